@@ -1,0 +1,3 @@
+"""gsocks: an encrypted SOCKS5 tunnel and a rotating proxy on gevent."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,27 @@
+"""What a client asks for, whichever door it came through."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from gsocks.address import Address
+
+
+class Command(IntEnum):
+    """CMD of RFC 1928 section 4."""
+
+    CONNECT = 0x01
+    BIND = 0x02
+    UDP_ASSOCIATE = 0x03
+
+
+class Request(NamedTuple):
+    """One request, and who made it."""
+
+    command: Command
+    dest: Address
+    #: who asks: the authenticated user, or at a tunnel's far end the name of the key
+    user: str | None = None
+    #: what the client sent right behind its request: the first bytes of the stream
+    payload: bytes = b""

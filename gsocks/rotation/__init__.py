@@ -1,0 +1,1 @@
+"""Which way out: the choice of an exit for a request."""
