@@ -111,6 +111,12 @@ class ClientGone(ClientError):
     word = "client_gone"
 
 
+class Stranger(ClientError):
+    """Whoever connected didn't prove that it knows a key; it must not learn even that."""
+
+    word = "stranger"
+
+
 # --- why a request was not connected --------------------------------------------------------
 
 

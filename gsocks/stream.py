@@ -219,11 +219,14 @@ def close_after_reply(sock: socket, seconds: float) -> None:
     overtake the reply; so end our direction first and read on until the peer ends its own, but
     for no longer than ``seconds`` (RFC 1928 section 6 allows 10).
     """
-    try:
-        with gevent.Timeout(seconds):
-            sock.shutdown(std_socket.SHUT_WR)
-            while sock.recv(CHUNK):
-                pass
-    except (OSError, gevent.Timeout):
-        pass  # the peer was faster, or waits for us
+    gevent.with_timeout(seconds, _end_and_drain, sock, timeout_value=None)
     sock.close()
+
+
+def _end_and_drain(sock: socket) -> None:
+    try:
+        sock.shutdown(std_socket.SHUT_WR)
+        while sock.recv(CHUNK):
+            pass
+    except OSError:
+        pass  # the peer was faster

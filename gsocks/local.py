@@ -1,0 +1,54 @@
+"""The door that clients come to: SOCKS in front, ways out behind."""
+
+from __future__ import annotations
+
+import socket as std_socket
+
+import gevent
+
+from gsocks.door import Door, Visit
+from gsocks.errors import ClientError, HandshakeTimeout
+from gsocks.handshake import negotiate
+from gsocks.limits import Limits, Timeouts
+from gsocks.observe import Observer, Record
+from gsocks.stream import SocketStream, close_after_reply
+from gsocks.users import Users
+from gsocks.ways_out import WaysOut
+
+#: seconds that a client has to read a refusal before its connection is closed for good
+LAST_WORDS = 2.0
+
+
+class LocalServer(Door):
+    """Serves SOCKS clients.  ``users``: who may come in; None leaves the door open."""
+
+    name = "local"
+
+    def __init__(
+        self,
+        listener: tuple[str, int] | str | std_socket.socket,
+        ways_out: WaysOut,
+        *,
+        users: Users | None = None,
+        timeouts: Timeouts = Timeouts(),
+        limits: Limits = Limits(),
+        observer: Observer | None = None,
+    ) -> None:
+        super().__init__(listener, ways_out, timeouts=timeouts, limits=limits, observer=observer)
+        self._authenticate = users.verify if users is not None else None
+
+    def serve(self, visit: Visit) -> None:
+        """Negotiate, connect, answer, relay: one request for each connection."""
+        sock = visit.sock
+        record = Record(self.name, str(visit.client))
+        try:
+            with gevent.Timeout(self.timeouts.handshake, HandshakeTimeout()):
+                request, answer = negotiate(sock, self._authenticate)
+        except ClientError as error:
+            self._over(record, error.word, str(error))
+        else:
+            client = SocketStream(sock, request.payload)
+            if self.carry(request, answer, client, record, ended=visit.end) is None:
+                return
+        close_after_reply(sock, LAST_WORDS)
+        visit.end()

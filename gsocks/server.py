@@ -1,0 +1,152 @@
+"""The door that tunnels come to: requests in frames in front, ways out behind."""
+
+from __future__ import annotations
+
+import logging
+import socket as std_socket
+import time
+from functools import partial
+
+import gevent
+
+from gsocks.crypto import Cipher, KeyRing
+from gsocks.door import Door, Visit
+from gsocks.errors import (
+    ClientError,
+    CommandNotSupported,
+    GsocksError,
+    HandshakeTimeout,
+    IdleTimeout,
+    StreamClosed,
+    StreamError,
+)
+from gsocks.limits import Limits, Timeouts
+from gsocks.observe import Observer, Record
+from gsocks.replay import ReplayGuard
+from gsocks.request import Command, Request
+from gsocks.tunnel import ServerTunnel, TunnelStream, accept_tunnel, discard
+from gsocks.ways_out import WaysOut
+
+log = logging.getLogger("gsocks.server")
+
+#: strangers that are read from and answered nothing until their time is over; what comes
+#: beyond is closed at once, so that they can't use up the descriptors
+MAX_STRANGERS = 1024
+
+
+class RemoteServer(Door):
+    """Serves tunnels whose other end knows one of ``keys``.
+
+    ``guard``: the hellos seen, shared by all processes that serve the same address.
+    """
+
+    name = "server"
+
+    def __init__(
+        self,
+        listener: tuple[str, int] | str | std_socket.socket,
+        ways_out: WaysOut,
+        keys: KeyRing,
+        *,
+        guard: ReplayGuard | None = None,
+        ciphers: Cipher = Cipher.SECRETBOX,
+        timeouts: Timeouts = Timeouts(),
+        limits: Limits = Limits(),
+        observer: Observer | None = None,
+    ) -> None:
+        super().__init__(listener, ways_out, timeouts=timeouts, limits=limits, observer=observer)
+        self.keys = keys
+        self._guard = guard or ReplayGuard()
+        self._ciphers = ciphers
+        self._strangers = 0
+        self._idle: set[ServerTunnel] = set()
+
+    def serve(self, visit: Visit) -> None:
+        """Agree on keys, then carry request after request."""
+        try:
+            with gevent.Timeout(self.timeouts.handshake, HandshakeTimeout()):
+                tunnel = accept_tunnel(visit.sock, self.keys, self._guard, self._ciphers)
+        except (ClientError, StreamError) as error:
+            self._turn_away(visit, error)
+        else:
+            self._serve_tunnel(visit, tunnel)
+
+    def _turn_away(self, visit: Visit, error: GsocksError) -> None:
+        """Tell the log, and the stranger nothing: not what was wrong, and not when we knew."""
+        self._over(Record(self.name, str(visit.client)), error.word, str(error))
+        if self._strangers < MAX_STRANGERS:
+            self._strangers += 1
+            try:
+                discard(visit.sock, visit.started + self.timeouts.handshake - time.monotonic())
+            finally:
+                self._strangers -= 1
+        visit.sock.close()
+        visit.end()
+
+    def _serve_tunnel(self, visit: Visit, tunnel: ServerTunnel) -> None:
+        """Take requests until one has a stream, which goes on by itself."""
+        while self._is_welcome(tunnel):
+            try:
+                request = self._wait_for_request(tunnel)
+            except StreamError as error:
+                self._log_end(visit, tunnel, error)
+                break
+            except ClientError as error:
+                self._over(Record(self.name, str(visit.client)), error.word, str(error))
+                tunnel.failed(error)
+                continue
+            if request is None:
+                break
+            stream = TunnelStream(tunnel, partial(self._stream_ended, visit, tunnel))
+            if self.carry(request, tunnel, stream, Record(self.name, str(visit.client))) is None:
+                return
+        tunnel.close()
+        visit.end()
+
+    def _wait_for_request(self, tunnel: ServerTunnel) -> Request | None:
+        self._idle.add(tunnel)
+        try:
+            with gevent.Timeout(self.timeouts.idle, IdleTimeout()):
+                request = tunnel.accept()
+        finally:
+            self._idle.discard(tunnel)
+        if request is not None and request.command is not Command.CONNECT:
+            raise CommandNotSupported(f"{request.command.name} is not served through a tunnel")
+        return request
+
+    def _stream_ended(self, visit: Visit, tunnel: ServerTunnel, reusable: bool) -> None:
+        if reusable and self._is_welcome(tunnel):
+            self.spawn(visit, self._serve_tunnel, visit, tunnel)
+        else:
+            tunnel.close()
+            visit.end()
+
+    def _is_welcome(self, tunnel: ServerTunnel) -> bool:
+        return not self.stopping and self.keys.key(tunnel.user) == tunnel.key
+
+    def _log_end(self, visit: Visit, tunnel: ServerTunnel, error: StreamError) -> None:
+        expected = isinstance(error, (IdleTimeout, StreamClosed))
+        log.log(
+            logging.DEBUG if expected else logging.WARNING,
+            "a tunnel of key %s from %s ended between two requests: %s",
+            tunnel.user,
+            visit.client,
+            error,
+        )
+
+    # --- changes while it runs --------------------------------------------------------------
+
+    def replace_keys(self, keys: KeyRing) -> None:
+        """Take other keys; no open connection ends by it.
+
+        A tunnel of a key that is gone takes no further request.
+        """
+        self.keys = keys
+        for tunnel in list(self._idle):
+            if not self._is_welcome(tunnel):
+                tunnel.close()
+
+    def drain(self) -> None:
+        """Close the tunnels that carry nothing; the others close with their streams."""
+        for tunnel in list(self._idle):
+            tunnel.close()

@@ -1,0 +1,465 @@
+"""Frames over one connection, which carry one stream at a time.
+
+A frame is a sealed header (type, length) and, if the length is not 0, a sealed body; the wire is
+docs/protocol.md.  A stream is opened by OPEN, answered by OPENED, and ends by a FIN in each
+direction; then the tunnel is as new and carries the next one.  Anything else closes it.
+
+    client: connect_tunnel() -> ClientTunnel     .open(request) -> bound, stream
+    server: accept_tunnel()  -> ServerTunnel     .accept() -> request, .succeeded() or .failed()
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable
+from enum import IntEnum
+
+import gevent
+from gevent.event import Event
+from gevent.socket import socket
+
+from gsocks.address import UNSPECIFIED, Address
+from gsocks.crypto import (
+    EPHEMERAL_SIZE,
+    HELLO_HEAD_SIZE,
+    Cipher,
+    Initiator,
+    Key,
+    KeyRing,
+    Session,
+    preferred,
+)
+from gsocks.errors import (
+    ExitFailed,
+    GsocksError,
+    ProtocolViolation,
+    Stranger,
+    StreamClosed,
+    StreamError,
+    StreamReset,
+    Tampered,
+    Truncated,
+    failure_from_code,
+)
+from gsocks.replay import ReplayGuard, now_ms
+from gsocks.request import Command, Request
+from gsocks.stream import CHUNK, Reader, reset, send_all
+
+HEADER_SIZE = 4
+#: the largest body of a frame
+MAX_BODY = CHUNK
+#: fetched together with a header, so that a small frame costs one system call
+_READ_AHEAD = 4096
+#: OPEN and OPENED are padded by up to so many bytes, which hides the length of names
+_MAX_PADDING = 128
+
+
+class Frame(IntEnum):
+    """The type byte of a header."""
+
+    OPEN = 0x01
+    OPENED = 0x02
+    DATA = 0x03
+    FIN = 0x04
+    RESET = 0x05
+    PING = 0x06
+    PONG = 0x07
+    DATAGRAM = 0x08
+    PAD = 0x09
+
+
+class Tunnel:
+    """What both ends share: sealed frames over a socket that it owns."""
+
+    __slots__ = (
+        "_open",
+        "_overhead",
+        "_reader",
+        "_seal",
+        "_sock",
+        "cipher",
+        "last_heard",
+        "last_used",
+    )
+
+    def __init__(self, sock: socket, session: Session, reader: Reader | None = None) -> None:
+        self._sock: socket | None = sock
+        self._reader = reader or Reader(sock)
+        self._seal = session.seal
+        self._open = session.open
+        self._overhead = session.overhead
+        self.cipher = session.cipher
+        #: monotonic seconds when the last stream ended
+        self.last_used = time.monotonic()
+        #: monotonic seconds of the last sign of life, a stream's or a ping's
+        self.last_heard = self.last_used
+
+    def used(self) -> None:
+        """A stream has just ended."""
+        self.last_used = self.last_heard = time.monotonic()
+
+    def send(self, kind: Frame, body: bytes = b"") -> None:
+        """One frame, header and body in one write.  Raises StreamError."""
+        sock = self._socket()
+        try:
+            send_all(sock, self._frame(kind, body))
+        except BaseException:
+            # A frame cut in two can't be continued, so nothing may follow it; this includes
+            # the timeout or the kill of the greenlet that was sending.
+            self.abort()
+            raise
+
+    def receive(self) -> tuple[int, bytes]:
+        """The next frame's type and body.
+
+        Raises Truncated if the connection ends (its authenticated end is FIN, not EOF),
+        Tampered if it is not of the other end's making, ProtocolViolation, another StreamError.
+        """
+        self._socket()
+        reader, overhead = self._reader, self._overhead
+        header = self._open(reader.exactly(HEADER_SIZE + overhead, _READ_AHEAD))
+        kind, length = header[0], int.from_bytes(header[1:], "big")
+        if length > MAX_BODY:
+            raise ProtocolViolation(f"a frame of {length} bytes")
+        if not length:
+            return kind, b""
+        # the next header is likely to stand right behind the body
+        return kind, self._open(reader.exactly(length + overhead, HEADER_SIZE + overhead))
+
+    def abort(self) -> None:
+        """Reset the connection; never raises, does nothing the second time."""
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            reset(sock)
+
+    def close(self) -> None:
+        """Close the connection; never raises, does nothing the second time."""
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+
+    def abort_with_reset(self) -> None:
+        """Carry a reset through: RESET if it can leave at once, and the connection's end."""
+        sock, self._sock = self._sock, None
+        if sock is None:
+            return
+        try:
+            sock.settimeout(0.0)
+            sock.send(self._frame(Frame.RESET))
+        except OSError:
+            reset(sock)
+        else:
+            sock.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._sock is None
+
+    @property
+    def readable(self) -> bool:
+        """Whether something waits to be read: on an idle tunnel, its end."""
+        if self._sock is None or not self._reader.at_boundary:
+            return True
+        poll = select.poll()
+        poll.register(self._sock.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def fileno(self) -> int:
+        """The descriptor, to watch an idle tunnel."""
+        return self._socket().fileno()
+
+    def _socket(self) -> socket:
+        if self._sock is None:
+            raise StreamClosed("the tunnel is closed")
+        return self._sock
+
+    def _frame(self, kind: Frame, body: bytes = b"") -> bytes:
+        header = self._seal(bytes((kind,)) + len(body).to_bytes(3, "big"))
+        return header + self._seal(body) if body else header
+
+
+class TunnelStream:
+    """One stream inside a tunnel, as a :class:`gsocks.stream.Stream`.
+
+    ``ended`` is called once, when the stream is closed: with True if it had ended in both
+    directions and the tunnel can carry the next one, with False if the tunnel is closed too.
+    """
+
+    __slots__ = ("_ended", "_read_ended", "_tunnel", "_write_ended", "_writing")
+
+    def __init__(self, tunnel: Tunnel, ended: Callable[[bool], None]) -> None:
+        self._tunnel: Tunnel | None = tunnel
+        self._ended = ended
+        self._read_ended = False
+        self._write_ended = False
+        self._writing = False
+
+    def read(self) -> bytes:
+        if self._read_ended:
+            return b""
+        tunnel = self._open_tunnel()
+        while True:
+            kind, body = tunnel.receive()
+            if kind == Frame.DATA and body:
+                return body
+            if kind == Frame.FIN and not body:
+                self._read_ended = True
+                return b""
+            if kind == Frame.RESET:
+                raise StreamReset("reset at the far end of the tunnel")
+            if kind != Frame.PAD:
+                raise ProtocolViolation(f"frame {kind:#04x} inside a stream")
+
+    def write(self, data: bytes) -> None:
+        tunnel = self._open_tunnel()
+        self._writing = True
+        try:
+            if len(data) <= MAX_BODY:
+                if data:
+                    tunnel.send(Frame.DATA, data)
+                return
+            for start in range(0, len(data), MAX_BODY):
+                tunnel.send(Frame.DATA, data[start : start + MAX_BODY])
+        finally:
+            self._writing = False
+
+    def write_eof(self) -> None:
+        if self._write_ended:
+            return
+        tunnel = self._open_tunnel()
+        self._writing = True
+        try:
+            tunnel.send(Frame.FIN)
+        finally:
+            self._writing = False
+        self._write_ended = True
+
+    def abort(self) -> None:
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is None:
+            return
+        if self._writing or self._write_ended:
+            # in the middle of a frame, or behind the FIN, RESET has no place
+            tunnel.abort()
+        else:
+            tunnel.abort_with_reset()
+        self._ended(False)
+
+    def close(self) -> None:
+        if not (self._read_ended and self._write_ended):
+            self.abort()
+            return
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is not None:
+            tunnel.used()
+            self._ended(True)
+
+    def _open_tunnel(self) -> Tunnel:
+        if self._tunnel is None:
+            raise StreamClosed("closed at this end")
+        return self._tunnel
+
+
+# --- the client's end -----------------------------------------------------------------------
+
+
+class ClientTunnel(Tunnel):
+    """A tunnel as its opener holds it: it asks for streams, one after the other."""
+
+    __slots__ = ("served",)
+
+    def __init__(self, sock: socket, session: Session, reader: Reader) -> None:
+        super().__init__(sock, session, reader)
+        #: how many streams it has carried; 0: never used
+        self.served = 0
+
+    def open(self, request: Request) -> Address:
+        """Ask for a stream; returns the bound address at the far end.
+
+        Raises what the far end answered (a ConnectFailed kind: the tunnel can be used again),
+        or a StreamError: the tunnel is broken, and the request had no effect that could be seen.
+        """
+        self.served += 1
+        body = bytes((request.command,)) + request.dest.encode()
+        self.send(Frame.OPEN, body + _padding())
+        kind, body = self.receive()
+        while kind == Frame.PAD:
+            kind, body = self.receive()
+        if kind != Frame.OPENED:
+            raise ProtocolViolation(f"frame {kind:#04x} in answer to OPEN")
+        code, bound = _decode_opened(body)
+        if code:
+            # The refused stream ends like any other: the server's direction with OPENED, ours
+            # by FIN, behind which the next OPEN may stand.
+            self.send(Frame.FIN)
+            self.used()
+            raise failure_from_code(code, "told by the far end of the tunnel")
+        return bound
+
+    def ping(self) -> None:
+        """Ask for a sign of life, and wait for it.  Raises StreamError."""
+        self.send(Frame.PING)
+        kind, _ = self.receive()
+        if kind != Frame.PONG:
+            raise ProtocolViolation(f"frame {kind:#04x} in answer to PING")
+        self.last_heard = time.monotonic()
+
+
+def connect_tunnel(sock: socket, key: Key, offered: Cipher) -> ClientTunnel:
+    """Agree on keys over a connected socket, which the tunnel then owns.
+
+    Runs under the caller's timeout.  Raises ExitFailed or StreamError; the socket is the
+    caller's to close then.
+    """
+    initiator = Initiator(key, offered)
+    send_all(sock, initiator.hello(now_ms()))
+    reader = Reader(sock)
+    try:
+        ephemeral = reader.exactly(EPHEMERAL_SIZE, _READ_AHEAD)
+        rest = reader.exactly(initiator.reply_rest(ephemeral), _READ_AHEAD)
+    except StreamError:
+        raise ExitFailed(
+            "the server closed without an answer: another key, clocks more than 30 s apart,"
+            " or no gsocks server at that address"
+        ) from None
+    return ClientTunnel(sock, initiator.finish(ephemeral, rest), reader)
+
+
+# --- the server's end -----------------------------------------------------------------------
+
+
+class ServerTunnel(Tunnel):
+    """A tunnel as its acceptor holds it: it is asked for streams."""
+
+    __slots__ = ("_refusing", "key", "user")
+
+    def __init__(self, sock: socket, session: Session, reader: Reader, user: str, key: Key) -> None:
+        super().__init__(sock, session, reader)
+        #: the key that the other end proved to know, and its name
+        self.key = key
+        self.user = user
+        #: the last request was refused, and the client's direction has not ended yet
+        self._refusing = False
+
+    def accept(self) -> Request | None:
+        """The next request; None if the other end closed the tunnel, which it may between two.
+
+        Answers pings meanwhile.  Raises StreamError; BadAddress or AddressTypeNotSupported for
+        a destination that can't be one, which is then to be answered like any other failure.
+        """
+        while True:
+            try:
+                kind, body = self.receive()
+            except (Truncated, StreamReset):
+                if self._reader.at_boundary and not self._refusing:
+                    return None
+                raise
+            if kind == Frame.PAD:
+                continue
+            if self._refusing:
+                # what the client sent before it could know, up to the end of its direction
+                if kind == Frame.FIN:
+                    self._refusing = False
+                elif kind != Frame.DATA:
+                    raise ProtocolViolation(f"frame {kind:#04x} behind a refused OPEN")
+            elif kind == Frame.OPEN:
+                return self._decode_open(body)
+            elif kind == Frame.PING:
+                self.send(Frame.PONG)
+            else:
+                raise ProtocolViolation(f"frame {kind:#04x} between two streams")
+
+    def succeeded(self, bound: Address) -> None:
+        """Answer the request: connected.  Raises StreamError."""
+        self.send(Frame.OPENED, bytes((0,)) + bound.encode() + _padding())
+
+    def failed(self, error: GsocksError) -> None:
+        """Answer the request: why it was not connected; ends the stream.  Never raises."""
+        self._refusing = True
+        try:
+            self.send(Frame.OPENED, bytes((error.code,)) + UNSPECIFIED.encode() + _padding())
+        except StreamError:
+            pass  # the tunnel is closed by it, which whoever waits for a request is told
+
+    def _decode_open(self, body: bytes) -> Request:
+        take = _Taker(body)
+        command = take(1)[0]
+        dest = Address.read(take)
+        if command not in tuple(Command):
+            raise ProtocolViolation(f"command {command:#04x}")
+        return Request(Command(command), dest, self.user)
+
+
+def accept_tunnel(sock: socket, keys: KeyRing, guard: ReplayGuard, ciphers: Cipher) -> ServerTunnel:
+    """Agree on keys with whoever connected.
+
+    Runs under the caller's timeout.  Raises Stranger or StreamError; then nothing was sent, and
+    the caller goes on as :func:`discard` does.
+    """
+    reader = Reader(sock)
+    head = reader.exactly(HELLO_HEAD_SIZE)
+    read = b""
+    for responder in keys.candidates(head):
+        read += reader.exactly(responder.rest - len(read))
+        try:
+            hello = responder.read(read)
+        except Tampered:
+            continue
+        chosen = preferred(hello.offered & ciphers)
+        if chosen is None:
+            raise Stranger("offers no cipher that this server has")
+        if not guard.admit(hello.token, hello.time_ms):
+            raise Stranger("a hello seen before, or made at another time than this server's")
+        message, session = responder.reply(chosen)
+        send_all(sock, message)
+        return ServerTunnel(sock, session, reader, responder.name, responder.key)
+    raise Stranger("not the hello of a known key")
+
+
+def discard(sock: socket, seconds: float) -> None:
+    """Read on and throw away until the time is over, then close.
+
+    Whatever a stranger sent, and even if it ended its direction, it sees the same: nothing,
+    until the same moment.  Probers count bytes and time (FIELD: shadowsocks-rust#292).
+    """
+    gevent.with_timeout(seconds, _discard_for_ever, sock, timeout_value=None)
+    sock.close()
+
+
+def _discard_for_ever(sock: socket) -> None:
+    try:
+        while sock.recv(CHUNK):
+            pass
+        Event().wait()
+    except OSError:
+        pass  # reset by the stranger itself: nobody is left to be told anything
+
+
+# --- bodies ---------------------------------------------------------------------------------
+
+
+class _Taker:
+    """``exactly`` for bytes that are all there."""
+
+    __slots__ = ("_at", "_body")
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._at = 0
+
+    def __call__(self, count: int) -> bytes:
+        start, self._at = self._at, self._at + count
+        if self._at > len(self._body):
+            raise ProtocolViolation("a frame's body ends early")
+        return self._body[start : self._at]
+
+
+def _decode_opened(body: bytes) -> tuple[int, Address]:
+    take = _Taker(body)
+    return take(1)[0], Address.read(take)
+
+
+def _padding() -> bytes:
+    return bytes(os.urandom(1)[0] % _MAX_PADDING)
