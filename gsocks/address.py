@@ -141,7 +141,7 @@ def canonical_host(host: str) -> str:
     if not host.isascii():
         host = _to_ascii(host)
     host = host.lower()
-    if len(host) > MAX_NAME or not _NAME.fullmatch(host):
+    if len(host) > MAX_NAME or not _NAME.fullmatch(host) or _NUMBER.fullmatch(host):
         raise BadAddress(f"{host[:MAX_NAME]!r} is not a host name")
     return host
 

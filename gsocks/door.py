@@ -10,7 +10,7 @@ import logging
 import socket as std_socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from gevent.server import StreamServer
 from gevent.socket import socket
 
 from gsocks.address import Address
+from gsocks.assemble import SomeExit, SomeRules, make_ways_out
 from gsocks.errors import ClientError, ConnectFailed, GsocksError, StreamClosed, StreamError
 from gsocks.handshake import Answer
 from gsocks.limits import Limits, Timeouts
@@ -59,7 +60,10 @@ class Door(StreamServer):
     """A gevent StreamServer in front of ways out.
 
     ``listener``: ``(host, port)``, ``"host:port"`` or a listening socket; port 0 takes a free
-    one, and :attr:`bound` tells which after :meth:`start`.
+    one, and :attr:`bound` tells which after :meth:`start`.  ``exits`` and ``rules`` are as in the
+    config; or ``exits`` is a WaysOut of its own making, which doors may share.
+
+    Raises ConfigError for what can't be used.
     """
 
     #: connections that wait to be accepted; the kernel caps it at net.core.somaxconn
@@ -72,8 +76,9 @@ class Door(StreamServer):
     def __init__(
         self,
         listener: tuple[str, int] | str | std_socket.socket,
-        ways_out: WaysOut,
+        exits: WaysOut | Iterable[SomeExit] = ("direct",),
         *,
+        rules: SomeRules = None,
         timeouts: Timeouts = Timeouts(),
         limits: Limits = Limits(),
         observer: Observer | None = None,
@@ -81,7 +86,7 @@ class Door(StreamServer):
         super().__init__(listener, spawn=None)  # the hub admits; greeters serve
         self.timeouts = timeouts
         self.limits = limits
-        self._ways_out = ways_out
+        self._ways_out = make_ways_out(exits, rules, timeouts=timeouts)
         self._observer = observer or NullObserver()
         self._visits: set[Visit] = set()
         self._by_client: Counter[str] = Counter()

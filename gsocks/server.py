@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import socket as std_socket
 import time
+from collections.abc import Iterable
 from functools import partial
 
 import gevent
 
+from gsocks.assemble import SomeExit, SomeKeys, SomeRules, make_keys
 from gsocks.crypto import Cipher, KeyRing
 from gsocks.door import Door, Visit
 from gsocks.errors import (
@@ -33,11 +35,14 @@ log = logging.getLogger("gsocks.server")
 #: beyond is closed at once, so that they can't use up the descriptors
 MAX_STRANGERS = 1024
 
+_NO_KEYS: SomeKeys = {}
+
 
 class RemoteServer(Door):
-    """Serves tunnels whose other end knows one of ``keys``.
+    """Serves tunnels whose other end knows one of ``keys``: a name and a key for each.
 
-    ``guard``: the hellos seen, shared by all processes that serve the same address.
+    ``guard``: the hellos seen, shared by all processes that serve the same address.  The rest
+    is as in :class:`gsocks.door.Door`.
     """
 
     name = "server"
@@ -45,17 +50,20 @@ class RemoteServer(Door):
     def __init__(
         self,
         listener: tuple[str, int] | str | std_socket.socket,
-        ways_out: WaysOut,
-        keys: KeyRing,
+        exits: WaysOut | Iterable[SomeExit] = ("direct",),
+        keys: SomeKeys = _NO_KEYS,
         *,
+        rules: SomeRules = None,
         guard: ReplayGuard | None = None,
         ciphers: Cipher = Cipher.SECRETBOX,
         timeouts: Timeouts = Timeouts(),
         limits: Limits = Limits(),
         observer: Observer | None = None,
     ) -> None:
-        super().__init__(listener, ways_out, timeouts=timeouts, limits=limits, observer=observer)
-        self.keys = keys
+        super().__init__(
+            listener, exits, rules=rules, timeouts=timeouts, limits=limits, observer=observer
+        )
+        self.keys = make_keys(keys)
         self._guard = guard or ReplayGuard()
         self._ciphers = ciphers
         self._strangers = 0

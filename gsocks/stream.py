@@ -80,13 +80,14 @@ class SocketStream:
         self._write_ended = False
 
     def read(self) -> bytes:
+        sock = self._open_socket()
         if self._pending:
             data, self._pending = self._pending, b""
             return data
         if self._read_ended:
             return b""
         try:
-            data = self._open_socket().recv(CHUNK)
+            data = sock.recv(CHUNK)
         except OSError as error:
             raise stream_failure(error) from None
         if not data:
@@ -219,8 +220,10 @@ def close_after_reply(sock: socket, seconds: float) -> None:
     overtake the reply; so end our direction first and read on until the peer ends its own, but
     for no longer than ``seconds`` (RFC 1928 section 6 allows 10).
     """
-    gevent.with_timeout(seconds, _end_and_drain, sock, timeout_value=None)
-    sock.close()
+    try:
+        gevent.with_timeout(seconds, _end_and_drain, sock, timeout_value=None)
+    finally:
+        sock.close()
 
 
 def _end_and_drain(sock: socket) -> None:

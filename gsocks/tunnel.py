@@ -424,8 +424,10 @@ def discard(sock: socket, seconds: float) -> None:
     Whatever a stranger sent, and even if it ended its direction, it sees the same: nothing,
     until the same moment.  Probers count bytes and time (FIELD: shadowsocks-rust#292).
     """
-    gevent.with_timeout(seconds, _discard_for_ever, sock, timeout_value=None)
-    sock.close()
+    try:
+        gevent.with_timeout(seconds, _discard_for_ever, sock, timeout_value=None)
+    finally:
+        sock.close()
 
 
 def _discard_for_ever(sock: socket) -> None:

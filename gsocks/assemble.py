@@ -1,0 +1,76 @@
+"""From what people write to what runs: the same for a config file and for a Python program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeAlias
+
+from gsocks.crypto import Key, KeyRing
+from gsocks.dial import Resolver
+from gsocks.errors import ConfigError
+from gsocks.exits import Exit, ExitSpec, Ground, make_exit
+from gsocks.limits import Timeouts
+from gsocks.rules import Rules
+from gsocks.users import Users
+from gsocks.ways_out import WaysOut
+
+#: a URL, a mapping with a ``url``, a parsed one, or any object that fulfils Exit
+SomeExit: TypeAlias = str | Mapping[str, object] | ExitSpec | Exit
+SomeRules: TypeAlias = Rules | Iterable[str] | None
+SomeUsers: TypeAlias = Users | Mapping[str, str] | None
+SomeKeys: TypeAlias = KeyRing | Mapping[str, Key | str]
+
+
+def make_ways_out(
+    exits: WaysOut | Iterable[SomeExit],
+    rules: SomeRules = None,
+    *,
+    timeouts: Timeouts = Timeouts(),
+    pool_size: int = 8,
+    pool_max_idle: float = 300.0,
+) -> WaysOut:
+    """The exits and the rules behind a door.
+
+    ``rules`` None: private addresses are denied and the rest is allowed.  Raises ConfigError.
+    """
+    if isinstance(exits, WaysOut):
+        return exits
+    asked = make_rules(rules)
+    ground = Ground(
+        asked,
+        Resolver(),
+        timeouts=timeouts,
+        pool_size=pool_size,
+        pool_max_idle=pool_max_idle,
+    )
+    made = [_exit(entry, ground) for entry in exits]
+    return WaysOut(made, asked, timeout=timeouts.connect)
+
+
+def make_rules(rules: SomeRules) -> Rules:
+    """Rules from their lines.  Raises ConfigError."""
+    if rules is None:
+        return Rules.default()
+    return rules if isinstance(rules, Rules) else Rules.parse(rules)
+
+
+def make_users(users: SomeUsers) -> Users | None:
+    """Users from names and Argon2id hashes; None leaves the door open.  Raises ConfigError."""
+    return Users(users) if isinstance(users, Mapping) else users
+
+
+def make_keys(keys: SomeKeys) -> KeyRing:
+    """A server's keys, from names and keys or their base64.  Raises ConfigError."""
+    if isinstance(keys, KeyRing):
+        return keys
+    if not keys:
+        raise ConfigError("keys: a server needs at least one (gsocks keygen makes one)")
+    return KeyRing(
+        {name: key if isinstance(key, Key) else Key.parse(key) for name, key in keys.items()}
+    )
+
+
+def _exit(entry: SomeExit, ground: Ground) -> Exit:
+    if isinstance(entry, (str, Mapping)):
+        entry = ExitSpec.parse(entry)
+    return make_exit(entry, ground) if isinstance(entry, ExitSpec) else entry

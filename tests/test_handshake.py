@@ -1,0 +1,760 @@
+"""What clients say is understood however it arrives, and answered to the byte."""
+
+from __future__ import annotations
+
+import socket as std_socket
+from collections.abc import Callable, Collection, Iterator
+from typing import NamedTuple
+
+import gevent
+import pytest
+from gevent.event import Event
+from gevent.socket import socket, socketpair
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from stream_contract import tcp_pair
+
+from gsocks import errors
+from gsocks.address import Address
+from gsocks.errors import (
+    AddressTypeNotSupported,
+    AuthenticationFailed,
+    BadAddress,
+    BadRequest,
+    ClientError,
+    ClientGone,
+    CommandNotSupported,
+    GsocksError,
+    HandshakeTimeout,
+    StreamError,
+)
+from gsocks.handshake import CONNECT_ONLY, Answer, Authenticate, negotiate
+from gsocks.request import Command, Request
+from gsocks.stream import SocketStream, close_after_reply, reset
+
+ALL_COMMANDS = frozenset(Command)
+TOO_LONG = 20
+
+
+def only_alice(name: str, password: bytes) -> bool:
+    return (name, password) == ("alice", b"secret")
+
+
+def nobody(name: str, password: bytes) -> bool:
+    return False
+
+
+def anybody(name: str, password: bytes) -> bool:
+    return True
+
+
+# --- the wire, piece by piece ---------------------------------------------------------------
+
+
+def greeting(*methods: int) -> bytes:
+    return bytes((5, len(methods), *methods))
+
+
+def login(name: bytes, password: bytes) -> bytes:
+    return bytes((1, len(name))) + name + bytes((len(password),)) + password
+
+
+def named(name: bytes, port: int) -> bytes:
+    return bytes((3, len(name))) + name + port.to_bytes(2, "big")
+
+
+IPV4 = bytes((1, 192, 0, 2, 1)) + (80).to_bytes(2, "big")
+IPV6 = bytes((4,)) + bytes.fromhex("20010db8000000000000000000000001") + (443).to_bytes(2, "big")
+NAME = named(b"example.com", 8080)
+CONNECT = b"\x05\x01\x00"
+OPEN_DOOR = greeting(0)
+ALICE = greeting(2) + login(b"alice", b"secret")
+
+METHOD_0, METHOD_2, NO_METHOD = b"\x05\x00", b"\x05\x02", b"\x05\xff"
+LOGIN_OK, LOGIN_BAD = b"\x01\x00", b"\x01\x01"
+
+
+def failure(reply: int) -> bytes:
+    return bytes((5, reply, 0, 1, 0, 0, 0, 0, 0, 0))
+
+
+class Case(NamedTuple):
+    """What a client sends, and what must come of it."""
+
+    name: str
+    sent: bytes
+    #: each of them in one write, in this order
+    replies: list[bytes]
+    outcome: Request | type[ClientError]
+    authenticate: Authenticate | None = None
+    commands: Collection[Command] = CONNECT_ONLY
+    #: how many bytes must be there before the outcome is known; all of them if None
+    decided_at: int | None = None
+
+    def __str__(self) -> str:
+        return self.name.replace(" ", "-")
+
+
+def connect(host: str, port: int, user: str | None = None) -> Request:
+    return Request(Command.CONNECT, Address(host, port), user)
+
+
+ACCEPTED = [
+    Case("ipv4", OPEN_DOOR + CONNECT + IPV4, [METHOD_0], connect("192.0.2.1", 80)),
+    Case("ipv6", OPEN_DOOR + CONNECT + IPV6, [METHOD_0], connect("2001:db8::1", 443)),
+    Case("name", OPEN_DOOR + CONNECT + NAME, [METHOD_0], connect("example.com", 8080)),
+    Case(
+        "name in capitals",
+        OPEN_DOOR + CONNECT + named(b"EXAMPLE.com", 1),
+        [METHOD_0],
+        connect("example.com", 1),
+    ),
+    Case(
+        "name of one byte",
+        OPEN_DOOR + CONNECT + named(b"a", 65535),
+        [METHOD_0],
+        connect("a", 65535),
+    ),
+    Case(
+        "name of 255 bytes",
+        OPEN_DOOR + CONNECT + named(b"a." * 127 + b"b", 80),
+        [METHOD_0],
+        connect("a." * 127 + "b", 80),
+    ),
+    Case(
+        "ipv4 sent as a name, as Chromium does",
+        OPEN_DOOR + CONNECT + named(b"192.0.2.1", 80),
+        [METHOD_0],
+        connect("192.0.2.1", 80),
+    ),
+    Case(
+        "ipv6 sent as a name",
+        OPEN_DOOR + CONNECT + named(b"2001:DB8:0::1", 80),
+        [METHOD_0],
+        connect("2001:db8::1", 80),
+    ),
+    Case(
+        "ipv4 mapped into ipv6",
+        OPEN_DOOR + CONNECT + b"\x04" + bytes(10) + b"\xff\xff\x0a\x00\x00\x01\x00\x50",
+        [METHOD_0],
+        connect("10.0.0.1", 80),
+    ),
+    Case(
+        "reserved byte that is not zero",
+        OPEN_DOOR + b"\x05\x01\xff" + IPV4,
+        [METHOD_0],
+        connect("192.0.2.1", 80),
+    ),
+    Case(
+        "open door prefers no authentication",
+        greeting(2, 1, 0) + CONNECT + IPV4,
+        [METHOD_0],
+        connect("192.0.2.1", 80),
+    ),
+    Case(
+        "open door takes any credentials of who offers nothing else",
+        greeting(2) + login(b"who", b"ever") + CONNECT + IPV4,
+        [METHOD_2, LOGIN_OK],
+        connect("192.0.2.1", 80),
+    ),
+    Case(
+        "open door takes empty credentials too",
+        greeting(1, 2) + login(b"", b"") + CONNECT + IPV4,
+        [METHOD_2, LOGIN_OK],
+        connect("192.0.2.1", 80),
+    ),
+    Case(
+        "255 methods",
+        greeting(*range(255)) + CONNECT + IPV4,
+        [METHOD_0],
+        connect("192.0.2.1", 80),
+    ),
+    Case(
+        "one method offered twice",
+        greeting(0, 0) + CONNECT + IPV4,
+        [METHOD_0],
+        connect("192.0.2.1", 80),
+    ),
+    Case(
+        "user and password",
+        ALICE + CONNECT + NAME,
+        [METHOD_2, LOGIN_OK],
+        connect("example.com", 8080, "alice"),
+        only_alice,
+    ),
+    Case(
+        "a door with users asks for one even if no authentication is offered",
+        greeting(0, 1, 2) + login(b"alice", b"secret") + CONNECT + IPV4,
+        [METHOD_2, LOGIN_OK],
+        connect("192.0.2.1", 80, "alice"),
+        only_alice,
+    ),
+    Case(
+        "empty credentials that are right",
+        greeting(2) + login(b"", b"") + CONNECT + IPV4,
+        [METHOD_2, LOGIN_OK],
+        connect("192.0.2.1", 80, ""),
+        lambda name, password: (name, password) == ("", b""),
+    ),
+    Case(
+        "user and password of 255 bytes",
+        greeting(2) + login(b"u" * 255, bytes(range(1, 256))) + CONNECT + IPV4,
+        [METHOD_2, LOGIN_OK],
+        connect("192.0.2.1", 80, "u" * 255),
+        lambda name, password: (name, password) == ("u" * 255, bytes(range(1, 256))),
+    ),
+    Case(
+        "user name in UTF-8",
+        greeting(2) + login("zoë".encode(), b"") + CONNECT + IPV4,
+        [METHOD_2, LOGIN_OK],
+        connect("192.0.2.1", 80, "zoë"),
+        anybody,
+    ),
+    Case(
+        "user name that is no UTF-8, or would break a log line",
+        greeting(2) + login(b"z\xeb\n\x1b[2J", b"") + CONNECT + IPV4,
+        [METHOD_2, LOGIN_OK],
+        connect("192.0.2.1", 80, r"z\xeb\n\x1b[2J"),
+        anybody,
+    ),
+    Case(
+        "udp associate where it is served",
+        OPEN_DOOR + b"\x05\x03\x00\x01" + bytes(6),
+        [METHOD_0],
+        Request(Command.UDP_ASSOCIATE, Address("0.0.0.0", 0)),
+        commands=ALL_COMMANDS,
+    ),
+    Case(
+        "bind where it is served",
+        OPEN_DOOR + b"\x05\x02\x00" + IPV4,
+        [METHOD_0],
+        Request(Command.BIND, Address("192.0.2.1", 80)),
+        commands=ALL_COMMANDS,
+    ),
+]
+
+
+def refused_command(command: int, commands: Collection[Command] = CONNECT_ONLY) -> Case:
+    return Case(
+        f"command {command}",
+        OPEN_DOOR + bytes((5, command, 0)) + NAME,
+        [METHOD_0, failure(7)],
+        CommandNotSupported,
+        commands=commands,
+    )
+
+
+def refused_name(what: str, name: bytes) -> Case:
+    return Case(
+        f"name with {what}",
+        OPEN_DOOR + CONNECT + named(name, 80),
+        [METHOD_0, failure(1)],
+        BadAddress,
+    )
+
+
+REFUSED = [
+    Case("no methods", greeting(), [NO_METHOD], AuthenticationFailed),
+    Case("no methods at a door with users", greeting(), [NO_METHOD], AuthenticationFailed, anybody),
+    Case("gssapi only", greeting(1), [NO_METHOD], AuthenticationFailed),
+    Case("unknown methods", greeting(0x80, 0xFF), [NO_METHOD], AuthenticationFailed),
+    Case(
+        "no authentication at a door with users",
+        greeting(0, 1),
+        [NO_METHOD],
+        AuthenticationFailed,
+        anybody,
+    ),
+    Case(
+        "wrong password",
+        greeting(2) + login(b"alice", b"Secret"),
+        [METHOD_2, LOGIN_BAD],
+        AuthenticationFailed,
+        only_alice,
+    ),
+    Case(
+        "wrong user",
+        greeting(2) + login(b"mallory", b"secret"),
+        [METHOD_2, LOGIN_BAD],
+        AuthenticationFailed,
+        only_alice,
+    ),
+    Case(
+        "empty user",
+        greeting(2) + login(b"", b"secret"),
+        [METHOD_2, LOGIN_BAD],
+        AuthenticationFailed,
+        only_alice,
+    ),
+    Case(
+        "empty password",
+        greeting(2) + login(b"alice", b""),
+        [METHOD_2, LOGIN_BAD],
+        AuthenticationFailed,
+        only_alice,
+    ),
+    Case(
+        "empty user and password",
+        greeting(2) + login(b"", b""),
+        [METHOD_2, LOGIN_BAD],
+        AuthenticationFailed,
+        nobody,
+    ),
+    Case(
+        "login of version 5",
+        greeting(2) + b"\x05" + login(b"alice", b"secret")[1:],
+        [METHOD_2, LOGIN_BAD],
+        BadRequest,
+        only_alice,
+        decided_at=5,
+    ),
+    Case(
+        "login of version 0 at an open door",
+        greeting(2) + b"\x00" + login(b"alice", b"secret")[1:],
+        [METHOD_2, LOGIN_BAD],
+        BadRequest,
+        decided_at=5,
+    ),
+    Case(
+        "request of version 4",
+        OPEN_DOOR + b"\x04\x01\x00" + IPV4,
+        [METHOD_0, failure(1)],
+        BadRequest,
+        decided_at=6,
+    ),
+    Case(
+        "login where none was asked for",
+        greeting(0, 2) + login(b"alice", b"secret"),
+        [METHOD_0, failure(1)],
+        BadRequest,
+        decided_at=7,
+    ),
+    refused_command(Command.BIND),
+    refused_command(Command.UDP_ASSOCIATE),
+    refused_command(0x00),
+    refused_command(0x00, ALL_COMMANDS),
+    refused_command(0x04, ALL_COMMANDS),
+    refused_command(0xFF, ALL_COMMANDS),
+    *(
+        Case(
+            f"address type {kind}",
+            OPEN_DOOR + CONNECT + bytes((kind,)) + NAME[1:],
+            [METHOD_0, failure(8)],
+            AddressTypeNotSupported,
+            decided_at=7,
+        )
+        for kind in (0, 2, 5, 0xFF)
+    ),
+    refused_name("nothing in it", b""),
+    refused_name("a NUL", b"example.com\x00"),
+    refused_name("a quote", b"exam'ple.com"),
+    refused_name("a double quote", b'exam"ple.com'),
+    refused_name("a control byte", b"example.com\x07"),
+    refused_name("a line end", b"example.com\r\nX: y"),
+    refused_name("a space", b"example .com"),
+    refused_name("a zone", b"fe80::1%eth0"),
+    refused_name("bytes that are no text", b"\xff\xfe"),
+    refused_name("255 times nothing sensible", b"/" * 255),
+    Case(
+        "failed login before anything else was looked at",
+        greeting(2) + login(b"alice", b"wrong") + b"\x05\x09\x00\x09",
+        [METHOD_2, LOGIN_BAD],
+        AuthenticationFailed,
+        only_alice,
+        decided_at=3 + 13,
+    ),
+]
+
+CASES = ACCEPTED + REFUSED
+
+
+# --- how a case is fed ----------------------------------------------------------------------
+
+
+class Watched(socket):
+    """A socket that tells what was sent with each call, and when somebody wants to receive."""
+
+    def __init__(self, sock: socket) -> None:
+        super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        self.sends: list[bytes] = []
+        self.wanted = Event()
+
+    def send(self, data: bytes, flags: int = 0) -> int:  # type: ignore[override]
+        self.sends.append(bytes(data))
+        return super().send(data, flags)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:  # type: ignore[override]
+        self.wanted.set()
+        return super().recv(size, flags)
+
+
+@pytest.fixture(autouse=True)
+def _never_hangs() -> Iterator[None]:
+    with gevent.Timeout(TOO_LONG):
+        yield
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket, Watched]]:
+    """The client's end of a TCP connection and the door's."""
+    client, accepted = tcp_pair()
+    client.setsockopt(std_socket.IPPROTO_TCP, std_socket.TCP_NODELAY, 1)
+    door = Watched(accepted)
+    yield client, door
+    client.close()
+    door.close()
+
+
+def run(
+    door: socket, case: Case, feed: Callable[[], object]
+) -> tuple[Request, Answer] | ClientError:
+    """What negotiate makes of ``feed``, which runs beside it."""
+    feeder = gevent.spawn(feed)
+    result: tuple[Request, Answer] | ClientError
+    try:
+        result = negotiate(door, case.authenticate, case.commands)
+    except ClientError as error:
+        result = error
+    feeder.kill()
+    feeder.get()  # raises what it has raised
+    return result
+
+
+def check(case: Case, result: tuple[Request, Answer] | ClientError) -> None:
+    if isinstance(case.outcome, Request):
+        assert isinstance(result, tuple), result
+        assert result[0]._replace(payload=b"") == case.outcome
+    else:
+        assert type(result) is case.outcome
+
+
+def receive_all(client: socket) -> bytes:
+    parts = []
+    while part := client.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_said_in_one_write(case: Case, ends: tuple[socket, Watched]) -> None:
+    client, door = ends
+    client.sendall(case.sent)
+    check(case, run(door, case, lambda: None))
+    assert door.sends == case.replies
+    door.close()
+    assert receive_all(client) == b"".join(case.replies)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_said_byte_by_byte(case: Case, ends: tuple[socket, Watched]) -> None:
+    client, door = ends
+    sent = 0
+
+    def feed() -> None:
+        nonlocal sent
+        for byte in case.sent:
+            door.wanted.wait()  # what came before was taken, and more is waited for
+            door.wanted.clear()
+            sent += client.send(bytes((byte,)))
+
+    check(case, run(door, case, feed))
+    assert sent == (case.decided_at or len(case.sent))
+    assert door.sends == case.replies
+    door.close()
+    assert receive_all(client) == b"".join(case.replies)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_said_step_by_step_as_a_polite_client_does(
+    case: Case, ends: tuple[socket, Watched]
+) -> None:
+    """Whatever was sent ahead of its reply, the replies come in order."""
+    client, door = ends
+    greeted = 2 + case.sent[1]
+
+    def feed() -> None:
+        client.send(case.sent[:greeted])
+        assert client.recv(2) == case.replies[0]
+        client.send(case.sent[greeted:])
+
+    check(case, run(door, case, feed))
+    assert door.sends == case.replies
+
+
+@pytest.mark.parametrize("size", [1, 517, 10_000, 100_000])
+@pytest.mark.parametrize("case", ACCEPTED, ids=str)
+def test_what_comes_behind_the_request_is_payload(
+    case: Case, size: int, ends: tuple[socket, Watched]
+) -> None:
+    client, door = ends
+    payload = bytes(range(256)) * (size // 256) + bytes(range(size % 256))
+
+    def send() -> None:
+        client.sendall(case.sent + payload)
+        client.shutdown(std_socket.SHUT_WR)
+
+    sender = gevent.spawn(send)
+    result = run(door, case, lambda: None)
+    check(case, result)
+    assert isinstance(result, tuple)
+    assert result[0].payload == payload[: len(result[0].payload)]
+    if size <= 517:  # so much is on its way together with the request
+        assert result[0].payload == payload
+
+    stream = SocketStream(door, result[0].payload)
+    received = b""
+    while part := stream.read():
+        received += part
+    assert received == payload
+    sender.get()
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=str)
+def test_a_refusal_arrives_although_more_was_sent(case: Case, ends: tuple[socket, Watched]) -> None:
+    client, door = ends
+    sender = gevent.spawn(client.sendall, case.sent + bytes(100_000))
+    check(case, run(door, case, lambda: None))
+    closing = gevent.spawn(close_after_reply, door, TOO_LONG)
+    assert receive_all(client) == b"".join(case.replies)
+    sender.get()
+    client.close()
+    closing.get()
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_a_client_that_hangs_up_early_is_gone_at_every_byte(case: Case) -> None:
+    for end in range(case.decided_at or len(case.sent)):
+        client, door = socketpair()
+        with client, door:
+            client.send(case.sent[:end])
+            client.shutdown(std_socket.SHUT_WR)
+            with pytest.raises(ClientGone):
+                negotiate(door, case.authenticate, case.commands)
+
+
+def test_a_client_that_resets_is_gone(ends: tuple[socket, Watched]) -> None:
+    client, door = ends
+    client.send(greeting(0))
+    negotiation = gevent.spawn(negotiate, door, None)
+    assert client.recv(2) == METHOD_0
+    reset(client)
+    with pytest.raises(ClientGone):
+        negotiation.get()
+
+
+@pytest.mark.parametrize(
+    ("sent", "error"),
+    [
+        (OPEN_DOOR + CONNECT + IPV4, ClientGone),  # the reply to the greeting can't be sent
+        (greeting(), AuthenticationFailed),  # neither can this, but the cause is known
+        (b"GET / HTTP/1.1\r\n\r\n", BadRequest),
+    ],
+)
+def test_a_reply_that_cannot_be_sent_is_no_other_error(
+    sent: bytes, error: type[ClientError], ends: tuple[socket, Watched]
+) -> None:
+    client, door = ends
+    client.send(sent)
+    door.shutdown(std_socket.SHUT_WR)  # so that each send fails
+    with pytest.raises(error):
+        negotiate(door, None)
+
+
+def test_a_door_closed_meanwhile_ends_the_negotiation(ends: tuple[socket, Watched]) -> None:
+    _client, door = ends
+    negotiation = gevent.spawn(negotiate, door, None)
+    door.wanted.wait()
+    door.close()
+    with pytest.raises(ClientGone):
+        negotiation.get()
+
+
+def test_the_callers_timeout_passes_through(ends: tuple[socket, Watched]) -> None:
+    client, door = ends
+    client.send(OPEN_DOOR)
+    with pytest.raises(gevent.Timeout) as caught, gevent.Timeout(0.02) as timeout:
+        negotiate(door, None)
+    assert caught.value is timeout
+
+
+def test_a_client_that_is_too_slow_with_its_request_is_told_so(
+    ends: tuple[socket, Watched],
+) -> None:
+    """As gsocks.local bounds a handshake: the timeout is an error of the tree."""
+    client, door = ends
+    client.send(OPEN_DOOR + CONNECT)
+    late = HandshakeTimeout()
+    with pytest.raises(HandshakeTimeout) as caught, gevent.Timeout(0.02, late):
+        negotiate(door, None)
+    assert caught.value is late
+    assert client.recv(100) == METHOD_0 + failure(1)
+
+
+def test_the_password_is_in_no_message(ends: tuple[socket, Watched]) -> None:
+    client, door = ends
+    client.send(greeting(2) + login(b"alice", b"hunter2"))
+    with pytest.raises(AuthenticationFailed) as caught:
+        negotiate(door, only_alice)
+    assert "alice" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+# --- answers --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(ends: tuple[socket, Watched]) -> tuple[socket, Watched, Answer]:
+    """A client that has asked for a connection, and how to answer it."""
+    client, door = ends
+    client.send(OPEN_DOOR + CONNECT + NAME)
+    _request, answer = negotiate(door, None)
+    assert client.recv(100) == METHOD_0
+    door.sends.clear()
+    return client, door, answer
+
+
+@pytest.mark.parametrize(
+    ("bound", "reply"),
+    [
+        (Address("192.0.2.7", 40000), "05 00 00 01 c0000207 9c40"),
+        (Address("2001:db8::7", 1), "05 00 00 04 20010db8000000000000000000000007 0001"),
+    ],
+)
+def test_success_tells_the_bound_address_in_one_write(
+    asked: tuple[socket, Watched, Answer], bound: Address, reply: str
+) -> None:
+    client, door, answer = asked
+    answer.succeeded(bound)
+    assert door.sends == [bytes.fromhex(reply)]
+    assert client.recv(100) == bytes.fromhex(reply)
+
+
+def kinds_of(kind: type[GsocksError]) -> Iterator[type[GsocksError]]:
+    yield kind
+    for derived in kind.__subclasses__():
+        yield from kinds_of(derived)
+
+
+#: FIELD.md's "REP by cause"; every error that isn't here is a general failure
+REPLIES = {
+    errors.Forbidden: 2,
+    errors.NetworkUnreachable: 3,
+    errors.HostUnreachable: 4,
+    errors.NameNotFound: 4,
+    errors.ConnectionRefused: 5,
+    errors.ConnectTimeout: 6,
+    errors.CommandNotSupported: 7,
+    errors.AddressTypeNotSupported: 8,
+    errors.AddressFamilyNotSupported: 8,
+}
+
+
+@pytest.mark.parametrize("kind", [*kinds_of(GsocksError)], ids=lambda kind: kind.__name__)
+def test_failure_tells_its_cause_in_one_write_of_full_length(
+    asked: tuple[socket, Watched, Answer], kind: type[GsocksError]
+) -> None:
+    client, door, answer = asked
+    answer.failed(kind("because"))
+    assert door.sends == [failure(REPLIES.get(kind, 1))]
+    assert client.recv(100) == failure(REPLIES.get(kind, 1))
+
+
+def test_telling_a_failure_to_a_client_that_has_gone_is_silent(
+    asked: tuple[socket, Watched, Answer],
+) -> None:
+    _client, door, answer = asked
+    door.shutdown(std_socket.SHUT_WR)
+    answer.failed(errors.ConnectionRefused())
+    door.close()
+    answer.failed(errors.ConnectionRefused())
+
+
+def test_telling_success_to_a_client_that_has_gone_is_a_stream_error(
+    asked: tuple[socket, Watched, Answer],
+) -> None:
+    _client, door, answer = asked
+    door.close()
+    with pytest.raises(StreamError):
+        answer.succeeded(Address("192.0.2.7", 40000))
+
+
+# --- strangers ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "reply", "message"),
+    [
+        (b"\x04\x01\x00\x50\xc0\x00\x02\x01\x00", b"\x00\x5b" + bytes(6), "SOCKS4"),
+        (b"GET http://example.com/ HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 ", "HTTP"),
+        (b"CONNECT example.com:443 HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 ", "HTTP"),
+        (b"POST / HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 ", "HTTP"),
+        (b"\x16\x03\x01\x02\x00\x01", b"", "TLS"),
+        (b"\x00", b"", "0x00"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", b"", "0x53"),
+    ],
+)
+def test_a_stranger_is_told_what_it_looks_like(
+    ends: tuple[socket, Watched], sent: bytes, reply: bytes, message: str
+) -> None:
+    client, door = ends
+    client.send(sent)
+    with pytest.raises(BadRequest, match=message) as caught:
+        negotiate(door, None)
+    assert type(caught.value) is BadRequest
+    assert len(door.sends) == (1 if reply else 0)
+    close_after_reply(door, 0)
+    assert receive_all(client).startswith(reply)
+
+
+def test_an_http_client_can_read_what_is_wrong(ends: tuple[socket, Watched]) -> None:
+    client, door = ends
+    client.send(b"GET / HTTP/1.1\r\n\r\n")
+    with pytest.raises(BadRequest):
+        negotiate(door, None)
+    door.close()
+    head, _, body = receive_all(client).partition(b"\r\n\r\n")
+    assert b"\r\nConnection: close" in head
+    assert b"SOCKS5" in body
+
+
+# --- anything -------------------------------------------------------------------------------
+
+PIECES = st.one_of(
+    st.binary(max_size=40),
+    st.lists(st.integers(0, 255), max_size=5).map(lambda methods: greeting(*methods)),
+    st.builds(login, st.binary(max_size=20), st.binary(max_size=20)),
+    st.builds(
+        lambda command, name, port: bytes((5, command, 0)) + named(name, port),
+        st.integers(0, 4),
+        st.binary(max_size=20) | st.sampled_from([b"example.com", b"::1", b"1.2.3.4", b"xn--"]),
+        st.integers(0, 65535),
+    ),
+    st.sampled_from([OPEN_DOOR, ALICE, CONNECT + IPV4, CONNECT + IPV6, CONNECT + NAME]),
+)
+
+
+@settings(max_examples=600, deadline=None, derandomize=True)
+@given(
+    pieces=st.lists(PIECES, max_size=5),
+    authenticate=st.sampled_from([None, only_alice, anybody, nobody]),
+    commands=st.sampled_from([CONNECT_ONLY, ALL_COMMANDS]),
+)
+@example(pieces=[], authenticate=None, commands=CONNECT_ONLY)
+def test_no_bytes_give_anything_but_a_request_or_a_client_error(
+    pieces: list[bytes], authenticate: Authenticate | None, commands: Collection[Command]
+) -> None:
+    sent = b"".join(pieces)
+    case = Case("anything", sent, [], ClientError, authenticate, commands)
+    client, door = socketpair()
+    with client, door:
+        client.sendall(sent)
+        client.shutdown(std_socket.SHUT_WR)
+        result = run(door, case, lambda: None)
+    if isinstance(result, ClientError):
+        assert str(result).isprintable()
+    else:
+        request, _answer = result
+        assert request.command in commands
+        assert request.dest == Address.of(*request.dest)
+        assert (request.user is None) is (authenticate is None)
+        assert sent.endswith(request.payload)
