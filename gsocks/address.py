@@ -24,9 +24,11 @@ MAX_NAME = 255
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # Underscores are not host name letters (RFC 952), but real names in the DNS have them.
-_NAME = re.compile(
-    r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*\.?"
-)
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+# The C library reads 127.1, 0177.0.0.1 and 0x7f000001 as 127.0.0.1, and so might a proxy further
+# on, past the rules; no name in the DNS ends in a number (WHATWG URL, "ends in a number").
+_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
 
 
 class Address(NamedTuple):
