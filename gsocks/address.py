@@ -155,6 +155,8 @@ def _canonical_ip(ip: IPAddress) -> str:
 
 
 def _to_ascii(host: str) -> str:
+    if len(host) > MAX_NAME:  # before the codec, whose cost grows with the square of the length
+        raise BadAddress("the destination's name is too long")
     try:
         return host.encode("idna").decode("ascii")
     except UnicodeError:

@@ -1,0 +1,419 @@
+"""The rules: what each target means, what can be said of a name before it is looked up."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from gsocks.address import Address
+from gsocks.errors import ConfigError
+from gsocks.rules import ALLOW_ALL, DEFAULT_RULES, Decision, Rule, Rules, Verdict
+
+ALLOW, DENY, DEPENDS = Verdict.ALLOW, Verdict.DENY, Verdict.DEPENDS
+
+
+def verdict(rules, host, port=443, user=None):
+    return Rules.parse(rules).before_resolving(Address(host, port), user).verdict
+
+
+def is_in(group, host):
+    return verdict([f"allow {group}"], host) is ALLOW
+
+
+def v6(prefix, ipv4, shift=0):
+    """An IPv6 address with an IPv4 address put in, ``shift`` bits from the right."""
+    inner = int(ipaddress.IPv4Address(ipv4))
+    return str(ipaddress.IPv6Address(int(ipaddress.IPv6Address(prefix)) | inner << shift))
+
+
+def spellings(ipv4):
+    """The addresses that carry an IPv4 address inside."""
+    inverted = str(ipaddress.IPv4Address(int(ipaddress.IPv4Address(ipv4)) ^ 0xFFFFFFFF))
+    return {
+        "plain": ipv4,
+        "mapped": v6("::ffff:0:0", ipv4),
+        "NAT64": v6("64:ff9b::", ipv4),
+        "6to4": v6("2002::1", ipv4, 80),
+        "Teredo client": v6("2001:0:0808:0808::", inverted),
+        "Teredo server": v6("2001::f7f7:f7f7", ipv4, 64),
+    }
+
+
+# --- groups ---------------------------------------------------------------------------------
+
+PRIVATE = """
+    0.0.0.0 0.255.255.255 10.0.0.0 10.255.255.255 100.64.0.0 100.127.255.255 127.0.0.1
+    127.255.255.255 169.254.0.0 169.254.255.255 172.16.0.0 172.31.255.255 192.0.0.0 192.0.0.9
+    192.0.0.255 192.0.2.1 192.88.99.1 192.168.0.0 192.168.255.255 198.18.0.0 198.19.255.255
+    198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255
+    :: ::1 ::7f00:1 ::808:808 100::1 200::1 64:ff9a::1 64:ff9b:0:1::1 64:ff9b:1::1
+    64:ff9b:1:fffe::808:808 64:ff9b:2::1 1fff::1 2001:1::1 2001:2::1 2001:10::1 2001:20::1
+    2001:1ff:ffff::1 2001:db8::1 3fff::1 3fff:fff::1 4000::1 5f00::1 fc00::1 fdff::1 fe80::1
+    febf::1 fec0::1 ff02::1 ff0e::1
+"""
+
+GLOBAL = """
+    1.0.0.0 1.1.1.1 8.8.8.8 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255
+    128.0.0.0 169.253.255.255 169.255.0.0 172.15.255.255 172.32.0.0 191.255.255.255 192.0.1.0
+    192.0.3.0 192.88.98.255 192.88.100.0 192.167.255.255 192.169.0.0 198.17.255.255 198.20.0.0
+    198.51.99.255 198.51.101.0 203.0.112.255 203.0.114.0 223.255.255.255 168.63.129.16
+    2000::1 2001:200::1 2001:db7::1 2001:db9::1 2001:4860:4860::8888 2606:4700::1111 2a00::1
+    2003::1 3ffe:ffff::1 3fff:1000::1
+"""
+
+
+@pytest.mark.parametrize("host", PRIVATE.split())
+def test_what_is_not_global_unicast_is_private(host):
+    assert is_in("private", host)
+
+
+@pytest.mark.parametrize("host", GLOBAL.split())
+def test_what_is_global_unicast_is_not_private(host):
+    assert not is_in("private", host)
+
+
+@given(st.ip_addresses())
+def test_private_holds_all_that_python_knows_not_to_be_global(ip):
+    # NAT64, 6to4 and Teredo are judged by the address inside
+    inside = ("64:ff9b::/96", "2002::/16", "2001::/32")
+    if ip.version == 6:
+        assume(ip.ipv4_mapped is None)
+        assume(not any(ip in ipaddress.ip_network(network) for network in inside))
+    assume(ip.is_multicast or not ip.is_global)
+    assert is_in("private", str(ip))
+
+
+@pytest.mark.parametrize("spelling", spellings("0.0.0.0"))
+@pytest.mark.parametrize("ipv4", ["10.1.2.3", "127.0.0.1", "169.254.169.254", "224.0.0.1"])
+def test_an_address_with_a_private_one_inside_is_private(spelling, ipv4):
+    assert is_in("private", spellings(ipv4)[spelling])
+
+
+@pytest.mark.parametrize("spelling", spellings("0.0.0.0"))
+def test_an_address_with_a_global_one_inside_is_not_private(spelling):
+    assert not is_in("private", spellings("8.8.4.4")[spelling])
+
+
+@given(
+    st.sampled_from(["10.0.0.0/8", "127.0.0.0/8", "192.168.0.0/16", "100.64.0.0/10"]).flatmap(
+        lambda network: st.ip_addresses(network=network)
+    )
+)
+def test_a_denied_private_address_is_denied_in_every_spelling(ip):
+    for host in spellings(str(ip)).values():
+        for text in (host, host.upper(), f"[{host}]" if ":" in host else host):
+            assert (
+                DEFAULT_RULES.before_resolving(Address.of(text, 80), None).verdict
+                is DEFAULT_RULES.for_ip(
+                    Address("rebound.example", 80), ipaddress.ip_address(host), None
+                ).verdict
+                is DENY
+            )
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1"])
+def test_a_number_that_only_the_resolver_reads_as_an_address_is_not_allowed_before(host):
+    dest = Address(host, 80)  # Address.of refuses it
+    assert DEFAULT_RULES.before_resolving(dest, None).verdict is DEPENDS
+    assert DEFAULT_RULES.for_ip(dest, ipaddress.ip_address("127.0.0.1"), None).verdict is DENY
+
+
+@pytest.mark.parametrize(
+    ("group", "inside", "outside"),
+    [
+        ("loopback", ["127.0.0.1", "127.9.9.9", "::1"], ["10.0.0.1", "::2", "0.0.0.0"]),
+        ("link_local", ["169.254.0.1", "fe80::1", "febf::1"], ["169.253.0.1", "fec0::1"]),
+        ("multicast", ["224.0.0.1", "239.1.1.1", "ff02::1"], ["223.0.0.1", "240.0.0.1", "fe80::"]),
+        (
+            "metadata",
+            ["169.254.169.254", "169.254.170.2", "169.254.170.23", "100.100.100.200"]
+            + ["168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254"]
+            + ["fe80::a9fe:a9fe", "metadata.google.internal", "METADATA.google.internal."]
+            + ["metadata.goog", "instance-data"],
+            ["169.254.169.253", "168.63.129.17", "fd00:ec2::253"],
+        ),
+    ],
+)
+def test_a_group_holds_what_its_name_says(group, inside, outside):
+    assert [host for host in inside if not is_in(group, host)] == []
+    assert [host for host in outside if is_in(group, host)] == []
+
+
+def test_a_group_holds_the_address_inside_an_address():
+    for host in spellings("168.63.129.16").values():
+        assert is_in("metadata", host)
+    assert is_in("loopback", "64:ff9b::7f00:1")
+
+
+# --- targets --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "inside", "outside"),
+    [
+        ("all", ["1.1.1.1", "::1", "a.example"], []),
+        ("*", ["1.1.1.1", "::1", "a.example"], []),
+        ("93.184.216.34", ["93.184.216.34", "::ffff:5db8:d822"], ["93.184.216.35"]),
+        ("93.184.216.0/24", ["93.184.216.0", "93.184.216.255"], ["93.184.217.0", "93.184.215.255"]),
+        ("0.0.0.0/0", ["0.0.0.0", "255.255.255.255", "::ffff:1.1.1.1"], ["::", "2606:4700::1"]),
+        ("::/0", ["::", "2606:4700::1", "ffff::"], ["1.1.1.1", "::ffff:1.1.1.1"]),
+        ("2001:db8::/32", ["2001:db8::", "2001:db8:ffff::1"], ["2001:db9::", "2001:db7::"]),
+        ("[2001:db8::1]", ["2001:db8::1"], ["2001:db8::2"]),
+        ("::ffff:10.0.0.0/104", ["10.1.1.1", "::ffff:10.2.2.2"], ["11.0.0.0", "::a00:1"]),
+        ("10.0.0.0/8", ["64:ff9b::a01:203"], ["2002:a01:203::1"]),
+        ("64:ff9b::/96", ["64:ff9b::808:808"], ["8.8.8.8"]),
+        ("example.com", ["example.com", "EXAMPLE.com."], ["a.example.com", "example.org"]),
+        ("Example.COM.", ["example.com"], []),
+        (
+            "*.example.com",
+            ["a.example.com", "a.b.Example.com."],
+            ["example.com", "badexample.com", "a.example.com.evil", "com"],
+        ),
+        ("bücher.example", ["xn--bcher-kva.example"], ["bucher.example"]),
+        ("*.bücher.example", ["a.xn--bcher-kva.example"], []),
+        ("private.", ["private"], ["10.0.0.1"]),
+        ("localhost", ["localhost"], ["127.0.0.1"]),
+    ],
+)
+def test_a_target_matches(target, inside, outside):
+    assert [host for host in inside if not is_in(target, host)] == []
+    assert [host for host in outside if is_in(target, host)] == []
+
+
+def test_a_name_rule_matches_the_name_of_a_resolved_address():
+    rules = Rules.parse(["deny 10.0.0.0/8", "allow *.example.com"])
+    dest = Address("www.example.com", 443)
+    assert rules.for_ip(dest, ipaddress.ip_address("93.184.216.34"), None).verdict is ALLOW
+    assert rules.for_ip(dest, ipaddress.ip_address("10.0.0.1"), None).verdict is DENY
+    assert rules.for_ip(dest, ipaddress.ip_address("::ffff:10.0.0.1"), None).verdict is DENY
+
+
+@pytest.mark.parametrize(
+    ("ports", "inside", "outside"),
+    [
+        (":443", [443], [442, 444]),
+        (":8000-8999", [8000, 8500, 8999], [7999, 9000]),
+        (":80,443,8000-8999", [80, 443, 8000], [81, 7999]),
+        (":1-65535", [1, 65535], []),
+        ("", [1, 65535], []),
+    ],
+)
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        ("all", "a.example"),
+        ("*", "1.1.1.1"),
+        ("private", "10.0.0.1"),
+        ("10.0.0.0/8", "10.0.0.1"),
+        ("10.0.0.1", "10.0.0.1"),
+        ("[2001:db8::/32]", "2001:db8::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("a.example", "a.example"),
+        ("*.example", "a.example"),
+    ],
+)
+def test_ports_narrow_any_target(target, host, ports, inside, outside):
+    rule = [f"allow {target}{ports}"]
+    assert [port for port in inside if verdict(rule, host, port) is not ALLOW] == []
+    assert [port for port in outside if verdict(rule, host, port) is not DENY] == []
+
+
+def test_an_unbracketed_ipv6_address_has_no_ports():
+    assert verdict(["allow 2001:db8::1:443"], "2001:db8::1:443", 80) is ALLOW
+
+
+def test_users_narrow_a_rule():
+    rules = ["deny private user bob", "allow all user alice,bob"]
+    assert verdict(rules, "1.1.1.1", user="alice") is ALLOW
+    assert verdict(rules, "10.0.0.1", user="alice") is ALLOW
+    assert verdict(rules, "1.1.1.1", user="bob") is ALLOW
+    assert verdict(rules, "10.0.0.1", user="bob") is DENY
+    assert verdict(rules, "1.1.1.1", user="carol") is DENY
+    assert verdict(rules, "1.1.1.1", user="Alice") is DENY
+    assert verdict(rules, "1.1.1.1", user=None) is DENY
+
+
+# --- decisions ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        # the default: a name's addresses must be seen
+        (["deny private", "deny metadata", "allow all"], DEPENDS),
+        # no address can make a difference
+        (["allow all"], ALLOW),
+        (["allow a.example", "deny private", "allow all"], ALLOW),
+        (["allow private", "allow all"], ALLOW),
+        (["deny a.example", "allow all"], DENY),
+        (["deny private", "deny a.example", "allow all"], DENY),
+        (["deny private", "deny all"], DENY),
+        (["deny private"], DENY),
+        (["deny private", "deny loopback"], DENY),
+        ([], DENY),
+        # an address can
+        (["allow private", "deny a.example"], DEPENDS),
+        (["deny private", "allow a.example"], DEPENDS),
+        (["allow 10.0.0.0/8"], DEPENDS),
+        (["allow private", "deny loopback", "allow all"], DEPENDS),
+        (["deny private", "allow 8.8.8.8", "deny a.example"], DEPENDS),
+        # what is about others makes no difference
+        (["deny private:80", "allow all"], ALLOW),
+        (["deny private user bob", "allow all"], ALLOW),
+        (["deny b.example", "allow all"], ALLOW),
+        (["deny *.a.example", "allow all"], ALLOW),
+    ],
+)
+def test_a_name_is_decided_before_it_is_looked_up_only_if_no_address_matters(rules, expected):
+    assert verdict(rules, "a.example") is expected
+
+
+def test_metadata_names_are_denied_before_they_are_looked_up():
+    decision = DEFAULT_RULES.before_resolving(Address("metadata.google.internal", 80), None)
+    assert decision == Decision(DENY, Rule.parse("deny metadata"))
+
+
+_TARGETS = [
+    "all", "private", "loopback", "metadata", "10.0.0.0/8", "8.8.8.8", "0.0.0.0/0", "::/0",
+    "a.example", "*.example", "b.example", "metadata.goog",
+]  # fmt: skip
+_RULE = st.builds(
+    "{} {}{}{}".format,
+    st.sampled_from(["allow", "deny"]),
+    st.sampled_from(_TARGETS).map(lambda target: f"[{target}]" if ":" in target else target),
+    st.sampled_from(["", ":443", ":80,8000-8999"]),
+    st.sampled_from(["", " user alice", " user bob,alice"]),
+)
+
+
+@given(
+    st.lists(_RULE, max_size=6),
+    st.sampled_from(["a.example", "b.example", "metadata.goog", "other"]),
+    st.sampled_from(["10.0.0.1", "127.0.0.1", "8.8.8.8", "9.9.9.9", "::1", "2606:4700::1"]),
+    st.sampled_from([None, "alice", "bob"]),
+)
+def test_what_is_said_before_resolving_holds_for_every_address(lines, host, ip, user):
+    rules, dest = Rules.parse(lines), Address(host, 443)
+    before = rules.before_resolving(dest, user)
+    after = rules.for_ip(dest, ipaddress.ip_address(ip), user)
+    assert after.verdict is not DEPENDS
+    assert before.verdict in (DEPENDS, after.verdict)
+
+
+@given(st.lists(_RULE, max_size=6), st.sampled_from(["10.0.0.1", "8.8.8.8", "::1"]))
+def test_an_address_is_always_decided_before(lines, host):
+    rules, dest = Rules.parse(lines), Address(host, 443)
+    decision = rules.before_resolving(dest, None)
+    assert decision.verdict is not DEPENDS
+    assert decision == rules.for_ip(dest, ipaddress.ip_address(host), None)
+
+
+def test_the_first_match_decides_and_is_named():
+    rules = Rules.parse(["allow 10.0.0.1", "deny private", "allow all"])
+    decision = rules.before_resolving(Address("10.0.0.2", 80), None)
+    assert decision == (DENY, rules.rules[1])
+    assert decision.reason == "rule 'deny private'"
+    assert rules.before_resolving(Address("10.0.0.1", 80), None).rule is rules.rules[0]
+
+
+def test_what_no_rule_matches_is_denied():
+    decision = Rules.parse(["allow private"]).before_resolving(Address("8.8.8.8", 80), None)
+    assert decision == (DENY, None)
+    assert decision.reason == "no rule allows it"
+    assert Decision(DEPENDS).reason == "its addresses decide"
+
+
+def test_the_default_denies_what_is_private_and_metadata_and_allows_the_rest():
+    assert Rules.default() is DEFAULT_RULES
+    for host, expected in [("10.0.0.1", DENY), ("168.63.129.16", DENY), ("8.8.8.8", ALLOW)]:
+        assert DEFAULT_RULES.before_resolving(Address(host, 443), None).verdict is expected
+
+
+def test_allow_all_allows_whatever_there_is():
+    for host in ("10.0.0.1", "localhost", "metadata.goog", "ff02::1"):
+        assert ALLOW_ALL.before_resolving(Address(host, 22), None).verdict is ALLOW
+
+
+# --- values ---------------------------------------------------------------------------------
+
+
+@given(_RULE)
+def test_a_rule_is_its_own_source(text):
+    rule = Rule.parse(text)
+    assert str(rule) == text
+    assert Rule.parse(str(rule)) == rule
+    assert repr(rule) == f"Rule({text!r})"
+
+
+def test_rules_of_the_same_meaning_are_equal():
+    assert Rules.parse(["deny  private", " allow *"]) == Rules.parse(["deny private", "allow all"])
+    assert hash(Rule.parse("allow a:1,2")) == hash(Rule.parse("allow A.:2,1"))
+    assert Rules.parse(["deny private"]) != Rules.parse(["deny loopback"])
+    assert Rules.parse(["deny private"]) != Rules.parse(["allow private"])
+    assert repr(Rules.parse(["deny  private"])) == "Rules(['deny  private'])"
+
+
+def test_rules_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        DEFAULT_RULES.rules = ()
+    with pytest.raises(AttributeError):
+        DEFAULT_RULES.rules[0].verdict = ALLOW
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("", "is empty; expected allow|deny TARGET"),
+        ("alow all", "starts with neither allow nor deny; did you mean allow?"),
+        ("Deny all", "did you mean deny?"),
+        ("443", "starts with neither allow nor deny"),
+        ("allow", "nothing follows allow"),
+        ("allow a.example b.example", "'b.example' is too much: a rule has one target"),
+        ("allow a.example,b.example", "more than one target; write a rule for each"),
+        ("allow ::1,::2", "is not an IPv6 address"),
+        ("allow all users alice", "'users' is too much"),
+        ("allow all user", "expected names behind user"),
+        ("allow all user alice bob", "expected names behind user"),
+        ("allow all user alice,", "expected names behind user"),
+        ("allow privat", "no group; did you mean private? (the host of that name is 'privat.')"),
+        ("allow link-local:80", "did you mean link_local?"),
+        ("allow al", "did you mean all?"),
+        ("allow 10.0.0.1/8", "did you mean 10.0.0.0/8?"),
+        ("allow 10.0.0.0/33", "is not a network"),
+        ("allow a.example/24", "is not a network"),
+        ("allow 10.0.0.300", "is not a host name"),
+        ("allow 10.0.0.1-10.0.0.9", "is not a host name"),
+        ("allow 2001:db8::/32:443", "with ports it stands in brackets"),
+        ("allow 2001:db8::g", "is not an IPv6 address"),
+        ("allow 2001:db8::1/32", "did you mean 2001:db8::/32?"),
+        ("allow fe80::1%eth0", "has a zone"),
+        ("allow [fe80::1%eth0]:80", "has a zone"),
+        ("allow a%eth0", "has a zone"),
+        ("allow [2001:db8::1", "is not [IPv6]:PORTS"),
+        ("allow [2001:db8::1]443", "is not [IPv6]:PORTS"),
+        ("allow [10.0.0.1]:443", "is not [IPv6]:PORTS"),
+        ("allow *example.com", "a star may only stand for all or begin a name"),
+        ("allow example.*", "a star may only"),
+        ("allow *.*.example", "is not a host name"),
+        ("allow *.", "name is empty"),
+        ("allow .example.com", "is not a host name"),
+        ("allow a..example", "is not a host name"),
+        ("allow a.example:", "'' is not a port"),
+        ("allow a.example:http", "'http' is not a port"),
+        ("allow a.example:80,", "'' is not a port"),
+        ("allow a.example:0", "are not from 1 to 65535"),
+        ("allow a.example:65536", "are not from 1 to 65535"),
+        ("allow a.example:90-80", "the lower one first"),
+        ("allow a.example:-80", "'-80' is not a port"),
+        ("allow a.example:٨٠", "is not a port"),
+        ("allow https://a.example", "is not a port"),
+    ],
+)
+def test_a_bad_rule_is_named_with_what_was_expected(line, complaint):
+    with pytest.raises(ConfigError) as caught:
+        Rules.parse(["allow all", line])
+    assert str(caught.value).startswith(f"rule {line!r}: ")
+    assert complaint in str(caught.value)
