@@ -1,6 +1,8 @@
 # make run    both ends on this machine, on loopback: a proxy to point curl or a browser at
 # make test   all tests, with branch coverage
 # make lint   style and types
+# make bench        gsocks beside other proxies, about 35 minutes, into docs/benchmarks.md
+# make bench-quick  the same in small, under 2 minutes: shows that it works, not how fast
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,6 +24,13 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m bench
+	$(BIN)/python -m bench.document bench/results/full.json
+
+bench-quick: $(VENV)/installed-bench
+	$(BIN)/python -m bench --quick
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "gsocks needs Python 3.10 or newer")'
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +41,10 @@ $(VENV)/installed: $(BIN)/python pyproject.toml
 
 $(VENV)/installed-dev: $(BIN)/python pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: $(BIN)/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@ $(VENV)/installed
 
 clean:

@@ -67,6 +67,12 @@ class Address(NamedTuple):
         """The host as an IP address, or None if it is a name."""
         return ip_of(self.host)
 
+    @property
+    def is_unspecified(self) -> bool:
+        """Whether the host is 0.0.0.0 or ::, which stands for no address, or for any."""
+        ip = ip_of(self.host)
+        return ip is not None and ip.is_unspecified
+
     def encode(self) -> bytes:
         """ATYP, address and port, as RFC 1928 section 5 lays them out."""
         ip = ip_of(self.host)
@@ -97,7 +103,7 @@ class Address(NamedTuple):
             length = exactly(1)[0]
             raw = exactly(length + 2)
             return cls(
-                canonical_host(_decode_name(raw[:length])), int.from_bytes(raw[length:], "big")
+                canonical_host(decode_name(raw[:length])), int.from_bytes(raw[length:], "big")
             )
         raise AddressTypeNotSupported(f"address type {kind:#04x}")
 
@@ -163,7 +169,8 @@ def _to_ascii(host: str) -> str:
         raise BadAddress(f"{host!r} is not a host name") from None
 
 
-def _decode_name(raw: bytes) -> str:
+def decode_name(raw: bytes) -> str:
+    """A name as it came over the wire, for :func:`canonical_host`.  Raises BadAddress."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:

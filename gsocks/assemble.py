@@ -10,14 +10,16 @@ from gsocks.dial import Resolver
 from gsocks.errors import ConfigError
 from gsocks.exits import Exit, ExitSpec, Ground, make_exit
 from gsocks.limits import Timeouts
+from gsocks.rotation.policy import make_policy
 from gsocks.rules import Rules
+from gsocks.throttle import Throttle
 from gsocks.users import Users
-from gsocks.ways_out import WaysOut
+from gsocks.ways_out import Offer, WaysOut
 
 #: a URL, a mapping with a ``url``, a parsed one, or any object that fulfils Exit
 SomeExit: TypeAlias = str | Mapping[str, object] | ExitSpec | Exit
 SomeRules: TypeAlias = Rules | Iterable[str] | None
-SomeUsers: TypeAlias = Users | Mapping[str, str] | None
+SomeUsers: TypeAlias = Throttle | Users | Mapping[str, str] | None
 SomeKeys: TypeAlias = KeyRing | Mapping[str, Key | str]
 
 
@@ -25,13 +27,16 @@ def make_ways_out(
     exits: WaysOut | Iterable[SomeExit],
     rules: SomeRules = None,
     *,
+    rotate: str = "round_robin",
     timeouts: Timeouts = Timeouts(),
     pool_size: int = 8,
     pool_max_idle: float = 300.0,
 ) -> WaysOut:
     """The exits and the rules behind a door.
 
-    ``rules`` None: private addresses are denied and the rest is allowed.  Raises ConfigError.
+    ``rules`` None: private addresses are denied and the rest is allowed.  ``rotate``: the policy
+    by which an exit is chosen, one of :data:`gsocks.rotation.policy.POLICIES`.  Raises
+    ConfigError.
     """
     if isinstance(exits, WaysOut):
         return exits
@@ -43,8 +48,9 @@ def make_ways_out(
         pool_size=pool_size,
         pool_max_idle=pool_max_idle,
     )
-    made = [_exit(entry, ground) for entry in exits]
-    return WaysOut(made, asked, timeout=timeouts.connect)
+    offers = [_offer(entry, ground) for entry in exits]
+    policy = make_policy(rotate, ground.random)
+    return WaysOut(offers, asked, policy=policy, timeout=timeouts.connect)
 
 
 def make_rules(rules: SomeRules) -> Rules:
@@ -54,9 +60,11 @@ def make_rules(rules: SomeRules) -> Rules:
     return rules if isinstance(rules, Rules) else Rules.parse(rules)
 
 
-def make_users(users: SomeUsers) -> Users | None:
-    """Users from names and Argon2id hashes; None leaves the door open.  Raises ConfigError."""
-    return Users(users) if isinstance(users, Mapping) else users
+def make_logins(users: SomeUsers) -> Throttle | None:
+    """Who may come in, and not by trying; None leaves the door open.  Raises ConfigError."""
+    if users is None or isinstance(users, Throttle):
+        return users
+    return Throttle((Users(users) if isinstance(users, Mapping) else users).verify)
 
 
 def make_keys(keys: SomeKeys) -> KeyRing:
@@ -70,7 +78,9 @@ def make_keys(keys: SomeKeys) -> KeyRing:
     )
 
 
-def _exit(entry: SomeExit, ground: Ground) -> Exit:
+def _offer(entry: SomeExit, ground: Ground) -> Offer:
     if isinstance(entry, (str, Mapping)):
         entry = ExitSpec.parse(entry)
-    return make_exit(entry, ground) if isinstance(entry, ExitSpec) else entry
+    if isinstance(entry, ExitSpec):
+        return Offer(make_exit(entry, ground), entry.weight, entry.max_connections)
+    return Offer(entry)

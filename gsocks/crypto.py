@@ -164,7 +164,7 @@ class _SymmetricState:
             plaintext = sodium.crypto_aead_chacha20poly1305_ietf_decrypt(
                 sealed, self._hash, self._next_nonce(), self._key
             )
-        except CryptoError:
+        except (CryptoError, ValueError):  # ValueError: shorter than a tag
             raise Tampered("the key agreement failed: another key, or changed bytes") from None
         self.mix_hash(sealed)
         return plaintext
@@ -275,13 +275,16 @@ class Responder:
 
     __slots__ = ("_ephemeral", "_private", "_state", "key", "name", "rest")
 
-    def __init__(self, name: str, key: Key, ephemeral: bytes, padding: int) -> None:
+    def __init__(
+        self, name: str, key: Key, ephemeral: bytes, padding: int, private: bytes | None = None
+    ) -> None:
         self.name = name
         #: how much of message 1 follows HELLO_HEAD_SIZE
         self.rest = _HELLO_FIXED + padding + TAG_SIZE
         self.key = key
         self._ephemeral = ephemeral
-        self._private = os.urandom(KEY_SIZE)
+        # given by tests of the published vectors, as the initiator's is
+        self._private = private or os.urandom(KEY_SIZE)
         self._state = _SymmetricState()
 
     def read(self, rest: bytes) -> Hello:
@@ -407,5 +410,5 @@ class _AegisOpener(_Counter):
         self._number += 1
         try:
             return sodium.crypto_aead_aegis256_decrypt(sealed, None, nonce, self._key)
-        except CryptoError:
+        except (CryptoError, ValueError):  # ValueError: shorter than a tag
             raise Tampered("a frame that the other end did not seal") from None

@@ -55,7 +55,8 @@ _LOOKUP_FAILURES: dict[int, type[ConnectFailed]] = {
 # The more a failure tells about the destination, the earlier it stands.
 _TELLING = (ConnectionRefused, ConnectTimeout, HostUnreachable, NetworkUnreachable)
 
-# linux/in.h; the socket module names it since Python 3.12 only
+# linux/in.h; the socket module names the second since Python 3.12 only, and the first not at all
+_IP_FREEBIND = 15
 _IP_BIND_ADDRESS_NO_PORT = 24
 
 
@@ -177,7 +178,7 @@ class Dialer:
     #: of a client send as many connections
     MAX_ADDRESSES = 16
 
-    __slots__ = ("_prefer", "_resolver", "_rules", "_source", "timeout")
+    __slots__ = ("_freebind", "_prefer", "_resolver", "_rules", "_source", "timeout")
 
     def __init__(
         self,
@@ -187,17 +188,20 @@ class Dialer:
         timeout: float = 10.0,
         prefer: Literal[4, 6] = 6,
         source: Source | None = None,
+        freebind: bool = False,
     ) -> None:
         """A dialer for requests, or with :data:`gsocks.rules.ALLOW_ALL` for the operator's own
         servers.
 
         ``timeout`` is in seconds, for name and connection together; ``prefer`` is the IP
-        version that a race begins with.
+        version that a race begins with; ``freebind`` lets ``source`` give addresses that stand
+        on no interface of this machine.
         """
         self._rules = rules
         self._resolver = resolver
         self._prefer = prefer
         self._source = source
+        self._freebind = freebind
         self.timeout = timeout
 
     def connect(self, dest: Address, user: str | None = None) -> socket:
@@ -208,7 +212,7 @@ class Dialer:
         """
         if dest.port == 0:
             raise ConnectFailed(f"{dest}: nothing can be reached at port 0")
-        race = _Race(dest.port, self._source)
+        race = _Race(dest.port, self._source, self._freebind)
         try:
             sock = gevent.with_timeout(
                 self.timeout, self._connect, dest, user, race, timeout_value=None
@@ -242,6 +246,14 @@ class Dialer:
             raise Forbidden(f"{dest} is forbidden: {decisions[0].reason}")
         return allowed
 
+    def bind(self, sock: socket) -> bool:
+        """Bind ``sock`` to the local address that connections are made from, and to any port.
+
+        False if the kernel is to choose the address.  Raises ConnectFailed if no address of that
+        family may be used, and OSError.
+        """
+        return _bind(sock, self._source, self._freebind)
+
     def _connect(self, dest: Address, user: str | None, race: _Race) -> socket:
         addresses = _interleave(self.allowed_addresses(dest, user), self._prefer)
         to_try = deque(addresses[: self.MAX_ADDRESSES])
@@ -257,11 +269,12 @@ class Dialer:
 class _Race:
     """Attempts to connect to one port at several addresses; owns their sockets."""
 
-    __slots__ = ("_port", "_source", "failures", "under_way")
+    __slots__ = ("_freebind", "_port", "_source", "failures", "under_way")
 
-    def __init__(self, port: int, source: Source | None) -> None:
+    def __init__(self, port: int, source: Source | None, freebind: bool) -> None:
         self._port = port
         self._source = source
+        self._freebind = freebind
         #: the attempts by descriptor, in the order of their start
         self.under_way: dict[int, socket] = {}
         #: what became of the other attempts
@@ -279,7 +292,11 @@ class _Race:
         self.under_way[fd] = sock
         try:
             tune(sock)
-            self._bind(sock, family)
+            if self._source is not None:
+                # The port is chosen at connect, when the destination is known: else one source
+                # address would have only its 28,000 ephemeral ports for all of the world.
+                sock.setsockopt(std_socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+                _bind(sock, self._source, self._freebind)
             sock.setblocking(False)
             sock.connect((str(ip), self._port))
         except BlockingIOError:
@@ -331,13 +348,15 @@ class _Race:
         self.under_way.pop(fd).close()
         self.failures.append(failure)
 
-    def _bind(self, sock: socket, family: int) -> None:
-        local = self._source(family) if self._source is not None else None
-        if local is not None:
-            # The port is chosen at connect, when the destination is known: else one source
-            # address would have only its 28,000 ephemeral ports for all of the world.
-            sock.setsockopt(std_socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-            sock.bind(local)
+
+def _bind(sock: socket, source: Source | None, freebind: bool) -> bool:
+    local = source(sock.family) if source is not None else None
+    if local is None:
+        return False
+    if freebind:
+        sock.setsockopt(std_socket.IPPROTO_IP, _IP_FREEBIND, 1)
+    sock.bind(local)
+    return True
 
 
 def _interleave(addresses: Sequence[IPAddress], first: int) -> list[IPAddress]:

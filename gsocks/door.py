@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket as std_socket
 import time
 from collections import Counter
@@ -22,25 +23,41 @@ from gevent.socket import socket
 
 from gsocks.address import Address
 from gsocks.assemble import SomeExit, SomeRules, make_ways_out
-from gsocks.errors import ClientError, ConnectFailed, GsocksError, StreamClosed, StreamError
+from gsocks.errors import (
+    ClientError,
+    ClientForbidden,
+    ConnectFailed,
+    GsocksError,
+    HandshakeTimeout,
+    LimitReached,
+    OutOfResources,
+    StreamClosed,
+    StreamError,
+)
 from gsocks.handshake import Answer
 from gsocks.limits import Limits, Timeouts
+from gsocks.networks import Networks, SomeNetworks
 from gsocks.observe import NullObserver, Observer, Record
+from gsocks.proxy_protocol import read_header
 from gsocks.relay import Relay, Totals
-from gsocks.request import Request
+from gsocks.request import Command, Request
+from gsocks.shares import Shares
 from gsocks.stream import Stream, tune
-from gsocks.ways_out import WaysOut
+from gsocks.waiting import WaitingClient
+from gsocks.ways_out import Way, WaysOut
 
 log = logging.getLogger("gsocks.door")
 
+# Out of descriptors, in this process or in the system: one that was kept back helps.
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 # Out of something that others will give back: waiting helps.
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_EXHAUSTED = (*_NO_DESCRIPTOR, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Visit:
     """One accepted connection, from accept to the end of everything that it led to."""
 
-    __slots__ = ("_door", "client", "sock", "started")
+    __slots__ = ("_door", "client", "counted", "sock", "started")
 
     def __init__(self, door: Door, sock: socket, client: Address) -> None:
         self._door: Door | None = door
@@ -48,6 +65,17 @@ class Visit:
         self.client = client
         #: monotonic seconds
         self.started = time.monotonic()
+        #: whether it is one of those of its client
+        self.counted = False
+
+    def time_left(self, seconds: float) -> float:
+        """What is left of so many seconds since it was accepted."""
+        return max(0.0, self.started + seconds - time.monotonic())
+
+    def understood(self) -> None:
+        """It is known what the client wants.  Does nothing the second time."""
+        if self._door is not None:
+            self._door._greeting.discard(self)
 
     def end(self) -> None:
         """Everything is closed.  Does nothing the second time."""
@@ -61,7 +89,10 @@ class Door(StreamServer):
 
     ``listener``: ``(host, port)``, ``"host:port"`` or a listening socket; port 0 takes a free
     one, and :attr:`bound` tells which after :meth:`start`.  ``exits`` and ``rules`` are as in the
-    config; or ``exits`` is a WaysOut of its own making, which doors may share.
+    config; or ``exits`` is a WaysOut of its own making, which doors may share.  ``clients``: the
+    networks that may come in; None means all.  ``proxy_protocol_from``: the networks of balancers,
+    whose connections begin with a PROXY header.  ``shares``: what each user uses, counted over
+    all doors that share it.
 
     Raises ConfigError for what can't be used.
     """
@@ -81,20 +112,32 @@ class Door(StreamServer):
         rules: SomeRules = None,
         timeouts: Timeouts = Timeouts(),
         limits: Limits = Limits(),
+        clients: SomeNetworks = None,
+        proxy_protocol_from: SomeNetworks = None,
+        shares: Shares | None = None,
         observer: Observer | None = None,
     ) -> None:
         super().__init__(listener, spawn=None)  # the hub admits; greeters serve
+        if isinstance(listener, std_socket.socket):
+            listener.setblocking(False)  # gevent accepts until nobody waits any more
         self.timeouts = timeouts
         self.limits = limits
         self._ways_out = make_ways_out(exits, rules, timeouts=timeouts)
+        self._clients = Networks.of(clients)
+        self._balancers = Networks.of(proxy_protocol_from) or Networks(())
+        self._shares = Shares(limits) if shares is None else shares
         self._observer = observer or NullObserver()
         self._visits: set[Visit] = set()
+        #: those of which it is not known yet what they want
+        self._greeting: set[Visit] = set()
         self._by_client: Counter[str] = Counter()
         self._greeters = Group()
         self._relays: set[Relay] = set()
         self._deserted = Event()
         self._deserted.set()
         self._last_complaint = 0.0
+        #: a descriptor that is given up to refuse somebody when all others are in use
+        self._reserve: int | None = None
         self.stopping = False
 
     # --- life -------------------------------------------------------------------------------
@@ -102,6 +145,7 @@ class Door(StreamServer):
     def start(self) -> None:
         """Listen and serve, from greenlets of this thread's hub; returns at once."""
         super().start()
+        self._keep_reserve()
         self._ways_out.start()
 
     @property
@@ -118,6 +162,7 @@ class Door(StreamServer):
         """Listen no more; reset what is still open after ``timeout`` seconds (default 1)."""
         self.stopping = True
         self.close()
+        self._give_up_reserve()
         self.drain()
         if not self._deserted.wait(self.stop_timeout if timeout is None else timeout):
             self._greeters.kill(block=False)
@@ -136,49 +181,123 @@ class Door(StreamServer):
         try:
             return super().do_read()
         except OSError as error:
-            if error.errno in _EXHAUSTED:
+            if error.errno in _NO_DESCRIPTOR and self._give_up_reserve():
+                self._refuse_next(error)
+            elif error.errno in _EXHAUSTED:
                 self._pause_accepting(error)
             elif error.errno == errno.EBADF:
                 raise
             # else: the client was gone before it was accepted (ECONNABORTED and its like)
             return None
 
+    def _refuse_next(self, error: OSError) -> None:
+        """Close the connection that waits longest: better soon than when there is room again.
+
+        The reserve has been given up for it.
+        """
+        self._complain(error, "whoever comes is turned away")
+        try:
+            accepted = super().do_read()
+        except OSError:
+            accepted = None  # somebody was faster, another thread or another process
+        if accepted is not None:
+            sock, sockaddr = accepted
+            os.close(sock.detach())  # at once, where gevent would wait for the loop
+            record = Record(self.name, str(Address.from_sockaddr(sockaddr)))
+            self._over(record, OutOfResources.word, error.strerror or "")
+        self._keep_reserve()
+
+    def _keep_reserve(self) -> None:
+        try:
+            self._reserve = os.open(os.devnull, os.O_RDONLY)
+        except OSError:
+            pass  # the next who comes finds none, and waits
+
+    def _give_up_reserve(self) -> bool:
+        """Whether there was one."""
+        reserve, self._reserve = self._reserve, None
+        if reserve is not None:
+            os.close(reserve)
+        return reserve is not None
+
     def _pause_accepting(self, error: OSError) -> None:
+        self._complain(error, f"trying again every {self.accept_pause:g} s")
+        self.stop_accepting()
+        gevent.spawn_later(self.accept_pause, self._resume_accepting)
+
+    def _complain(self, error: OSError, then: str) -> None:
         now = time.monotonic()
         if now - self._last_complaint > 10:
             self._last_complaint = now
             log.error(
-                "%s can't accept: %s, with %d connections open; trying again every %g s",
+                "%s can't accept: %s, with %d connections open; %s",
                 self.name,
                 error.strerror,
                 self.connections,
-                self.accept_pause,
+                then,
             )
-        self.stop_accepting()
-        gevent.spawn_later(self.accept_pause, self._resume_accepting)
 
     def _resume_accepting(self) -> None:
         if self.started:
+            if self._reserve is None:
+                self._keep_reserve()
             self.start_accepting()
 
     def handle(self, sock: socket, sockaddr: tuple[str, int]) -> None:
         """Admit one connection; gevent calls it in the hub, where nothing may block."""
-        client = Address.from_sockaddr(sockaddr)
-        if (
-            len(self._visits) >= self.limits.connections
-            or self._by_client[client.host] >= self.limits.per_client
-        ):
-            sock.close()
-            self._over(Record(self.name, str(client)), "limit", "too many connections")
+        visit = Visit(self, sock, Address.from_sockaddr(sockaddr))
+        behind_balancer = visit.client.host in self._balancers
+        try:
+            if len(self._visits) >= self.limits.connections:
+                raise LimitReached("too many connections")
+            if len(self._greeting) >= self.limits.handshakes:
+                raise LimitReached("too many handshakes at a time")
+            if not behind_balancer:
+                self._count(visit)
+        except (ClientForbidden, LimitReached) as error:
+            self._refuse(visit, error)
             return
-        visit = Visit(self, sock, client)
         self._visits.add(visit)
-        self._by_client[client.host] += 1
+        self._greeting.add(visit)
         self._deserted.clear()
-        self.spawn(visit, self._serve, visit)
+        self.spawn(visit, self._serve_balanced if behind_balancer else self._serve, visit)
+
+    def _count(self, visit: Visit) -> None:
+        """One of its client's connections more.  Raises ClientForbidden, LimitReached."""
+        host = visit.client.host
+        if self._clients is not None and host not in self._clients:
+            raise ClientForbidden("in none of the networks that may come in")
+        if self._by_client[host] >= self.limits.per_client:
+            raise LimitReached("too many connections from that address")
+        self._by_client[host] += 1
+        visit.counted = True
+
+    def _refuse(self, visit: Visit, error: GsocksError) -> None:
+        self._over(Record(self.name, str(visit.client)), error.word, str(error))
+        if isinstance(error, LimitReached):
+            self.turn_away(visit.sock, error)
+        else:
+            visit.sock.close()
+
+    def turn_away(self, sock: socket, error: LimitReached) -> None:  # noqa: ARG002
+        """Close a connection for which there is no room; may tell it, but must not block."""
+        sock.close()
 
     def do_close(self, *args: object) -> None:
         """gevent would close the socket when ``handle`` returns; ours lives on in its visit."""
+
+    def _serve_balanced(self, visit: Visit) -> None:
+        """Serve whoever stands behind a balancer."""
+        try:
+            with gevent.Timeout(self.timeouts.handshake, HandshakeTimeout()):
+                client = read_header(visit.sock)
+            visit.client = client or visit.client
+            self._count(visit)
+        except (ClientError, LimitReached) as error:
+            visit.end()
+            self._refuse(visit, error)
+        else:
+            self._serve(visit)
 
     def _serve(self, visit: Visit) -> None:
         tune(visit.sock)
@@ -199,11 +318,17 @@ class Door(StreamServer):
 
     def _leave(self, visit: Visit) -> None:
         self._visits.discard(visit)
-        host = visit.client.host
-        self._by_client[host] -= 1
-        if not self._by_client[host]:
-            del self._by_client[host]
-        if not self._visits:
+        self._greeting.discard(visit)
+        if visit.counted:
+            host = visit.client.host
+            self._by_client[host] -= 1
+            if not self._by_client[host]:
+                del self._by_client[host]
+        self._notice_desertion()
+
+    def _notice_desertion(self) -> None:
+        # a tunnel's visit may end before its last relay has been told of
+        if not self._visits and not self._relays:
             self._deserted.set()
 
     # --- service ----------------------------------------------------------------------------
@@ -219,49 +344,82 @@ class Door(StreamServer):
         client: Stream,
         record: Record,
         ended: Callable[[], None] | None = None,
+        sock: socket | None = None,
     ) -> GsocksError | None:
         """Connect one request, answer it, and relay until it is over.
+
+        ``sock`` is the client's own connection where it may ask for a BIND, which it ends by
+        hanging up.
 
         Returns None once the relay runs by itself, which calls ``ended`` after everything is
         closed; or why there is none, after the client was answered.
         """
-        record.user = request.user
-        record.dest = str(request.dest)
         try:
-            way = self._ways_out.connect(request, partial(setattr, record, "exit"))
+            waiting = None
+            if request.command is Command.BIND and sock is not None:
+                waiting = WaitingClient(sock, answer)
+            way = self._find_way(request, record, waiting)
         except (ConnectFailed, ClientError) as error:
-            self._over(record, error.word, str(error))
             answer.failed(error)
             return error
-        except BaseException:
-            self._over(record, "stopped")
-            raise
         try:
-            answer.succeeded(way.bound)
+            answer.succeeded(way.bound, way.exit)
         except StreamError as error:
             way.stream.abort()
+            way.release()
             self._over(record, f"client_{error.word}", str(error))
             return error
         except BaseException:
             way.stream.abort()
+            way.release()
             self._over(record, "stopped")
             raise
-        self._relay(client, way.stream, record, ended)
+        self._relay(client, way, record, ended)
         return None
 
+    def _find_way(
+        self, request: Request, record: Record, waiting: WaitingClient | None = None
+    ) -> Way:
+        """A way for ``request``; that there is none is in the access log when it is raised."""
+        record.user = request.user
+        record.command = request.command.name.lower()
+        if request.command is not Command.UDP_ASSOCIATE:
+            record.dest = str(request.dest)
+        find = partial(self._ask_exits, request, record, waiting)
+        try:
+            return self._shares.find_way(request, find)
+        except (ConnectFailed, ClientError) as error:
+            self._over(record, error.word, str(error))
+            raise
+        except BaseException:
+            self._over(record, "stopped")
+            raise
+
+    def _ask_exits(self, request: Request, record: Record, waiting: WaitingClient | None) -> Way:
+        tried = partial(setattr, record, "exit")
+        if request.command is Command.UDP_ASSOCIATE:
+            return self._ways_out.associate(request, tried, partial(_note_first, record))
+        if waiting is not None:
+            seconds = self.timeouts.bind
+            return waiting.wait(partial(self._ways_out.bind, request, tried, seconds))
+        return self._ways_out.connect(request, tried)
+
     def _relay(
-        self, client: Stream, remote: Stream, record: Record, ended: Callable[[], None] | None
+        self, client: Stream, way: Way, record: Record, ended: Callable[[], None] | None
     ) -> None:
         def over(totals: Totals) -> None:
+            way.release()
             self._relays.discard(relay)
-            record.up, record.down = totals.up, totals.down
+            record.up += totals.up
+            record.down += totals.down
             self._over(record, totals.word, str(totals.error or ""))
             if ended is not None:
                 ended()
+            self._notice_desertion()
 
         relay = Relay(
             client,
-            remote,
+            way.stream,
             idle=self.timeouts.idle,
             half_closed=self.timeouts.half_closed,
             ended=over,
@@ -272,4 +430,14 @@ class Door(StreamServer):
     def _over(self, record: Record, outcome: str, detail: str = "") -> None:
         record.outcome = outcome
         record.detail = detail
-        self._observer.ended(record)
+        try:
+            self._observer.ended(record)
+        except Exception:
+            # it may be anybody's code, and the connection is not to suffer from its mistakes
+            log.exception("the observer of %s failed", self.name)
+
+
+def _note_first(record: Record, dest: Address) -> None:
+    """An association's first destination; the client need not send anywhere else."""
+    if not record.dest:
+        record.dest = str(dest)

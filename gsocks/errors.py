@@ -68,6 +68,20 @@ class BadRequest(ClientError):
     """Bytes that the protocol doesn't allow."""
 
 
+class HeadTooLarge(BadRequest):
+    """The head of an HTTP request is longer than anybody needs."""
+
+    word = "head_too_large"
+    http_status = 431
+
+
+class TransferCodingNotSupported(BadRequest):
+    """A transfer coding other than chunked (RFC 9112 section 6.1)."""
+
+    word = "bad_transfer_coding"
+    http_status = 501
+
+
 class BadAddress(BadRequest):
     """A destination that can't be one: an empty name, a control byte, a port out of range."""
 
@@ -96,6 +110,33 @@ class AuthenticationFailed(ClientError):
 
     word = "auth_failed"
     http_status = 407
+
+
+class LoginRefused(ClientError):
+    """Too many logins have failed from where this one comes; it was not looked at."""
+
+    word = "auth_refused"
+    http_status = 429
+
+
+class LoginsBusy(ClientError):
+    """More logins wait to be verified than this machine can do in time."""
+
+    word = "auth_busy"
+    http_status = 503
+
+
+class ClientForbidden(ClientError):
+    """The client's address is in none of the networks that may come in."""
+
+    word = "client_forbidden"
+    http_status = 403
+
+
+class BadProxyHeader(ClientError):
+    """A balancer's connection without the PROXY header that it has to begin with."""
+
+    word = "bad_proxy_header"
 
 
 class HandshakeTimeout(ClientError):
@@ -254,16 +295,24 @@ class ProtocolViolation(StreamError):
     word = "protocol_violation"
 
 
+class BadResponse(StreamError):
+    """What an origin server answered is not HTTP/1.1."""
+
+    word = "bad_response"
+
+
 class IdleTimeout(StreamError):
     """Nothing flowed in either direction for ``timeouts.idle``."""
 
     word = "idle_timeout"
+    http_status = 504
 
 
 class HalfClosedTimeout(StreamError):
     """One direction had ended and the other was idle for ``timeouts.half_closed``."""
 
     word = "half_closed_timeout"
+    http_status = 504
 
 
 # --- translation, once ----------------------------------------------------------------------

@@ -4,19 +4,22 @@ Every protocol that clients speak comes in on the same port and is told by its f
 ends in the same :class:`gsocks.request.Request` and in an :class:`Answer`, so that whoever serves
 the request needn't know how it was asked.
 
-SOCKS5 (RFC 1928) with or without user names (RFC 1929) is the protocol spoken here.
+SOCKS5 (RFC 1928) with or without user names (RFC 1929), SOCKS4 and SOCKS4a are spoken here, and
+HTTP in :mod:`gsocks.http`: there one connection may ask many times.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gevent.socket import socket
 
-from gsocks.address import UNSPECIFIED, Address
+from gsocks.address import UNSPECIFIED, Address, decode_name
 from gsocks.errors import (
     AuthenticationFailed,
+    BadAddress,
     BadRequest,
     ClientError,
     ClientGone,
@@ -46,27 +49,30 @@ _LOGIN_FAILED = bytes((_LOGIN, 0x01))
 # and a TLS ClientHello in one write; this is enough to receive them in one call.
 _AHEAD = 4096
 
-# What people point at the port by mistake.
-_SOCKS4 = 0x04
-_SOCKS4_REJECTED = b"\x00\x5b" + bytes(6)  # VN 0, CD 91, and six bytes that mean nothing
-_TLS_HANDSHAKE = 0x16  # RFC 8446 section 5.1
-_HTTP_METHODS = b"CDGHOPT"  # CONNECT, DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT, TRACE
-_HTTP_REJECTED = (
-    b"HTTP/1.1 400 Bad Request\r\n"
-    b"Content-Type: text/plain\r\n"
-    b"Connection: close\r\n"
-    b"\r\n"
-    b"This port speaks SOCKS5, not HTTP.\n"
+_SOCKS4 = 0x04  # VN of a SOCKS4 request
+_SOCKS4_COMMANDS = frozenset({Command.CONNECT, Command.BIND})
+_SOCKS4_GRANTED = 0x5A  # CD of a reply
+_SOCKS4_REJECTED = 0x5B
+#: bytes of a user id and of a name, neither of which tells its length ahead; Tor's bound too
+_MAX_STRING = 512
+
+# What a method may begin with: tchar of RFC 9110 section 5.6.2.
+_HTTP_TOKEN = frozenset(
+    b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
+
+# What people point at the port by mistake.
+_TLS_HANDSHAKE = 0x16  # RFC 8446 section 5.1
 
 
 class Answer(Protocol):
     """How a request is answered in the protocol in which it was asked; once, in one write."""
 
-    def succeeded(self, bound: Address) -> None:
+    def succeeded(self, bound: Address, via: str) -> None:
         """The request is served, from ``bound`` as its true outbound address.
 
-        What the client reads next is the stream.  Raises StreamError if it is gone.
+        ``via`` is the label of the exit that serves it, for protocols that can name it.  What the
+        client reads next is the stream.  Raises StreamError if it is gone.
         """
 
     def failed(self, error: GsocksError) -> None:
@@ -76,12 +82,19 @@ class Answer(Protocol):
         """
 
 
+class SpeaksHttp(NamedTuple):
+    """The client speaks HTTP; :class:`gsocks.http.client.Client` understands it from here on."""
+
+    #: what it has said so far, from its first byte
+    said: bytes
+
+
 def negotiate(
     sock: socket,
     authenticate: Authenticate | None,
     commands: Collection[Command] = CONNECT_ONLY,
-) -> tuple[Request, Answer]:
-    """Listen to a client until it has asked for something.
+) -> tuple[Request, Answer] | SpeaksHttp:
+    """Listen to a client until it has asked for something in SOCKS, or is known to speak HTTP.
 
     ``authenticate`` decides who may come in; None leaves the door open, and a user name is taken
     but means nothing.  ``commands`` are those that this door serves.  The time that the client
@@ -97,9 +110,13 @@ def negotiate(
         version = reader.exactly(1, _AHEAD)[0]
         if version == _SOCKS5:
             return _socks5(sock, reader, authenticate, commands)
+        if version == _SOCKS4:
+            return _socks4(sock, reader, authenticate, commands)
     except StreamError as error:
         raise ClientGone(f"hung up before its request was whole: {error}") from None
-    raise _stranger(sock, version)
+    if version in _HTTP_TOKEN:
+        return SpeaksHttp(bytes((version,)) + reader.take_rest())
+    raise _stranger(version)
 
 
 # --- SOCKS5: RFC 1928, and RFC 1929 where a user name is asked for --------------------------
@@ -143,24 +160,29 @@ def _log_in(sock: socket, reader: Reader, authenticate: Authenticate | None) -> 
         _last_words(sock, _LOGIN_FAILED)
         raise BadRequest(f"login of version {version}, which RFC 1929 doesn't know")
     # Either may be empty: the RFC forbids it, clients send it, and the credentials decide.
-    name = _printable(reader.exactly(length))
+    name = printable(reader.exactly(length))
     length = reader.exactly(1)[0]
     password = reader.exactly(length)
     if authenticate is None:
         send_all(sock, _LOGIN_SUCCEEDED)
         return None
-    if not authenticate(name, password):
+    try:
+        welcome = authenticate(name, password)
+    except ClientError:  # nobody looks at it, or not in time
+        _last_words(sock, _LOGIN_FAILED)
+        raise
+    if not welcome:
         _last_words(sock, _LOGIN_FAILED)
         raise AuthenticationFailed(f"no user {name!r} with that password")
     send_all(sock, _LOGIN_SUCCEEDED)
     return name
 
 
-def _printable(name: bytes) -> str:
+def printable(name: bytes) -> str:
     """A user name as text that is fit for a log line.
 
-    RFC 1929 gives it no encoding.  It is read as UTF-8; a byte that isn't, and a character that
-    can't be printed, stand as their escapes (``\\xff``, ``\\n``).
+    RFC 1929 gives it no encoding, and RFC 7617 leaves it open.  It is read as UTF-8; a byte that
+    isn't, and a character that can't be printed, stand as their escapes (``\\xff``, ``\\n``).
     """
     text = name.decode("utf-8", "backslashreplace")
     if text.isprintable():
@@ -177,7 +199,14 @@ def _read_request(reader: Reader, commands: Collection[Command]) -> tuple[Comman
     version, command, _reserved = reader.exactly(3, _AHEAD)
     if version != _SOCKS5:
         raise BadRequest(f"request of version {version} after a greeting of version 5")
-    dest = Address.read(reader.exactly)
+    try:
+        dest = Address.read(reader.exactly)
+    except BadAddress:
+        # Where the client will send its datagrams from: nobody is held to that (RFC 1928 section
+        # 7), and PySocks says "0", which is neither an address nor a name.
+        if command != Command.UDP_ASSOCIATE:
+            raise
+        dest = UNSPECIFIED
     if command not in commands:
         raise CommandNotSupported(f"command {command:#04x} is not served here")
     return Command(command), dest
@@ -191,7 +220,7 @@ class _Socks5Answer:
     def __init__(self, sock: socket) -> None:
         self._sock = sock
 
-    def succeeded(self, bound: Address) -> None:
+    def succeeded(self, bound: Address, via: str) -> None:  # noqa: ARG002
         send_all(self._sock, _socks5_reply(Reply.SUCCEEDED, bound))
 
     def failed(self, error: GsocksError) -> None:
@@ -202,19 +231,84 @@ def _socks5_reply(reply: Reply, bound: Address) -> bytes:
     return bytes((_SOCKS5, reply, 0x00)) + bound.encode()
 
 
+# --- SOCKS4 and SOCKS4a, as NEC's papers and everybody's practice have them ------------------
+
+
+def _socks4(
+    sock: socket,
+    reader: Reader,
+    authenticate: Authenticate | None,
+    commands: Collection[Command],
+) -> tuple[Request, Answer]:
+    answer = _Socks4Answer(sock)
+    try:
+        command, dest = _read_socks4_request(reader, authenticate, commands)
+    except ClientError as error:  # the caller's HandshakeTimeout too
+        answer.failed(error)
+        raise
+    return Request(command, dest, None, reader.take_rest()), answer
+
+
+def _read_socks4_request(
+    reader: Reader, authenticate: Authenticate | None, commands: Collection[Command]
+) -> tuple[Command, Address]:
+    """The one message of a SOCKS4 client, behind its first byte.  Raises ClientError.
+
+    As with SOCKS5, all of it is read before any of it is refused.
+    """
+    head = reader.exactly(7, _AHEAD)
+    command, port, ip = head[0], int.from_bytes(head[1:3], "big"), head[3:]
+    _read_string(reader, "user id")  # whoever the client says it is: nothing proves it
+    # SOCKS4a: an address that can't be one, 0.0.0.x, stands for the name that follows.
+    named = ip[:3] == bytes(3) and ip[3] != 0
+    name = _read_string(reader, "name") if named else b""
+    if authenticate is not None:
+        raise AuthenticationFailed("SOCKS4 has no passwords, and this door asks for one")
+    if command not in commands or command not in _SOCKS4_COMMANDS:
+        raise CommandNotSupported(f"command {command:#04x} is not served here")
+    host = decode_name(name) if named else str(ipaddress.IPv4Address(ip))
+    return Command(command), Address.of(host, port)
+
+
+def _read_string(reader: Reader, what: str) -> bytes:
+    """A string that ends with a NUL."""
+    read = bytearray()
+    while (byte := reader.exactly(1, _AHEAD)) != b"\0":
+        if len(read) == _MAX_STRING:
+            raise BadRequest(f"the {what} is longer than {_MAX_STRING} bytes")
+        read += byte
+    return bytes(read)
+
+
+class _Socks4Answer:
+    """The replies of SOCKS4.  Its codes for failures are about identd, so there is one for all."""
+
+    __slots__ = ("_sock",)
+
+    def __init__(self, sock: socket) -> None:
+        self._sock = sock
+
+    def succeeded(self, bound: Address, via: str) -> None:  # noqa: ARG002
+        send_all(self._sock, _socks4_reply(_SOCKS4_GRANTED, bound))
+
+    def failed(self, error: GsocksError) -> None:  # noqa: ARG002
+        _last_words(self._sock, _socks4_reply(_SOCKS4_REJECTED, UNSPECIFIED))
+
+
+def _socks4_reply(code: int, bound: Address) -> bytes:
+    ip = bound.ip
+    if ip is None or ip.version != 4:  # it has no room for any other
+        bound, ip = UNSPECIFIED, ipaddress.IPv4Address(0)
+    return bytes((0x00, code)) + bound.port.to_bytes(2, "big") + ip.packed
+
+
 # --- whatever else comes to the port --------------------------------------------------------
 
 
-def _stranger(sock: socket, first: int) -> BadRequest:
-    """Tells the client, and by the error its owner, what was probably meant."""
-    if first == _SOCKS4:
-        _last_words(sock, _SOCKS4_REJECTED)
-        return BadRequest("looks like SOCKS4: this port speaks SOCKS5")
-    if first in _HTTP_METHODS:
-        _last_words(sock, _HTTP_REJECTED)
-        return BadRequest("looks like an HTTP request: this port speaks SOCKS5")
+def _stranger(first: int) -> BadRequest:
+    """Tells the door's owner what was probably meant; the client has no protocol to be told in."""
     if first == _TLS_HANDSHAKE:
-        return BadRequest("looks like TLS: this port speaks SOCKS5, unencrypted")
+        return BadRequest("looks like TLS: this port speaks SOCKS and HTTP, unencrypted")
     return BadRequest(f"begins with {first:#04x}, which is no protocol spoken on this port")
 
 

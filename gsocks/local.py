@@ -1,30 +1,55 @@
-"""The door that clients come to: SOCKS in front, ways out behind."""
+"""The door that clients come to: SOCKS and HTTP in front, ways out behind."""
 
 from __future__ import annotations
 
 import socket as std_socket
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import gevent
+import h11
+from gevent.pool import Group
+from gevent.socket import socket
 
-from gsocks.assemble import SomeExit, SomeRules, SomeUsers, make_users
+from gsocks.address import Address
+from gsocks.assemble import SomeExit, SomeRules, SomeUsers, make_logins
+from gsocks.datagram import Associations
 from gsocks.door import Door, Visit
-from gsocks.errors import ClientError, HandshakeTimeout
-from gsocks.handshake import negotiate
-from gsocks.limits import Limits, Timeouts
+from gsocks.errors import (
+    ClientError,
+    ConnectFailed,
+    GsocksError,
+    HandshakeTimeout,
+    LimitReached,
+)
+from gsocks.handshake import Answer, Authenticate, SpeaksHttp, negotiate
+from gsocks.http.client import Client
+from gsocks.http.exchange import Exchange
+from gsocks.http.head import Target, target
+from gsocks.http.login import log_in
+from gsocks.http.origin import take_leave
+from gsocks.limits import Limits, Timeouts, Udp
+from gsocks.networks import SomeNetworks
 from gsocks.observe import Observer, Record
+from gsocks.request import Command, Request
+from gsocks.shares import Shares
 from gsocks.stream import SocketStream, close_after_reply
-from gsocks.ways_out import WaysOut
+from gsocks.ways_out import Way, WaysOut
 
-#: seconds that a client has to read a refusal before its connection is closed for good
+#: seconds that a client has to read a last answer before its connection is closed for good
 LAST_WORDS = 2.0
+
+#: clients beyond a limit that are told so at a time, in their own protocol: a page that wants one
+#: connection too many sees why, while a flood is closed without a word and costs nothing
+MAX_TURNED_AWAY = 64
 
 
 class LocalServer(Door):
-    """Serves SOCKS clients.
+    """Serves clients that speak SOCKS or HTTP, told apart by their first byte.
 
-    ``users``: who may come in, as a Users object or names and Argon2id hashes; None leaves the
-    door open.  The rest is as in :class:`gsocks.door.Door`.
+    ``users``: who may come in, as names and Argon2id hashes, as a Users object, or as a Throttle
+    that doors share; None leaves the door open.  ``udp``: what associations there may be.  The
+    rest is as in :class:`gsocks.door.Door`.
     """
 
     name = "local"
@@ -38,26 +63,215 @@ class LocalServer(Door):
         users: SomeUsers = None,
         timeouts: Timeouts = Timeouts(),
         limits: Limits = Limits(),
+        udp: Udp = Udp(),
+        clients: SomeNetworks = None,
+        proxy_protocol_from: SomeNetworks = None,
+        shares: Shares | None = None,
         observer: Observer | None = None,
     ) -> None:
         super().__init__(
-            listener, exits, rules=rules, timeouts=timeouts, limits=limits, observer=observer
+            listener,
+            exits,
+            rules=rules,
+            timeouts=timeouts,
+            limits=limits,
+            clients=clients,
+            proxy_protocol_from=proxy_protocol_from,
+            shares=shares,
+            observer=observer,
         )
-        known = make_users(users)
-        self._authenticate = None if known is None else known.verify
+        self._logins = make_logins(users)
+        self._http_clients: set[Client] = set()
+        self._turned_away = Group()
+        self._associations = Associations(udp)
+        self._commands = frozenset(Command)
+        if not self._associations.served:
+            self._commands -= {Command.UDP_ASSOCIATE}
 
     def serve(self, visit: Visit) -> None:
-        """Negotiate, connect, answer, relay: one request for each connection."""
+        """Negotiate, connect, answer, relay: one request for each connection, but of HTTP many."""
         sock = visit.sock
         record = Record(self.name, str(visit.client))
         try:
-            with gevent.Timeout(self.timeouts.handshake, HandshakeTimeout()):
-                request, answer = negotiate(sock, self._authenticate)
+            with gevent.Timeout(visit.time_left(self.timeouts.handshake), HandshakeTimeout()):
+                asked = negotiate(sock, self._authenticate(visit), self._commands)
         except ClientError as error:
             self._over(record, error.word, str(error))
         else:
-            client = SocketStream(sock, request.payload)
-            if self.carry(request, answer, client, record, ended=visit.end) is None:
+            if isinstance(asked, SpeaksHttp):
+                self._serve_http(visit, Client(sock, asked.said))
+                return
+            visit.understood()
+            request, answer = asked
+            if request.command is Command.UDP_ASSOCIATE:
+                failed = self._associate(visit, request, answer, record)
+            else:
+                client = SocketStream(sock, request.payload)
+                failed = self.carry(request, answer, client, record, visit.end, sock)
+            if failed is None:
                 return
         close_after_reply(sock, LAST_WORDS)
         visit.end()
+
+    def _authenticate(self, visit: Visit) -> Authenticate | None:
+        return None if self._logins is None else self._logins.for_client(visit.client.host)
+
+    def _associate(
+        self, visit: Visit, request: Request, answer: Answer, record: Record
+    ) -> GsocksError | None:
+        """Give the client a place to send its datagrams to, and carry them; as :meth:`carry`."""
+        try:
+            datagrams = self._associations.associate(visit.sock, visit.client)
+        except ConnectFailed as error:
+            record.user, record.command = request.user, "udp_associate"
+            self._over(record, error.word, str(error))
+            answer.failed(error)
+            return error
+        try:
+            told = _Told(answer, datagrams.told)
+            failed = self.carry(request, told, datagrams, record, visit.end)
+        except BaseException:
+            datagrams.release()
+            raise
+        if failed is not None:
+            datagrams.release()
+        return failed
+
+    # --- beyond the limits ------------------------------------------------------------------
+
+    def turn_away(self, sock: socket, error: LimitReached) -> None:
+        """See :meth:`gsocks.door.Door.turn_away`; a few at a time are told why."""
+        if self.stopping or len(self._turned_away) >= MAX_TURNED_AWAY:
+            sock.close()
+        else:
+            self._turned_away.spawn(self._tell, sock, error)
+
+    def _tell(self, sock: socket, error: LimitReached) -> None:
+        """Hear what the client asks, and answer that there is no room for it."""
+        try:
+            gevent.with_timeout(LAST_WORDS, self._refuse_request, sock, error, timeout_value=None)
+        finally:
+            sock.close()
+
+    def _refuse_request(self, sock: socket, error: LimitReached) -> None:
+        try:
+            # nobody's password is looked at: whoever it is, the answer is the same
+            asked = negotiate(sock, None, self._commands)
+            if not isinstance(asked, SpeaksHttp):
+                asked[1].failed(error)
+            else:
+                client = Client(sock, asked.said)
+                client.read_request()
+                client.failed(error)
+        except ClientError:
+            pass  # it asked for nothing that could be refused, or has gone
+        close_after_reply(sock, LAST_WORDS)
+
+    # --- HTTP -------------------------------------------------------------------------------
+
+    def _serve_http(self, visit: Visit, client: Client) -> None:
+        """Serve request after request, until one of them closes or takes over the connection."""
+        self._http_clients.add(client)
+        try:
+            # the first head has what is left of the time that its first byte took a part of
+            patience = visit.time_left(self.timeouts.handshake)
+            while True:
+                record = Record(self.name, str(visit.client))
+                asked = self._hear(visit, client, record, patience)
+                visit.understood()
+                if asked is not None and self._serve_asked(visit, client, asked, record):
+                    return
+                if not client.reusable or self.stopping:
+                    break
+                patience = self.timeouts.handshake
+        finally:
+            self._http_clients.discard(client)
+        close_after_reply(visit.sock, LAST_WORDS)
+        visit.end()
+
+    def _hear(self, visit: Visit, client: Client, record: Record, seconds: float) -> _Asked | None:
+        """The next request; None if there is none to serve, after the client was told why."""
+        try:
+            with gevent.Timeout(seconds, HandshakeTimeout()):
+                head = client.read_request()
+                if head is None:
+                    return None
+                record.user = log_in(head, self._authenticate(visit))
+                return _Asked(head, target(head), record.user)
+        except ClientError as error:
+            # Silence between two requests is how a connection ends that was kept in case.
+            if client.asking or not isinstance(error, HandshakeTimeout):
+                self._over(record, error.word, str(error))
+                client.failed(error)
+            return None
+
+    def _serve_asked(self, visit: Visit, client: Client, asked: _Asked, record: Record) -> bool:
+        """Serve one request; whether the connection is no longer HTTP, and goes on by itself."""
+        request = Request(Command.CONNECT, asked.target.dest, asked.user)
+        if asked.head.method == b"CONNECT":
+            return self.carry(request, client, client.stream(), record, ended=visit.end) is None
+        try:
+            way = self._find_way(request, record)
+        except (ConnectFailed, ClientError) as error:
+            client.failed(error)
+            return False
+        try:
+            exchange = Exchange(
+                client,
+                asked.head,
+                asked.target,
+                way.stream,
+                way.exit,
+                idle=self.timeouts.idle,
+                half_closed=self.timeouts.half_closed,
+            )
+            totals = exchange.run()
+        except BaseException:
+            way.stream.abort()
+            way.release()
+            self._over(record, "stopped")
+            raise
+        record.up, record.down = totals.up, totals.down
+        if exchange.switched:
+            self._relay(client.stream(), way, record, visit.end)
+            return True
+        self._over(record, totals.word, str(totals.error or ""))
+        if exchange.clean:
+            gevent.spawn(_take_leave, way)
+        else:
+            way.stream.abort()
+            way.release()
+        return False
+
+    def drain(self) -> None:
+        """End the connections of HTTP clients that ask nothing at present."""
+        self._turned_away.kill(block=False)
+        for client in self._http_clients:
+            if not client.asking:
+                client.hang_up()
+
+
+class _Told(NamedTuple):
+    """The answer to a client that is told its own place as the bound address."""
+
+    answer: Answer
+    place: Address
+
+    def succeeded(self, bound: Address, via: str) -> None:  # noqa: ARG002
+        self.answer.succeeded(self.place, via)
+
+    def failed(self, error: GsocksError) -> None:
+        self.answer.failed(error)
+
+
+class _Asked(NamedTuple):
+    """A request that is to be served."""
+
+    head: h11.Request
+    target: Target
+    user: str | None
+
+
+def _take_leave(way: Way) -> None:
+    take_leave(way.stream)
+    way.release()

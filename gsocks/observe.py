@@ -18,6 +18,7 @@ class Record:
 
     __slots__ = (
         "client",
+        "command",
         "dest",
         "detail",
         "door",
@@ -33,7 +34,9 @@ class Record:
         self.door = door
         self.client = client
         self.user: str | None = None
-        #: destination, as the client named it
+        #: ``connect``, ``bind`` or ``udp_associate``; empty while that is not known
+        self.command = ""
+        #: destination, as the client named it; of an association the first one
         self.dest = ""
         #: the way out that served it, without its secrets
         self.exit = ""
@@ -52,6 +55,7 @@ class Record:
             "door": self.door,
             "client": self.client,
             "user": self.user or "-",
+            **({"command": self.command} if self.command not in ("", "connect") else {}),
             "dest": self.dest or "-",
             "exit": self.exit or "-",
             "up": self.up,
@@ -97,11 +101,12 @@ def _quoted(value: str | int | float) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00.123Z info gsocks.pool: message``"""
+    """``2026-01-31T12:00:00.123Z info gsocks.pool: message``; below it only a traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         head = f"{_utc(record.created)} {record.levelname.lower()} {record.name}"
-        return f"{head}: {record.getMessage()}"
+        line = f"{head}: {_printable(record.getMessage())}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class JsonFormatter(logging.Formatter):
@@ -115,7 +120,15 @@ class JsonFormatter(logging.Formatter):
         }
         fields = getattr(record, "fields", None)
         line.update(fields if fields is not None else {"message": record.getMessage()})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _utc(seconds: float) -> str:

@@ -61,6 +61,7 @@ class Pool:
         # comes to the top or when the queue is swept.
         self._queue: LifoQueue[ClientTunnel] = LifoQueue()
         self._alive: dict[ClientTunnel, Any] = {}
+        self._pinged: set[ClientTunnel] = set()
         self._target = size
         self._filling = True
         self._last_miss = time.monotonic()
@@ -89,6 +90,8 @@ class Pool:
         self._openers.kill(block=False)
         for tunnel in list(self._alive):
             self._let_go(tunnel)
+        for tunnel in self._pinged:
+            tunnel.close()
 
     @property
     def ready(self) -> int:
@@ -132,6 +135,15 @@ class Pool:
             self._alive[tunnel] = watcher
             self._queue.put_nowait(tunnel)
 
+    def distrust(self, silent_since: float) -> None:
+        """Let go the idle tunnels without a sign of life since then: others are opened.
+
+        For a tunnel that turned out to be dead without a word; they took the same way.
+        """
+        for tunnel in list(self._alive):
+            if tunnel.last_heard < silent_since:
+                self._died(tunnel)
+
     def _open_for_request(self) -> ClientTunnel:
         if self._size:
             self.misses += 1
@@ -171,7 +183,7 @@ class Pool:
     # --- housekeeping -----------------------------------------------------------------------
 
     def _keep_house(self) -> None:
-        while True:
+        while not self._closed:
             self._wake.clear()
             self._reap()
             self._refill()
@@ -210,14 +222,15 @@ class Pool:
                 self._queue.put_nowait(tunnel)
 
     def _refill(self) -> None:
-        self._filling = self._filling or self._too_few
-        missing = self._target - self.ready - len(self._openers)
-        if missing <= 0:
+        if self.ready >= self._target:
             self._filling = False
+        elif self._too_few:
+            self._filling = True
         if not self._filling or time.monotonic() < self._not_before:
             return
         # after a failure one tries for all
         at_once = 1 if self._failures else self.opening_at_once
+        missing = self._target - self.ready - len(self._openers)
         for _ in range(min(missing, at_once - len(self._openers))):
             self._openers.spawn(self._open_ahead)
 
@@ -234,9 +247,12 @@ class Pool:
     def _back_off(self, error: GsocksError) -> None:
         if not self._failures:
             log.warning("no tunnel can be opened: %s", error)
+        now = time.monotonic()
+        if now < self._not_before:
+            return  # it began before another failed, which has counted for both
         self._failures += 1
         longest = min(self.backoff_cap, self.backoff_base * 2.0 ** min(self._failures, 16))
-        self._not_before = time.monotonic() + random.uniform(longest / 2, longest)  # noqa: S311
+        self._not_before = now + random.uniform(longest / 2, longest)  # noqa: S311
 
     def _ping_silent(self) -> None:
         """Ask the silent ones for a sign of life; at most half of all, so that others are ready."""
@@ -245,6 +261,7 @@ class Pool:
         asked = silent[: (self.ready + 1) // 2]
         for tunnel in asked:
             self._unwatch(tunnel)
+            self._pinged.add(tunnel)
         gevent.joinall([gevent.spawn(self._ping, tunnel) for tunnel in asked])
 
     def _ping(self, tunnel: ClientTunnel) -> None:
@@ -257,3 +274,5 @@ class Pool:
             self._wake.set()
         else:
             self.give_back(tunnel)
+        finally:
+            self._pinged.discard(tunnel)

@@ -16,15 +16,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import gevent
 
-from gsocks.errors import HalfClosedTimeout, IdleTimeout, StreamClosed, StreamError
+from gsocks.errors import GsocksError, HalfClosedTimeout, IdleTimeout, StreamClosed, StreamError
 from gsocks.stream import Stream
 
 _CLIENT, _REMOTE = 0, 1
 _SIDES = ("client", "remote")
+
+# Chunks that a pipe carries before it lets others run.  A socket that is always ready never
+# makes its greenlet wait, so one fast download would stop every other connection.
+_TURN = 16
 
 
 class Totals(NamedTuple):
@@ -35,7 +39,7 @@ class Totals(NamedTuple):
     #: bytes from the remote to the client
     down: int
     #: None: both directions came to their proper end
-    error: StreamError | None
+    error: GsocksError | None
     #: the side where ``error`` arose: "client", "remote", or "" for neither
     side: str
 
@@ -84,7 +88,7 @@ class Relay:
         self._pipes = 2
         self._error: StreamError | None = None
         self._side = ""
-        self._expiry = _Expiry(self, idle)
+        self._expiry = Expiry(self)
         #: bytes up, bytes down: by the side that they came from
         self.carried = [0, 0]
         #: monotonic seconds
@@ -92,7 +96,7 @@ class Relay:
 
     def run(self) -> None:
         """Start both pipes; one of them runs in the calling greenlet."""
-        self._expiry.start()
+        self._expiry.restart(self.bound)
         gevent.spawn(self._pipe, _REMOTE, _CLIENT)
         self._pipe(_CLIENT, _REMOTE)
 
@@ -117,6 +121,7 @@ class Relay:
     def _pipe(self, source: int, sink: int) -> None:
         read, write = self._streams[source].read, self._streams[sink].write
         at_work = source
+        chunks = 0
         try:
             while data := read():
                 at_work = sink
@@ -126,6 +131,9 @@ class Relay:
                 # nothing is held while the next read waits, which may be for hours
                 del data
                 at_work = source
+                chunks += 1
+                if chunks % _TURN == 0:
+                    gevent.sleep(0)
             at_work = sink
             self._streams[sink].write_eof()
         except StreamError as error:
@@ -141,33 +149,74 @@ class Relay:
         if self._pipes:
             self._expiry.restart(self.bound)
             return
-        self._expiry.close()
+        self._expiry.stop()
         for stream in self._streams:
             stream.close()
         up, down = self.carried
         self._ended(Totals(up, down, self._error, self._side))
 
 
-class _Expiry(gevent.Timeout):
-    """One timer for a connection, which traffic in either direction puts off.
+class Expiring(Protocol):
+    """What may be silent for so long."""
+
+    @property
+    def last_byte(self) -> float:
+        """Monotonic seconds."""
+
+    @property
+    def bound(self) -> float:
+        """How long it may be silent now, in seconds."""
+
+    def expire(self) -> None:
+        """It was.  Runs in the hub, where nothing may block."""
+
+
+class Expiry:
+    """One timeout for a connection, which traffic in either direction puts off.
 
     A byte costs it nothing: only when the time is over does it look when the last one came,
     and waits for what is left.
     """
 
-    def __init__(self, relay: Relay, seconds: float) -> None:
-        super().__init__(seconds)
-        self._relay = relay
+    __slots__ = ("_timeout", "_watched")
+
+    def __init__(self, watched: Expiring) -> None:
+        self._watched = watched
+        self._timeout: _Look | None = None
 
     def restart(self, seconds: float) -> None:
-        self.cancel()
-        self.seconds = seconds
-        self.start()
+        """Look again after so long."""
+        self.stop()
+        # always a new one: a gevent.Timeout keeps the time that it was made with
+        self._timeout = _Look(seconds, self)
+        self._timeout.start()
 
-    def _on_expiration(self, prev_greenlet: object, ex: object) -> None:  # noqa: ARG002
-        # gevent's hook for subclasses; it runs in the hub, where nothing may block
-        silent = time.monotonic() - self._relay.last_byte
-        if silent < self._relay.bound:
-            self.restart(self._relay.bound - silent)
+    def stop(self) -> None:
+        """Look no more.  Does nothing the second time."""
+        timeout, self._timeout = self._timeout, None
+        if timeout is not None:
+            timeout.close()
+
+    def look(self) -> None:
+        """Runs in the hub, where nothing may block."""
+        silent = time.monotonic() - self._watched.last_byte
+        if silent < self._watched.bound:
+            self.restart(self._watched.bound - silent)
         else:
-            self._relay.expire()
+            self._watched.expire()
+
+
+class _Look(gevent.Timeout):
+    """A timeout that is raised in no greenlet: neither pipe may be in the way of the other.
+
+    Thrown into the middle of a write it would cut a frame in two, though bytes may just have
+    come the other way.
+    """
+
+    def __init__(self, seconds: float, expiry: Expiry) -> None:
+        super().__init__(seconds)
+        self._expiry = expiry
+
+    def _on_expiration(self, _greenlet: object, _error: object) -> None:
+        # gevent's hook for subclasses
+        self._expiry.look()

@@ -28,7 +28,8 @@ class ReplayGuard:
     """The hellos of the last minute.  Make it before forking; every worker then sees the same.
 
     ``capacity``: how many hellos fit; a key holder who opens more tunnels than that in a
-    minute is refused the surplus (131,072 a minute need 3 MiB, touched as they are used).
+    minute is refused the surplus (131,072 a minute need 3 MiB, touched as they are used).  As
+    buckets fill by chance, one in a thousand is refused at half of it, one in ten at all of it.
     ``started_ms``: hellos made before it are refused, since what was seen before it is forgotten.
     """
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import socket as std_socket
-import time
 from collections.abc import Iterable
 from functools import partial
 
 import gevent
+from greenlet import greenlet
 
 from gsocks.assemble import SomeExit, SomeKeys, SomeRules, make_keys
 from gsocks.crypto import Cipher, KeyRing
 from gsocks.door import Door, Visit
 from gsocks.errors import (
     ClientError,
-    CommandNotSupported,
     GsocksError,
     HandshakeTimeout,
     IdleTimeout,
@@ -23,10 +22,12 @@ from gsocks.errors import (
     StreamError,
 )
 from gsocks.limits import Limits, Timeouts
+from gsocks.networks import SomeNetworks
 from gsocks.observe import Observer, Record
 from gsocks.replay import ReplayGuard
 from gsocks.request import Command, Request
-from gsocks.tunnel import ServerTunnel, TunnelStream, accept_tunnel, discard
+from gsocks.shares import Shares
+from gsocks.tunnel import ServerTunnel, TunnelDatagrams, TunnelStream, accept_tunnel, discard
 from gsocks.ways_out import WaysOut
 
 log = logging.getLogger("gsocks.server")
@@ -58,34 +59,59 @@ class RemoteServer(Door):
         ciphers: Cipher = Cipher.SECRETBOX,
         timeouts: Timeouts = Timeouts(),
         limits: Limits = Limits(),
+        clients: SomeNetworks = None,
+        proxy_protocol_from: SomeNetworks = None,
+        shares: Shares | None = None,
         observer: Observer | None = None,
     ) -> None:
         super().__init__(
-            listener, exits, rules=rules, timeouts=timeouts, limits=limits, observer=observer
+            listener,
+            exits,
+            rules=rules,
+            timeouts=timeouts,
+            limits=limits,
+            clients=clients,
+            proxy_protocol_from=proxy_protocol_from,
+            shares=shares,
+            observer=observer,
         )
         self.keys = make_keys(keys)
-        self._guard = guard or ReplayGuard()
+        self._owns_guard = guard is None
+        self._guard = ReplayGuard() if guard is None else guard
         self._ciphers = ciphers
+        #: greenlets whose client has not proved to know a key, and how many of them never will
+        self._unproven: set[greenlet] = set()
         self._strangers = 0
         self._idle: set[ServerTunnel] = set()
 
     def serve(self, visit: Visit) -> None:
         """Agree on keys, then carry request after request."""
+        unproven = gevent.getcurrent()
+        self._unproven.add(unproven)
         try:
-            with gevent.Timeout(self.timeouts.handshake, HandshakeTimeout()):
-                tunnel = accept_tunnel(visit.sock, self.keys, self._guard, self._ciphers)
+            tunnel = self._agree(visit)
+        finally:
+            self._unproven.discard(unproven)
+        if tunnel is not None:
+            visit.understood()
+            self._serve_tunnel(visit, tunnel)
+
+    def _agree(self, visit: Visit) -> ServerTunnel | None:
+        try:
+            with gevent.Timeout(visit.time_left(self.timeouts.handshake), HandshakeTimeout()):
+                return accept_tunnel(visit.sock, self.keys, self._guard, self._ciphers)
         except (ClientError, StreamError) as error:
             self._turn_away(visit, error)
-        else:
-            self._serve_tunnel(visit, tunnel)
+            return None
 
     def _turn_away(self, visit: Visit, error: GsocksError) -> None:
         """Tell the log, and the stranger nothing: not what was wrong, and not when we knew."""
         self._over(Record(self.name, str(visit.client)), error.word, str(error))
+        visit.understood()  # as far as it ever will be; strangers have a bound of their own
         if self._strangers < MAX_STRANGERS:
             self._strangers += 1
             try:
-                discard(visit.sock, visit.started + self.timeouts.handshake - time.monotonic())
+                discard(visit.sock, visit.time_left(self.timeouts.handshake))
             finally:
                 self._strangers -= 1
         visit.sock.close()
@@ -105,8 +131,10 @@ class RemoteServer(Door):
                 continue
             if request is None:
                 break
-            stream = TunnelStream(tunnel, partial(self._stream_ended, visit, tunnel))
-            if self.carry(request, tunnel, stream, Record(self.name, str(visit.client))) is None:
+            kind = TunnelDatagrams if request.command is Command.UDP_ASSOCIATE else TunnelStream
+            stream = kind(tunnel, partial(self._stream_ended, visit, tunnel))
+            record = Record(self.name, str(visit.client))
+            if self.carry(request, tunnel, stream, record, sock=visit.sock) is None:
                 return
         tunnel.close()
         visit.end()
@@ -115,12 +143,9 @@ class RemoteServer(Door):
         self._idle.add(tunnel)
         try:
             with gevent.Timeout(self.timeouts.idle, IdleTimeout()):
-                request = tunnel.accept()
+                return tunnel.accept()
         finally:
             self._idle.discard(tunnel)
-        if request is not None and request.command is not Command.CONNECT:
-            raise CommandNotSupported(f"{request.command.name} is not served through a tunnel")
-        return request
 
     def _stream_ended(self, visit: Visit, tunnel: ServerTunnel, reusable: bool) -> None:
         if reusable and self._is_welcome(tunnel):
@@ -154,7 +179,14 @@ class RemoteServer(Door):
             if not self._is_welcome(tunnel):
                 tunnel.close()
 
+    def stop(self, timeout: float | None = None) -> None:
+        """See :meth:`gsocks.door.Door.stop`."""
+        super().stop(timeout)
+        if self._owns_guard:
+            self._guard.close()
+
     def drain(self) -> None:
-        """Close the tunnels that carry nothing; the others close with their streams."""
+        """Close what carries nothing: idle tunnels, and whoever has proved nothing yet."""
+        gevent.killall(list(self._unproven), block=False)
         for tunnel in list(self._idle):
             tunnel.close()

@@ -6,6 +6,7 @@ A plain socket (:class:`SocketStream`, here) and a stream inside a tunnel
 
 from __future__ import annotations
 
+import select
 import socket as std_socket
 import struct
 from typing import Protocol
@@ -119,6 +120,17 @@ class SocketStream:
         if sock is not None:
             sock.close()
 
+    def detach(self) -> socket:
+        """The socket, for another owner; the stream is closed then.
+
+        Raises StreamClosed, or ValueError while there are pending bytes, which would be lost.
+        """
+        if self._pending:
+            raise ValueError("bytes of the stream are pending")
+        sock = self._open_socket()
+        self._sock = None
+        return sock
+
     def _open_socket(self) -> socket:
         if self._sock is None:
             raise StreamClosed("closed at this end")
@@ -211,6 +223,13 @@ def reset(sock: socket) -> None:
     except OSError:
         pass  # the peer was faster: there is no connection left to reset
     sock.close()
+
+
+def hung_up(sock: socket) -> bool:
+    """Whether the peer has ended its direction or the connection; reads nothing, never blocks."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def close_after_reply(sock: socket, seconds: float) -> None:

@@ -32,6 +32,8 @@ from gsocks.crypto import (
     preferred,
 )
 from gsocks.errors import (
+    ClientError,
+    CommandNotSupported,
     ExitFailed,
     GsocksError,
     ProtocolViolation,
@@ -52,8 +54,8 @@ HEADER_SIZE = 4
 MAX_BODY = CHUNK
 #: fetched together with a header, so that a small frame costs one system call
 _READ_AHEAD = 4096
-#: OPEN and OPENED are padded by up to so many bytes, which hides the length of names
-_MAX_PADDING = 128
+#: OPEN and OPENED are padded by fewer bytes than this
+PADDING_LIMIT = 128
 
 
 class Frame(IntEnum):
@@ -74,6 +76,7 @@ class Tunnel:
     """What both ends share: sealed frames over a socket that it owns."""
 
     __slots__ = (
+        "_body_due",
         "_open",
         "_overhead",
         "_reader",
@@ -90,6 +93,8 @@ class Tunnel:
         self._seal = session.seal
         self._open = session.open
         self._overhead = session.overhead
+        #: a header has come, and its body not yet
+        self._body_due = False
         self.cipher = session.cipher
         #: monotonic seconds when the last stream ended
         self.last_used = time.monotonic()
@@ -119,14 +124,22 @@ class Tunnel:
         """
         self._socket()
         reader, overhead = self._reader, self._overhead
-        header = self._open(reader.exactly(HEADER_SIZE + overhead, _READ_AHEAD))
+        header = self._unseal(reader.exactly(HEADER_SIZE + overhead, _READ_AHEAD))
         kind, length = header[0], int.from_bytes(header[1:], "big")
         if length > MAX_BODY:
+            self.abort()
             raise ProtocolViolation(f"a frame of {length} bytes")
         if not length:
             return kind, b""
+        self._body_due = True
         # the next header is likely to stand right behind the body
-        return kind, self._open(reader.exactly(length + overhead, HEADER_SIZE + overhead))
+        body = self._unseal(reader.exactly(length + overhead, HEADER_SIZE + overhead))
+        self._body_due = False
+        return kind, body
+
+    def padding(self) -> bytes:
+        """What hides how long a name is: zeros, since they are sealed, of a random number."""
+        return bytes(os.urandom(1)[0] % PADDING_LIMIT)
 
     def abort(self) -> None:
         """Reset the connection; never raises, does nothing the second time."""
@@ -158,6 +171,11 @@ class Tunnel:
         return self._sock is None
 
     @property
+    def between_frames(self) -> bool:
+        """Whether no part of a frame has been read."""
+        return self._reader.at_boundary and not self._body_due
+
+    @property
     def readable(self) -> bool:
         """Whether something waits to be read: on an idle tunnel, its end."""
         if self._sock is None or not self._reader.at_boundary:
@@ -175,16 +193,24 @@ class Tunnel:
             raise StreamClosed("the tunnel is closed")
         return self._sock
 
+    def _unseal(self, sealed: bytes) -> bytes:
+        try:
+            return self._open(sealed)
+        except Tampered:
+            # Whoever read on could be handed a body as a header, so nobody may.
+            self.abort()
+            raise
+
     def _frame(self, kind: Frame, body: bytes = b"") -> bytes:
         header = self._seal(bytes((kind,)) + len(body).to_bytes(3, "big"))
         return header + self._seal(body) if body else header
 
 
-class TunnelStream:
-    """One stream inside a tunnel, as a :class:`gsocks.stream.Stream`.
+class _Inside:
+    """What is the same for whatever a tunnel carries from OPENED to both FINs.
 
-    ``ended`` is called once, when the stream is closed: with True if it had ended in both
-    directions and the tunnel can carry the next one, with False if the tunnel is closed too.
+    ``ended`` is called once, when it is closed: with True if it had ended in both directions and
+    the tunnel can carry the next stream, with False if the tunnel is closed too.
     """
 
     __slots__ = ("_ended", "_read_ended", "_tunnel", "_write_ended", "_writing")
@@ -196,13 +222,14 @@ class TunnelStream:
         self._write_ended = False
         self._writing = False
 
-    def read(self) -> bytes:
+    def _receive(self, expected: Frame) -> bytes:
+        """The body of the next frame that carries something; ``b""`` at the end."""
         if self._read_ended:
             return b""
         tunnel = self._open_tunnel()
         while True:
             kind, body = tunnel.receive()
-            if kind == Frame.DATA and body:
+            if kind == expected and body:
                 return body
             if kind == Frame.FIN and not body:
                 self._read_ended = True
@@ -212,16 +239,13 @@ class TunnelStream:
             if kind != Frame.PAD:
                 raise ProtocolViolation(f"frame {kind:#04x} inside a stream")
 
-    def write(self, data: bytes) -> None:
+    def _send(self, kind: Frame, body: bytes) -> None:
         tunnel = self._open_tunnel()
+        if self._write_ended:
+            raise StreamClosed("this direction has ended")
         self._writing = True
         try:
-            if len(data) <= MAX_BODY:
-                if data:
-                    tunnel.send(Frame.DATA, data)
-                return
-            for start in range(0, len(data), MAX_BODY):
-                tunnel.send(Frame.DATA, data[start : start + MAX_BODY])
+            tunnel.send(kind, body)
         finally:
             self._writing = False
 
@@ -262,6 +286,40 @@ class TunnelStream:
         return self._tunnel
 
 
+class TunnelStream(_Inside):
+    """One stream inside a tunnel, as a :class:`gsocks.stream.Stream`."""
+
+    __slots__ = ()
+
+    def read(self) -> bytes:
+        return self._receive(Frame.DATA)
+
+    def write(self, data: bytes) -> None:
+        if len(data) <= MAX_BODY:
+            if data:
+                self._send(Frame.DATA, data)
+            return
+        for start in range(0, len(data), MAX_BODY):
+            self._send(Frame.DATA, data[start : start + MAX_BODY])
+
+
+class TunnelDatagrams(_Inside):
+    """The datagrams of an association inside a tunnel, as a stream of them (gsocks/datagram.py).
+
+    One that is larger than a frame can't be delivered to a client either, whose datagrams have
+    a header in front: it is dropped.
+    """
+
+    __slots__ = ()
+
+    def read(self) -> bytes:
+        return self._receive(Frame.DATAGRAM)
+
+    def write(self, datagram: bytes) -> None:
+        if len(datagram) <= MAX_BODY:
+            self._send(Frame.DATAGRAM, datagram)
+
+
 # --- the client's end -----------------------------------------------------------------------
 
 
@@ -278,18 +336,22 @@ class ClientTunnel(Tunnel):
     def open(self, request: Request) -> Address:
         """Ask for a stream; returns the bound address at the far end.
 
+        For BIND that is where the peer is waited for, and :meth:`opened_again` follows.
+
         Raises what the far end answered (a ConnectFailed kind: the tunnel can be used again),
         or a StreamError: the tunnel is broken, and the request had no effect that could be seen.
         """
         self.served += 1
         body = bytes((request.command,)) + request.dest.encode()
-        self.send(Frame.OPEN, body + _padding())
-        kind, body = self.receive()
-        while kind == Frame.PAD:
-            kind, body = self.receive()
-        if kind != Frame.OPENED:
-            raise ProtocolViolation(f"frame {kind:#04x} in answer to OPEN")
-        code, bound = _decode_opened(body)
+        self.send(Frame.OPEN, body + self.padding())
+        return self.opened_again()
+
+    def opened_again(self) -> Address:
+        """Wait for the second answer to a BIND; returns the peer's address.
+
+        Raises as :meth:`open` does.
+        """
+        code, bound = _decode_opened(self._answer(Frame.OPENED))
         if code:
             # The refused stream ends like any other: the server's direction with OPENED, ours
             # by FIN, behind which the next OPEN may stand.
@@ -301,10 +363,16 @@ class ClientTunnel(Tunnel):
     def ping(self) -> None:
         """Ask for a sign of life, and wait for it.  Raises StreamError."""
         self.send(Frame.PING)
-        kind, _ = self.receive()
-        if kind != Frame.PONG:
-            raise ProtocolViolation(f"frame {kind:#04x} in answer to PING")
+        self._answer(Frame.PONG)
         self.last_heard = time.monotonic()
+
+    def _answer(self, expected: Frame) -> bytes:
+        kind, body = self.receive()
+        while kind == Frame.PAD:
+            kind, body = self.receive()
+        if kind != expected:
+            raise ProtocolViolation(f"frame {kind:#04x} where {expected.name} was due")
+        return body
 
 
 def connect_tunnel(sock: socket, key: Key, offered: Cipher) -> ClientTunnel:
@@ -346,24 +414,20 @@ class ServerTunnel(Tunnel):
     def accept(self) -> Request | None:
         """The next request; None if the other end closed the tunnel, which it may between two.
 
-        Answers pings meanwhile.  Raises StreamError; BadAddress or AddressTypeNotSupported for
-        a destination that can't be one, which is then to be answered like any other failure.
+        Answers pings meanwhile.  Raises StreamError; a ClientError for a command or a
+        destination that can't be one, which is then to be answered like any other failure.
         """
         while True:
             try:
                 kind, body = self.receive()
             except (Truncated, StreamReset):
-                if self._reader.at_boundary and not self._refusing:
+                if self.between_frames and not self._refusing:
                     return None
                 raise
             if kind == Frame.PAD:
                 continue
             if self._refusing:
-                # what the client sent before it could know, up to the end of its direction
-                if kind == Frame.FIN:
-                    self._refusing = False
-                elif kind != Frame.DATA:
-                    raise ProtocolViolation(f"frame {kind:#04x} behind a refused OPEN")
+                self._discard_refused(kind, body)
             elif kind == Frame.OPEN:
                 return self._decode_open(body)
             elif kind == Frame.PING:
@@ -371,15 +435,27 @@ class ServerTunnel(Tunnel):
             else:
                 raise ProtocolViolation(f"frame {kind:#04x} between two streams")
 
-    def succeeded(self, bound: Address) -> None:
-        """Answer the request: connected.  Raises StreamError."""
-        self.send(Frame.OPENED, bytes((0,)) + bound.encode() + _padding())
+    def _discard_refused(self, kind: int, body: bytes) -> None:
+        """What the client sent before it could know, up to the end of its direction."""
+        if kind == Frame.FIN and not body:
+            self._refusing = False
+        elif kind == Frame.RESET:
+            raise StreamReset("reset at the far end of the tunnel")
+        elif kind != Frame.DATA or not body:
+            raise ProtocolViolation(f"frame {kind:#04x} behind a refused OPEN")
+
+    def succeeded(self, bound: Address, via: str = "") -> None:  # noqa: ARG002
+        """Answer the request: connected.  Raises StreamError.
+
+        Which exit serves it is this end's own business, and has no place in OPENED.
+        """
+        self.send(Frame.OPENED, bytes((0,)) + bound.encode() + self.padding())
 
     def failed(self, error: GsocksError) -> None:
         """Answer the request: why it was not connected; ends the stream.  Never raises."""
         self._refusing = True
         try:
-            self.send(Frame.OPENED, bytes((error.code,)) + UNSPECIFIED.encode() + _padding())
+            self.send(Frame.OPENED, bytes((error.code,)) + UNSPECIFIED.encode() + self.padding())
         except StreamError:
             pass  # the tunnel is closed by it, which whoever waits for a request is told
 
@@ -388,7 +464,7 @@ class ServerTunnel(Tunnel):
         command = take(1)[0]
         dest = Address.read(take)
         if command not in tuple(Command):
-            raise ProtocolViolation(f"command {command:#04x}")
+            raise CommandNotSupported(f"command {command:#04x}")
         return Request(Command(command), dest, self.user)
 
 
@@ -433,7 +509,8 @@ def discard(sock: socket, seconds: float) -> None:
 def _discard_for_ever(sock: socket) -> None:
     try:
         while sock.recv(CHUNK):
-            pass
+            # what comes faster than it is read would let nobody else run, nor the time end
+            gevent.sleep(0)
         Event().wait()
     except OSError:
         pass  # reset by the stranger itself: nobody is left to be told anything
@@ -460,8 +537,7 @@ class _Taker:
 
 def _decode_opened(body: bytes) -> tuple[int, Address]:
     take = _Taker(body)
-    return take(1)[0], Address.read(take)
-
-
-def _padding() -> bytes:
-    return bytes(os.urandom(1)[0] % _MAX_PADDING)
+    try:
+        return take(1)[0], Address.read(take)
+    except ClientError as error:  # it is the far end that named this address
+        raise ProtocolViolation(f"a bound address that can't be one: {error}") from None

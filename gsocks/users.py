@@ -21,11 +21,15 @@ from gevent.lock import Semaphore
 from nacl.exceptions import InvalidkeyError
 from nacl.pwhash import argon2id
 
-from gsocks.errors import ConfigError
+from gsocks.errors import ConfigError, LoginsBusy
 
 #: verifications at a time, in each process; more wait.  Two cost 128 MiB and leave the other
 #: eight threads of gevent's pool to name resolution.
 AT_ONCE = 2
+
+#: different logins that are verified or wait for it, in each process; one more is refused at once.
+#: At 60 ms for each, two at a time, the last of them waits for three seconds.
+MAX_WAITING = 100
 
 #: seconds for which a right password is remembered
 REMEMBERED_FOR = 600.0
@@ -68,6 +72,20 @@ class _Login(NamedTuple):
     until: float
 
 
+class _Verification:
+    """One name and password that are being worked out, or wait for it."""
+
+    __slots__ = ("askers", "begun", "worker")
+
+    worker: gevent.Greenlet[..., bool]
+
+    def __init__(self) -> None:
+        #: logins that want to know
+        self.askers = 0
+        #: whether it has its turn
+        self.begun = False
+
+
 class Users:
     """The users of a door: a mapping of names to Argon2id hashes.
 
@@ -75,7 +93,7 @@ class Users:
     be one or that demands too much of this machine.
     """
 
-    __slots__ = ("_clock", "_decoy", "_hashes", "_key", "_remembered", "_turns")
+    __slots__ = ("_clock", "_decoy", "_hashes", "_key", "_remembered", "_turns", "_under_way")
 
     def __init__(
         self, hashes: Mapping[str, str], clock: Callable[[], float] = time.monotonic
@@ -86,6 +104,8 @@ class Users:
         # One password is right for a name, so one digest is remembered for it.
         self._remembered: dict[str, _Login] = {}
         self._hashes: dict[str, str] = {}
+        # A client opens many connections at once: they wait for one answer.
+        self._under_way: dict[tuple[str, bytes], _Verification] = {}
         self.replace(hashes)
 
     def replace(self, hashes: Mapping[str, str]) -> None:
@@ -103,37 +123,58 @@ class Users:
     def verify(self, name: str, password: bytes) -> bool:
         """Whether that is the password of that user.
 
-        Blocks this greenlet only.  An unknown name takes as long as a wrong password.
+        Blocks this greenlet only.  An unknown name takes as long as a wrong password.  Raises
+        LoginsBusy if too many wait already; who is remembered never waits.
         """
         if self._remembers(name, password):
             return True
-        self._turns.acquire()
-        # A client opens many connections at once, and the first may have been verified meanwhile.
-        if self._remembers(name, password):
-            self._turns.release()
-            return True
-        # From here in a greenlet of its own: the caller may give up, but the thread can't, and
-        # holds the turn until it is done.
-        right: bool = gevent.spawn(self._work_out, name, password).get()
-        return right
+        stored = self._hashes.get(name, self._decoy)
+        question = name, self._digest(stored, password)
+        asked = self._under_way.get(question)
+        if asked is None:
+            if len(self._under_way) >= MAX_WAITING:
+                raise LoginsBusy("too many other logins wait to be verified")
+            asked = self._under_way[question] = _Verification()
+            # In a greenlet of its own: who asks may give up, but Argon2's thread can't, and holds
+            # its turn until it is done.
+            asked.worker = gevent.spawn(self._work_out, asked, question, stored, password)
+        asked.askers += 1
+        try:
+            right: bool = asked.worker.get()
+            return right
+        finally:
+            asked.askers -= 1
+            if not asked.askers and not asked.begun:
+                del self._under_way[question]
+
+    @property
+    def names(self) -> list[str]:
+        """Who they are."""
+        return sorted(self._hashes)
 
     def __contains__(self, name: object) -> bool:
         return name in self._hashes
 
     def __repr__(self) -> str:
-        return f"<Users {sorted(self._hashes)}>"
+        return f"<{type(self).__name__} {self.names}>"
 
-    def _work_out(self, name: str, password: bytes) -> bool:
-        try:
-            stored = self._hashes.get(name, self._decoy)
-            fits = gevent.get_hub().threadpool.apply(_fits, (stored, password))
+    def _work_out(
+        self, asked: _Verification, question: tuple[str, bytes], stored: str, password: bytes
+    ) -> bool:
+        name = question[0]
+        with self._turns:
+            if not asked.askers:  # all have given up
+                return False
+            asked.begun = True
+            try:
+                fits = gevent.get_hub().threadpool.apply(_fits, (stored, password))
+            finally:
+                del self._under_way[question]
             # A decoy lets nobody in, and neither does a hash that was replaced meanwhile.
             right = fits and self._hashes.get(name) == stored
             if right:
                 self._remember(name, stored, password)
             return right
-        finally:
-            self._turns.release()
 
     def _remembers(self, name: str, password: bytes) -> bool:
         login = self._remembered.get(name)
@@ -201,6 +242,11 @@ def _cost(name: str, stored: str) -> _Cost:
             f"of its p={cost.lanes} lanes"
         )
     return cost
+
+
+def check_hash(name: str, stored: str) -> None:
+    """Raises ConfigError, naming the user, for what :class:`Users` would not take."""
+    _cost(name, stored)
 
 
 def _make_decoy(cost: _Cost) -> str:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import socket as std_socket
-from collections.abc import Callable, Collection, Iterator
-from typing import NamedTuple
+from collections.abc import Collection, Iterator
 
 import gevent
 import pytest
-from gevent.event import Event
 from gevent.socket import socket, socketpair
+from grammar import (
+    TOO_LONG,
+    Case,
+    Grammar,
+    Watched,
+    Wire,
+    anybody,
+    check,
+    connected,
+    nobody,
+    only_alice,
+    run,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from stream_contract import tcp_pair
 
 from gsocks import errors
 from gsocks.address import Address
@@ -28,24 +38,11 @@ from gsocks.errors import (
     HandshakeTimeout,
     StreamError,
 )
-from gsocks.handshake import CONNECT_ONLY, Answer, Authenticate, negotiate
+from gsocks.handshake import CONNECT_ONLY, Answer, Authenticate, SpeaksHttp, negotiate
 from gsocks.request import Command, Request
-from gsocks.stream import SocketStream, close_after_reply, reset
+from gsocks.stream import reset
 
 ALL_COMMANDS = frozenset(Command)
-TOO_LONG = 20
-
-
-def only_alice(name: str, password: bytes) -> bool:
-    return (name, password) == ("alice", b"secret")
-
-
-def nobody(name: str, password: bytes) -> bool:
-    return False
-
-
-def anybody(name: str, password: bytes) -> bool:
-    return True
 
 
 # --- the wire, piece by piece ---------------------------------------------------------------
@@ -76,23 +73,6 @@ LOGIN_OK, LOGIN_BAD = b"\x01\x00", b"\x01\x01"
 
 def failure(reply: int) -> bytes:
     return bytes((5, reply, 0, 1, 0, 0, 0, 0, 0, 0))
-
-
-class Case(NamedTuple):
-    """What a client sends, and what must come of it."""
-
-    name: str
-    sent: bytes
-    #: each of them in one write, in this order
-    replies: list[bytes]
-    outcome: Request | type[ClientError]
-    authenticate: Authenticate | None = None
-    commands: Collection[Command] = CONNECT_ONLY
-    #: how many bytes must be there before the outcome is known; all of them if None
-    decided_at: int | None = None
-
-    def __str__(self) -> str:
-        return self.name.replace(" ", "-")
 
 
 def connect(host: str, port: int, user: str | None = None) -> Request:
@@ -365,27 +345,26 @@ REFUSED = [
     ),
 ]
 
-CASES = ACCEPTED + REFUSED
+
+class TestSocks5(Grammar):
+    accepted = ACCEPTED
+    refused = REFUSED
+
+    def test_said_step_by_step_as_a_polite_client_does(self, case: Case, wire: Wire) -> None:
+        """Whatever was sent ahead of its reply, the replies come in order."""
+        client, door = wire
+        greeted = 2 + case.sent[1]
+
+        def feed() -> None:
+            client.send(case.sent[:greeted])
+            assert client.recv(2) == case.replies[0]
+            client.send(case.sent[greeted:])
+
+        check(case, run(door, case, feed))
+        assert door.sends == case.replies
 
 
-# --- how a case is fed ----------------------------------------------------------------------
-
-
-class Watched(socket):
-    """A socket that tells what was sent with each call, and when somebody wants to receive."""
-
-    def __init__(self, sock: socket) -> None:
-        super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
-        self.sends: list[bytes] = []
-        self.wanted = Event()
-
-    def send(self, data: bytes, flags: int = 0) -> int:  # type: ignore[override]
-        self.sends.append(bytes(data))
-        return super().send(data, flags)
-
-    def recv(self, size: int, flags: int = 0) -> bytes:  # type: ignore[override]
-        self.wanted.set()
-        return super().recv(size, flags)
+# --- clients that fail, and clients that are slow -------------------------------------------
 
 
 @pytest.fixture(autouse=True)
@@ -395,144 +374,13 @@ def _never_hangs() -> Iterator[None]:
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[socket, Watched]]:
+def ends() -> Iterator[Wire]:
     """The client's end of a TCP connection and the door's."""
-    client, accepted = tcp_pair()
-    client.setsockopt(std_socket.IPPROTO_TCP, std_socket.TCP_NODELAY, 1)
-    door = Watched(accepted)
-    yield client, door
-    client.close()
-    door.close()
+    with connected() as wire:
+        yield wire
 
 
-def run(
-    door: socket, case: Case, feed: Callable[[], object]
-) -> tuple[Request, Answer] | ClientError:
-    """What negotiate makes of ``feed``, which runs beside it."""
-    feeder = gevent.spawn(feed)
-    result: tuple[Request, Answer] | ClientError
-    try:
-        result = negotiate(door, case.authenticate, case.commands)
-    except ClientError as error:
-        result = error
-    feeder.kill()
-    feeder.get()  # raises what it has raised
-    return result
-
-
-def check(case: Case, result: tuple[Request, Answer] | ClientError) -> None:
-    if isinstance(case.outcome, Request):
-        assert isinstance(result, tuple), result
-        assert result[0]._replace(payload=b"") == case.outcome
-    else:
-        assert type(result) is case.outcome
-
-
-def receive_all(client: socket) -> bytes:
-    parts = []
-    while part := client.recv(65536):
-        parts.append(part)
-    return b"".join(parts)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_said_in_one_write(case: Case, ends: tuple[socket, Watched]) -> None:
-    client, door = ends
-    client.sendall(case.sent)
-    check(case, run(door, case, lambda: None))
-    assert door.sends == case.replies
-    door.close()
-    assert receive_all(client) == b"".join(case.replies)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_said_byte_by_byte(case: Case, ends: tuple[socket, Watched]) -> None:
-    client, door = ends
-    sent = 0
-
-    def feed() -> None:
-        nonlocal sent
-        for byte in case.sent:
-            door.wanted.wait()  # what came before was taken, and more is waited for
-            door.wanted.clear()
-            sent += client.send(bytes((byte,)))
-
-    check(case, run(door, case, feed))
-    assert sent == (case.decided_at or len(case.sent))
-    assert door.sends == case.replies
-    door.close()
-    assert receive_all(client) == b"".join(case.replies)
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_said_step_by_step_as_a_polite_client_does(
-    case: Case, ends: tuple[socket, Watched]
-) -> None:
-    """Whatever was sent ahead of its reply, the replies come in order."""
-    client, door = ends
-    greeted = 2 + case.sent[1]
-
-    def feed() -> None:
-        client.send(case.sent[:greeted])
-        assert client.recv(2) == case.replies[0]
-        client.send(case.sent[greeted:])
-
-    check(case, run(door, case, feed))
-    assert door.sends == case.replies
-
-
-@pytest.mark.parametrize("size", [1, 517, 10_000, 100_000])
-@pytest.mark.parametrize("case", ACCEPTED, ids=str)
-def test_what_comes_behind_the_request_is_payload(
-    case: Case, size: int, ends: tuple[socket, Watched]
-) -> None:
-    client, door = ends
-    payload = bytes(range(256)) * (size // 256) + bytes(range(size % 256))
-
-    def send() -> None:
-        client.sendall(case.sent + payload)
-        client.shutdown(std_socket.SHUT_WR)
-
-    sender = gevent.spawn(send)
-    result = run(door, case, lambda: None)
-    check(case, result)
-    assert isinstance(result, tuple)
-    assert result[0].payload == payload[: len(result[0].payload)]
-    if size <= 517:  # so much is on its way together with the request
-        assert result[0].payload == payload
-
-    stream = SocketStream(door, result[0].payload)
-    received = b""
-    while part := stream.read():
-        received += part
-    assert received == payload
-    sender.get()
-
-
-@pytest.mark.parametrize("case", REFUSED, ids=str)
-def test_a_refusal_arrives_although_more_was_sent(case: Case, ends: tuple[socket, Watched]) -> None:
-    client, door = ends
-    sender = gevent.spawn(client.sendall, case.sent + bytes(100_000))
-    check(case, run(door, case, lambda: None))
-    closing = gevent.spawn(close_after_reply, door, TOO_LONG)
-    assert receive_all(client) == b"".join(case.replies)
-    sender.get()
-    client.close()
-    closing.get()
-
-
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_a_client_that_hangs_up_early_is_gone_at_every_byte(case: Case) -> None:
-    for end in range(case.decided_at or len(case.sent)):
-        client, door = socketpair()
-        with client, door:
-            client.send(case.sent[:end])
-            client.shutdown(std_socket.SHUT_WR)
-            with pytest.raises(ClientGone):
-                negotiate(door, case.authenticate, case.commands)
-
-
-def test_a_client_that_resets_is_gone(ends: tuple[socket, Watched]) -> None:
+def test_a_client_that_resets_is_gone(ends: Wire) -> None:
     client, door = ends
     client.send(greeting(0))
     negotiation = gevent.spawn(negotiate, door, None)
@@ -547,11 +395,11 @@ def test_a_client_that_resets_is_gone(ends: tuple[socket, Watched]) -> None:
     [
         (OPEN_DOOR + CONNECT + IPV4, ClientGone),  # the reply to the greeting can't be sent
         (greeting(), AuthenticationFailed),  # neither can this, but the cause is known
-        (b"GET / HTTP/1.1\r\n\r\n", BadRequest),
+        (b"\x04\x09\x00\x50" + bytes(5), CommandNotSupported),
     ],
 )
 def test_a_reply_that_cannot_be_sent_is_no_other_error(
-    sent: bytes, error: type[ClientError], ends: tuple[socket, Watched]
+    sent: bytes, error: type[ClientError], ends: Wire
 ) -> None:
     client, door = ends
     client.send(sent)
@@ -560,7 +408,7 @@ def test_a_reply_that_cannot_be_sent_is_no_other_error(
         negotiate(door, None)
 
 
-def test_a_door_closed_meanwhile_ends_the_negotiation(ends: tuple[socket, Watched]) -> None:
+def test_a_door_closed_meanwhile_ends_the_negotiation(ends: Wire) -> None:
     _client, door = ends
     negotiation = gevent.spawn(negotiate, door, None)
     door.wanted.wait()
@@ -569,7 +417,7 @@ def test_a_door_closed_meanwhile_ends_the_negotiation(ends: tuple[socket, Watche
         negotiation.get()
 
 
-def test_the_callers_timeout_passes_through(ends: tuple[socket, Watched]) -> None:
+def test_the_callers_timeout_passes_through(ends: Wire) -> None:
     client, door = ends
     client.send(OPEN_DOOR)
     with pytest.raises(gevent.Timeout) as caught, gevent.Timeout(0.02) as timeout:
@@ -578,7 +426,7 @@ def test_the_callers_timeout_passes_through(ends: tuple[socket, Watched]) -> Non
 
 
 def test_a_client_that_is_too_slow_with_its_request_is_told_so(
-    ends: tuple[socket, Watched],
+    ends: Wire,
 ) -> None:
     """As gsocks.local bounds a handshake: the timeout is an error of the tree."""
     client, door = ends
@@ -590,7 +438,7 @@ def test_a_client_that_is_too_slow_with_its_request_is_told_so(
     assert client.recv(100) == METHOD_0 + failure(1)
 
 
-def test_the_password_is_in_no_message(ends: tuple[socket, Watched]) -> None:
+def test_the_password_is_in_no_message(ends: Wire) -> None:
     client, door = ends
     client.send(greeting(2) + login(b"alice", b"hunter2"))
     with pytest.raises(AuthenticationFailed) as caught:
@@ -603,11 +451,13 @@ def test_the_password_is_in_no_message(ends: tuple[socket, Watched]) -> None:
 
 
 @pytest.fixture
-def asked(ends: tuple[socket, Watched]) -> tuple[socket, Watched, Answer]:
+def asked(ends: Wire) -> tuple[socket, Watched, Answer]:
     """A client that has asked for a connection, and how to answer it."""
     client, door = ends
     client.send(OPEN_DOOR + CONNECT + NAME)
-    _request, answer = negotiate(door, None)
+    negotiated = negotiate(door, None)
+    assert isinstance(negotiated, tuple)
+    answer = negotiated[1]
     assert client.recv(100) == METHOD_0
     door.sends.clear()
     return client, door, answer
@@ -624,7 +474,7 @@ def test_success_tells_the_bound_address_in_one_write(
     asked: tuple[socket, Watched, Answer], bound: Address, reply: str
 ) -> None:
     client, door, answer = asked
-    answer.succeeded(bound)
+    answer.succeeded(bound, "direct")
     assert door.sends == [bytes.fromhex(reply)]
     assert client.recv(100) == bytes.fromhex(reply)
 
@@ -675,46 +525,56 @@ def test_telling_success_to_a_client_that_has_gone_is_a_stream_error(
     _client, door, answer = asked
     door.close()
     with pytest.raises(StreamError):
-        answer.succeeded(Address("192.0.2.7", 40000))
+        answer.succeeded(Address("192.0.2.7", 40000), "direct")
 
 
-# --- strangers ------------------------------------------------------------------------------
+# --- who speaks something else --------------------------------------------------------------
+
+METHODS = b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PROPFIND get !#$%&'*+-.^_`|~0"
+
+
+@pytest.mark.parametrize("method", METHODS.split())
+def test_what_begins_with_a_method_is_http_and_nothing_of_it_is_lost(
+    ends: Wire, method: bytes
+) -> None:
+    client, door = ends
+    said = method + b" http://example.com/ HTTP/1.1\r\n\r\n"
+    client.sendall(said)
+    assert negotiate(door, None) == SpeaksHttp(said)
+    assert door.sends == []
+
+
+@pytest.mark.parametrize("first", range(256))
+def test_each_first_byte_belongs_to_one_protocol_or_to_none(ends: Wire, first: int) -> None:
+    client, door = ends
+    client.send(bytes((first,)))
+    client.shutdown(std_socket.SHUT_WR)
+    token = chr(first) in "!#$%&'*+-.^_`|~0123456789" or (chr(first).isalpha() and first < 128)
+    if token:
+        assert negotiate(door, None) == SpeaksHttp(bytes((first,)))
+        return
+    with pytest.raises(ClientError) as caught:
+        negotiate(door, None)
+    assert type(caught.value) is (ClientGone if first in (4, 5) else BadRequest)
 
 
 @pytest.mark.parametrize(
-    ("sent", "reply", "message"),
+    ("sent", "message"),
     [
-        (b"\x04\x01\x00\x50\xc0\x00\x02\x01\x00", b"\x00\x5b" + bytes(6), "SOCKS4"),
-        (b"GET http://example.com/ HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 ", "HTTP"),
-        (b"CONNECT example.com:443 HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 ", "HTTP"),
-        (b"POST / HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 ", "HTTP"),
-        (b"\x16\x03\x01\x02\x00\x01", b"", "TLS"),
-        (b"\x00", b"", "0x00"),
-        (b"SSH-2.0-OpenSSH_9.6\r\n", b"", "0x53"),
+        (b"\x16\x03\x01\x02\x00\x01", "TLS"),
+        (b"\x00", "0x00"),
+        (b"\r\nGET / HTTP/1.1\r\n", "0x0d"),
     ],
 )
-def test_a_stranger_is_told_what_it_looks_like(
-    ends: tuple[socket, Watched], sent: bytes, reply: bytes, message: str
+def test_a_stranger_is_told_to_the_doors_owner_by_what_it_looks_like(
+    ends: Wire, sent: bytes, message: str
 ) -> None:
     client, door = ends
     client.send(sent)
     with pytest.raises(BadRequest, match=message) as caught:
         negotiate(door, None)
     assert type(caught.value) is BadRequest
-    assert len(door.sends) == (1 if reply else 0)
-    close_after_reply(door, 0)
-    assert receive_all(client).startswith(reply)
-
-
-def test_an_http_client_can_read_what_is_wrong(ends: tuple[socket, Watched]) -> None:
-    client, door = ends
-    client.send(b"GET / HTTP/1.1\r\n\r\n")
-    with pytest.raises(BadRequest):
-        negotiate(door, None)
-    door.close()
-    head, _, body = receive_all(client).partition(b"\r\n\r\n")
-    assert b"\r\nConnection: close" in head
-    assert b"SOCKS5" in body
+    assert door.sends == []
 
 
 # --- anything -------------------------------------------------------------------------------
@@ -730,6 +590,13 @@ PIECES = st.one_of(
         st.integers(0, 65535),
     ),
     st.sampled_from([OPEN_DOOR, ALICE, CONNECT + IPV4, CONNECT + IPV6, CONNECT + NAME]),
+    st.builds(
+        lambda command, ip, user, name: bytes((4, command, 0, 80)) + ip + user + b"\0" + name,
+        st.integers(0, 3),
+        st.sampled_from([bytes((192, 0, 2, 1)), bytes((0, 0, 0, 1)), bytes(4)]),
+        st.binary(max_size=5),
+        st.binary(max_size=5) | st.sampled_from([b"example.com\0", b"::1\0", b"\0"]),
+    ),
 )
 
 
@@ -752,6 +619,9 @@ def test_no_bytes_give_anything_but_a_request_or_a_client_error(
         result = run(door, case, lambda: None)
     if isinstance(result, ClientError):
         assert str(result).isprintable()
+    elif isinstance(result, SpeaksHttp):
+        assert sent.startswith(result.said)
+        assert result.said[:1] > b" "
     else:
         request, _answer = result
         assert request.command in commands

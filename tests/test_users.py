@@ -11,8 +11,16 @@ from gevent.socket import socketpair
 from nacl.pwhash import argon2id
 
 from gsocks import users
-from gsocks.errors import ConfigError
-from gsocks.users import AT_ONCE, MAX_MEMORY, MAX_PASSES, REMEMBERED_FOR, Users, hash_password
+from gsocks.errors import ConfigError, LoginsBusy
+from gsocks.users import (
+    AT_ONCE,
+    MAX_MEMORY,
+    MAX_PASSES,
+    MAX_WAITING,
+    REMEMBERED_FOR,
+    Users,
+    hash_password,
+)
 
 TOO_LONG = 20
 
@@ -400,6 +408,69 @@ def test_a_login_that_was_given_up_while_it_waited_costs_nothing(gate: Gate) -> 
     assert door.verify("alice", b"right")
     gevent.joinall(first)
     assert gate.total == AT_ONCE + 1
+
+
+def test_many_connections_with_one_wrong_password_cost_one_verification(gate: Gate) -> None:
+    door = Users({"alice": GOOD})
+    logins = [gevent.spawn(door.verify, "alice", b"guess") for _ in range(100)]
+    gate.wait_for_one()
+    gate.let_through(100)
+    assert not any(login.get() for login in logins)
+    assert gate.total == 1
+
+
+def test_the_same_password_of_others_is_a_question_of_its_own(gate: Gate) -> None:
+    door = Users({"alice": GOOD, "bob": GOOD})
+    names = ["alice", "bob", "mallory", "trudy"]
+    logins = [gevent.spawn(door.verify, name, b"right") for name in names]
+    gate.let_through(100)
+    assert [login.get() for login in logins] == [True, True, False, False]
+    assert gate.total == 4
+
+
+def test_no_more_logins_wait_than_can_be_verified_in_time(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MAX_WAITING == 100
+    monkeypatch.setattr(users, "MAX_WAITING", 5)
+    door = Users({"alice": GOOD})
+    gate.let_through(1)
+    assert door.verify("alice", b"right")
+    waiting = [gevent.spawn(door.verify, f"mallory{n}", b"guess") for n in range(5)]
+    gevent.idle()
+    with pytest.raises(LoginsBusy):
+        door.verify("trudy", b"guess")
+    same = gevent.spawn(door.verify, "mallory4", b"guess")  # asks nothing new
+    gevent.idle()
+    assert not same.ready()
+    assert door.verify("alice", b"right"), "who is remembered doesn't wait"
+    gate.let_through(100)
+    assert not any(login.get() for login in [*waiting, same])
+    assert not door.verify("trudy", b"guess")
+    assert gate.total == 7
+
+
+def test_those_who_give_up_while_they_wait_leave_their_places(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users, "MAX_WAITING", AT_ONCE + 2)
+    door = Users({"alice": GOOD})
+    begun = [gevent.spawn(door.verify, f"mallory{n}", b"guess") for n in range(AT_ONCE)]
+    for _ in range(AT_ONCE):
+        gate.wait_for_one()
+    twins = [gevent.spawn(door.verify, "trudy", b"guess") for _ in range(2)]
+    other = gevent.spawn(door.verify, "trudy", b"another")
+    gevent.idle()
+    twins[0].kill()
+    with pytest.raises(LoginsBusy):  # one of the twins still wants to know
+        door.verify("alice", b"right")
+    twins[1].kill()
+    alice = gevent.spawn(door.verify, "alice", b"right")
+    gate.let_through(100)
+    assert alice.get()
+    assert not other.get()
+    gevent.joinall(begun)
+    assert gate.total == AT_ONCE + 2
 
 
 # --- reload ---------------------------------------------------------------------------------

@@ -1,12 +1,22 @@
-"""The way out without a way: straight to the destination."""
+"""The way out without a way: straight to the destination, from this machine's addresses."""
 
 from __future__ import annotations
 
-from gsocks.address import Address
+import socket as std_socket
+from math import gcd
+from random import Random
+
+from gsocks.address import UNSPECIFIED, Address
 from gsocks.dial import Dialer
+from gsocks.errors import AddressFamilyNotSupported
 from gsocks.exits.base import Connected
+from gsocks.exits.bind import DirectListener
+from gsocks.exits.udp import DirectDatagrams
+from gsocks.exits.url import IPNetwork
 from gsocks.request import Request
 from gsocks.stream import SocketStream
+
+_GOLDEN_RATIO = 0.6180339887498949
 
 
 class DirectExit:
@@ -26,5 +36,57 @@ class DirectExit:
         sock = self._dialer.connect(request.dest, request.user)
         return Connected(SocketStream(sock), Address.from_sockaddr(sock.getsockname()))
 
+    def associate(self, request: Request) -> Connected:
+        """See :meth:`gsocks.exits.base.Associates.associate`."""
+        return Connected(DirectDatagrams(self._dialer, request.user), UNSPECIFIED)
+
+    def bind(self, request: Request) -> DirectListener:
+        """See :meth:`gsocks.exits.base.Binds.bind`."""
+        return DirectListener(self._dialer, request.dest, request.user)
+
     def close(self) -> None:
         """Nothing is kept."""
+
+
+class SourceNetwork:
+    """The ``source`` of a :class:`gsocks.dial.Dialer`: every connection from another address.
+
+    All addresses of ``network`` that hosts can have (of IPv4 not the first and the last, of IPv6
+    not the first, RFC 4291 section 2.6.1) have their turns: none comes again before all others
+    have been used, however often a connection begins, which random choice could not promise.
+    Neighbours are far apart in time, and each process begins elsewhere.
+
+    The network must be routed to this machine; its addresses need not stand on an interface, if
+    ``ip route add local NETWORK dev lo`` makes them the machine's own.  To bind such an address
+    takes freebind with IPv6 and nothing with IPv4, where a network that is not there is so told
+    at once.
+    """
+
+    __slots__ = ("_count", "_family", "_first", "_network", "_step", "_turn")
+
+    def __init__(self, network: IPNetwork, random: Random) -> None:
+        self._network = network
+        self._family = std_socket.AF_INET if network.version == 4 else std_socket.AF_INET6
+        skipped_first, skipped_last = _not_for_hosts(network)
+        self._first = skipped_first
+        self._count = network.num_addresses - skipped_first - skipped_last
+        self._turn = random.randrange(self._count)
+        # A step that shares no divisor with the count visits all; the golden ratio's fraction
+        # keeps those of neighbouring turns apart.
+        self._step = max(1, int(self._count * _GOLDEN_RATIO))
+        while gcd(self._step, self._count) != 1:
+            self._step += 1
+
+    def __call__(self, family: int) -> tuple[str, int]:
+        """The next address, with any port.  Raises AddressFamilyNotSupported."""
+        if family != self._family:
+            raise AddressFamilyNotSupported(f"only goes out from {self._network}")
+        self._turn = (self._turn + self._step) % self._count
+        return str(self._network[self._first + self._turn]), 0
+
+
+def _not_for_hosts(network: IPNetwork) -> tuple[int, int]:
+    """How many addresses at the beginning and at the end of ``network`` no host can have."""
+    if network.prefixlen >= network.max_prefixlen - 1:  # point-to-point, RFC 3021 and RFC 6164
+        return 0, 0
+    return (1, 1) if network.version == 4 else (1, 0)

@@ -1,0 +1,14 @@
+"""gsocks beside the other proxies: the same load, the same machine, the same minute.
+
+make bench          all figures, 5 rounds, about 35 minutes
+make bench-quick    the same in small, under 2 minutes: shows that it works, not how fast
+
+contenders/   who is measured, and how each is set up
+load/         what they have to carry
+link/         100 ms of distance
+figures/      what is measured, with its goal
+stage.py      one contender, started for one measurement, with its CPU time and memory
+run.py        all of them, in rounds: A B C A B C
+summary.py    medians, spreads, ratios, goals met
+report.py     the tables; plot.py the bars; document.py writes them into docs/benchmarks.md
+"""

@@ -1,0 +1,110 @@
+"""gsocks itself, by ``python -m gsocks -c FILE``: a process for each end, as anybody runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from bench.contenders.base import Command, Contender, Ground, Kind
+from bench.load.route import Place
+from bench.processes import ROOT
+
+#: written as JSON, which is YAML too
+_SECTION: dict[str, Any] = {
+    # the target is on loopback, which is denied by default
+    "rules": ["allow all"],
+    "limits": {"connections": 100_000, "per_client": 100_000},
+}
+#: no contender writes a line for each connection
+_LOG = {"level": "warning", "access": False}
+
+
+def _command(ground: Ground, role: str, section: dict[str, Any], listen: Place) -> Command:
+    file = ground.folder / f"{role}.yaml"
+    config = {"log": _LOG, role: _SECTION | {"listen": f"{listen.host}:{listen.port}"} | section}
+    file.write_text(json.dumps(config))
+    return Command([sys.executable, "-m", "gsocks", "-c", str(file)], listen.port)
+
+
+def _pair(
+    ground: Ground, *, options: dict[str, Any] | None = None, local: dict[str, Any] | None = None
+) -> list[Command]:
+    """``options`` of the tunnel's exit, and other keys of the section ``local``."""
+    url = f"gsocks://{ground.far_seen.host}:{ground.far_seen.port}"
+    way = {"url": url, "key_file": "gsocks.key"} | (options or {})
+    # the key's file is made by the server, which is up before the local end looks for it
+    keys = {"default": {"file": "gsocks.key"}}
+    return [
+        _command(ground, "server", {"keys": keys}, ground.far),
+        _command(ground, "local", {"exits": [way]} | (local or {}), ground.door),
+    ]
+
+
+def _plain(ground: Ground) -> list[Command]:
+    return [_command(ground, "local", {"exits": ["direct"]}, ground.door)]
+
+
+def _version() -> str:
+    run = subprocess.run(
+        [sys.executable, "-m", "gsocks", "--version"],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    return run.stdout.removeprefix("gsocks ").strip() or "of unknown version"
+
+
+@cache
+def _refused(**local: Any) -> str:
+    """Why this gsocks does not take a key of the section ``local``; "" if it does."""
+    with tempfile.TemporaryDirectory() as folder:
+        nowhere = Place("127.0.0.1", 1)
+        ground = Ground(Path(folder), nowhere, nowhere, nowhere)
+        (ground.folder / "gsocks.key").write_text("A" * 43 + "\n")
+        (ground.folder / "gsocks.key").chmod(0o600)
+        command = _pair(ground, local=local)[1]
+        run = subprocess.run(
+            [*command.argv[:3], "check", *command.argv[3:]],
+            capture_output=True, text=True, cwd=ROOT, check=False,
+        )  # fmt: skip
+        if not run.returncode:
+            return ""
+        # without the folder before it, and without the keys that are known behind it
+        said = run.stderr.rpartition("local.yaml: ")[2].partition(" (")[0].strip()
+        return f"not in this gsocks: {said}"
+
+
+def _contender(name: str, label: str, kind: Kind, set_up: Any, obstacle: Any = str) -> Contender:
+    return Contender(name, label, kind, (), set_up, _version, obstacle)
+
+
+GSOCKS = (
+    _contender("gsocks-secretbox", "gsocks, SecretBox", Kind.PAIR, _pair),
+    _contender(
+        "gsocks-aegis256",
+        "gsocks, AEGIS-256",
+        Kind.PAIR,
+        partial(_pair, options={"cipher": "aegis256"}),
+    ),
+    _contender("gsocks-plain", "gsocks, no tunnel", Kind.PLAIN, _plain),
+)
+
+#: what only makes a difference on a long link
+GSOCKS_ON_A_LONG_LINK = (
+    _contender(
+        "gsocks-fast-open",
+        "gsocks, fast_open",
+        Kind.PAIR,
+        partial(_pair, local={"fast_open": True}),
+        lambda: _refused(fast_open=True),
+    ),
+    _contender(
+        "gsocks-no-pool",
+        "gsocks, without its pool",
+        Kind.PAIR,
+        partial(_pair, local={"pool": {"size": 0}}),
+    ),
+)

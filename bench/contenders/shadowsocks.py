@@ -1,0 +1,86 @@
+"""Shadowsocks in C (shadowsocks-libev), in Rust (shadowsocks-rust) and in Python (pproxy)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import resource
+import sys
+from functools import partial
+
+from bench.contenders.base import Command, Contender, Ground, Kind, find, said_version
+
+_CHACHA = "chacha20-ietf-poly1305"
+_AES = "aes-256-gcm"
+_SHORT = {_CHACHA: "ChaCha20", _AES: "AES-256"}
+_PASSWORD = "a password that guards nothing but loopback"
+#: descriptors: as many as the system allows, of which they would else use a part
+_DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def _files(ground: Ground, cipher: str) -> tuple[str, str]:
+    """The configuration of the far end and of the near end."""
+    both = {"method": cipher, "password": _PASSWORD, "timeout": 600, "mode": "tcp_only"}
+    far = {"server": ground.far.host, "server_port": ground.far.port}
+    near = {
+        "server": ground.far_seen.host,
+        "server_port": ground.far_seen.port,
+        "local_address": ground.door.host,
+        "local_port": ground.door.port,
+    }
+    paths = ground.folder / "far.json", ground.folder / "near.json"
+    for path, end in zip(paths, (far, near), strict=True):
+        path.write_text(json.dumps(both | end | {"nofile": _DESCRIPTORS}))
+    return str(paths[0]), str(paths[1])
+
+
+def _in_c_or_rust(ground: Ground, *, server: str, local: str, cipher: str) -> list[Command]:
+    far, near = _files(ground, cipher)
+    return [
+        Command([find(server), "-c", far], ground.far.port),
+        Command([find(local), "-c", near], ground.door.port),
+    ]
+
+
+def _pproxy(ground: Ground) -> list[Command]:
+    run = [sys.executable, "-m", "bench.contenders.run_pproxy"]
+    cipher = f"ss://{_CHACHA}:{_PASSWORD.replace(' ', '-')}@"
+    far = [*run, "-l", cipher + "{}:{}".format(*ground.far)]
+    near = [*run, "-l", "socks5://{}:{}".format(*ground.door)]
+    near += ["-r", cipher + "{}:{}".format(*ground.far_seen)]
+    return [Command(far, ground.far.port), Command(near, ground.door.port)]
+
+
+def _no_pproxy() -> str:
+    if importlib.util.find_spec("pproxy") is None:
+        return "not found: pproxy (pip install 'pproxy[accelerated]')"
+    return ""
+
+
+def _shadowsocks(name: str, label: str, server: str, local: str, cipher: str) -> Contender:
+    return Contender(
+        name,
+        f"{label}, {_SHORT[cipher]}",
+        Kind.PAIR,
+        (server, local),
+        partial(_in_c_or_rust, server=server, local=local, cipher=cipher),
+        partial(said_version, local, "-h" if server == "ss-server" else "--version"),
+    )
+
+
+SHADOWSOCKS = (
+    _shadowsocks("ss-libev-chacha20", "shadowsocks-libev", "ss-server", "ss-local", _CHACHA),
+    _shadowsocks("ss-libev-aes256", "shadowsocks-libev", "ss-server", "ss-local", _AES),
+    _shadowsocks("ss-rust-chacha20", "shadowsocks-rust", "ssserver", "sslocal", _CHACHA),
+    _shadowsocks("ss-rust-aes256", "shadowsocks-rust", "ssserver", "sslocal", _AES),
+    Contender(
+        "pproxy",
+        f"pproxy, {_SHORT[_CHACHA]}",
+        Kind.PAIR,
+        (),
+        _pproxy,
+        lambda: importlib.metadata.version("pproxy"),
+        _no_pproxy,
+    ),
+)

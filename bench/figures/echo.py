@@ -1,0 +1,44 @@
+"""Small messages: how long one takes there and back."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from bench.contenders import Contender
+from bench.figures.base import Figure, Goal, Measure, everybody
+from bench.load.conversation import ask, hold, receive_exactly
+from bench.load.target import ECHO
+from bench.scale import Scale
+from bench.stage import stage
+
+_MESSAGE = ECHO * 64
+_WARM_UP = 100
+
+
+def sample(contender: Contender, scale: Scale) -> dict[str, float]:
+    with stage(contender) as scene, scene.route.connect() as sock:
+        hold(sock, ask(scene.route, _MESSAGE, len(_MESSAGE)))
+        for _ in range(_WARM_UP):
+            _there_and_back(sock)
+        times = sorted(_there_and_back(sock) for _ in range(scale.echoes))
+    return {"p50": times[len(times) // 2] / 1000, "p99": times[len(times) * 99 // 100] / 1000}
+
+
+def _there_and_back(sock: socket.socket) -> int:
+    """Nanoseconds."""
+    started = time.perf_counter_ns()
+    sock.send(_MESSAGE)
+    receive_exactly(sock, len(_MESSAGE))
+    return time.perf_counter_ns() - started
+
+
+ECHO_FIGURE = Figure(
+    name="echo",
+    title="Small messages",
+    about="One connection on which 64 bytes go to the target and back, one after the other.",
+    measures=(Measure("p50", "us, median"), Measure("p99", "us, p99")),
+    goals=(Goal("gsocks-secretbox", "p50", "ss-libev-chacha20", at_most=1.5),),
+    sample=sample,
+    concerns=everybody,
+)

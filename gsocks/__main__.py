@@ -1,0 +1,7 @@
+"""``python -m gsocks``"""
+
+import sys
+
+from gsocks.main import main
+
+sys.exit(main())

@@ -1,0 +1,725 @@
+"""The configuration file: YAML in, frozen structs out, and every mistake told in one line.
+
+A mistake is a ConfigError that names its place, its value and what was expected:
+
+    config.yaml: local.timeouts.idle: 'ten minutes' is not a duration (expected e.g. 30s, ...)
+
+YAML gives the shape only.  Each scalar is text until the place where it stands says what it
+means, so that ``country: NO`` is Norway, ``password: 0123`` keeps its zero and ``12:30`` is no
+number: what YAML 1.1 makes of a word that nobody has quoted never matters here.
+
+Nothing at run time imports this file; main.py takes the structs apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
+
+import msgspec
+import yaml
+from msgspec import Meta, Struct
+
+from gsocks import limits
+from gsocks.address import Address, canonical_host, ip_of
+from gsocks.crypto import Key
+from gsocks.errors import BadAddress, ConfigError
+from gsocks.exits.url import DIRECT, ExitSpec, parse_path
+from gsocks.networks import Networks
+from gsocks.rules import Rule
+from gsocks.units import format_rate, format_size, parse_duration, parse_rate
+from gsocks.wording import Mistake, shown, unknown_key
+
+try:
+    from yaml import CBaseLoader as _Loader
+except ImportError:  # PyYAML was built without libyaml
+    from yaml import BaseLoader as _Loader  # type: ignore[assignment]
+
+#: bytes; 4 MiB hold some 50,000 exits, and more are better off in a file of exit_sources
+LARGEST_FILE = 4 * 1024 * 1024
+
+#: values in a file, those behind an alias counted at each use of it: ten lines of aliases to
+#: aliases are a billion values
+MOST_VALUES = 1_000_000
+
+#: mappings and lists inside one another; the deepest place in a configuration is half of that
+DEEPEST = 32
+
+#: RFC 1929: a user name's length travels in one byte
+_LONGEST_NAME = 255
+
+#: bytes a second; with less, a stream would hardly move from one timeout to the next
+_SLOWEST = 1024
+
+_PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
+
+_PLAIN_NAME = re.compile(r"[\w-]{1,40}")
+
+# YAML 1.2 section 5.1, c-printable
+_NOT_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+# PyYAML without libyaml repeats the anchor or tag it stumbles over: perhaps a password in want of
+# quotes.
+_QUOTED_WORD = re.compile(r"'[\w!.-]{2,}'")
+
+
+# --- the shape ------------------------------------------------------------------------------
+
+
+class Secret(str):
+    """Text that its repr hides."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+class Seconds(float):
+    """A duration longer than zero."""
+
+    __slots__ = ()
+
+
+class Addresses(tuple[Address, ...]):
+    """Where a door listens: one address or more, each with an IP; port 0 takes a free one."""
+
+    __slots__ = ()
+
+
+class Exits(tuple[ExitSpec, ...]):
+    """One way out or more, none of them twice."""
+
+    __slots__ = ()
+
+
+class RuleLines(tuple[str, ...]):
+    """Rules that :meth:`gsocks.rules.Rules.parse` takes."""
+
+    __slots__ = ()
+
+
+class IPLiteral(str):
+    """An IP address, in its canonical form."""
+
+    __slots__ = ()
+
+
+class Rate(float):
+    """Bytes a second, not so few that nothing would come through."""
+
+    __slots__ = ()
+
+
+class Ports(tuple[int, int]):
+    """The first and the last of some ports."""
+
+    __slots__ = ()
+
+
+class UserHashes(dict[str, Secret]):
+    """User names and their Argon2id hashes."""
+
+
+class KeySources(dict[str, "KeySource"]):
+    """Key names and where each key comes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where a shared key comes from: a file that holds it, or its text.  One of them is None."""
+
+    file: Path | None = None
+    key: str | None = field(default=None, repr=False)
+
+
+_Count = Annotated[int, Meta(ge=1, description="a whole number from 1")]
+_CountOrNone = Annotated[int, Meta(ge=0, description="a whole number from 0")]
+_Switch = Annotated[bool, Meta(description="true or false")]
+_Level = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    Meta(description="a level (known: debug, info, warning, error)"),
+]
+_Format = Annotated[Literal["text", "json"], Meta(description="a format (known: text, json)")]
+_Workers = Annotated[
+    Annotated[int, Meta(ge=1, le=1024)] | Literal["auto"],
+    Meta(description="auto or a whole number from 1 to 1024"),
+]
+_Rotate = Annotated[
+    Literal["round_robin", "random", "weighted", "least_connections", "fastest", "least_recent"],
+    Meta(
+        description="a policy (known: round_robin, random, weighted, least_connections, fastest,"
+        " least_recent)"
+    ),
+]
+
+
+class _Strict(Struct, frozen=True, forbid_unknown_fields=True):
+    """A mapping whose keys are all known."""
+
+
+class Log(_Strict, frozen=True, kw_only=True):
+    level: _Level = "info"
+    format: _Format = "text"
+    #: one line for each connection when it ends
+    access: _Switch = True
+
+
+class ExitSource(_Strict, frozen=True, kw_only=True):
+    """A list of exits that is kept elsewhere."""
+
+    file: Path
+
+
+class Limits(_Strict, frozen=True, kw_only=True):
+    """The counts and rates of :class:`gsocks.limits.Limits`."""
+
+    connections: _Count = limits.Limits().connections
+    per_client: _Count = limits.Limits().per_client
+    handshakes: _Count = limits.Limits().handshakes
+    per_user: _Count | None = None
+    bandwidth_per_connection: Rate | None = None
+    bandwidth_per_user: Rate | None = None
+
+
+class Timeouts(_Strict, frozen=True, kw_only=True):
+    """The seconds of :class:`gsocks.limits.Timeouts`."""
+
+    handshake: Seconds = Seconds(limits.Timeouts().handshake)
+    connect: Seconds = Seconds(limits.Timeouts().connect)
+    idle: Seconds = Seconds(limits.Timeouts().idle)
+    half_closed: Seconds = Seconds(limits.Timeouts().half_closed)
+    bind: Seconds = Seconds(limits.Timeouts().bind)
+    drain: Seconds = Seconds(limits.Timeouts().drain)
+
+
+class Pool(_Strict, frozen=True, kw_only=True):
+    """Tunnels opened ahead of need, for each exit that is a tunnel."""
+
+    #: 0: none, each request opens its own
+    size: _CountOrNone = 8
+    max_idle: Seconds = Seconds(300)
+
+
+class Udp(_Strict, frozen=True, kw_only=True):
+    """The bounds of :class:`gsocks.limits.Udp`."""
+
+    advertise: IPLiteral | None = None
+    ports: Ports | None = None
+    #: 0: none are served
+    associations: _CountOrNone = limits.Udp().associations
+    per_client: _Count = limits.Udp().per_client
+    idle: Seconds = Seconds(limits.Udp().idle)
+
+
+class Section(_Strict, frozen=True, kw_only=True):
+    """What both doors have: ``local`` and ``server`` differ in who may come in."""
+
+    listen: Addresses
+    #: None: all may come in
+    clients: Networks | None = None
+    #: None: nobody connects for others
+    proxy_protocol_from: Networks | None = None
+    #: empty only where there are ``exit_sources``
+    exits: Exits = Exits((DIRECT,))
+    exit_sources: tuple[ExitSource, ...] = ()
+    rotate: _Rotate = "round_robin"
+    #: None: the rules of :meth:`gsocks.rules.Rules.default`
+    rules: RuleLines | None = None
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    pool: Pool = Pool()
+
+
+class Local(Section, frozen=True, kw_only=True):
+    """The door that clients come to."""
+
+    #: empty, and no file: nobody is asked for a password
+    users: UserHashes = msgspec.field(default_factory=UserHashes)
+    users_file: Path | None = None
+    #: whether the door may be open to other machines without users
+    allow_anonymous: _Switch = False
+    udp: Udp = Udp()
+
+
+class Server(Section, frozen=True, kw_only=True):
+    """The door that tunnels come to."""
+
+    keys: KeySources
+
+
+class Config(_Strict, frozen=True, kw_only=True):
+    """A configuration file; ``local``, ``server`` or both are there."""
+
+    workers: _Workers = 1
+    log: Log = Log()
+    local: Local | None = None
+    server: Server | None = None
+
+
+#: which section a key belongs to, for whoever has put it elsewhere
+_HOMES = {
+    **dict.fromkeys(Section.__struct_fields__, "local or server"),
+    "users": "local",
+    "users_file": "local",
+    "allow_anonymous": "local",
+    "udp": "local",
+    "keys": "server",
+}
+
+
+# --- reading --------------------------------------------------------------------------------
+
+#: what YAML holds once every scalar is text
+_Tree: TypeAlias = "str | list[_Tree] | dict[str, _Tree]"
+_Hooks: TypeAlias = dict[Any, Callable[[_Tree], object]]
+
+
+def load(path: Path) -> Config:
+    """The configuration in the file ``path``.  Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    if len(raw) > LARGEST_FILE:
+        raise ConfigError(
+            f"{path}: larger than {format_size(LARGEST_FILE)}, which no configuration needs"
+            " (a long list of exits goes into a file of exit_sources)"
+        )
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}: line {line}: not UTF-8") from None
+    return parse(text, path.absolute().parent, name=str(path))
+
+
+def parse(text: str, base: Path, *, name: str = "config.yaml") -> Config:
+    """The configuration in ``text``; its relative files are relative to the folder ``base``.
+
+    ``name`` is what errors call the file.  Raises ConfigError.
+    """
+    try:
+        tree = _read_yaml(text)
+        config = _convert(_spelled_out(tree), _hooks(base))
+        _check_together(config)
+    except Mistake as mistake:
+        raise ConfigError(f"{name}: {mistake}") from None
+    return config
+
+
+def _spelled_out(tree: dict[str, _Tree]) -> dict[str, _Tree]:
+    """``tree`` with no exits where there are only sources of them.
+
+    Else the default would mix ``direct``, and with it this machine's own address, into a list
+    of proxies.
+    """
+    return {
+        name: {"exits": [], **part} if isinstance(part, dict) and "exit_sources" in part else part
+        for name, part in tree.items()
+    }
+
+
+def _convert(tree: dict[str, _Tree], hooks: _Hooks) -> Config:
+    try:
+        return msgspec.convert(
+            tree, Config, strict=False, dec_hook=lambda kind, value: hooks[kind](value)
+        )
+    except (msgspec.ValidationError, Mistake):
+        # msgspec tells the place in words, and not the one inside of what a hook has read; so
+        # look for it part by part.
+        raise next(_mistakes(tree, Config, hooks)) from None
+
+
+def _mistakes(tree: _Tree, kind: Any, hooks: _Hooks, at: str = "") -> Iterator[Mistake]:
+    """What keeps ``tree`` from being a ``kind``, from the top of the file to its end."""
+    if type(None) in get_args(kind):
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Annotated:
+        try:
+            msgspec.convert(tree, kind, strict=False)
+        except msgspec.ValidationError:
+            yield Mistake(f"{shown(tree)} is not {kind.__metadata__[0].description}", at)
+    elif get_origin(kind) is tuple:
+        if not isinstance(tree, list):
+            yield Mistake(f"{shown(tree)} is not a list", at)
+        else:
+            for index, item in enumerate(tree):
+                yield from _mistakes(item, get_args(kind)[0], hooks, f"{at}[{index}]")
+    elif kind in hooks:
+        try:
+            hooks[kind](tree)
+        except Mistake as mistake:
+            yield mistake.within(at)
+    elif not isinstance(tree, dict):
+        yield Mistake(f"{shown(tree)} is not a mapping", at)
+    else:
+        fields = {field.name: field for field in msgspec.structs.fields(kind)}
+        for name, part in tree.items():
+            if name in fields:
+                yield from _mistakes(part, fields[name].type, hooks, f"{at}.{name}")
+            elif name in _HOMES:
+                yield Mistake(f"not a key of this place (only of {_HOMES[name]})", f"{at}.{name}")
+            else:
+                yield unknown_key(name, fields).within(at)
+        for name, expected in fields.items():
+            if expected.required and name not in tree:
+                yield Mistake("missing", f"{at}.{name}")
+
+
+def _check_together(config: Config) -> None:
+    """What no part of the file can be asked for alone.  Raises Mistake."""
+    local, server = config.local, config.server
+    if local is None and server is None:
+        raise Mistake("neither local nor server is there, so there is nothing to run")
+    for name, section in (("local", local), ("server", server)):
+        if section is not None and not section.exits and not section.exit_sources:
+            raise Mistake("needs an exit (left out, it is direct)", f".{name}.exits")
+    if local is not None and not local.users and local.users_file is None:
+        _check_open_door(local)
+    if local is not None and server is not None:
+        # SO_REUSEPORT would let both have it, and a client would meet either door by chance.
+        for address in server.listen:
+            if address.port and address in local.listen:
+                raise Mistake(f"{address} is where local listens", ".server.listen")
+
+
+def _check_open_door(local: Local) -> None:
+    if not local.allow_anonymous:
+        for address in local.listen:
+            if address.ip is None or not address.ip.is_loopback:
+                raise Mistake(
+                    f"{address} would be open to everybody who can reach it"
+                    " (add users, or allow_anonymous: true if that is what you want)",
+                    ".local.listen",
+                )
+    for name in ("per_user", "bandwidth_per_user"):
+        if getattr(local.limits, name) is not None:
+            raise Mistake("there are no users whom this could limit", f".local.limits.{name}")
+
+
+# --- what a value says ----------------------------------------------------------------------
+
+
+def _hooks(base: Path) -> _Hooks:
+    return {
+        Seconds: _seconds,
+        Rate: _rate,
+        Networks: _networks,
+        Addresses: _addresses,
+        Exits: partial(_exits, base=base),
+        RuleLines: _rules,
+        Path: partial(_existing_file, base=base),
+        IPLiteral: _ip_literal,
+        Ports: _ports,
+        UserHashes: _users,
+        KeySources: partial(_keys, base=base),
+    }
+
+
+def _seconds(tree: _Tree) -> Seconds:
+    try:
+        seconds = parse_duration(tree) if isinstance(tree, str) else 0.0
+    except ValueError as error:
+        raise Mistake(str(error)) from None
+    if not seconds:
+        raise Mistake(f"{shown(tree)} is not a duration above zero (expected e.g. 30s or 10m)")
+    return Seconds(seconds)
+
+
+def _rate(tree: _Tree) -> Rate:
+    try:
+        rate = parse_rate(tree if isinstance(tree, str) else "")
+    except ValueError:
+        raise Mistake(f"{shown(tree)} is not a rate (expected e.g. 64KiB/s or 10MB/s)") from None
+    if rate < _SLOWEST:
+        raise Mistake(f"{shown(tree)} is less than {format_rate(_SLOWEST)}, the least there may be")
+    return Rate(rate)
+
+
+def _networks(tree: _Tree) -> Networks:
+    texts: list[str] = []
+    for at, item in _items(tree):
+        if not isinstance(item, str):
+            raise Mistake(f"{shown(item)} is not an address or a network", at)
+        try:
+            Networks([item])
+        except ConfigError as error:
+            raise Mistake(str(error), at) from None
+        texts.append(item)
+    if not texts:
+        raise Mistake("needs a network (expected e.g. 10.0.0.0/8 or ::1)")
+    return Networks(texts)
+
+
+def _addresses(tree: _Tree) -> Addresses:
+    if not isinstance(tree, list):
+        return Addresses((_address(tree),))
+    if not tree:
+        raise Mistake("needs an address (expected e.g. 127.0.0.1:1080)")
+    found: list[Address] = []
+    for at, item in _items(tree):
+        try:
+            address = _address(item)
+        except Mistake as mistake:
+            raise mistake.within(at) from None
+        if address.port and address in found:
+            raise Mistake(f"{address} stands here twice", at)
+        found.append(address)
+    return Addresses(found)
+
+
+def _address(tree: _Tree) -> Address:
+    try:
+        address = Address.parse(tree if isinstance(tree, str) else "")
+    except BadAddress:
+        address = None
+    if address is not None and address.host == "localhost":
+        address = Address("127.0.0.1", address.port)
+    # A name would be looked up anew at each start, and could come to mean another interface.
+    if address is None or address.ip is None:
+        raise Mistake(
+            f"{shown(tree)} is not an address to listen on"
+            " (expected e.g. 127.0.0.1:1080, [::1]:1080 or 0.0.0.0:1080)"
+        )
+    return address
+
+
+def _ip_literal(tree: _Tree) -> IPLiteral:
+    host = canonical_host(tree) if isinstance(tree, str) and ip_of(tree) is not None else ""
+    ip = ip_of(host)
+    if ip is None or ip.is_unspecified:
+        raise Mistake(f"{shown(tree)} is not an IP address (expected e.g. 203.0.113.7)")
+    return IPLiteral(host)
+
+
+def _ports(tree: _Tree) -> Ports:
+    found = _PORTS.fullmatch(tree) if isinstance(tree, str) else None
+    if found is not None:
+        first, last = int(found[1]), int(found[2])
+        if 0 < first <= last <= 65535:
+            return Ports((first, last))
+    raise Mistake(f"{shown(tree)} is not a range of ports (expected e.g. 40000-40999)")
+
+
+def _exits(tree: _Tree, base: Path) -> Exits:
+    found: dict[ExitSpec, None] = {}
+    for at, item in _items(tree):
+        if isinstance(item, list):
+            raise Mistake("a list is not an exit (expected e.g. socks5://10.0.0.7:1080)", at)
+        try:
+            spec = ExitSpec.parse(item, base)
+        except Mistake as mistake:
+            raise mistake.within(at) from None
+        if spec in found:
+            raise Mistake(f"{spec} stands here twice (use weight for a larger share)", at)
+        found[spec] = None
+    return Exits(found)
+
+
+def _rules(tree: _Tree) -> RuleLines:
+    lines: list[str] = []
+    for at, item in _items(tree):
+        if not isinstance(item, str):
+            raise Mistake(f"{shown(item)} is not a rule (put quotes around it)", at)
+        try:
+            Rule.parse(item)
+        except ConfigError as error:
+            raise Mistake(str(error), at) from None
+        lines.append(item)
+    if not lines:
+        raise Mistake("needs a rule (left out, it denies private ranges and allows the rest)")
+    return RuleLines(lines)
+
+
+def _existing_file(tree: _Tree, base: Path) -> Path:
+    path = _path(tree, base)
+    try:
+        is_file = path.is_file()
+    except OSError as error:
+        raise Mistake(f"{path}: {error.strerror}") from None
+    if not is_file:
+        raise Mistake(f"{path} is not there, or not a file")
+    return path
+
+
+def _users(tree: _Tree) -> UserHashes:
+    found = UserHashes()
+    for name, at, value in _named(tree):
+        if ":" in name:
+            raise Mistake("a user name can't hold a colon (HTTP ends it there)")
+        if not isinstance(value, str) or not value.startswith("$argon2id$"):
+            raise Mistake("not the hash of a password (expected what gsocks passwd prints)", at)
+        found[name] = Secret(value)
+    return found
+
+
+def _keys(tree: _Tree, base: Path) -> KeySources:
+    found = KeySources()
+    for name, at, value in _named(tree):
+        try:
+            source = _key_source(value, base)
+        except Mistake as mistake:
+            raise mistake.within(at) from None
+        for other, known in found.items():
+            if known == source:
+                raise Mistake(f"the same key as {other}, so nobody could tell them apart", at)
+        found[name] = source
+    if not found:
+        raise Mistake("needs a key (expected e.g. default: {file: gsocks.key})")
+    return found
+
+
+def _key_source(tree: _Tree, base: Path) -> KeySource:
+    if not isinstance(tree, dict):
+        return KeySource(key=_key(tree))
+    for name in tree:
+        if name not in ("file", "key"):
+            raise unknown_key(name, ("file", "key"))
+    if len(tree) != 1:
+        raise Mistake("has either a file or a key, and needs one")
+    if "key" in tree:
+        try:
+            return KeySource(key=_key(tree["key"]))
+        except Mistake as mistake:
+            raise mistake.within(".key") from None
+    try:
+        return KeySource(file=_path(tree["file"], base))
+    except Mistake as mistake:
+        raise mistake.within(".file") from None
+
+
+def _key(tree: _Tree) -> str:
+    try:
+        return Key.parse(tree if isinstance(tree, str) else "").text()
+    except ConfigError as error:
+        raise Mistake(str(error)) from None
+
+
+def _path(tree: _Tree, base: Path) -> Path:
+    try:
+        return parse_path(tree, base)
+    except ValueError as error:
+        raise Mistake(str(error)) from None
+
+
+def _items(tree: _Tree) -> Iterator[tuple[str, _Tree]]:
+    """Each item of a list behind its place."""
+    if not isinstance(tree, list):
+        raise Mistake(f"{shown(tree)} is not a list")
+    for index, item in enumerate(tree):
+        yield f"[{index}]", item
+
+
+def _named(tree: _Tree) -> Iterator[tuple[str, str, _Tree]]:
+    """Each value of a mapping behind its name and its place."""
+    if not isinstance(tree, dict):
+        raise Mistake(f"{shown(tree)} is not a mapping of names")
+    for name, value in tree.items():
+        if not name or not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
+            raise Mistake(
+                f"a name that is empty, not printable or longer than {_LONGEST_NAME} bytes"
+            )
+        yield name, f".{name}" if _PLAIN_NAME.fullmatch(name) else f"[{shown(name)}]", value
+
+
+# --- YAML -----------------------------------------------------------------------------------
+
+
+def _read_yaml(text: str) -> dict[str, _Tree]:
+    """The one document in ``text``, a mapping.  Raises Mistake."""
+    bad = _NOT_YAML.search(text)
+    if bad is not None:
+        line = text.count("\n", 0, bad.start()) + 1
+        raise Mistake(f"line {line}: a character (U+{ord(bad[0]):04X}) that YAML doesn't allow")
+    try:
+        tree = _Reader(text).document()
+    except yaml.MarkedYAMLError as error:
+        problem = _QUOTED_WORD.sub("this word", error.problem or "not YAML")
+        context = f" ({error.context})" if error.context else ""
+        raise _at_mark(f"{problem}{context}", error.problem_mark) from None
+    if not tree:
+        raise Mistake("empty (expected local, server or both)")
+    if not isinstance(tree, dict):
+        raise Mistake(f"{shown(tree)} is not a mapping (expected local, server or both)")
+    return tree
+
+
+class _Reader:
+    """Text, lists and mappings from YAML's events.
+
+    Not by ``yaml.load``: libyaml's composer overflows the stack, and takes the process along,
+    where brackets are nested 100,000 deep; and it knows neither bounds nor duplicate keys.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._events: Iterator[Any] = yaml.parse(text, Loader=_Loader)
+        #: what an anchor stands for, and how many values that are
+        self._anchors: dict[str, tuple[_Tree, int]] = {}
+        self._values = 0
+
+    def document(self) -> _Tree:
+        """The document; an empty text if there is none."""
+        tree: _Tree = ""
+        documents = 0
+        for event in self._events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents > 1:
+                    raise _at_mark("a second document (---) in one file", event.start_mark)
+                tree = self._value(next(self._events), DEEPEST)
+        return tree
+
+    def _value(self, event: Any, depth: int) -> _Tree:
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor not in self._anchors:
+                raise _at_mark("a word that begins with * needs quotes", event.start_mark)
+            tree, size = self._anchors[event.anchor]
+            self._count(size, event)
+            return tree
+        if event.tag not in (None, "!", "tag:yaml.org,2002:str"):
+            raise _at_mark("a word that begins with ! needs quotes", event.start_mark)
+        before = self._values
+        self._count(1, event)
+        if isinstance(event, yaml.ScalarEvent):
+            tree = event.value
+        elif not depth:
+            raise _at_mark(f"nested more than {DEEPEST} deep", event.start_mark)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            tree = self._list(depth - 1)
+        else:
+            tree = self._mapping(depth - 1)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = tree, self._values - before
+        return tree
+
+    def _list(self, depth: int) -> list[_Tree]:
+        found: list[_Tree] = []
+        while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
+            found.append(self._value(event, depth))
+        return found
+
+    def _mapping(self, depth: int) -> dict[str, _Tree]:
+        found: dict[str, _Tree] = {}
+        while not isinstance(event := next(self._events), yaml.MappingEndEvent):
+            key = self._value(event, depth)
+            if not isinstance(key, str):
+                raise _at_mark("a key that is not a word", event.start_mark)
+            if key in found:
+                raise _at_mark(f"{shown(key)} stands here twice", event.start_mark)
+            found[key] = self._value(next(self._events), depth)
+        return found
+
+    def _count(self, values: int, event: Any) -> None:
+        self._values += values
+        if self._values > MOST_VALUES:
+            raise _at_mark(f"more than {MOST_VALUES:,} values", event.start_mark)
+
+
+def _at_mark(message: str, mark: Any) -> Mistake:
+    return Mistake(f"line {mark.line + 1}, column {mark.column + 1}: {message}")

@@ -1,0 +1,74 @@
+"""Sockets to listen on, and ports held for those who will."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from gsocks.address import Address
+from gsocks.errors import ConfigError
+
+#: connections that wait to be accepted; the kernel caps it at net.core.somaxconn
+BACKLOG = 1024
+
+_REASONS = {
+    errno.EADDRINUSE: "address already in use",
+    errno.EACCES: "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EAFNOSUPPORT: "this machine doesn't speak that kind of address",
+}
+
+
+def listen(address: Address, *, reuse_port: bool = False) -> socket.socket:
+    """A socket that listens on ``address``, whose host is an IP address; never blocks.
+
+    With ``reuse_port`` others may listen beside it, each with a queue of its own among which the
+    kernel spreads the clients; without, nobody may.  Port 0 takes a free one.  Raises ConfigError.
+    """
+    return _socket(address, reuse_port=reuse_port, listening=True)
+
+
+def reserve(address: Address) -> socket.socket:
+    """Hold ``address`` for others, who then ``listen(..., reuse_port=True)`` on what it got.
+
+    For a parent of workers: it learns here whether the address is free, and which port 0 means,
+    but receives no connection itself.  Raises ConfigError.
+    """
+    sock = _socket(address, reuse_port=False, listening=False)
+    # Only now: with SO_REUSEPORT before bind, a second gsocks of the same user would get the
+    # port as well, and half of the first one's clients.  And SO_REUSEADDR no longer: with it on
+    # both, another could bind as long as nobody listens.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return sock
+
+
+def _socket(address: Address, *, reuse_port: bool, listening: bool) -> socket.socket:
+    ip = address.ip
+    if ip is None:
+        raise ConfigError(f"{address}: not an IP address, and only those can be listened on")
+    try:
+        sock = socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6)
+    except OSError as error:
+        raise _failure(address, error) from None
+    try:
+        sock.setblocking(False)
+        # connections of a process that has ended don't keep the next one from its port
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if ip.version == 6:
+            # so that [::]:p and 0.0.0.0:p can stand side by side
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        if listening:
+            sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise _failure(address, error) from None
+    return sock
+
+
+def _failure(address: Address, error: OSError) -> ConfigError:
+    reason = _REASONS.get(error.errno or 0) or error.strerror
+    return ConfigError(f"{address}: {reason}")

@@ -1,0 +1,190 @@
+"""The command line: the only place that reads the config, forks and handles signals."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import logging
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gsocks import __version__, config
+from gsocks.address import Address
+from gsocks.crypto import Key
+from gsocks.dial import Resolver
+from gsocks.errors import BadAddress, ConfigError
+from gsocks.keyfile import create_key
+from gsocks.observe import JsonFormatter, TextFormatter
+from gsocks.service import Service
+from gsocks.users import hash_password
+
+log = logging.getLogger("gsocks")
+
+#: exit status of a mistake in the command line or the config, as argparse has it
+MISTAKE = 2
+
+#: exit status of ``gsocks check --to`` where the rules deny it
+DENIED = 1
+
+_ABOUT = """\
+An encrypted SOCKS5 tunnel with a pool of ready connections, and a proxy with many ways out.
+
+  gsocks -c config.yaml          run what the file describes: a local end, a server, or both
+  gsocks check -c config.yaml    say what is wrong with it, or what it would run
+      --to HOST:PORT [--user NAME]    or which rule decides about a destination
+  gsocks keygen [FILE]           make the key that both ends share
+  gsocks passwd                  make the hash of a password, for local.users
+"""
+
+_EXAMPLE = """\
+To try it on one machine, with nothing to edit:
+
+  gsocks -c config.example.yaml
+  curl --socks5-hostname 127.0.0.1:1080 https://example.com/
+
+SIGTERM stops after the open connections have ended (a second one at once), SIGINT stops at
+once, SIGHUP reads keys and users again.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``gsocks``; returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ConfigError as error:
+        print(f"gsocks: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # gsocks keygen | head
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gsocks",
+        usage="gsocks -c FILE | gsocks {check,keygen,passwd} ...",
+        description=_ABOUT,
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"gsocks {__version__}")
+    parser.add_argument("-c", "--config", metavar="FILE", type=Path, help="the config to run")
+    parser.set_defaults(run=_run)
+    commands = parser.add_subparsers(title="commands", metavar="")
+
+    check = commands.add_parser("check", help="say what is wrong with a config, or what it runs")
+    # its own default would overwrite the -c that stands before the word "check"
+    check.add_argument(
+        "-c", "--config", metavar="FILE", type=Path, default=argparse.SUPPRESS, help="the config"
+    )
+    check.add_argument(
+        "--to", metavar="HOST:PORT", help="say which rule decides about that destination"
+    )
+    check.add_argument("--user", metavar="NAME", help="who asks: a user of local, a server's key")
+    check.set_defaults(run=_check)
+
+    keygen = commands.add_parser("keygen", help="make the key that both ends share")
+    keygen.add_argument(
+        "file", metavar="FILE", type=Path, nargs="?", help="keep it there, mode 0600; else print it"
+    )
+    keygen.set_defaults(run=_keygen)
+
+    passwd = commands.add_parser("passwd", help="make the hash of a password, for local.users")
+    passwd.set_defaults(run=_passwd)
+    return parser
+
+
+def _load(options: argparse.Namespace) -> config.Config:
+    if options.config is None:
+        raise ConfigError("no config given (gsocks -c FILE; gsocks --help shows an example)")
+    return config.load(options.config)
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings = _load(options)
+    _log_to_stderr(settings.log)
+    _raise_descriptor_limit(settings)
+    return Service(options.config, settings).run()
+
+
+def _check(options: argparse.Namespace) -> int:
+    service = Service(options.config, _load(options))
+    if options.to is not None:
+        return _judge(service, options.to, options.user)
+    if options.user is not None:
+        raise ConfigError("--user says who asks for a destination, which --to has to name")
+    for line in service.describe():
+        print(line)
+    print(f"{options.config}: ok")
+    return 0
+
+
+def _judge(service: Service, dest: str, user: str | None) -> int:
+    """Which rules decide; 0 if all of them allow it, else DENIED."""
+    try:
+        address = Address.parse(dest)
+    except BadAddress as error:
+        raise ConfigError(f"--to: {error}") from None
+    status = 0
+    for who, opinion in service.judge(address, user, Resolver()):
+        for line in opinion.lines:
+            print(f"{who}: {line}")
+        if not opinion.allowed:
+            status = DENIED
+    return status
+
+
+def _keygen(options: argparse.Namespace) -> int:
+    if options.file is None:
+        print(Key.generate().text())
+        return 0
+    if options.file.exists():
+        raise ConfigError(f"{options.file}: exists already, and may be in use")
+    create_key(options.file)
+    print(f"{options.file}: a new key; copy it to the other end over a safe channel")
+    return 0
+
+
+def _passwd(_: argparse.Namespace) -> int:
+    if sys.stdin.isatty():
+        password = getpass.getpass("password: ")
+        if getpass.getpass("once more: ") != password:
+            raise ConfigError("the two passwords differ")
+    else:
+        password = sys.stdin.readline().rstrip("\n")
+    if not password:
+        raise ConfigError("an empty password keeps nobody out")
+    print(hash_password(password.encode()))
+    return 0
+
+
+def _log_to_stderr(settings: config.Log) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
+    log.addHandler(handler)
+    log.setLevel(settings.level.upper())
+    log.propagate = False
+
+
+def _raise_descriptor_limit(settings: config.Config) -> None:
+    """Up to what the system allows; a proxied connection holds two descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    doors = [door for door in (settings.local, settings.server) if door is not None]
+    wanted = 2 * max(door.limits.connections for door in doors)
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        log.warning(
+            "limits.connections may need %d descriptors, and the system allows %d (ulimit -n)",
+            wanted,
+            hard,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

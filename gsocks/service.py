@@ -1,0 +1,329 @@
+"""A config file as running doors: made, started, told of signals, read again, stopped."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket as std_socket
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import gevent
+from gevent.event import Event
+
+from gsocks import config
+from gsocks.address import Address
+from gsocks.assemble import make_rules, make_ways_out
+from gsocks.crypto import Key, KeyRing, fast_ciphers
+from gsocks.dial import Resolver
+from gsocks.door import Door
+from gsocks.errors import ConfigError
+from gsocks.exits import ExitSpec
+from gsocks.judge import Opinion, judge
+from gsocks.keyfile import create_key, read_key
+from gsocks.limits import Limits, Timeouts, Udp
+from gsocks.listen import listen, reserve
+from gsocks.local import LocalServer
+from gsocks.observe import AccessLog, NullObserver, Observer
+from gsocks.replay import ReplayGuard
+from gsocks.rotation.sources import read_exit_list
+from gsocks.server import RemoteServer
+from gsocks.shares import Shares
+from gsocks.supervisor import run_workers, worker_count
+from gsocks.throttle import Throttle
+from gsocks.users import Users
+from gsocks.users_file import FileUsers
+from gsocks.ways_out import WaysOut
+from gsocks.wording import did_you_mean
+
+log = logging.getLogger("gsocks")
+
+
+class Service:
+    """What ``gsocks -c FILE`` runs.  Raises ConfigError for what only shows when it is made."""
+
+    def __init__(self, path: Path, settings: config.Config) -> None:
+        self._path = path
+        self._settings = settings
+        self._users: Users | None = None
+        self._locals: list[LocalServer] = []
+        self._servers: list[RemoteServer] = []
+        self._stopped = Event()
+        self._terminated = False
+
+    # --- before the fork --------------------------------------------------------------------
+
+    def describe(self) -> Iterator[str]:
+        """What it would run, a line each.  Raises ConfigError for what can't be."""
+        to_be_made = self._missing_keys()
+        for name, section in self._sections():
+            make_rules(section.rules)
+            exits = _exit_specs(section)
+            for spec in exits:
+                if spec.key_file is not None and spec.key_file not in to_be_made:
+                    read_key(spec.key_file)
+            where = ", ".join(str(address) for address in section.listen)
+            more = f" and {len(exits) - 3} more" if len(exits) > 3 else ""
+            ways = ", ".join(spec.label for spec in exits[:3])
+            yield f"{name}: listens on {where}, goes out by {ways}{more}"
+        local, server = self._settings.local, self._settings.server
+        users = _users(local) if local is not None else None
+        if users is not None:
+            yield f"local: users {_some(users.names)}"
+        if server is not None:
+            for source in server.keys.values():
+                if source.file not in to_be_made:
+                    _key(source)
+            yield f"server: keys {_some(server.keys)}"
+        for path in to_be_made:
+            yield f"server: {path} is made at the first start"
+
+    def judge(
+        self, dest: Address, user: str | None, resolver: Resolver
+    ) -> Iterator[tuple[str, Opinion]]:
+        """Which rules decide when ``user`` asks for ``dest``, at each end that the file describes.
+
+        At a server the users are its keys: without the name of one, all are asked for.  Raises
+        ConfigError, also for a user whom nobody knows.
+        """
+        local, server = self._settings.local, self._settings.server
+        users = _users(local) if local is not None else None
+        names = users.names if users is not None else []
+        keys = list(server.keys) if server is not None else []
+        if user is not None and user not in names and user not in keys:
+            known = did_you_mean(user, [*names, *keys])
+            raise ConfigError(f"no user and no key is called {user!r}{known}")
+        if local is not None:
+            asks = user if user in names else None
+            who = "local" if asks is None else f"local, user {asks}"
+            yield who, _judge(local, dest, asks, resolver)
+        if server is not None:
+            of_keys: dict[Opinion, list[str]] = {}
+            for key in [user] if user in keys else keys:
+                of_keys.setdefault(_judge(server, dest, key, resolver), []).append(str(key))
+            for opinion, those in of_keys.items():
+                yield f"server, key {_some(those)}", opinion
+
+    def run(self) -> int:
+        """Serve until a signal ends it; returns the exit status."""
+        for path in self._missing_keys():
+            create_key(path)
+            log.info("made a new key: %s (the other end needs a copy of it)", path)
+        for line in self.describe():
+            log.debug("%s", line)
+        guard = ReplayGuard()
+        addresses = [address for _, section in self._sections() for address in section.listen]
+        count = worker_count(self._settings.workers)
+        if count == 1:
+            return self._work([listen(address, reuse_port=False) for address in addresses], guard)
+        # the parent holds the ports, without listening; each worker listens on its own socket
+        held = [reserve(address) for address in addresses]
+        bound = [Address.from_sockaddr(sock.getsockname()) for sock in held]
+        return run_workers(count, lambda _: self._work_beside_others(bound, guard), log=log)
+
+    def _sections(self) -> Iterator[tuple[str, config.Local | config.Server]]:
+        # the server first, so that a local end in the same process finds it listening
+        if self._settings.server is not None:
+            yield "server", self._settings.server
+        if self._settings.local is not None:
+            yield "local", self._settings.local
+
+    def _missing_keys(self) -> list[Path]:
+        """Files of the server's own keys that are not there yet; these it makes."""
+        server = self._settings.server
+        sources = server.keys.values() if server is not None else ()
+        return [s.file for s in sources if s.file is not None and not s.file.exists()]
+
+    # --- in the process that serves ---------------------------------------------------------
+
+    def _work_beside_others(self, addresses: list[Address], guard: ReplayGuard) -> int:
+        # A worker that takes a dead one's place must not bring back the keys and users that
+        # stood in the file when the parent read it.
+        return self._work([listen(at, reuse_port=True) for at in addresses], guard, reread=True)
+
+    def _work(
+        self, listeners: list[std_socket.socket], guard: ReplayGuard, *, reread: bool = False
+    ) -> int:
+        self._make_doors(iter(listeners), guard)
+        if reread:
+            self._read_again()
+        # before the doors open: a signal that comes early must find its handler
+        gevent.signal_handler(signal.SIGTERM, self._terminate)
+        gevent.signal_handler(signal.SIGINT, self._interrupt)
+        gevent.signal_handler(signal.SIGHUP, self._reload)
+        for door in self._doors:
+            door.start()
+        self._tell_where()
+        self._stopped.wait()
+        return 0
+
+    def _make_doors(self, listeners: Iterator[std_socket.socket], guard: ReplayGuard) -> None:
+        observer: Observer = AccessLog() if self._settings.log.access else NullObserver()
+        server, local = self._settings.server, self._settings.local
+        if server is not None:
+            ways, keys = _ways_out(server), _keys(server)
+            shares = Shares(_limits(server))
+            self._servers = [
+                RemoteServer(
+                    next(listeners),
+                    ways,
+                    keys,
+                    guard=guard,
+                    ciphers=fast_ciphers(),
+                    timeouts=_timeouts(server),
+                    limits=_limits(server),
+                    clients=server.clients,
+                    proxy_protocol_from=server.proxy_protocol_from,
+                    shares=shares,
+                    observer=observer,
+                )
+                for _ in server.listen
+            ]
+        if local is not None:
+            ways, self._users = _ways_out(local), _users(local)
+            logins = Throttle(self._users.verify) if self._users is not None else None
+            shares = Shares(_limits(local))
+            self._locals = [
+                LocalServer(
+                    next(listeners),
+                    ways,
+                    users=logins,
+                    timeouts=_timeouts(local),
+                    limits=_limits(local),
+                    udp=_udp(local),
+                    clients=local.clients,
+                    proxy_protocol_from=local.proxy_protocol_from,
+                    shares=shares,
+                    observer=observer,
+                )
+                for _ in local.listen
+            ]
+
+    @property
+    def _doors(self) -> list[Door]:
+        return [*self._servers, *self._locals]
+
+    def _tell_where(self) -> None:
+        for server in self._servers:
+            log.info("server: waits for tunnels on %s", server.bound)
+        for local in self._locals:
+            log.info("local: SOCKS5 on %s", local.bound)
+        if self._locals:
+            log.info(
+                "try it: curl --socks5-hostname %s https://example.com/  (or set it as the SOCKS5"
+                " proxy of a browser, with names resolved by the proxy)",
+                self._locals[0].bound,
+            )
+
+    # --- signals ----------------------------------------------------------------------------
+
+    def _terminate(self) -> None:
+        """SIGTERM: let connections end; the second one ends at once."""
+        if self._terminated:
+            log.info("told again to stop: ending at once")
+            self._stop(0)
+            return
+        self._terminated = True
+        open_now = sum(door.connections for door in self._doors)
+        log.info("stopping: waits for %d connections (SIGTERM again ends at once)", open_now)
+        self._stop(None)
+        log.info("stopped")
+
+    def _interrupt(self) -> None:
+        """SIGINT: end at once."""
+        log.info("interrupted: ending at once")
+        self._stop(0)
+
+    def _stop(self, seconds: float | None) -> None:
+        gevent.joinall(
+            [
+                gevent.spawn(door.stop, door.timeouts.drain if seconds is None else seconds)
+                for door in self._doors
+            ]
+        )
+        self._stopped.set()
+
+    def _reload(self) -> None:
+        """SIGHUP: other keys and users, without touching a connection."""
+        if self._read_again():
+            log.info("read again: keys and users of %s (other changes need a restart)", self._path)
+
+    def _read_again(self) -> bool:
+        """Take the keys and users that the config has now; or all stays as it was."""
+        try:
+            settings = config.load(self._path)
+            keys = _keys(settings.server) if settings.server is not None else None
+            local, before = settings.local, self._settings.local
+            file = local.users_file if local is not None else None
+            if file != (before.users_file if before is not None else None):
+                raise ConfigError("local.users_file: another one needs a restart")
+            hashes = local.users if local is not None else {}
+            if (bool(hashes) or file is not None) != (self._users is not None):
+                raise ConfigError("local.users: opening or closing a door needs a restart")
+            if self._users is not None:
+                self._users.replace(hashes)
+        except ConfigError as error:
+            log.error("not read again, all stays as it was: %s", error)
+            return False
+        if keys is not None:
+            for server in self._servers:
+                server.replace_keys(keys)
+        return True
+
+
+# --- from the config's structs to the engine's parts ----------------------------------------
+
+
+def _ways_out(section: config.Section) -> WaysOut:
+    return make_ways_out(
+        _exit_specs(section),
+        section.rules,
+        timeouts=_timeouts(section),
+        pool_size=section.pool.size,
+        pool_max_idle=section.pool.max_idle,
+        rotate=section.rotate,
+    )
+
+
+def _exit_specs(section: config.Section) -> list[ExitSpec]:
+    listed = [spec for source in section.exit_sources for spec in read_exit_list(source.file)]
+    return [*section.exits, *listed]
+
+
+def _timeouts(section: config.Section) -> Timeouts:
+    return Timeouts(**{name: getattr(section.timeouts, name) for name in Timeouts._fields})
+
+
+def _limits(section: config.Section) -> Limits:
+    return Limits(**{name: getattr(section.limits, name) for name in Limits._fields})
+
+
+def _users(local: config.Local) -> Users | None:
+    if local.users_file is not None:
+        return FileUsers(local.users_file, local.users)
+    return Users(local.users) if local.users else None
+
+
+def _judge(section: config.Section, dest: Address, user: str | None, resolver: Resolver) -> Opinion:
+    """What the rules of ``section`` say; only direct looks names up at this end."""
+    here = any(spec.scheme == "direct" for spec in _exit_specs(section))
+    return judge(make_rules(section.rules), dest, user, resolver.resolve if here else None)
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first of many names."""
+    listed = list(names)
+    more = f" and {len(listed) - 10} more" if len(listed) > 10 else ""
+    return ", ".join(listed[:10]) + more
+
+
+def _udp(local: config.Local) -> Udp:
+    return Udp(**{name: getattr(local.udp, name) for name in Udp._fields})
+
+
+def _keys(server: config.Server) -> KeyRing:
+    return KeyRing({name: _key(source) for name, source in server.keys.items()})
+
+
+def _key(source: config.KeySource) -> Key:
+    return read_key(source.file) if source.file is not None else Key.parse(source.key or "")

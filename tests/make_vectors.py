@@ -1,0 +1,230 @@
+"""Captures whole sessions of our two ends, with fixed keys, into tests/vectors.
+
+Run it after a change to the wire, which needs a new prologue, and copy the worked example of
+docs/protocol.md from what it wrote:
+
+    python tests/make_vectors.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent.socket import socket, socketpair
+from gevent.util import wrap_errors
+from nacl.bindings import crypto_scalarmult_base
+
+from gsocks.address import Address
+from gsocks.crypto import (
+    EPHEMERAL_SIZE,
+    HELLO_HEAD_SIZE,
+    Cipher,
+    Initiator,
+    Key,
+    KeyRing,
+    Responder,
+    Session,
+)
+from gsocks.errors import ConnectFailed, ConnectionRefused
+from gsocks.request import Command, Request
+from gsocks.stream import CHUNK, Reader
+from gsocks.tunnel import ClientTunnel, Frame, ServerTunnel, TunnelStream
+
+VECTORS = Path(__file__).parent / "vectors"
+
+KEY = bytes(range(32))
+TIME_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
+BOUND = Address("192.0.2.7", 50000)
+
+
+def seeded(label: str, number: int) -> bytes:
+    """32 bytes that anybody can make again."""
+    return hashlib.sha256(f"{label} {number}".encode()).digest()
+
+
+# the first that lead to 5 and 3 bytes of padding: short enough to print, and not none
+CLIENT_PRIVATE = seeded("client", 275)
+SERVER_PRIVATE = seeded("server", 499)
+
+#: each session's file, what the client offers and what the server has
+SESSIONS = {
+    "session.json": (Cipher.SECRETBOX, Cipher.SECRETBOX | Cipher.AEGIS256),
+    "session-aegis256.json": (
+        Cipher.SECRETBOX | Cipher.AEGIS256,
+        Cipher.SECRETBOX | Cipher.AEGIS256,
+    ),
+}
+
+
+class PaddedClient(ClientTunnel):
+    def padding(self) -> bytes:
+        return bytes(6)
+
+
+class PaddedServer(ServerTunnel):
+    def padding(self) -> bytes:
+        return bytes(2)
+
+
+class Wire:
+    """Stands between the two ends; notes what passes, and what it means."""
+
+    def __init__(self) -> None:
+        self.client_end, self._client = socketpair()
+        self.server_end, self._server = socketpair()
+        self.frames: list[dict[str, Any]] = []
+
+    def pass_up(self, kind: Frame, **means: object) -> None:
+        self._pass(self._client, self._server, "client", kind, means)
+
+    def pass_down(self, kind: Frame, **means: object) -> None:
+        self._pass(self._server, self._client, "server", kind, means)
+
+    def _pass(
+        self, source: socket, sink: socket, sender: str, kind: Frame, means: dict[str, Any]
+    ) -> None:
+        # a frame leaves in one write, and a socketpair delivers a small one in one piece
+        sealed = source.recv(CHUNK)
+        sink.sendall(sealed)
+        self.frames.append({"from": sender, "type": kind.name, **means, "hex": sealed.hex()})
+
+    def close(self) -> None:
+        for sock in (self.client_end, self._client, self.server_end, self._server):
+            sock.close()
+
+
+def capture(offered: Cipher, supported: Cipher) -> dict[str, Any]:
+    """One session: the agreement, three streams and a ping."""
+    key = Key(KEY)
+    initiator = Initiator(key, offered, CLIENT_PRIVATE)
+    hello = initiator.hello(TIME_MS)
+    head, rest = hello[:HELLO_HEAD_SIZE], hello[HELLO_HEAD_SIZE:]
+    (found,) = KeyRing({"default": key}).candidates(head)
+    padding = found.rest - (8 + 1 + 16)
+    responder = Responder("default", key, head[-EPHEMERAL_SIZE:], padding, private=SERVER_PRIVATE)
+    said = responder.read(rest)
+    chosen = Cipher.AEGIS256 if said.offered & supported & Cipher.AEGIS256 else Cipher.SECRETBOX
+    reply, server_session = responder.reply(chosen)
+    client_session = initiator.finish(reply[:EPHEMERAL_SIZE], reply[EPHEMERAL_SIZE:])
+    return {
+        "about": "A session of gsocks/1 (docs/protocol.md); written by tests/make_vectors.py",
+        "key": KEY.hex(),
+        "client_private": CLIENT_PRIVATE.hex(),
+        "client_public": crypto_scalarmult_base(CLIENT_PRIVATE).hex(),
+        "server_private": SERVER_PRIVATE.hex(),
+        "server_public": crypto_scalarmult_base(SERVER_PRIVATE).hex(),
+        "time_ms": TIME_MS,
+        "offered": int(offered),
+        "chosen": int(chosen),
+        "hello_padding": padding,
+        "reply_padding": len(reply) - (32 + 1 + 16),
+        "hello": hello.hex(),
+        "reply": reply.hex(),
+        "frames": _converse(client_session, server_session),
+    }
+
+
+def _converse(client_session: Session, server_session: Session) -> list[dict[str, Any]]:
+    wire = Wire()
+    client = PaddedClient(wire.client_end, client_session, Reader(wire.client_end))
+    server = PaddedServer(
+        wire.server_end, server_session, Reader(wire.server_end), "default", Key(KEY)
+    )
+    try:
+        _stream_to_a_name(wire, client, server)
+        _ping(wire, client, server)
+        _refused_stream(wire, client, server)
+        _stream_that_is_reset(wire, client, server)
+    finally:
+        wire.close()
+    return wire.frames
+
+
+def _open(
+    wire: Wire, client: ClientTunnel, server: ServerTunnel, dest: Address
+) -> gevent.Greenlet[..., Any]:
+    # a refusal is the greenlet's result, not its failure
+    call = wrap_errors(ConnectFailed, client.open)
+    opening = gevent.spawn(call, Request(Command.CONNECT, dest))
+    gevent.idle()
+    wire.pass_up(Frame.OPEN, command=1, host=dest.host, port=dest.port, padding=6)
+    request = server.accept()
+    if request is None or request.dest != dest:
+        raise RuntimeError(f"{dest} was asked for and {request} came")
+    return opening
+
+
+def _opened(
+    wire: Wire, client: ClientTunnel, server: ServerTunnel, dest: Address
+) -> tuple[TunnelStream, TunnelStream]:
+    opening = _open(wire, client, server, dest)
+    server.succeeded(BOUND)
+    wire.pass_down(Frame.OPENED, code=0, host=BOUND.host, port=BOUND.port, padding=2)
+    opening.get()
+    return TunnelStream(client, lambda _: None), TunnelStream(server, lambda _: None)
+
+
+def _stream_to_a_name(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None:
+    near, far = _opened(wire, client, server, Address("example.com", 443))
+    near.write(b"question")
+    wire.pass_up(Frame.DATA, data=b"question".hex())
+    far.read()
+    client.send(Frame.PAD, bytes(3))
+    wire.pass_up(Frame.PAD, padding=3)
+    far.write(b"answer")
+    wire.pass_down(Frame.DATA, data=b"answer".hex())
+    near.read()
+    near.write_eof()
+    wire.pass_up(Frame.FIN)
+    far.read()
+    far.write_eof()
+    wire.pass_down(Frame.FIN)
+    near.read()
+    near.close()
+    far.close()
+
+
+def _ping(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None:
+    pinging, accepting = gevent.spawn(client.ping), gevent.spawn(server.accept)
+    gevent.idle()
+    wire.pass_up(Frame.PING)
+    gevent.idle()
+    wire.pass_down(Frame.PONG)
+    pinging.get()
+    accepting.kill()
+
+
+def _refused_stream(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None:
+    opening = _open(wire, client, server, Address("2001:db8::1", 80))
+    server.failed(ConnectionRefused())
+    code = ConnectionRefused.code
+    wire.pass_down(Frame.OPENED, code=code, host="0.0.0.0", port=0, padding=2)
+    opening.get()
+    wire.pass_up(Frame.FIN)
+
+
+def _stream_that_is_reset(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None:
+    near, far = _opened(wire, client, server, Address("192.0.2.1", 22))
+    near.write_eof()
+    wire.pass_up(Frame.FIN)
+    far.read()
+    far.write(b"half-closed")
+    wire.pass_down(Frame.DATA, data=b"half-closed".hex())
+    near.read()
+    far.abort()
+    wire.pass_down(Frame.RESET)
+
+
+def main() -> None:
+    """Write every session."""
+    for name, (offered, supported) in SESSIONS.items():
+        text = json.dumps(capture(offered, supported), indent=2)
+        (VECTORS / name).write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""The other end of a tunnel, written from docs/protocol.md and nothing else.
+
+Nothing of gsocks is imported here: what this end and ours agree on is what the document says.
+The names are the document's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import nacl.bindings
+from nacl.secret import SecretBox
+
+SECRETBOX, AEGIS256 = 0x01, 0x02
+OPEN, OPENED, DATA, FIN, RESET, PING, PONG, DATAGRAM, PAD = range(1, 10)
+
+
+def blake2b(data: bytes) -> bytes:
+    return hashlib.blake2b(data).digest()
+
+
+def hkdf(chaining_key: bytes, material: bytes) -> tuple[bytes, bytes, bytes]:
+    secret = hmac.digest(chaining_key, material, "blake2b")
+    one = hmac.digest(secret, b"\x01", "blake2b")
+    two = hmac.digest(secret, one + b"\x02", "blake2b")
+    three = hmac.digest(secret, two + b"\x03", "blake2b")
+    return one, two, three
+
+
+def hint_and_padding(key: bytes, public: bytes) -> tuple[bytes, int]:
+    made = hashlib.blake2b(public, key=key, digest_size=5, person=b"gsocks/1 hello").digest()
+    return made[:4], made[4]
+
+
+def reply_padding(key: bytes, public: bytes) -> int:
+    return hashlib.blake2b(public, key=key, digest_size=1, person=b"gsocks/1 reply").digest()[0]
+
+
+class Noise:
+    """h, ck and k of the document's section 3; each method is a line of it."""
+
+    def __init__(self, key: bytes) -> None:
+        self.h = self.ck = b"Noise_NNpsk0_25519_ChaChaPoly_BLAKE2b" + bytes(27)
+        self.mix_hash(b"gsocks/1")
+        self.ck, h, k = hkdf(self.ck, key)  # psk
+        self.mix_hash(h)
+        self.k = k[:32]
+
+    def mix_hash(self, data: bytes) -> None:
+        self.h = blake2b(self.h + data)
+
+    def mix_key(self, material: bytes) -> None:
+        self.ck, k, _ = hkdf(self.ck, material)
+        self.k = k[:32]
+
+    def e(self, public: bytes) -> None:
+        self.mix_hash(public)
+        self.mix_key(public)
+
+    def ee(self, private: bytes, public: bytes) -> None:
+        self.mix_key(nacl.bindings.crypto_scalarmult(private, public))
+
+    def seal(self, payload: bytes) -> bytes:
+        # no key seals a second message, so the nonce is always 0
+        sealed = nacl.bindings.crypto_aead_chacha20poly1305_ietf_encrypt(
+            payload, self.h, bytes(12), self.k
+        )
+        self.mix_hash(sealed)
+        return sealed
+
+    def open(self, sealed: bytes) -> bytes:
+        payload = nacl.bindings.crypto_aead_chacha20poly1305_ietf_decrypt(
+            sealed, self.h, bytes(12), self.k
+        )
+        self.mix_hash(sealed)
+        return payload
+
+    def split(self) -> tuple[bytes, bytes]:
+        to_server, to_client, _ = hkdf(self.ck, b"")
+        return to_server[:32], to_client[:32]
+
+
+class Boxes:
+    """One direction of a tunnel: boxes sealed, or opened, in their order."""
+
+    def __init__(self, key: bytes, cipher: int) -> None:
+        self.key = key
+        self.cipher = cipher
+        self.number = 0
+        self.overhead = {SECRETBOX: 16, AEGIS256: 32}[cipher]
+
+    def _nonce(self, size: int) -> bytes:
+        nonce = self.number.to_bytes(size, "little")
+        self.number += 1
+        return nonce
+
+    def seal(self, plain: bytes) -> bytes:
+        if self.cipher == SECRETBOX:
+            return SecretBox(self.key).encrypt(plain, self._nonce(24)).ciphertext
+        return nacl.bindings.crypto_aead_aegis256_encrypt(plain, None, self._nonce(32), self.key)
+
+    def open(self, sealed: bytes) -> bytes:
+        if self.cipher == SECRETBOX:
+            return SecretBox(self.key).decrypt(sealed, self._nonce(24))
+        return nacl.bindings.crypto_aead_aegis256_decrypt(sealed, None, self._nonce(32), self.key)
+
+    def frame(self, kind: int, body: bytes = b"") -> bytes:
+        sealed = self.seal(bytes((kind,)) + len(body).to_bytes(3, "big"))
+        return sealed + self.seal(body) if body else sealed
+
+    def read_frame(self, exactly: Callable[[int], bytes]) -> tuple[int, bytes]:
+        header = self.open(exactly(4 + self.overhead))
+        length = int.from_bytes(header[1:], "big")
+        if length > 65536:
+            raise ValueError("a frame that is too long")
+        return header[0], self.open(exactly(length + self.overhead)) if length else b""
+
+    def frames(self, captured: bytes) -> Iterator[tuple[int, bytes]]:
+        take = Taker(captured)
+        while take.rest:
+            yield self.read_frame(take)
+
+
+class Taker:
+    def __init__(self, data: bytes) -> None:
+        self.rest = data
+
+    def __call__(self, count: int) -> bytes:
+        if count > len(self.rest):
+            raise ValueError("truncated")
+        taken, self.rest = self.rest[:count], self.rest[count:]
+        return taken
+
+
+# --- the client's part ------------------------------------------------------------------------
+
+
+class Client:
+    def __init__(self, key: bytes, private: bytes) -> None:
+        self.key = key
+        self.private = private
+        self.noise = Noise(key)
+
+    def hello(self, time_ms: int, offered: int) -> bytes:
+        public = nacl.bindings.crypto_scalarmult_base(self.private)
+        hint, padding = hint_and_padding(self.key, public)
+        self.noise.e(public)
+        payload = time_ms.to_bytes(8, "big") + bytes((offered,)) + bytes(padding)
+        return hint + public + self.noise.seal(payload)
+
+    def read_reply(self, exactly: Callable[[int], bytes]) -> tuple[Boxes, Boxes]:
+        """What seals our frames, and what opens the server's."""
+        public = exactly(32)
+        self.noise.e(public)
+        self.noise.ee(self.private, public)
+        payload = self.noise.open(exactly(1 + reply_padding(self.key, public) + 16))
+        to_server, to_client = self.noise.split()
+        return Boxes(to_server, payload[0]), Boxes(to_client, payload[0])
+
+
+# --- the server's part ------------------------------------------------------------------------
+
+
+class Said(NamedTuple):
+    time_ms: int
+    offered: int
+    padding: bytes
+
+
+class Server:
+    def __init__(self, key: bytes, private: bytes) -> None:
+        self.key = key
+        self.private = private
+        self.noise = Noise(key)
+        self.client_public = b""
+
+    def read_hello(self, exactly: Callable[[int], bytes]) -> Said:
+        hint, public = exactly(4), exactly(32)
+        expected, padding = hint_and_padding(self.key, public)
+        if hint != expected:
+            raise ValueError("the hello of another key")
+        self.noise.e(public)
+        payload = self.noise.open(exactly(9 + padding + 16))
+        self.client_public = public
+        return Said(int.from_bytes(payload[:8], "big"), payload[8], payload[9:])
+
+    def reply(self, chosen: int) -> tuple[bytes, Boxes, Boxes]:
+        """Message 2, what seals our frames, and what opens the client's."""
+        public = nacl.bindings.crypto_scalarmult_base(self.private)
+        self.noise.e(public)
+        self.noise.ee(self.private, self.client_public)
+        sealed = self.noise.seal(bytes((chosen,)) + bytes(reply_padding(self.key, public)))
+        to_server, to_client = self.noise.split()
+        return public + sealed, Boxes(to_client, chosen), Boxes(to_server, chosen)
+
+
+# --- bodies -----------------------------------------------------------------------------------
+
+
+def read_address(take: Taker) -> tuple[str, int]:
+    kind = take(1)[0]
+    if kind == 0x01:
+        host = str(ipaddress.IPv4Address(take(4)))
+    elif kind == 0x04:
+        host = str(ipaddress.IPv6Address(take(16)))
+    elif kind == 0x03:
+        host = take(take(1)[0]).decode("ascii")
+    else:
+        raise ValueError(f"address type {kind}")
+    return host, int.from_bytes(take(2), "big")
+
+
+def read_request(body: bytes) -> tuple[int, str, int]:
+    """Command, host, port; the padding is ignored."""
+    take = Taker(body)
+    return (take(1)[0], *read_address(take))
+
+
+def read_answer(body: bytes) -> tuple[int, str, int]:
+    """Code, host, port; the padding is ignored."""
+    return read_request(body)
+
+
+def connect_to(name: str, port: int, padding: int = 0) -> bytes:
+    """The body of an OPEN to a host name."""
+    raw = name.encode("ascii")
+    address = bytes((0x03, len(raw))) + raw + port.to_bytes(2, "big")
+    return b"\x01" + address + bytes(padding)

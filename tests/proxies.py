@@ -1,0 +1,259 @@
+"""Proxies for the tests of the exits: Debian's own, honest ones of ours, and players of parts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import ssl
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import gevent
+import pytest
+import trustme
+from engine import connect, free_port, serving
+from gevent import subprocess
+from gevent.event import Event
+from gevent.socket import create_connection, socket
+
+from gsocks.address import Address
+from gsocks.errors import StreamError
+from gsocks.exits.tls import TlsStream
+from gsocks.relay import Relay
+from gsocks.stream import SocketStream, Stream, tune
+
+# --- Debian's ---------------------------------------------------------------------------------
+
+
+@contextmanager
+def _running(package: str, program: str, *arguments: str, port: int) -> Iterator[Address]:
+    """A program that listens on ``port`` of loopback, and is killed at the end."""
+    path = shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if path is None:
+        pytest.fail(f"needs {program}: apt-get install {package}")
+    process = subprocess.Popen(
+        [path, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 10
+        while not _listens(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                process.kill()
+                pytest.fail(f"{program} did not start: {process.stderr.read().decode()}")
+            gevent.sleep(0.01)
+        yield Address("127.0.0.1", port)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # its own group, and dante is a family
+        process.wait()
+        process.stderr.close()
+
+
+def _listens(port: int) -> bool:
+    try:
+        create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@contextmanager
+def microsocks(user: str | None = None, password: str | None = None) -> Iterator[Address]:
+    port = free_port()
+    login = ["-u", user, "-P", password] if user and password else []
+    with _running(
+        "microsocks", "microsocks", "-i", "127.0.0.1", "-p", str(port), *login, port=port
+    ) as address:
+        yield address
+
+
+@contextmanager
+def dante(folder: Path, forbidden: str) -> Iterator[Address]:
+    """A SOCKS4a and SOCKS5 server whose rules forbid one address."""
+    port = free_port()
+    config = folder / "danted.conf"
+    users = "user.privileged: root\nuser.unprivileged: nobody\n" if os.geteuid() == 0 else ""
+    config.write_text(
+        f"internal: 127.0.0.1 port = {port}\nexternal: 127.0.0.1\n"
+        f"socksmethod: none\nclientmethod: none\n{users}"
+        "client pass { from: 0/0 to: 0/0 }\n"
+        f"socks block {{ from: 0/0 to: {forbidden}/32 }}\n"
+        "socks pass { from: 0/0 to: 0/0 }\n"
+    )
+    with _running("dante-server", "danted", "-f", str(config), port=port) as address:
+        yield address
+
+
+@contextmanager
+def tinyproxy(
+    folder: Path, user: str | None = None, password: str | None = None
+) -> Iterator[Address]:
+    port = free_port()
+    login = f"BasicAuth {user} {password}\n" if user else ""
+    config = folder / f"tinyproxy-{port}.conf"
+    config.write_text(f"Port {port}\nListen 127.0.0.1\nTimeout 60\nMaxClients 50\n{login}")
+    with _running("tinyproxy", "tinyproxy", "-d", "-c", str(config), port=port) as address:
+        yield address
+
+
+# --- honest ones of ours ----------------------------------------------------------------------
+
+
+@cache
+def authority() -> trustme.CA:
+    """Whom the tests trust.  Made once: keys take their time."""
+    return trustme.CA()
+
+
+@cache
+def certified(*names: str) -> ssl.SSLContext:
+    """What a TLS server for ``names`` needs."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority().issue_cert(*names).configure_cert(context)
+    return context
+
+
+@cache
+def trusting() -> ssl.SSLContext:
+    """A client's context that trusts the tests' authority and nobody else."""
+    context = ssl.create_default_context()
+    authority().configure_trust(context)
+    return context
+
+
+def _until(stream: Stream, end: bytes) -> bytes:
+    data = b""
+    while not data.endswith(end):
+        part = stream.read()
+        if not part:
+            raise StreamError("hung up")
+        data += part
+    return data
+
+
+def _relay(client: Stream, dest: Address) -> None:
+    ended = Event()
+    remote = SocketStream(connect(dest))
+    Relay(client, remote, idle=60, half_closed=60, ended=lambda _: ended.set()).run()
+    ended.wait()
+
+
+def _serve_http(client: Stream) -> None:
+    head = _until(client, b"\r\n\r\n")
+    client.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    _relay(client, Address.parse(head.split()[1].decode()))
+
+
+def _serve_socks4a(client: Stream) -> None:
+    """Destinations are IPv4 addresses, and nobody has a name."""
+    request = _until(client, b"\0")
+    client.write(b"\0\x5a" + bytes(6))
+    ip = ".".join(map(str, request[4:8]))
+    _relay(client, Address(ip, int.from_bytes(request[2:4], "big")))
+
+
+@contextmanager
+def honest(kind: str) -> Iterator[Address]:
+    """A proxy of ours that speaks http, https or socks4a, in its simplest form."""
+
+    def handle(sock: socket) -> None:
+        tune(sock)
+        stream: Stream = SocketStream(sock)
+        try:
+            if kind == "https":
+                secured = TlsStream(stream, certified("127.0.0.1"), None)
+                secured.handshake()
+                stream = secured
+            (_serve_socks4a if kind == "socks4a" else _serve_http)(stream)
+        except StreamError:
+            stream.abort()
+
+    with serving(handle) as address:
+        yield address
+
+
+# --- players of parts ---------------------------------------------------------------------------
+
+
+class Line(NamedTuple):
+    """What the proxy hears, and what it answers."""
+
+    hears: bytes
+    says: bytes
+
+
+Speak = Callable[[Stream, bytes], None]
+
+
+def play(stream: Stream, part: Sequence[Line], speak: Speak) -> None:
+    """Be a proxy that hears exactly what stands in ``part``, and answers it."""
+    heard = b""
+    for line in part:
+        while len(heard) < len(line.hears):
+            data = stream.read()
+            if not data:
+                raise StreamError(f"hung up behind {heard!r}, before {line.hears!r}")
+            heard += data
+        assert heard == line.hears
+        heard = b""
+        speak(stream, line.says)
+
+
+def at_once(stream: Stream, data: bytes) -> None:
+    stream.write(data)
+
+
+def byte_by_byte(stream: Stream, data: bytes) -> None:
+    for start in range(len(data)):
+        stream.write(data[start : start + 1])
+        gevent.sleep(0)
+
+
+class UpTo:
+    """Speaks until ``count`` bytes are said in all, does ``then``, and is done."""
+
+    def __init__(self, count: int, then: Callable[[Stream], object]) -> None:
+        self._left = count
+        self._then = then
+
+    def __call__(self, stream: Stream, data: bytes) -> None:
+        stream.write(data[: self._left])
+        self._left -= len(data)
+        if self._left < 0:
+            self._then(stream)
+            raise StreamError("the part is over")
+
+
+def hang(stream: Stream) -> None:
+    """Say nothing more, and wait until the other side gives up."""
+    while stream.read():
+        pass
+
+
+@contextmanager
+def stage(
+    handle: Callable[[Stream], object], tls: ssl.SSLContext | None = None
+) -> Iterator[Address]:
+    """A server whose connections are handled as Streams, and closed behind that."""
+
+    def serve(sock: socket) -> None:
+        tune(sock)
+        stream: Stream = SocketStream(sock)
+        try:
+            if tls is not None:
+                secured = TlsStream(stream, tls, None)
+                secured.handshake()
+                stream = secured
+            handle(stream)
+        except StreamError:
+            pass  # the part is over, or the exit gave up, which is its right in these tests
+
+    with serving(serve) as address:
+        yield address

@@ -1,0 +1,731 @@
+"""The configuration file: what it may say, and what is said about its mistakes."""
+
+import base64
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+
+from gsocks import config, limits
+from gsocks.address import Address
+from gsocks.config import Config, KeySource, Local, Server, load
+from gsocks.errors import ConfigError
+from gsocks.exits.url import DIRECT, ExitSpec
+from gsocks.networks import Networks
+
+ROOT = Path(__file__).parent.parent
+
+KEY = base64.urlsafe_b64encode(bytes(range(216, 248))).decode().rstrip("=")
+OTHER_KEY = base64.urlsafe_b64encode(bytes(range(100, 132))).decode().rstrip("=")
+HASH = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$" + "dGFn" * 10
+
+DEFAULT = """\
+# both ends in one file, and the zero-edit default: keys are made on first start
+server:
+  listen: 127.0.0.1:8388
+  keys: {default: {file: gsocks.key}}       # created with mode 0600 if missing
+local:
+  listen: 127.0.0.1:1080                    # one address or a list
+  exits:
+    - url: gsocks://127.0.0.1:8388
+      key_file: gsocks.key
+"""
+
+ALL_KEYS = """\
+# all of the keys; either section may have any of them, except that users belong to local and keys to server
+workers: 1                                  # or auto: one process per core, sharing the port
+log: {level: info, format: text, access: true}
+local:
+  listen: ["127.0.0.1:1080", "[::1]:1080"]
+  users: {alice: "$argon2id$..."}           # gsocks passwd; refused: an open door on a non-loopback address without users
+  exits:                                    # a plain URL or a mapping
+    - direct
+    - direct://?source=203.0.113.0/28       # rotates its source address
+    - gsocks://KEY@vps.example.com:8388
+    - url: socks5://user:pass@10.0.0.7:1080 # also socks4a://, http://, https://
+      weight: 2
+      tags: [de, residential]
+      max_connections: 50
+  exit_sources: [{file: proxies.txt}]
+  rotate: round_robin
+  rules: [deny private, allow *.example.com:443, allow all]
+  limits: {connections: 10000, per_client: 256}
+  timeouts: {handshake: 10s, connect: 10s, idle: 10m, half_closed: 60s}
+  pool: {size: 8, max_idle: 5m}
+""".replace("$argon2id$...", HASH).replace("KEY", KEY)  # noqa: E501
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    (tmp_path / "proxies.txt").touch()
+    return tmp_path
+
+
+def parse(text: str, base: Path = ROOT) -> Config:
+    return config.parse(text, base)
+
+
+def local(settings: str, base: Path = ROOT) -> Local:
+    """The section local that has ``settings`` and an address."""
+    lines = "".join(f"  {line}\n" for line in settings.splitlines())
+    found = parse(f"local:\n  listen: 127.0.0.1:0\n{lines}", base).local
+    assert found is not None
+    return found
+
+
+def refusal(text: str, base: Path = ROOT) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, base)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("config.yaml: ")
+    return message.removeprefix("config.yaml: ")
+
+
+def local_refusal(settings: str, base: Path = ROOT) -> str:
+    with pytest.raises(ConfigError) as caught:
+        local(settings, base)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix("config.yaml: ")
+
+
+# --- what it may say ------------------------------------------------------------------------
+
+
+def test_the_zero_edit_default_is_both_ends(base: Path) -> None:
+    found = parse(DEFAULT, base)
+    assert found.workers == 1
+    assert found.local == Local(
+        listen=config.Addresses([Address("127.0.0.1", 1080)]),
+        exits=config.Exits(
+            [ExitSpec("gsocks", "127.0.0.1", 8388, key_file=base / "gsocks.key")],
+        ),
+    )
+    assert found.server == Server(
+        listen=config.Addresses([Address("127.0.0.1", 8388)]),
+        keys=config.KeySources(default=KeySource(file=base / "gsocks.key")),
+    )
+    assert found.server.exits == (DIRECT,)
+
+
+def test_the_example_is_the_zero_edit_default() -> None:
+    assert load(ROOT / "config.example.yaml") == parse(DEFAULT)
+
+
+def test_every_key_of_the_design_is_read(base: Path) -> None:
+    found = parse(ALL_KEYS, base)
+    assert found.log == config.Log(level="info", format="text", access=True)
+    section = found.local
+    assert section is not None
+    assert section.listen == (Address("127.0.0.1", 1080), Address("::1", 1080))
+    assert section.users == {"alice": HASH}
+    assert section.exits == (
+        DIRECT,
+        ExitSpec.parse("direct://?source=203.0.113.0/28"),
+        ExitSpec.parse(f"gsocks://{KEY}@vps.example.com:8388"),
+        ExitSpec.parse("socks5://user:pass@10.0.0.7:1080"),
+    )
+    proxy = section.exits[3]
+    assert (proxy.weight, proxy.tags, proxy.max_connections) == (2.0, ("de", "residential"), 50)
+    assert section.exit_sources == (config.ExitSource(file=base / "proxies.txt"),)
+    assert section.rotate == "round_robin"
+    assert section.rules == ("deny private", "allow *.example.com:443", "allow all")
+    assert section.limits == config.Limits(connections=10_000, per_client=256)
+    assert section.timeouts == config.Timeouts()
+    assert section.pool == config.Pool()
+
+
+def test_a_server_takes_the_same_keys_as_local(base: Path) -> None:
+    text = ALL_KEYS.replace("local:", "server:")
+    text = re.sub("  users: .*", f"  keys: {{laptop: {KEY}}}", text)
+    found = parse(text, base).server
+    other = parse(ALL_KEYS, base).local
+    assert found is not None
+    assert other is not None
+    for name in config.Section.__struct_fields__:
+        assert getattr(found, name) == getattr(other, name)
+
+
+def test_defaults_are_those_of_the_runtime() -> None:
+    section = local("")
+    assert msgspec.structs.asdict(section.limits) == limits.Limits()._asdict()
+    assert msgspec.structs.asdict(section.timeouts) == limits.Timeouts()._asdict()
+    assert section.exits == (DIRECT,)
+    assert section.rules is None
+    assert section.users == {}
+    assert not section.allow_anonymous
+
+
+def test_a_key_is_a_file_or_a_text() -> None:
+    text = f"""
+server:
+  listen: 127.0.0.1:8388
+  keys:
+    a: {{file: a.key}}
+    b: {{key: {KEY}=}}
+    c: {OTHER_KEY}
+"""
+    found = parse(text).server
+    assert found is not None
+    assert found.keys == {
+        "a": KeySource(file=ROOT / "a.key"),
+        "b": KeySource(key=KEY),
+        "c": KeySource(key=OTHER_KEY),
+    }
+
+
+def test_values_are_read_as_their_place_means_them() -> None:
+    found = parse(
+        f"""
+workers: auto
+log: {{access: false}}
+local:
+  listen: localhost:1080
+  users: {{on: "{HASH}", 2024-01-01: "{HASH}"}}
+  exits:
+    - {{url: socks5://10.0.0.7, country: NO, user: 0123, password: 1:30, tags: [yes, 7]}}
+  timeouts: {{idle: 90, connect: 1.5}}
+  pool: {{size: 0}}
+"""
+    )
+    assert found.workers == "auto"
+    assert not found.log.access
+    assert found.local is not None
+    assert found.local.listen == (Address("127.0.0.1", 1080),)
+    assert set(found.local.users) == {"on", "2024-01-01"}
+    (proxy,) = found.local.exits
+    assert (proxy.user, proxy.password, proxy.country) == ("0123", "1:30", "no")
+    assert proxy.tags == ("yes", "7")
+    assert (found.local.timeouts.idle, found.local.timeouts.connect) == (90.0, 1.5)
+    assert found.local.pool.size == 0
+
+
+def test_an_anchor_may_be_used_again() -> None:
+    found = parse(
+        f"""
+local: {{listen: 127.0.0.1:1, timeouts: &t {{idle: 1m}}, exits: &e [socks5://h]}}
+server: {{listen: 127.0.0.1:2, timeouts: *t, exits: *e, keys: {{a: {KEY}}}}}
+"""
+    )
+    assert found.local is not None
+    assert found.server is not None
+    assert found.local.timeouts == found.server.timeouts
+    assert found.local.exits == found.server.exits
+
+
+def test_a_source_of_exits_keeps_direct_out(base: Path) -> None:
+    assert local("exit_sources: [{file: proxies.txt}]", base).exits == ()
+    assert local("exits: [direct]\nexit_sources: [{file: proxies.txt}]", base).exits == (DIRECT,)
+
+
+@pytest.mark.parametrize("port", [0, 1080])
+def test_a_free_port_may_be_asked_for_twice_but_no_other(port: int) -> None:
+    text = f'local: {{listen: ["127.0.0.1:{port}", "127.0.0.1:{port}"]}}'
+    if port:
+        assert refusal(text) == "local.listen[1]: 127.0.0.1:1080 stands here twice"
+    else:
+        parse(text)
+
+
+def test_what_is_open_to_other_machines_has_users_or_says_so() -> None:
+    text = "local: {listen: ['127.0.0.1:1', '0.0.0.0:1080'], %s}"
+    assert refusal(text % "") == (
+        "local.listen: 0.0.0.0:1080 would be open to everybody who can reach it"
+        " (add users, or allow_anonymous: true if that is what you want)"
+    )
+    parse(text % "allow_anonymous: true")
+    parse(text % f'users: {{alice: "{HASH}"}}')
+    parse("local: {listen: ['127.1.2.3:1', '[::1]:1']}")
+
+
+def test_a_file_of_users_closes_a_door_as_users_do(base: Path) -> None:
+    (base / "users.txt").touch()
+    text = "local: {listen: 0.0.0.0:1080, users_file: users.txt, limits: {per_user: 5}}"
+    found = parse(text, base).local
+    assert found is not None
+    assert found.users_file == base / "users.txt"
+    assert refusal(text) == f"local.users_file: {ROOT / 'users.txt'} is not there, or not a file"
+
+
+def test_a_limit_for_each_user_needs_users() -> None:
+    for limit in ("per_user: 5", "bandwidth_per_user: 1MB"):
+        text = "local: {listen: 127.0.0.1:1, limits: {%s}, %s}"
+        assert refusal(text % (limit, "")) == (
+            f"local.limits.{limit.split(':')[0]}: there are no users whom this could limit"
+        )
+        parse(text % (limit, f'users: {{alice: "{HASH}"}}'))
+        parse(f"server: {{listen: 127.0.0.1:1, limits: {{{limit}}}, keys: {{a: {KEY}}}}}")
+
+
+def test_limits_and_networks_are_read_as_the_runtime_wants_them() -> None:
+    found = local(
+        "clients: [10.0.0.0/8, '::1']\n"
+        "proxy_protocol_from: [127.0.0.1]\n"
+        "limits: {handshakes: 7, per_user: 3, bandwidth_per_connection: 64KiB/s,"
+        " bandwidth_per_user: 10MB}\n"
+        f"users: {{alice: '{HASH}'}}"
+    )
+    assert found.clients == Networks(["10.0.0.0/8", "::1"])
+    assert found.proxy_protocol_from == Networks(["127.0.0.1"])
+    assert limits.Limits(**msgspec.structs.asdict(found.limits)) == limits.Limits(
+        handshakes=7, per_user=3, bandwidth_per_connection=65536.0, bandwidth_per_user=1e7
+    )
+    assert local("").clients is local("").proxy_protocol_from is None
+
+
+# --- secrets --------------------------------------------------------------------------------
+
+
+def test_a_config_does_not_show_its_secrets(base: Path) -> None:
+    text = f"{ALL_KEYS}server:\n  listen: 127.0.0.1:1\n  keys: {{a: {OTHER_KEY}}}\n"
+    text = text.replace("user:pass@", "user:hunter2@")
+    found = parse(text, base)
+    for shown in (repr(found), str(found), f"{found}", repr(found.local), repr(found.server)):
+        for secret in (KEY, OTHER_KEY, HASH, "hunter2"):
+            assert secret not in shown
+    assert "socks5://user:***@10.0.0.7:1080" in repr(found)
+    assert "alice" in repr(found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "local: {listen: 127.0.0.1:1, exits: ['socks5://u:hunter2']}",
+        "local: {listen: 127.0.0.1:1, exits: 'socks5://u:hunter2@h'}",
+        "local: {listen: 127.0.0.1:1, exits: [{socks5://u:hunter2@h: {weight: 1}}]}",
+        "local: {listen: 127.0.0.1:1, exits: [[socks5://u:hunter2@h]]}",
+        "local: {listen: 127.0.0.1:1, exits: [{url: socks5://h, user: u, password: [hunter2]}]}",
+        "local: {listen: 127.0.0.1:1, exits: [{url: socks5://h, password: *hunter2 }]}",
+        "local: {listen: 127.0.0.1:1, exits: [{url: socks5://h, password: !hunter2 }]}",
+        "local: {listen: 127.0.0.1:1, exits: [{url: socks5://h, password: !hunter2!x y}]}",
+        "local: {listen: 127.0.0.1:1, exits: [{url: socks5://h, password: &hunter2}]}",
+        "local: {listen: 127.0.0.1:1, exits: [{url: socks5://h, password: &h*hunter2 x}]}",
+        "local: {listen: 127.0.0.1:1, exits: {socks5://u:hunter2@h: 1, socks5://u:hunter2@h: 2}}",
+        "local: {listen: socks5://u:hunter2@h}",
+        "local: {listen: 127.0.0.1:1, users: {alice: hunter2}}",
+        "local: {listen: 127.0.0.1:1, users: {'alice:hunter2': x}}",
+        "local: {listen: 127.0.0.1:1, users: hunter2@}",
+        "server: {listen: 127.0.0.1:1, keys: {a: hunter2}}",
+        "server: {listen: 127.0.0.1:1, keys: {a: {key: hunter2}}}",
+        f"server: {{listen: 127.0.0.1:1, keys: {KEY}}}",
+        f"server: {{listen: 127.0.0.1:1, keys: {{a: {{{KEY}: 1}}}}}}",
+        f"server: {{listen: 127.0.0.1:1, keys: {{a: {{file: x, key: {KEY}}}}}}}",
+        f"server: {{listen: {KEY}, keys: {{a: b}}}}",
+        f"server: {{listen: 127.0.0.1:1, keys: {{a: {KEY}, b: {KEY}}}}}",
+        f"server: {{listen: 127.0.0.1:1, {KEY}: a}}",
+        f"{KEY}: {{}}",
+        f"[{KEY}]",
+        f"{KEY}",
+    ],
+)
+@pytest.mark.parametrize("loader", ["CBaseLoader", "BaseLoader"])
+def test_no_mistake_repeats_a_secret(
+    text: str, loader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "_Loader", getattr(yaml, loader))
+    message = refusal(text)
+    assert "hunter2" not in message
+    assert KEY not in message
+
+
+# --- mistakes, by their place ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            "timeouts: {idle: ten minutes}",
+            "local.timeouts.idle: 'ten minutes' is not a duration"
+            " (expected e.g. 30s, 10m or 1h30m)",
+        ),
+        (
+            "timeouts: {idle: 0s}",
+            "local.timeouts.idle: '0s' is not a duration above zero (expected e.g. 30s or 10m)",
+        ),
+        (
+            "timeouts: {idle: [1s]}",
+            "local.timeouts.idle: a list is not a duration above zero (expected e.g. 30s or 10m)",
+        ),
+        ("timeouts: 10s", "local.timeouts: '10s' is not a mapping"),
+        ("timeouts:", "local.timeouts: an empty value is not a mapping"),
+        ("lisen: 127.0.0.1:1", "local.lisen: unknown key (did you mean listen?)"),
+        ("timeouts: {idel: 1s}", "local.timeouts.idel: unknown key (did you mean idle?)"),
+        (
+            "limits: {sessions: 1}",
+            "local.limits.sessions: unknown key (known: connections, per_client, handshakes,"
+            " per_user, bandwidth_per_connection, bandwidth_per_user)",
+        ),
+        ("keys: {}", "local.keys: not a key of this place (only of server)"),
+        ("limits: {handshakes: 0}", "local.limits.handshakes: '0' is not a whole number from 1"),
+        ("limits: {per_user: many}", "local.limits.per_user: 'many' is not a whole number from 1"),
+        (
+            "limits: {bandwidth_per_connection: 10Mb}",
+            "local.limits.bandwidth_per_connection: '10Mb' is not a rate"
+            " (expected e.g. 64KiB/s or 10MB/s)",
+        ),
+        (
+            "limits: {bandwidth_per_user: [1MB]}",
+            "local.limits.bandwidth_per_user: a list is not a rate"
+            " (expected e.g. 64KiB/s or 10MB/s)",
+        ),
+        (
+            "limits: {bandwidth_per_user: 0}",
+            "local.limits.bandwidth_per_user: '0' is less than 1KiB/s, the least there may be",
+        ),
+        ("clients: 10.0.0.0/8", "local.clients: '10.0.0.0/8' is not a list"),
+        (
+            "clients: []",
+            "local.clients: needs a network (expected e.g. 10.0.0.0/8 or ::1)",
+        ),
+        (
+            "clients: ['::1', 10.0.0.1/8]",
+            "local.clients[1]: '10.0.0.1/8' has bits set behind its prefix"
+            " (did you mean 10.0.0.0/8?)",
+        ),
+        (
+            "clients: [example.com]",
+            "local.clients[0]: 'example.com' is not an address or a network"
+            " (expected e.g. 10.0.0.0/8 or ::1)",
+        ),
+        (
+            "proxy_protocol_from: [[127.0.0.1]]",
+            "local.proxy_protocol_from[0]: a list is not an address or a network",
+        ),
+        (
+            "timeouts: {pool: {size: 1}}",
+            "local.timeouts.pool: not a key of this place (only of local or server)",
+        ),
+        (
+            "limits: {connections: 0}",
+            "local.limits.connections: '0' is not a whole number from 1",
+        ),
+        (
+            "limits: {per_client: many}",
+            "local.limits.per_client: 'many' is not a whole number from 1",
+        ),
+        ("pool: {size: -1}", "local.pool.size: '-1' is not a whole number from 0"),
+        (
+            "allow_anonymous: maybe",
+            "local.allow_anonymous: 'maybe' is not true or false",
+        ),
+        (
+            "rotate: robin",
+            "local.rotate: 'robin' is not a policy (known: round_robin, random, weighted,"
+            " least_connections, fastest, least_recent)",
+        ),
+        ("rules: deny private", "local.rules: 'deny private' is not a list"),
+        ("rules: null", "local.rules: 'null' is not a list"),
+        (
+            "rules: []",
+            "local.rules: needs a rule (left out, it denies private ranges and allows the rest)",
+        ),
+        ("rules: [{a: b}]", "local.rules[0]: a mapping is not a rule (put quotes around it)"),
+        ("exits: direct", "local.exits: 'direct' is not a list"),
+        ("exits: []", "local.exits: needs an exit (left out, it is direct)"),
+        (
+            "exits: [[direct]]",
+            "local.exits[0]: a list is not an exit (expected e.g. socks5://10.0.0.7:1080)",
+        ),
+        (
+            "exits: [direct, socks5://h, direct]",
+            "local.exits[2]: direct stands here twice (use weight for a larger share)",
+        ),
+        (
+            "exits: [direct, {url: 'http://h'}]",
+            "local.exits[1].url: http:// needs a port (proxies often use 3128 or 8080)",
+        ),
+        (
+            "exits: [{url: direct, weight: heavy}]",
+            "local.exits[0].weight: 'heavy' is not a weight (expected a number above 0)",
+        ),
+        (
+            "exits: [{url: socks5://h, via: {url: 'gsocks://h'}}]",
+            "local.exits[0].via.key_file: a gsocks exit needs a key or a key_file, and not both",
+        ),
+        (
+            "exits: [{url: socks5://h, country: Norway}]",
+            "local.exits[0].country: 'Norway' is not a country"
+            " (expected a two-letter code such as de)",
+        ),
+        ("exit_sources: proxies.txt", "local.exit_sources: 'proxies.txt' is not a list"),
+        ("exit_sources: [proxies.txt]", "local.exit_sources[0]: 'proxies.txt' is not a mapping"),
+        ("exit_sources: [{}]", "local.exit_sources[0].file: missing"),
+        ("exit_sources: []", "local.exits: needs an exit (left out, it is direct)"),
+        (
+            'exit_sources: [{file: ""}]',
+            "local.exit_sources[0].file: an empty value is not the path of a file",
+        ),
+        (
+            'exit_sources: [{file: "a\\0b"}]',
+            "local.exit_sources[0].file: 'a\\x00b' is not the path of a file",
+        ),
+        (
+            "users: {alice: secret}",
+            "local.users.alice: not the hash of a password (expected what gsocks passwd prints)",
+        ),
+        (
+            "users: {al.ice: secret}",
+            "local.users['al.ice']: not the hash of a password"
+            " (expected what gsocks passwd prints)",
+        ),
+        (
+            'users: {"": secret}',
+            "local.users: a name that is empty, not printable or longer than 255 bytes",
+        ),
+        ("users: {'a:b': x}", "local.users: a user name can't hold a colon (HTTP ends it there)"),
+        ("users: [alice]", "local.users: a list is not a mapping of names"),
+    ],
+)
+def test_a_mistake_is_named_by_its_place_its_value_and_what_was_expected(
+    settings: str, message: str
+) -> None:
+    assert local_refusal(settings) == message
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["1080", ":1080", "127.0.0.1", "*:1080", "proxy.lan:1080", "::1:1080", "127.0.0.1:99999"]
+    + ["127.0.0.1:x", "[fe80::1%eth0]:1", "[127.0.0.1]:1", ""],
+)
+@pytest.mark.parametrize(("form", "where"), [("'%s'", ""), ("['[::1]:1', '%s']", "[1]")])
+def test_a_door_listens_on_an_ip_address_and_a_port(address: str, form: str, where: str) -> None:
+    message = refusal(f"local: {{listen: {form.replace('%s', address)}}}")
+    assert message.startswith(f"local.listen{where}: ")
+    assert message.endswith(
+        " is not an address to listen on (expected e.g. 127.0.0.1:1080, [::1]:1080 or 0.0.0.0:1080)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("log: {}", "neither local nor server is there, so there is nothing to run"),
+        ("local: {}", "local.listen: missing"),
+        ("local: {listen: []}", "local.listen: needs an address (expected e.g. 127.0.0.1:1080)"),
+        ("local:", "local: an empty value is not a mapping"),
+        ("server: {listen: 127.0.0.1:1}", "server.keys: missing"),
+        (
+            "server: {listen: 127.0.0.1:1, keys: {}}",
+            "server.keys: needs a key (expected e.g. default: {file: gsocks.key})",
+        ),
+        (
+            "server: {listen: 127.0.0.1:1, keys: {a: {}}}",
+            "server.keys.a: has either a file or a key, and needs one",
+        ),
+        (
+            "server: {listen: 127.0.0.1:1, keys: {a: {flie: x}}}",
+            "server.keys.a.flie: unknown key (did you mean file?)",
+        ),
+        (
+            "server: {listen: 127.0.0.1:1, keys: {a: {file: []}}}",
+            "server.keys.a.file: a list is not the path of a file",
+        ),
+        (
+            "server: {listen: 127.0.0.1:1, keys: {a: {file: k}, b: {file: k}}}",
+            "server.keys.b: the same key as a, so nobody could tell them apart",
+        ),
+        (
+            "server: {listen: 127.0.0.1:1, users: {}}",
+            "server.users: not a key of this place (only of local)",
+        ),
+        (
+            f"local: {{listen: 127.0.0.1:1}}\nserver: {{listen: 127.0.0.1:1, keys: {{a: {KEY}}}}}",
+            "server.listen: 127.0.0.1:1 is where local listens",
+        ),
+        ("exits: [direct]", "exits: not a key of this place (only of local or server)"),
+        ("lokal: {}", "lokal: unknown key (did you mean local?)"),
+        ("workers: 0", "workers: '0' is not auto or a whole number from 1 to 1024"),
+        ("workers: 1025", "workers: '1025' is not auto or a whole number from 1 to 1024"),
+        (
+            "log: {level: verbose}",
+            "log.level: 'verbose' is not a level (known: debug, info, warning, error)",
+        ),
+        ("log: {format: xml}", "log.format: 'xml' is not a format (known: text, json)"),
+        ("log: {access: sometimes}", "log.access: 'sometimes' is not true or false"),
+    ],
+)
+def test_so_is_one_outside_of_local(text: str, message: str) -> None:
+    assert refusal(text) == message
+
+
+def test_the_first_mistake_of_several_is_told() -> None:
+    text = "local: {rotate: a, listen: 1, oops: 1}\nworkers: 0"
+    assert refusal(text).startswith("local.rotate: ")
+
+
+def test_a_bad_rule_is_named() -> None:
+    message = local_refusal("rules: [allow all, permit all]")
+    assert message.startswith("local.rules[1]: ")
+    assert "permit all" in message
+
+
+def test_a_source_that_is_not_there_is_named(base: Path) -> None:
+    settings = "exit_sources: [{file: proxies.txt}, {file: %s}]"
+    assert local_refusal(settings % "gone.txt", base) == (
+        f"local.exit_sources[1].file: {base}/gone.txt is not there, or not a file"
+    )
+    assert local_refusal(settings % ".", base).endswith("is not there, or not a file")
+    assert local_refusal(settings % ("x" * 300), base).endswith(": File name too long")
+
+
+# --- the file -------------------------------------------------------------------------------
+
+
+def load_refusal(path: Path) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{path}: ")
+    return message.removeprefix(f"{path}: ")
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("workers: 0")
+    assert load_refusal(path) == "workers: '0' is not auto or a whole number from 1 to 1024"
+
+
+def test_files_are_relative_to_the_config(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (base / "gsocks.yaml").write_text(DEFAULT)
+    monkeypatch.chdir(base)
+    found = load(Path("gsocks.yaml")).server
+    assert found is not None
+    assert found.keys["default"].file == base / "gsocks.key"
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(DEFAULT, encoding="utf-8-sig")
+    assert load(path).workers == 1
+
+
+def test_a_file_that_is_missing_or_a_folder_is_told(tmp_path: Path) -> None:
+    assert load_refusal(tmp_path / "gone.yaml") == "No such file or directory"
+    assert load_refusal(tmp_path) == "Is a directory"
+
+
+def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(DEFAULT)
+    path.chmod(0)
+    script = """
+import os, sys
+from pathlib import Path
+from gsocks import config, errors
+if os.getuid() == 0:
+    os.chdir(sys.argv[1])
+    os.setresuid(65534, 65534, 65534)
+try:
+    config.load(Path("c.yaml"))
+except errors.ConfigError as error:
+    print(error)
+"""
+    tmp_path.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "c.yaml: Permission denied\n"
+
+
+def test_a_file_that_is_not_utf8_is_told_by_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(b"local:\n  listen: \xe4\n")
+    assert load_refusal(path) == "line 2: not UTF-8"
+
+
+def test_a_file_that_is_too_large_is_refused_and_not_read_on(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(b"#" * (4 * 1024 * 1024 + 1))
+    assert load_refusal(path).startswith("larger than 4MiB, which no configuration needs (")
+    assert load_refusal(Path("/dev/zero")).startswith("larger than 4MiB")
+
+
+# --- YAML -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loader", ["CBaseLoader", "BaseLoader"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty (expected local, server or both)"),
+        ("# nothing\n", "empty (expected local, server or both)"),
+        ("---\n", "empty (expected local, server or both)"),
+        ("{}", "empty (expected local, server or both)"),
+        ("hello", "'hello' is not a mapping (expected local, server or both)"),
+        ("- local", "a list is not a mapping (expected local, server or both)"),
+        ("a: 1\n---\nb: 2\n", "line 2, column 1: a second document (---) in one file"),
+        ("a: 1\nb: 2\na: 3\n", "line 3, column 1: 'a' stands here twice"),
+        ("local: {listen: 1, listen: 2}", "line 1, column 20: 'listen' stands here twice"),
+        ("rules: [*example]", "line 1, column 9: a word that begins with * needs quotes"),
+        ("a: !secret x", "line 1, column 4: a word that begins with ! needs quotes"),
+        ("a: !!python/name:os.system", "line 1, column 4: a word that begins with ! needs quotes"),
+        ("[a, b]: 1", "line 1, column 1: a key that is not a word"),
+        ("a: &a [*a]", "line 1, column 8: a word that begins with * needs quotes"),
+        ("a: \0", "line 1: a character (U+0000) that YAML doesn't allow"),
+        ("a: 1\nb: \x1b[0m", "line 2: a character (U+001B) that YAML doesn't allow"),
+        ("a: \ud800", "line 1: a character (U+D800) that YAML doesn't allow"),
+        ("a: " + "[" * 100_000, "line 1, column 35: nested more than 32 deep"),
+        ("- " * 100_000, "line 1, column 65: nested more than 32 deep"),
+        ("? " * 100_000, "line 1, column 65: nested more than 32 deep"),
+    ],
+)
+def test_what_is_no_yaml_of_ours_is_told_by_its_line(
+    text: str, message: str, loader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "_Loader", getattr(yaml, loader))
+    assert refusal(text) == message
+
+
+@pytest.mark.parametrize("loader", ["CBaseLoader", "BaseLoader"])
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("local:\n\tlisten: 1", "line 2, column 1: "),
+        ("a: b: c", "line 1, column 5: "),
+        ("a: [1, 2", "line 1, column 9: "),
+        ("a:\n  b: 1\n c: 2\n", "line 3, column 2: "),
+        ("a: 'x", "line 1, column 6: "),
+        ("a: @x", "line 1, column 4: "),
+    ],
+)
+def test_a_slip_in_yaml_is_told_by_its_line(
+    text: str, where: str, loader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "_Loader", getattr(yaml, loader))
+    message = refusal(text)
+    assert message.startswith(where) or loader == "CBaseLoader"
+    assert re.match(r"line \d+, column \d+: .", message)
+
+
+def test_aliases_of_aliases_do_not_multiply_without_bound() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
+    assert refusal("\n".join(lines)).endswith(": more than 1,000,000 values")
+
+
+def test_a_large_list_of_exits_is_read() -> None:
+    exits = "\n".join(f"- socks5://user{n}:pass@10.0.0.7:1080" for n in range(20_000))
+    assert len(local(f"exits:\n{exits}").exits) == 20_000
+
+
+def test_pyyaml_without_libyaml_will_do() -> None:
+    script = """
+import sys, yaml
+del yaml.CBaseLoader
+from pathlib import Path
+from gsocks import config
+assert config._Loader is yaml.BaseLoader
+config.load(Path(sys.argv[1]))
+"""
+    example = str(ROOT / "config.example.yaml")
+    subprocess.run([sys.executable, "-c", script, example], check=True)

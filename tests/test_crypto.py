@@ -1,0 +1,647 @@
+"""The agreement is Noise, both ends or none know the keys, and nothing changed opens."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import other_end
+import pytest
+from cryptography.exceptions import InvalidTag
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nacl import bindings as sodium
+from nacl.bindings import crypto_scalarmult_base
+from nacl.secret import SecretBox
+from noise.connection import Keypair, NoiseConnection
+
+from gsocks import crypto
+from gsocks.crypto import (
+    EPHEMERAL_SIZE,
+    HELLO_HEAD_SIZE,
+    KEY_SIZE,
+    Cipher,
+    Initiator,
+    Key,
+    KeyRing,
+    Responder,
+    Session,
+    cipher_named,
+    fast_ciphers,
+    preferred,
+)
+from gsocks.errors import ConfigError, Tampered
+
+NAME = b"Noise_NNpsk0_25519_ChaChaPoly_BLAKE2b"
+KEY = Key(bytes(range(32)))
+TIME_MS = 1_767_225_600_000
+BOTH = Cipher.SECRETBOX | Cipher.AEGIS256
+
+
+def seeded(label: str, number: int) -> bytes:
+    """32 bytes, the same each time."""
+    return hashlib.sha256(f"{label} {number}".encode()).digest()
+
+
+# the padding's length is a hash of the public key; these lead to the shortest and the longest
+CLIENTS = [*(seeded("client", n) for n in range(150)), seeded("client", 426), seeded("client", 463)]
+SERVERS = [*(seeded("server", n) for n in range(150)), seeded("server", 332), seeded("server", 318)]
+
+# every X25519 public key that makes the shared secret zero, whatever the private key
+SMALL_ORDER = [
+    bytes(32),
+    (1).to_bytes(32, "little"),
+    bytes.fromhex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+    bytes.fromhex("5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"),
+    (2**255 - 20).to_bytes(32, "little"),
+    (2**255 - 19).to_bytes(32, "little"),
+    (2**255 - 18).to_bytes(32, "little"),
+]
+
+
+def split(hello: bytes) -> tuple[bytes, bytes]:
+    return hello[:HELLO_HEAD_SIZE], hello[HELLO_HEAD_SIZE:]
+
+
+def responder_for(hello: bytes, key: Key = KEY, private: bytes | None = None) -> Responder:
+    """The server's part, as the hint points to it."""
+    (found,) = KeyRing({"default": key}).candidates(hello[:HELLO_HEAD_SIZE])
+    padding = other_end.hint_and_padding(key.raw(), hello[4:HELLO_HEAD_SIZE])[1]
+    made = Responder("default", key, hello[4:HELLO_HEAD_SIZE], padding, private)
+    assert made.rest == found.rest
+    return made
+
+
+def finish(initiator: Initiator, reply: bytes) -> Session:
+    return initiator.finish(reply[:EPHEMERAL_SIZE], reply[EPHEMERAL_SIZE:])
+
+
+def agreed(cipher: Cipher) -> tuple[Session, Session]:
+    """The client's session and the server's; the same keys each time."""
+    initiator = Initiator(KEY, BOTH, CLIENTS[0])
+    hello = initiator.hello(TIME_MS)
+    responder = responder_for(hello, private=SERVERS[0])
+    responder.read(split(hello)[1])
+    reply, far = responder.reply(cipher)
+    return finish(initiator, reply), far
+
+
+def one_bit_changed(data: bytes) -> Iterator[bytes]:
+    for position in range(len(data)):
+        for bit in range(8):
+            changed = bytearray(data)
+            changed[position] ^= 1 << bit
+            yield bytes(changed)
+
+
+# --- against an independent implementation of Noise -------------------------------------------
+
+
+def noiseprotocol(*, initiator: bool, private: bytes, prologue: bytes = b"gsocks/1") -> Any:
+    end = NoiseConnection.from_name(NAME)
+    end.set_psks(KEY.raw())
+    end.set_prologue(prologue)
+    (end.set_as_initiator if initiator else end.set_as_responder)()
+    end.set_keypair_from_private_bytes(Keypair.EPHEMERAL, private)
+    end.start_handshake()
+    return end
+
+
+def assert_same_keys(session: Session, theirs: Any) -> None:
+    """Both directions: what one seals, a SecretBox with the other's raw key opens."""
+    sending = theirs.noise_protocol.cipher_state_encrypt
+    receiving = theirs.noise_protocol.cipher_state_decrypt
+    assert sending.k != receiving.k
+    nonce = bytes(24)
+    assert SecretBox(receiving.k).decrypt(session.seal(b"ours"), nonce) == b"ours"
+    assert session.open(SecretBox(sending.k).encrypt(b"theirs", nonce).ciphertext) == b"theirs"
+
+
+@pytest.mark.filterwarnings("ignore:One of ephemeral keypairs is already set")
+def test_we_initiate_and_an_independent_noise_responds() -> None:
+    lengths = set()
+    for private, their_private in zip(CLIENTS, SERVERS, strict=True):
+        initiator = Initiator(KEY, BOTH, private)
+        hello = initiator.hello(TIME_MS)
+        theirs = noiseprotocol(initiator=False, private=their_private)
+        said = bytes(theirs.read_message(hello[4:]))
+        assert said[:9] == TIME_MS.to_bytes(8, "big") + bytes((BOTH,))
+        assert said[9:] == bytes(len(hello) - 4 - 32 - 9 - 16)
+        padding = other_end.reply_padding(KEY.raw(), crypto_scalarmult_base(their_private))
+        reply = bytes(theirs.write_message(b"\x01" + bytes(padding)))
+        ephemeral, rest = reply[:32], reply[32:]
+        assert initiator.reply_rest(ephemeral) == len(rest)
+        session = initiator.finish(ephemeral, rest)
+        assert session.cipher is Cipher.SECRETBOX
+        assert_same_keys(session, theirs)
+        lengths.add((len(said) - 9, padding))
+    hello_lengths, reply_lengths = (set(each) for each in zip(*lengths, strict=True))
+    for seen in (hello_lengths, reply_lengths):
+        assert {0, 255} <= seen
+        assert len(seen) > 80  # of 152 at random among 256
+
+
+@pytest.mark.filterwarnings("ignore:One of ephemeral keypairs is already set")
+def test_an_independent_noise_initiates_and_we_respond() -> None:
+    for private, our_private in zip(CLIENTS, SERVERS, strict=True):
+        theirs = noiseprotocol(initiator=True, private=private)
+        hint, padding = other_end.hint_and_padding(KEY.raw(), crypto_scalarmult_base(private))
+        payload = TIME_MS.to_bytes(8, "big") + b"\x01" + bytes(padding)
+        head, rest = split(hint + bytes(theirs.write_message(payload)))
+        responder = responder_for(head, private=our_private)
+        assert responder.rest == len(rest)
+        hello = responder.read(rest)
+        assert hello == (TIME_MS, Cipher.SECRETBOX, head[4:])
+        reply, session = responder.reply(Cipher.SECRETBOX)
+        answer = bytes(theirs.read_message(reply))
+        expected = other_end.reply_padding(KEY.raw(), crypto_scalarmult_base(our_private))
+        assert answer == b"\x01" + bytes(expected)
+        assert_same_keys(session, theirs)
+
+
+@pytest.mark.filterwarnings("ignore:One of ephemeral keypairs is already set")
+def test_an_end_of_another_version_is_not_understood_in_either_role() -> None:
+    hint, padding = other_end.hint_and_padding(KEY.raw(), crypto_scalarmult_base(CLIENTS[0]))
+    theirs = noiseprotocol(initiator=True, private=CLIENTS[0], prologue=b"gsocks/2")
+    head, rest = split(hint + bytes(theirs.write_message(bytes(9 + padding))))
+    with pytest.raises(Tampered):
+        responder_for(head).read(rest)
+    hello = Initiator(KEY, BOTH, CLIENTS[0]).hello(TIME_MS)
+    answering = noiseprotocol(initiator=False, private=SERVERS[0], prologue=b"gsocks/2")
+    with pytest.raises(InvalidTag):
+        answering.read_message(hello[4:])
+
+
+def test_every_agreement_has_keys_of_its_own() -> None:
+    hellos = {Initiator(KEY, BOTH).hello(TIME_MS)[4:36] for _ in range(20)}
+    assert len(hellos) == 20
+    replies, boxes = set(), set()
+    for _ in range(20):
+        initiator = Initiator(KEY, BOTH, CLIENTS[0])
+        hello = initiator.hello(TIME_MS)
+        responder = responder_for(hello)
+        responder.read(split(hello)[1])
+        reply, session = responder.reply(Cipher.SECRETBOX)
+        replies.add(reply[:32])
+        boxes.add(session.seal(b"the same"))
+    assert (len(replies), len(boxes)) == (20, 20)
+
+
+# --- changed and cut messages -----------------------------------------------------------------
+
+
+def test_a_hello_with_any_bit_changed_is_nobodys() -> None:
+    hello = Initiator(KEY, BOTH, CLIENTS[0]).hello(TIME_MS)
+    ring = KeyRing({"default": KEY})
+    head, rest = split(hello)
+    for changed in one_bit_changed(head):
+        assert ring.candidates(changed) == []
+    for changed in one_bit_changed(rest):
+        with pytest.raises(Tampered):
+            responder_for(head).read(changed)
+    assert responder_for(head).read(rest).time_ms == TIME_MS
+
+
+def test_a_public_key_with_any_bit_changed_fails_even_where_the_hint_would_fit() -> None:
+    # the highest bit too, which X25519 itself ignores
+    head, rest = split(Initiator(KEY, BOTH, CLIENTS[0]).hello(TIME_MS))
+    padding = len(rest) - 9 - 16
+    for changed in one_bit_changed(head[4:]):
+        with pytest.raises(Tampered):
+            Responder("default", KEY, changed, padding).read(rest)
+
+
+def test_a_reply_with_any_bit_changed_is_refused() -> None:
+    hello = Initiator(KEY, BOTH, CLIENTS[0]).hello(TIME_MS)
+    responder = responder_for(hello, private=SERVERS[0])
+    responder.read(split(hello)[1])
+    reply, _ = responder.reply(Cipher.SECRETBOX)
+
+    def receive(data: bytes) -> Session:
+        initiator = Initiator(KEY, BOTH, CLIENTS[0])
+        initiator.hello(TIME_MS)
+        return finish(initiator, data)
+
+    for changed in one_bit_changed(reply):
+        with pytest.raises(Tampered):
+            receive(changed)
+    for length in range(EPHEMERAL_SIZE, len(reply)):
+        with pytest.raises(Tampered):
+            receive(reply[:length])
+    with pytest.raises(Tampered):
+        receive(reply + b"\0")
+    assert receive(reply).cipher is Cipher.SECRETBOX
+
+
+def test_a_hello_that_is_cut_or_lengthened_is_refused() -> None:
+    hello = Initiator(KEY, BOTH, CLIENTS[0]).hello(TIME_MS)
+    head, rest = split(hello)
+    for length in range(HELLO_HEAD_SIZE):
+        assert KeyRing({"default": KEY}).candidates(hello[:length]) == []
+    for length in range(len(rest)):
+        with pytest.raises(Tampered):
+            responder_for(head).read(rest[:length])
+    with pytest.raises(Tampered):
+        responder_for(head).read(rest + b"\0")
+
+
+def test_a_hello_is_refused_under_another_key_and_so_is_a_reply() -> None:
+    other = Key(seeded("other key", 0))
+    initiator = Initiator(KEY, BOTH, CLIENTS[0])
+    head, rest = split(initiator.hello(TIME_MS))
+    assert KeyRing({"default": other}).candidates(head) == []
+    with pytest.raises(Tampered):
+        Responder("default", other, head[4:], len(rest) - 9 - 16).read(rest)
+    # a server that only pretends: it saw the public key, and answers under a key of its own
+    noise = other_end.Noise(other.raw())
+    public = crypto_scalarmult_base(SERVERS[0])
+    noise.e(head[4:])
+    noise.mix_hash(rest)
+    noise.e(public)
+    noise.ee(SERVERS[0], head[4:])
+    with pytest.raises(Tampered):
+        initiator.finish(public, noise.seal(b"\x01" + bytes(initiator.reply_rest(public) - 17)))
+
+
+@pytest.mark.parametrize("point", SMALL_ORDER, ids=bytes.hex)
+@pytest.mark.parametrize("highest_bit", [0, 0x80])
+def test_a_public_key_of_small_order_is_refused_even_from_who_knows_the_key(
+    point: bytes, highest_bit: int
+) -> None:
+    point = point[:31] + bytes((point[31] | highest_bit,))
+    # a server that answers with it: all of the reply is right, the shared secret is zero
+    initiator = Initiator(KEY, BOTH, CLIENTS[0])
+    hello = initiator.hello(TIME_MS)
+    noise = other_end.Server(KEY.raw(), bytes(32))
+    noise.read_hello(other_end.Taker(hello))
+    noise.noise.e(point)
+    noise.noise.mix_key(bytes(32))
+    with pytest.raises(Tampered):
+        initiator.finish(point, noise.noise.seal(b"\x01" + bytes(initiator.reply_rest(point) - 17)))
+    # a client that greets with it
+    hint, padding = other_end.hint_and_padding(KEY.raw(), point)
+    greeting = other_end.Noise(KEY.raw())
+    greeting.e(point)
+    responder = responder_for(hint + point)
+    responder.read(greeting.seal(bytes(8) + b"\x01" + bytes(padding)))
+    with pytest.raises(Tampered):
+        responder.reply(Cipher.SECRETBOX)
+
+
+# --- many keys --------------------------------------------------------------------------------
+
+
+class Work:
+    """Counts what costs something."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[str] = []
+        for name in (
+            "crypto_scalarmult",
+            "crypto_scalarmult_base",
+            "crypto_aead_chacha20poly1305_ietf_decrypt",
+        ):
+            self._count(monkeypatch, sodium, name)
+        self._count(monkeypatch, crypto, "_hello_hash")
+        self._count(monkeypatch, crypto, "Responder")
+
+    def _count(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def counted(*args: Any) -> Any:
+            self.done.append(name)
+            return original(*args)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    def take(self) -> list[str]:
+        done, self.done = self.done, []
+        return done
+
+
+def test_the_right_one_of_a_thousand_keys_is_found_by_its_hint_and_the_others_cost_no_agreement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = {f"user {n}": Key(seeded("key", n)) for n in range(1000)}
+    hellos = {
+        n: Initiator(keys[f"user {n}"], BOTH, CLIENTS[n % 100]).hello(TIME_MS + n)
+        for n in (0, 1, 499, 998, 999)
+    }
+    stranger = Initiator(Key(seeded("key", 1000)), BOTH).hello(TIME_MS)
+    work = Work(monkeypatch)
+    ring = KeyRing(keys)
+    assert work.take() == ["_hello_hash"] * 1000  # once, when it is made
+    for n, hello in hellos.items():
+        head, rest = split(hello)
+        (found,) = ring.candidates(head)
+        assert (found.name, found.key, found.rest) == (f"user {n}", keys[f"user {n}"], len(rest))
+        assert work.take() == ["Responder"]
+        assert found.read(rest).time_ms == TIME_MS + n
+        assert work.take() == ["crypto_aead_chacha20poly1305_ietf_decrypt"]
+        found.reply(Cipher.SECRETBOX)
+        assert sorted(work.take()) == ["crypto_scalarmult", "crypto_scalarmult_base"]
+    assert ring.candidates(stranger[:HELLO_HEAD_SIZE]) == []
+    assert work.take() == []
+
+
+# Found by search: with the public key of seeded("ephemeral", 0), these two keys have one hint.
+COLLIDING = {"long": Key(seeded("key", 58817)), "short": Key(seeded("key", 156426))}
+
+
+@pytest.mark.parametrize("order", [("long", "short"), ("short", "long")])
+@pytest.mark.parametrize("sender", ["long", "short"])
+def test_two_keys_with_the_same_hint_are_both_tried_the_shorter_hello_first(
+    sender: str, order: tuple[str, str]
+) -> None:
+    ring = KeyRing({name: COLLIDING[name] for name in order})
+    hello = Initiator(COLLIDING[sender], BOTH, seeded("ephemeral", 0)).hello(TIME_MS)
+    head, rest = split(hello)
+    found = ring.candidates(head)
+    assert [each.name for each in found] == ["short", "long"]
+    assert found[0].rest < found[1].rest
+    opened = []
+    for each in found:
+        try:
+            each.read(rest[: each.rest])
+        except Tampered:
+            continue
+        opened.append(each.name)
+    assert opened == [sender]
+
+
+def test_a_ring_tells_the_key_of_a_name_and_shows_names_only() -> None:
+    ring = KeyRing({"alice": KEY})
+    assert ring.key("alice") == KEY
+    assert ring.key("bob") is None
+    assert repr(ring) == "<KeyRing: alice>"
+    assert repr(KeyRing({})) == "<KeyRing: empty>"
+    assert KeyRing({}).candidates(bytes(HELLO_HEAD_SIZE)) == []
+
+
+# --- sealing ----------------------------------------------------------------------------------
+
+
+ciphers = pytest.mark.parametrize("cipher", list(Cipher), ids=lambda cipher: cipher.name)
+
+
+@ciphers
+def test_what_one_end_seals_the_other_opens_in_both_directions(cipher: Cipher) -> None:
+    near, far = agreed(cipher)
+    assert near.cipher is far.cipher is cipher
+    for number in range(600):  # the counter goes beyond one byte
+        message = os.urandom(number)
+        for one, other in ((near, far), (far, near)):
+            sealed = one.seal(message)
+            assert len(sealed) == len(message) + one.overhead
+            assert other.open(sealed) == message
+
+
+@ciphers
+def test_the_same_message_is_sealed_differently_each_time_and_each_way(cipher: Cipher) -> None:
+    near, far = agreed(cipher)
+    sealed = [end.seal(b"the same") for end in (near, far) for _ in range(300)]
+    assert len(set(sealed)) == 600
+
+
+def test_the_nonce_is_a_little_endian_counter() -> None:
+    near, _ = agreed(Cipher.SECRETBOX)
+    server_end = other_end.Server(KEY.raw(), SERVERS[0])
+    server_end.read_hello(other_end.Taker(Initiator(KEY, BOTH, CLIENTS[0]).hello(TIME_MS)))
+    _, _, to_server = server_end.reply(other_end.SECRETBOX)
+    box = SecretBox(to_server.key)
+    for number in range(600):
+        nonce = bytes((number & 0xFF, number >> 8)) + bytes(22)
+        assert box.decrypt(near.seal(b"x"), nonce) == b"x"
+
+
+@ciphers
+def test_boxes_open_in_their_order_only(cipher: Cipher) -> None:
+    near, _ = agreed(cipher)
+    boxes = [near.seal(b"first"), near.seal(b"second"), near.seal(b"third")]
+
+    def opens(*order: int) -> None:
+        opener = agreed(cipher)[1]
+        for number in order:
+            opener.open(boxes[number])
+
+    opens(0, 1, 2)
+    for order in ((1,), (0, 2), (0, 0), (0, 1, 0), (0, 1, 1), (2, 1, 0)):
+        with pytest.raises(Tampered):
+            opens(*order)
+
+
+@ciphers
+def test_a_box_with_any_bit_changed_or_any_byte_missing_does_not_open(cipher: Cipher) -> None:
+    sealed = agreed(cipher)[0].seal(b"message")
+    opener = agreed(cipher)[1].open
+    assert opener(sealed) == b"message"
+    for changed in one_bit_changed(sealed):
+        with pytest.raises(Tampered):
+            agreed(cipher)[1].open(changed)
+    for length in range(len(sealed)):
+        with pytest.raises(Tampered):
+            agreed(cipher)[1].open(sealed[:length])
+    with pytest.raises(Tampered):
+        agreed(cipher)[1].open(sealed + b"\0")
+
+
+@ciphers
+def test_a_box_sent_back_to_its_sender_does_not_open(cipher: Cipher) -> None:
+    near, far = agreed(cipher)
+    for end in (near, far):
+        with pytest.raises(Tampered):
+            end.open(end.seal(b"mirror"))
+
+
+def test_a_box_of_one_cipher_does_not_open_with_the_other() -> None:
+    for sealing, opening in (tuple(Cipher), tuple(reversed(Cipher))):
+        with pytest.raises(Tampered):
+            agreed(opening)[1].open(agreed(sealing)[0].seal(b"message" * 10))
+
+
+# --- which cipher -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offered", "supported", "chosen"),
+    [
+        (Cipher.SECRETBOX, Cipher.SECRETBOX, Cipher.SECRETBOX),
+        (Cipher.SECRETBOX, BOTH, Cipher.SECRETBOX),
+        (BOTH, Cipher.SECRETBOX, Cipher.SECRETBOX),
+        (BOTH, BOTH, Cipher.AEGIS256),
+        (Cipher.AEGIS256, BOTH, Cipher.AEGIS256),
+        (Cipher.AEGIS256, Cipher.SECRETBOX, None),
+        (Cipher(0), BOTH, None),
+    ],
+)
+def test_the_fastest_cipher_that_both_ends_have_is_chosen(
+    offered: Cipher, supported: Cipher, chosen: Cipher | None
+) -> None:
+    initiator = Initiator(KEY, offered, CLIENTS[0])
+    hello = initiator.hello(TIME_MS)
+    responder = responder_for(hello)
+    assert responder.read(split(hello)[1]).offered == offered
+    choice = preferred(offered & supported)
+    assert choice is chosen
+    if choice is not None:
+        reply, far = responder.reply(choice)
+        near = finish(initiator, reply)
+        assert near.cipher is far.cipher is chosen
+        assert far.open(near.seal(b"x")) == b"x"
+
+
+def test_offered_bits_that_nobody_knows_are_ignored() -> None:
+    for offered in range(256):
+        hello = other_end.Client(KEY.raw(), CLIENTS[0]).hello(TIME_MS, offered)
+        assert responder_for(hello).read(split(hello)[1]).offered == Cipher(offered & 0x03)
+
+
+@pytest.mark.parametrize("offered", [Cipher.SECRETBOX, Cipher.AEGIS256, BOTH])
+def test_a_choice_that_was_not_offered_or_is_not_one_cipher_is_refused(offered: Cipher) -> None:
+    for chosen in range(256):
+        initiator = Initiator(KEY, offered, CLIENTS[0])
+        server_end = other_end.Server(KEY.raw(), SERVERS[0])
+        server_end.read_hello(other_end.Taker(initiator.hello(TIME_MS)))
+        public = crypto_scalarmult_base(SERVERS[0])
+        server_end.noise.e(public)
+        server_end.noise.ee(SERVERS[0], server_end.client_public)
+        padding = other_end.reply_padding(KEY.raw(), public)
+        rest = server_end.noise.seal(bytes((chosen,)) + bytes(padding))
+        if chosen in (Cipher.SECRETBOX, Cipher.AEGIS256) and chosen & offered:
+            assert initiator.finish(public, rest).cipher == chosen
+        else:
+            with pytest.raises(Tampered, match=r"not offered"):
+                initiator.finish(public, rest)
+
+
+def test_ciphers_are_named_as_in_the_config() -> None:
+    assert cipher_named("secretbox") is Cipher.SECRETBOX
+    assert cipher_named("AEGIS256") is Cipher.AEGIS256
+    with pytest.raises(ConfigError, match=r"'rot13' is not known \(.*secretbox, aegis256\)"):
+        cipher_named("rot13")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("flags\t\t: fpu sse2 aes avx\n", BOTH),
+        ("Features\t: fp asimd aes pmull\n", BOTH),
+        ("flags\t\t: fpu sse2 avx vaes_but_not_the_word\n", Cipher.SECRETBOX),
+        ("", Cipher.SECRETBOX),
+    ],
+)
+def test_aegis_is_fast_only_with_the_processors_help(
+    cpuinfo: str, expected: Cipher, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    file = tmp_path / "cpuinfo"
+    file.write_text(cpuinfo)
+    monkeypatch.setattr(crypto, "open", lambda name: file.open(), raising=False)
+    assert fast_ciphers() == expected
+
+
+def test_where_nothing_is_known_of_the_processor_aegis_is_not_fast(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(crypto, "open", lambda name: (tmp_path / "none").open(), raising=False)
+    assert fast_ciphers() == Cipher.SECRETBOX
+
+
+# --- keys -------------------------------------------------------------------------------------
+
+
+RAW = seeded("a key with both odd characters", 5)
+
+
+@pytest.mark.parametrize("raw", [RAW, bytes(32), b"\xff" * 32, b"\xfb\xef\xbe" * 10 + b"\xff\xff"])
+def test_a_key_is_read_from_base64_of_every_form(raw: bytes) -> None:
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        padded = encode(raw).decode()
+        bare = padded.rstrip("=")
+        for text in (padded, bare, f"  {padded}\n", f"\t{bare}\r\n"):
+            assert Key.parse(text).raw() == raw
+
+
+@settings(derandomize=True, deadline=None)
+@given(st.binary(min_size=32, max_size=32))
+def test_a_keys_text_is_the_key_and_is_fit_for_a_url(raw: bytes) -> None:
+    text = Key(raw).text()
+    assert Key.parse(text) == Key(raw)
+    assert len(text) == 43
+    assert set(text) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+def secrets_of(raw: bytes) -> list[str]:
+    """How the key, or a part of it, could stand in a text."""
+    forms = (base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode(), raw.hex())
+    return [*(form[at : at + 8] for form in forms for at in range(len(form) - 8)), repr(raw)[2:10]]
+
+
+def assert_hidden(shown: str, raw: bytes) -> None:
+    assert not any(secret in shown for secret in secrets_of(raw))
+
+
+@pytest.mark.parametrize("size", [0, 1, 31, 33, 64])
+def test_a_key_of_another_size_is_refused_and_not_repeated(size: int) -> None:
+    raw = (RAW * 2)[:size]
+    for make in (lambda: Key(raw), lambda: Key.parse(base64.b64encode(raw).decode())):
+        with pytest.raises(ConfigError, match=rf"^a key has 32 bytes, this one has {size}$"):
+            make()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: "!" + text[1:],
+        lambda text: text[:20] + " " + text[20:],
+        lambda text: text[:20] + "\n" + text[20:],
+        lambda text: text[:-1] + "ü",
+        lambda text: text[:-2],
+        lambda text: text[:20] + "=" + text[20:],
+        lambda text: f"key: {text}",
+    ],
+)
+def test_what_is_not_base64_is_refused_and_not_repeated(spoil: Any) -> None:
+    text = spoil(Key(RAW).text())
+    with pytest.raises(ConfigError) as caught:
+        Key.parse(text)
+    report = "".join(traceback.format_exception(caught.value))
+    shown = report.split("ConfigError")[-1]
+    assert_hidden(shown, RAW)
+    assert caught.value.__suppress_context__
+    assert_hidden(str(caught.value.__context__), RAW)
+
+
+def test_a_key_is_shown_by_nothing_but_its_text() -> None:
+    key = Key(RAW)
+    initiator = Initiator(key, BOTH, CLIENTS[0])
+    hello = initiator.hello(TIME_MS)
+    responder = responder_for(hello, key, SERVERS[0])
+    said = responder.read(split(hello)[1])
+    reply, far = responder.reply(Cipher.SECRETBOX)
+    near = finish(initiator, reply)
+    holders = (key, initiator, responder, said, far, near, KeyRing({"a": key}), [key], {"k": key})
+    for holder in holders:
+        for shown in (repr(holder), str(holder), f"{holder}", "%s %r" % (holder, holder)):  # noqa: UP031
+            for secret in (RAW, CLIENTS[0], SERVERS[0]):
+                assert_hidden(shown, secret)
+    assert repr(key) == str(key) == "<Key: hidden>"
+    assert key.text() == base64.urlsafe_b64encode(RAW).decode().rstrip("=")
+    assert not hasattr(key, "__dict__")
+
+
+def test_generated_keys_are_new_each_time() -> None:
+    keys = {Key.generate() for _ in range(50)}
+    assert len(keys) == 50
+    assert all(len(key.raw()) == KEY_SIZE for key in keys)
+
+
+def test_keys_are_equal_if_their_bytes_are() -> None:
+    assert Key(RAW) == Key(bytes(RAW))
+    assert hash(Key(RAW)) == hash(Key(bytes(RAW)))
+    assert Key(RAW) != KEY
+    assert Key(RAW) != RAW
+    assert {Key(RAW): "here"}[Key(RAW)] == "here"

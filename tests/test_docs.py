@@ -1,0 +1,125 @@
+"""What the documents say can be done, can be done."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from program import ROOT, TOO_LONG, Program, run, web_server
+
+from gsocks import config
+from gsocks.crypto import Key
+from gsocks.rules import DEFAULT_RULES
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(path: Path, language: str) -> Iterator[str]:
+    yield from re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(text, id=f"{p.name}-{n}")
+        for p in DOCUMENTS
+        for n, text in enumerate(blocks(p, "yaml"))
+    ],
+)
+def test_every_config_in_the_documents_loads(text: str, tmp_path: Path) -> None:
+    for name in ("gsocks.key", "laptop.key", "phone.key", "users.txt"):
+        (tmp_path / name).write_text(Key.generate().text())
+    config.parse(text, tmp_path)
+
+
+def test_every_link_in_the_documents_leads_somewhere() -> None:
+    others = [ROOT / name for name in ("SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    for path in [*DOCUMENTS, *others]:
+        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+            if "://" not in target:
+                assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_readme_is_under_two_screens_and_names_every_key_of_the_config() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 100
+    keys = set(config.Local.__struct_fields__) | set(config.Server.__struct_fields__)
+    for key in keys - {"allow_anonymous", "exit_sources", "rotate"} | {"workers", "log"}:
+        assert f"`{key}`" in text, key
+
+
+def test_the_reference_names_every_key_of_the_config() -> None:
+    text = (ROOT / "docs" / "config.md").read_text()
+    structs = (config.Config, config.Log, config.Local, config.Server, config.Limits)
+    for struct in (*structs, config.Timeouts, config.Pool):
+        for key in struct.__struct_fields__:
+            assert key in text, key
+
+
+def test_the_readme_tells_the_rules_that_apply_where_none_are_given() -> None:
+    told = re.search(r"`rules` .*`\[(.*)\]`", (ROOT / "README.md").read_text())
+    assert told is not None
+    assert told[1].split(", ") == [str(rule) for rule in DEFAULT_RULES.rules]
+
+
+def test_the_readmes_python_runs() -> None:
+    text = (ROOT / "README.md").read_text().split("## In a gevent program", 1)[1]
+    code = re.findall(r"(?:^ {4}.*\n|^\n)+", text, re.MULTILINE)[0]
+    code = "\n".join(line[4:] for line in code.splitlines())
+    done = run(sys.executable, "-c", code)
+    assert re.fullmatch(r"127\.0\.0\.1:\d+\n", done.stdout), done.stderr
+
+
+def test_the_readmes_two_machines_work_as_written(tmp_path: Path) -> None:
+    """With two folders for the machines, and loopback for the network between them."""
+    text = (ROOT / "README.md").read_text()
+    lines = re.findall(r"^ {4}(server|laptop)\$ (.*)$", text, re.MULTILINE)
+    commands = {
+        machine: [line for m, line in lines if m == machine] for machine in ("server", "laptop")
+    }
+    assert all(lines[-1].startswith("gsocks -c ") for lines in commands.values())
+
+    def prepare(machine: str, change: dict[str, str]) -> Path:
+        folder = tmp_path / machine
+        folder.mkdir()
+        for command in commands[machine][:-1]:
+            line = command.split("#")[0].replace(
+                "gsocks keygen", f"{sys.executable} -m gsocks keygen"
+            )
+            for old, new in change.items():
+                line = line.replace(old, new)
+            subprocess.run(
+                ["bash", "-c", line], cwd=folder, check=True, timeout=TOO_LONG, env=_with_path()
+            )
+        return folder
+
+    allow = {"0.0.0.0:8388": "127.0.0.1:0", "keys: {me": "rules: [allow all], keys: {me"}
+    server = prepare("server", allow)
+    with web_server() as web, Program("-c", server / "server.yaml") as far:
+        port = far.port("server")
+        near = {
+            "SERVER:8388": f"127.0.0.1:{port}",
+            "127.0.0.1:1080": "127.0.0.1:0",
+            "exits:": "rules: [allow all], exits:",
+        }
+        laptop = prepare("laptop", near)
+        (laptop / "gsocks.key").write_text((server / "gsocks.key").read_text())
+        with Program("-c", laptop / "local.yaml") as program:
+            proxy = f"127.0.0.1:{program.port()}"
+            url = f"http://127.0.0.1:{web}/text/there"
+            assert run("curl", "-sS", "--socks5-hostname", proxy, url).stdout == "there"
+
+
+def _with_path() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_the_embedding_example_runs() -> None:
+    done = run(sys.executable, ROOT / "examples" / "embedded.py")
+    assert re.fullmatch(r"hello from the inside\n\d+ bytes went .*\n", done.stdout), done.stderr

@@ -1,0 +1,626 @@
+"""The doors: whom they admit, what becomes of every connection, and how they stop."""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket as std_socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import gevent
+import pytest
+from engine import (
+    TOO_LONG,
+    Ends,
+    FakeExit,
+    Refused,
+    Seen,
+    ask_echo,
+    both_ends,
+    connect,
+    direct,
+    eventually,
+    gather,
+    is_reset,
+    read_answer,
+    read_exactly,
+    read_to_end,
+    running,
+    running_door,
+    serving,
+    socks_request,
+    through,
+)
+from gevent.event import AsyncResult, Event
+from gevent.server import StreamServer
+from gevent.socket import create_connection, socket
+
+from gsocks.address import Address
+from gsocks.dial import Dialer, Resolver
+from gsocks.errors import ExitFailed, OutOfResources
+from gsocks.exits.base import Connected
+from gsocks.exits.direct import DirectExit
+from gsocks.limits import Limits, Timeouts
+from gsocks.local import LocalServer
+from gsocks.observe import Record
+from gsocks.request import Request
+from gsocks.rules import ALLOW_ALL, Rules
+from gsocks.stream import reset
+from gsocks.ways_out import WaysOut
+
+pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
+
+NOWHERE = Address("192.0.2.1", 80)
+
+
+@pytest.fixture
+def seen() -> Seen:
+    return Seen()
+
+
+@pytest.fixture
+def make_local(seen: Seen) -> Iterator[Callable[..., LocalServer]]:
+    """Starts a local door with ways out of its own; it stops when the test is over."""
+    with ExitStack() as stack:
+
+        def make(ways_out: WaysOut | None = None, **options) -> LocalServer:
+            door = LocalServer(("127.0.0.1", 0), ways_out or direct(), observer=seen, **options)
+            return stack.enter_context(running_door(door))
+
+        yield make
+
+
+# --- admission --------------------------------------------------------------------------------
+
+
+def is_turned_away(sock: socket) -> bool:
+    """Whether nothing comes for somebody who has nothing to say."""
+    try:
+        sock.shutdown(std_socket.SHUT_WR)
+        return sock.recv(1) == b""
+    except OSError:
+        return True
+
+
+def test_no_more_connections_are_admitted_than_the_limit(
+    make_local, seen: Seen, echo_server: Address
+) -> None:
+    door = make_local(limits=Limits(connections=2))
+    with through(door.bound, echo_server) as first, through(door.bound, echo_server) as second:
+        with connect(door.bound) as third:
+            third.shutdown(std_socket.SHUT_WR)
+            assert is_turned_away(third)
+        refused = seen.next()
+        assert (refused.outcome, refused.client) == ("limit", f"127.0.0.1:{port_of(refused)}")
+        for admitted in (first, second):
+            admitted.sendall(b"served")
+            assert read_exactly(admitted, 6) == b"served"
+    eventually(lambda: door.connections == 0)
+    assert ask_echo(door.bound, echo_server, b"again") == b"again"
+
+
+def port_of(record: Record) -> str:
+    return record.client.rpartition(":")[2]
+
+
+def test_no_more_connections_are_admitted_from_one_address_than_its_limit(
+    make_local, seen: Seen, echo_server: Address
+) -> None:
+    door = make_local(limits=Limits(per_client=2))
+    with through(door.bound, echo_server), through(door.bound, echo_server):
+        with connect(door.bound) as third:
+            third.shutdown(std_socket.SHUT_WR)
+            assert is_turned_away(third)
+        assert seen.next().outcome == "limit"
+        with create_connection(door.bound, source_address=("127.0.0.2", 0)) as other:
+            other.sendall(socks_request(echo_server))
+            read_answer(other)
+    eventually(lambda: door.connections == 0)
+    assert ask_echo(door.bound, echo_server, b"again") == b"again"
+    assert not door._by_client, "addresses that have gone are forgotten"
+
+
+def test_where_it_listens_can_be_read_after_the_start(make_local) -> None:
+    door = make_local()
+    assert door.bound.host == "127.0.0.1"
+    assert door.bound.port > 0
+
+
+def test_it_serves_on_a_plain_listening_socket_and_blocks_nobody(
+    seen: Seen, echo_server: Address
+) -> None:
+    listener = std_socket.create_server(("127.0.0.1", 0))
+    assert listener.getblocking()
+    with running_door(LocalServer(listener, direct(), observer=seen)) as door:
+        assert ask_echo(door.bound, echo_server, b"served") == b"served"
+
+
+def test_a_client_that_is_gone_before_it_is_accepted_holds_up_nobody(
+    make_local, echo_server: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = make_local()
+    failures = [OSError(errno.ECONNABORTED, "Software caused connection abort")]
+    accept = StreamServer.do_read
+
+    def fail_first(server: StreamServer) -> object:
+        if failures and server is door:
+            raise failures.pop()
+        return accept(server)
+
+    monkeypatch.setattr(StreamServer, "do_read", fail_first)
+    assert ask_echo(door.bound, echo_server, b"served") == b"served"
+    assert not failures
+
+
+def test_it_serves_ipv6_clients(seen: Seen, echo_server: Address) -> None:
+    with running_door(LocalServer(("::1", 0), direct(), observer=seen)) as door:
+        assert ask_echo(door.bound, echo_server, b"served") == b"served"
+    assert seen.next().client.startswith("[::1]:")
+
+
+# --- what becomes of a connection -------------------------------------------------------------
+
+
+def test_a_connection_that_ends_well_is_told_at_both_ends(ends: Ends, echo_server: Address) -> None:
+    assert ask_echo(ends.local.bound, echo_server, b"four") == b"four"
+    for seen, door, way in (
+        (ends.at_local, "local", ends.exit.label),
+        (ends.at_server, "server", "direct"),
+    ):
+        record = seen.next()
+        assert (record.door, record.exit, record.dest) == (door, way, str(echo_server))
+        assert (record.outcome, record.detail, record.up, record.down) == ("ok", "", 4, 4)
+    assert ends.at_server.all[0].user == "default", "the name of the key"
+
+
+def test_the_reply_names_the_true_outbound_address(ends: Ends) -> None:
+    peers = []
+    with serving(lambda sock: peers.append(sock.getpeername())) as target:
+        with connect(ends.local.bound) as sock:
+            sock.sendall(socks_request(target))
+            bound = read_answer(sock)
+            assert read_to_end(sock) == b""
+            sock.shutdown(std_socket.SHUT_WR)
+        assert [tuple(bound)] == peers
+
+
+class Never:
+    """A destination that can't be reached, and how that is answered and told."""
+
+    def __init__(self, dest: Address, reply: int, word: str) -> None:
+        self.dest, self.reply, self.word = dest, reply, word
+
+    def __str__(self) -> str:
+        return self.word
+
+
+@pytest.mark.parametrize(
+    "never",
+    [
+        Never(Address("127.0.0.1", 1), 5, "refused"),
+        Never(Address("nothing.invalid", 80), 4, "name_not_found"),
+        Never(Address("10.0.0.1", 80), 2, "forbidden"),
+    ],
+    ids=str,
+)
+def test_a_destination_that_cannot_be_reached_is_told_with_its_cause(never: Never) -> None:
+    rules = Rules.parse(["deny 10.0.0.0/8", "allow all"])
+    with both_ends(ways_out=direct(rules)) as ends:
+        with pytest.raises(Refused) as refused:
+            through(ends.local.bound, never.dest)
+        assert refused.value.args == (never.reply,)
+        for seen in (ends.at_local, ends.at_server):
+            record = seen.next()
+            assert (record.outcome, record.dest) == (never.word, str(never.dest))
+            assert record.detail
+        eventually(lambda: ends.local.connections == 0)
+        eventually(lambda: ends.server.connections == ends.exit.pool.ready > 0)
+
+
+@pytest.mark.parametrize(
+    ("failure", "reply", "word"),
+    [
+        (ExitFailed("broken"), 1, "exit_failed"),
+        (OutOfResources("no descriptor"), 1, "out_of_resources"),
+    ],
+)
+def test_an_exit_that_fails_is_told_as_such(
+    make_local, seen: Seen, failure: Exception, reply: int, word: str
+) -> None:
+    door = make_local(WaysOut([FakeExit("broken", failure)], ALLOW_ALL))
+    with pytest.raises(Refused) as refused:
+        through(door.bound, NOWHERE)
+    record = seen.next()
+    assert refused.value.args == (reply,)
+    assert (record.outcome, record.exit, record.detail) == (word, "broken", str(failure))
+
+
+def test_a_destination_that_never_answers_is_told_when_the_time_is_over(
+    make_local, seen: Seen
+) -> None:
+    door = make_local(WaysOut([FakeExit("hangs")], ALLOW_ALL, timeout=0.05))
+    with pytest.raises(Refused) as refused:
+        through(door.bound, NOWHERE)
+    assert refused.value.args == (6,)
+    assert seen.next().outcome == "connect_timeout"
+
+
+def test_a_client_that_says_nothing_is_let_go_when_the_time_is_over(make_local, seen: Seen) -> None:
+    door = make_local(timeouts=Timeouts(handshake=0.05))
+    with connect(door.bound) as silent, connect(door.bound) as slow:
+        slow.sendall(b"\x05")
+        assert silent.recv(1) == b""
+        assert slow.recv(1) == b""
+    assert [seen.next().outcome for _ in range(2)] == ["handshake_timeout"] * 2
+    eventually(lambda: door.connections == 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        (b"", "client_gone"),
+        (b"\x05\x01", "client_gone"),
+        (b"\x05\x01\x00\x05\x01\x00\x01\x7f", "client_gone"),
+        (b"\x16\x03\x01", "bad_request"),
+        (b"\x05\x01\x7f", "auth_failed"),
+        (b"\x05\x01\x00\x05\x02\x00\x01\x7f\x00\x00\x01\x00\x50", "bad_command"),
+        (b"\x05\x01\x00\x05\x01\x00\x09", "bad_address_type"),
+        (b"\x05\x01\x00\x05\x01\x00\x03\x00\x00\x50", "bad_address"),
+    ],
+)
+@pytest.mark.parametrize("how", ["ends", "is reset"])
+def test_a_client_that_asks_for_nothing_that_can_be_served_is_told_once(
+    make_local, seen: Seen, said: bytes, word: str, how: str
+) -> None:
+    door = make_local()
+    with connect(door.bound) as sock:
+        sock.sendall(said)
+        if how == "ends":
+            sock.shutdown(std_socket.SHUT_WR)
+            read_to_end(sock)
+        else:
+            eventually(lambda: door.connections)
+            reset(sock)
+        assert seen.next().outcome in (word, "client_gone")
+    eventually(lambda: door.connections == 0)
+    assert len(seen.all) == 1
+
+
+class LateExit(DirectExit):
+    """Connects when a test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__(Dialer(ALLOW_ALL, Resolver()))
+        self.asked, self.may_connect = Event(), Event()
+
+    def connect(self, request: Request) -> Connected:
+        self.asked.set()
+        self.may_connect.wait()
+        return super().connect(request)
+
+
+def test_what_is_connected_for_a_client_that_has_left_is_reset(make_local, seen: Seen) -> None:
+    way, ended = LateExit(), AsyncResult()
+    door = make_local(WaysOut([way], ALLOW_ALL))
+    with serving(lambda sock: ended.set(is_reset(sock))) as target:
+        with connect(door.bound) as sock:
+            sock.sendall(socks_request(target))
+            way.asked.wait()
+            reset(sock)
+        way.may_connect.set()
+        assert seen.next().outcome == "client_reset"
+        assert ended.get() is True
+    eventually(lambda: door.connections == 0)
+
+
+def test_a_failure_for_a_client_that_has_left_is_told_all_the_same(make_local, seen: Seen) -> None:
+    way = FakeExit("slow")
+    door = make_local(WaysOut([way], ALLOW_ALL))
+    with connect(door.bound) as sock:
+        sock.sendall(socks_request(NOWHERE))
+        way.asked.wait()
+        reset(sock)
+    way.fail(ExitFailed("too late"))
+    assert seen.next().outcome == "exit_failed"
+    eventually(lambda: door.connections == 0)
+
+
+def test_an_observer_that_fails_takes_nothing_else_with_it(echo_server: Address, caplog) -> None:
+    class Broken:
+        def ended(self, record: Record) -> None:
+            raise ZeroDivisionError
+
+    door = LocalServer(("127.0.0.1", 0), direct(), observer=Broken(), limits=Limits(connections=3))
+    with running_door(door):
+        assert ask_echo(door.bound, echo_server, b"served") == b"served"
+        with pytest.raises(Refused):
+            through(door.bound, Address("127.0.0.1", 1))
+        with connect(door.bound) as sock:
+            sock.sendall(b"\x16")
+            assert read_to_end(sock) == b""
+        eventually(lambda: door.connections == 0)
+        assert ask_echo(door.bound, echo_server, b"served") == b"served"
+        eventually(lambda: door.connections == 0)
+    assert {record.getMessage() for record in caplog.records} == {"the observer of local failed"}
+
+
+# --- stopping ---------------------------------------------------------------------------------
+
+
+def test_stop_lets_open_connections_end_and_admits_no_more(
+    make_local, echo_server: Address
+) -> None:
+    door = make_local()
+    address = door.bound
+    with through(address, echo_server) as sock:
+        stopping = gevent.spawn(door.stop, TOO_LONG)
+        gevent.idle()
+        with pytest.raises(ConnectionRefusedError):
+            connect(address)
+        sock.sendall(bytes(100_000))
+        assert read_exactly(sock, 100_000) == bytes(100_000)
+        assert not stopping.ready()
+        sock.shutdown(std_socket.SHUT_WR)
+        assert read_to_end(sock) == b""
+        stopping.get()
+
+
+@pytest.mark.parametrize("end", ["local", "server"])
+def test_stop_resets_what_is_still_open_and_tells_of_it_before_it_returns(
+    ends: Ends, echo_server: Address, end: str
+) -> None:
+    door = getattr(ends, end)
+    with through(ends.local.bound, echo_server) as sock:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+        door.stop(0.01)
+        assert getattr(ends, f"at_{end}").outcomes == ["closed"]
+        assert door.connections == 0
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+
+
+def test_stop_resets_a_half_closed_connection_too(make_local) -> None:
+    door, over = make_local(), Event()
+    with (
+        serving(lambda sock: (read_to_end(sock), over.wait())) as target,
+        through(door.bound, target) as sock,
+    ):
+        sock.shutdown(std_socket.SHUT_WR)
+        eventually(lambda: [relay._pipes for relay in door._relays] == [1])
+        door.stop(0)
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        over.set()
+
+
+def test_stop_waits_for_no_client_that_has_asked_for_nothing(make_local) -> None:
+    door = make_local()
+    with connect(door.bound) as silent, connect(door.bound) as slow:
+        slow.sendall(b"\x05\x01")
+        eventually(lambda: door.connections == 2)
+        door.stop(0)
+        assert is_turned_away(silent)
+        assert is_turned_away(slow)
+
+
+def test_stop_ends_a_request_that_is_just_being_connected(make_local, seen: Seen) -> None:
+    way = FakeExit("hangs")
+    door = make_local(WaysOut([way], ALLOW_ALL))
+    with connect(door.bound) as sock:
+        sock.sendall(socks_request(NOWHERE))
+        way.asked.wait()
+        door.stop(0)
+        assert read_exactly(sock, 2) == b"\x05\x00"
+        assert is_turned_away(sock)
+    assert seen.outcomes == ["stopped"]
+
+
+def test_a_stopping_server_closes_idle_tunnels_at_once_and_lets_busy_ones_finish(
+    ends: Ends, echo_server: Address
+) -> None:
+    pool = ends.exit.pool
+    eventually(lambda: pool.ready == pool.target)
+    with through(ends.local.bound, echo_server) as sock:
+        stopping = gevent.spawn(ends.server.stop, TOO_LONG)
+        eventually(lambda: pool.ready == 0)
+        assert ends.server.connections == 1
+        sock.sendall(b"still served")
+        assert read_exactly(sock, 12) == b"still served"
+        sock.shutdown(std_socket.SHUT_WR)
+        assert read_to_end(sock) == b""
+        stopping.get()
+    assert ends.server.connections == 0
+
+
+def test_a_second_stop_does_nothing(make_local) -> None:
+    door = make_local()
+    door.stop()
+    door.stop()
+
+
+def test_a_door_that_was_never_started_can_be_stopped() -> None:
+    LocalServer(("127.0.0.1", 0), direct()).stop()
+
+
+# --- whatever happens, nothing is left --------------------------------------------------------
+
+
+def deaths(ends: Ends, target: Address, bad: Address) -> list[Callable[[], object]]:
+    """Every way in which a connection can end, as functions that bring it about."""
+    door = ends.local.bound
+
+    def resets_in_the_handshake() -> None:
+        with connect(door) as sock:
+            sock.sendall(b"\x05\x01\x00\x05")
+            reset(sock)
+
+    def resets_before_the_answer() -> None:
+        with connect(door) as sock:
+            sock.sendall(socks_request(target))
+            reset(sock)
+
+    def resets_in_the_middle() -> None:
+        with through(door, target) as sock:
+            sock.sendall(bytes(10_000))
+            read_exactly(sock, 5_000)
+            reset(sock)
+
+    def closes_without_reading() -> None:
+        with through(door, target) as sock:
+            sock.sendall(bytes(50_000))
+
+    def half_closes_and_goes() -> None:
+        with through(door, target) as sock:
+            sock.sendall(bytes(50_000))
+            sock.shutdown(std_socket.SHUT_WR)
+
+    def says_garbage() -> None:
+        with connect(door) as sock:
+            sock.sendall(random.randbytes(100))
+            sock.shutdown(std_socket.SHUT_WR)
+            read_to_end(sock)
+
+    def comes_to_the_server_as_a_stranger() -> None:
+        with connect(ends.server.bound) as sock:
+            sock.sendall(random.randbytes(300))
+            reset(sock)
+
+    return [
+        resets_in_the_handshake,
+        resets_before_the_answer,
+        resets_in_the_middle,
+        closes_without_reading,
+        half_closes_and_goes,
+        says_garbage,
+        comes_to_the_server_as_a_stranger,
+        lambda: connect(door).close(),
+        lambda: ask_echo(door, target, bytes(10_000)),
+        lambda: ask_echo(door, bad, bytes(10_000)),
+        lambda: through(door, Address("127.0.0.1", 1)),
+        lambda: through(door, Address("nothing.invalid", 1)),
+    ]
+
+
+def test_nothing_is_left_of_200_connections_that_died_in_every_way(echo_server: Address) -> None:
+    random.seed(7)
+
+    def misbehave(sock: socket) -> None:
+        if random.random() < 0.5:
+            sock.recv(100)
+        reset(sock)
+
+    with both_ends(timeouts=Timeouts(handshake=1.0)) as ends, serving(misbehave) as bad:
+        ways = deaths(ends, echo_server, bad)
+        gather(ways)  # whatever is opened once and kept, such as the resolver's threads
+        gather([random.choice(ways) for _ in range(200)])
+        eventually(lambda: ends.local.connections == 0)
+        # a tunnel that is idle at one end is idle at the other
+        eventually(lambda: ends.server.connections == ends.exit.pool.ready)
+        assert not ends.local._relays
+        assert not ends.server._relays
+        assert ask_echo(ends.local.bound, echo_server, b"and it works") == b"and it works"
+
+
+# --- when descriptors run out -----------------------------------------------------------------
+
+_SCARCE = """
+import logging, resource, sys, threading, gevent
+from gsocks.local import LocalServer
+logging.basicConfig(format="%(message)s", stream=sys.stderr)
+resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+door = LocalServer("127.0.0.1:0", ["direct"], rules=["allow all"])
+door.start()
+print(door.bound.port, flush=True)
+gevent.get_hub().threadpool.apply(sys.stdin.read)
+"""
+
+
+def cpu_seconds(pid: int) -> float:
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100  # utime, stime; see proc(5)
+
+
+def test_without_descriptors_it_says_so_once_never_spins_and_serves_again_when_they_return(
+    echo_server: Address, tmp_path
+) -> None:
+    with (
+        open(tmp_path / "log", "w+") as log,
+        running(_SCARCE, stderr=log) as process,
+        ExitStack() as open_ones,
+    ):
+        door = Address("127.0.0.1", int(process.stdout.readline()))
+
+        def logged() -> str:
+            return (tmp_path / "log").read_text()
+
+        for _ in range(100):
+            open_ones.enter_context(connect(door))
+        eventually(lambda: "can't accept" in logged())
+        before = cpu_seconds(process.pid)
+        gevent.sleep(0.6)  # it tries again twice
+        assert cpu_seconds(process.pid) - before < 0.2, "it spins"
+        assert len(logged().splitlines()) == 1, "told once, not for each attempt"
+        assert "Too many open files" in logged()
+        open_ones.close()
+        assert ask_echo(door, echo_server, b"served again") == b"served again"
+
+
+# --- inside another program -------------------------------------------------------------------
+
+_GUEST = """
+import signal, socket, ssl, subprocess, sys, threading, time
+before = [socket.socket, socket.getaddrinfo, threading.Thread, time.sleep, ssl.SSLSocket,
+          subprocess.Popen, sys.excepthook]
+handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+
+import gevent, gevent.monkey
+from gevent.socket import create_connection
+import gsocks
+
+key = gsocks.Key.generate()
+server = gsocks.RemoteServer("127.0.0.1:0", keys={"mine": key}, rules=["allow all"])
+server.start()
+local = gsocks.LocalServer("127.0.0.1:0", [f"gsocks://{key.text()}@{server.bound}"],
+                           rules=["allow all"])
+local.start()
+
+ticks = []
+def mine():
+    while True:
+        ticks.append(1)
+        gevent.sleep(0.001)
+ticker = gevent.spawn(mine)
+
+sock = create_connection(local.bound)
+sock.sendall(b"\\x05\\x01\\x00\\x05\\x01\\x00" + server.bound.encode())
+assert sock.recv(2) == b"\\x05\\x00"
+assert sock.recv(100)[:2] == b"\\x05\\x00"
+sock.close()
+assert ticks
+assert not ticker.dead
+local.stop(0)
+server.stop(0)
+
+assert before == [socket.socket, socket.getaddrinfo, threading.Thread, time.sleep, ssl.SSLSocket,
+                  subprocess.Popen, sys.excepthook]
+assert not any(gevent.monkey.is_module_patched(name) for name in
+               ("socket", "ssl", "threading", "thread", "time", "select", "os", "signal",
+                "subprocess", "queue", "sys"))
+assert handlers == {number: signal.getsignal(number) for number in signal.valid_signals()}
+import logging
+assert not logging.getLogger().handlers and not logging.getLogger("gsocks").handlers
+ticker.kill()
+print("fine")
+"""
+
+
+def test_inside_a_gevent_program_it_changes_nothing_but_what_it_was_asked_for() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _GUEST], capture_output=True, text=True, timeout=TOO_LONG
+    )
+    assert (done.stdout, done.stderr) == ("fine\n", "")

@@ -1,0 +1,276 @@
+"""The guards of the front door, as the config sets them up for the program.
+
+No gevent here, as in test_program.py.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from newcomers import LOCAL, USERS, V1, V2, cheap, login
+from program import TOO_LONG, Program, gsocks, in_threads
+
+from gsocks.throttle import Throttle
+from gsocks.users_file import FileUsers
+
+
+@pytest.fixture
+def target() -> Iterator[socket.socket]:
+    """Somebody to connect to."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+@contextmanager
+def coming(port: int, *said: bytes) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=TOO_LONG) as sock:
+        sock.sendall(b"".join(said))
+        yield sock
+
+
+def read_exactly(sock: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        part = sock.recv(count - len(data))
+        assert part, f"ended behind {data!r}"
+        data += part
+    return data
+
+
+def log_in(port: int, name: bytes, password: bytes) -> bool:
+    with coming(port, login(name, password)) as sock:
+        assert read_exactly(sock, 3) == b"\x05\x02\x01"
+        return read_exactly(sock, 1) == b"\0"
+
+
+def is_turned_away(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def request(to: socket.socket) -> bytes:
+    host, port = to.getsockname()
+    return b"\x05\x01\x00\x01" + socket.inet_aton(host) + port.to_bytes(2, "big")
+
+
+def write(folder: Path, local: str, server: str = "") -> Path:
+    path = folder / "config.yaml"
+    text = f"local:\n  listen: 127.0.0.1:0\n{textwrap.indent(local, '  ')}\n"
+    if server:
+        text += f"server:\n  listen: 127.0.0.1:0\n{textwrap.indent(server, '  ')}\n"
+    path.write_text(text)
+    return path
+
+
+def test_a_users_file_is_followed_while_the_program_runs(tmp_path: Path) -> None:
+    file = tmp_path / "users.txt"
+    file.write_text(f"# our users\nbob:{USERS['bob']}\n")
+    config = write(tmp_path, f"users: {{alice: '{USERS['alice']}'}}\nusers_file: users.txt")
+    with Program("-c", config) as program:
+        port = program.port()
+        assert log_in(port, b"alice", b"secret")
+        assert log_in(port, b"bob", b"hidden")
+        file.write_text(f"carol:{cheap(b'fresh')}\n")
+        time.sleep(FileUsers.LOOK_EVERY)  # the program has a clock of its own
+        assert log_in(port, b"carol", b"fresh")
+        program.wait_for(r"read again: .*users\.txt")
+        assert not log_in(port, b"bob", b"hidden")
+        file.write_text("carol")
+        time.sleep(FileUsers.LOOK_EVERY)
+        assert log_in(port, b"carol", b"fresh")
+        program.wait_for(r"not read again, the users of before stay: .*users\.txt: line 1: ")
+        # the config is read again, and the file with it
+        file.write_text(f"carol:{cheap(b'other')}\n")
+        config.write_text(config.read_text().replace("alice", "dave"))
+        program.signal(signal.SIGHUP)
+        program.wait_for("read again: keys and users")
+        assert log_in(port, b"carol", b"other")
+        assert log_in(port, b"dave", b"secret")
+        assert not log_in(port, b"alice", b"secret")
+        (tmp_path / "others.txt").write_text("# nobody\n")
+        config.write_text(config.read_text().replace("users.txt", "others.txt"))
+        program.signal(signal.SIGHUP)
+        program.wait_for(r"not read again, .*: local\.users_file: another one needs a restart")
+        assert log_in(port, b"dave", b"secret")
+        assert "$argon2id$" not in program.log
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("bob:secret", "users.txt: line 1: user 'bob': expected an Argon2id hash"),
+        ("", "users.txt: is empty"),
+        (f"alice:{USERS['alice']}", "users.txt: line 1: 'alice' is among the users of the config"),
+    ],
+)
+@pytest.mark.parametrize("command", [(), ("check",)])
+def test_a_mistake_in_the_users_file_is_told_at_the_start(
+    tmp_path: Path, file: str, expected: str, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "users.txt").write_text(file)
+    config = write(tmp_path, f"users: {{alice: '{USERS['alice']}'}}\nusers_file: users.txt")
+    done = gsocks(*command, "-c", config)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_check_names_the_users_of_the_file_and_not_all_of_many(tmp_path: Path) -> None:
+    lines = [f"user{number:03}:{USERS['alice']}" for number in range(20)]
+    (tmp_path / "users.txt").write_text("\n".join(lines))
+    done = gsocks("check", "-c", write(tmp_path, "users_file: users.txt"))
+    assert done.returncode == 0
+    assert "local: users user000, user001, " in done.stdout
+    assert "user009 and 10 more\n" in done.stdout
+
+
+def test_the_guards_of_the_config_stand_at_the_programs_doors(
+    tmp_path: Path, target: socket.socket
+) -> None:
+    local = (
+        "rules: [allow all]\nclients: [192.0.2.0/24]\nproxy_protocol_from: [127.0.0.1]\n"
+        f"users: {{alice: '{USERS['alice']}'}}\nlimits: {{per_user: 1, handshakes: 50}}"
+    )
+    with Program("-c", write(tmp_path, local)) as program:
+        port = program.port()
+        asked = login(b"alice", b"secret") + request(target)
+        with coming(port, V2, asked) as first:
+            assert read_exactly(first, 6) == b"\x05\x02\x01\x00\x05\x00"
+            with coming(port, V1, asked) as second:
+                assert read_exactly(second, 6) == b"\x05\x02\x01\x00\x05\x01"
+            program.wait_for("client=192.0.2.7:51000 user=alice .*outcome=limit")
+        with coming(port, LOCAL) as sock:
+            assert is_turned_away(sock)
+        program.wait_for("client=127.0.0.1:.* outcome=client_forbidden")
+        with coming(port, b"\x05") as sock:
+            assert is_turned_away(sock)
+        program.wait_for("client=127.0.0.1:.* outcome=bad_proxy_header")
+
+
+def test_the_guards_of_the_config_stand_at_the_door_of_its_server(tmp_path: Path) -> None:
+    server = (
+        "keys: {laptop: {file: a.key}}\n"
+        "clients: [192.0.2.0/24]\nproxy_protocol_from: [127.0.0.1]\nlimits: {per_client: 1}"
+    )
+    with Program("-c", write(tmp_path, "", server)) as program:
+        port = program.port("server")
+        with coming(port, LOCAL) as sock:
+            assert is_turned_away(sock)
+        program.wait_for("door=server client=127.0.0.1:.* outcome=client_forbidden")
+        with coming(port, V1), coming(port, V2) as second:
+            assert is_turned_away(second)
+            program.wait_for("door=server client=192.0.2.7:51000 .*outcome=limit")
+
+
+def test_a_password_cannot_be_tried_out_at_the_program(tmp_path: Path) -> None:
+    with Program("-c", write(tmp_path, f"users: {{alice: '{USERS['alice']}'}}")) as program:
+        port = program.port()
+        answers: list[bool] = []
+
+        def guess(_: int) -> None:
+            answers.append(log_in(port, b"alice", b"guess"))
+
+        assert not in_threads(Throttle.MOST_FAILURES, guess)
+        assert answers == [False] * Throttle.MOST_FAILURES
+        program.wait_for("127.0.0.1: 10 logins have failed in 10m, none is looked at for 10m")
+        assert not log_in(port, b"alice", b"secret")
+        program.wait_for("outcome=auth_refused .*too many failed logins")
+
+
+# --- gsocks check --to ------------------------------------------------------------------------
+
+BOTH = (
+    "rules: [deny private, allow *.example.com user alice, deny all:25, allow all]\n"
+    f"users: {{alice: '{USERS['alice']}'}}",
+    "keys: {laptop: {file: a.key}, phone: {file: b.key}}\n"
+    "rules: [deny loopback, deny all:443 user phone, allow all]",
+)
+
+
+def ask(folder: Path, to: str, *more: str, ends: tuple[str, ...] = BOTH) -> tuple[int, list[str]]:
+    done = gsocks("check", "-c", write(folder, *ends), "--to", to, *more)
+    assert not done.stderr
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_check_says_which_rule_decides_at_each_end(tmp_path: Path) -> None:
+    assert ask(tmp_path, "8.8.8.8:80") == (
+        0,
+        [
+            "local: 8.8.8.8:80 is allowed: rule 'allow all'",
+            "server, key laptop, phone: 8.8.8.8:80 is allowed: rule 'allow all'",
+        ],
+    )
+    assert not (tmp_path / "a.key").exists()
+
+
+def test_check_ends_with_status_1_where_one_end_denies_it(tmp_path: Path) -> None:
+    assert ask(tmp_path, "8.8.8.8:443") == (
+        1,
+        [
+            "local: 8.8.8.8:443 is allowed: rule 'allow all'",
+            "server, key laptop: 8.8.8.8:443 is allowed: rule 'allow all'",
+            "server, key phone: 8.8.8.8:443 is denied: rule 'deny all:443 user phone'",
+        ],
+    )
+    status, lines = ask(tmp_path, "8.8.8.8:25")
+    assert status == 1
+    assert lines[0] == "local: 8.8.8.8:25 is denied: rule 'deny all:25'"
+
+
+def test_check_asks_for_a_user_or_a_key(tmp_path: Path) -> None:
+    status, lines = ask(tmp_path, "8.8.8.8:443", "--user", "laptop")
+    assert status == 0
+    assert lines[1:] == ["server, key laptop: 8.8.8.8:443 is allowed: rule 'allow all'"]
+    status, lines = ask(tmp_path, "127.0.0.1:80", "--user", "alice")
+    assert status == 1
+    assert lines[0] == "local, user alice: 127.0.0.1:80 is denied: rule 'deny private'"
+
+
+def test_check_looks_a_name_up_where_its_addresses_decide(tmp_path: Path) -> None:
+    status, lines = ask(tmp_path, "localhost:80", ends=BOTH[:1])
+    assert status == 1
+    assert lines[0] == "local: localhost:80 is undecided: its addresses decide"
+    assert "local: localhost:80 at 127.0.0.1 is denied: rule 'deny private'" in lines
+
+
+def test_check_looks_nothing_up_where_the_exit_does(tmp_path: Path) -> None:
+    ends = (BOTH[0] + "\nexits: ['socks5://127.0.0.1:1']",)
+    assert ask(tmp_path, "nothing.invalid:80", ends=ends) == (
+        0,
+        [
+            "local: nothing.invalid:80 is undecided: its addresses decide",
+            "local: nothing.invalid:80 is looked up behind the exit,"
+            " by whose rules these are judged",
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--to", "example.com"), "--to: 'example.com' is not host:port"),
+        (("--to", "127.1:80"), "--to: '127.1' is not a host name"),
+        (
+            ("--to", "example.com:80", "--user", "alcie"),
+            "no user and no key is called 'alcie' (did you mean alice?)",
+        ),
+        (("--user", "alice"), "--to has to name"),
+    ],
+)
+def test_a_question_that_cannot_be_asked_is_one_line_and_status_2(
+    tmp_path: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    done = gsocks("check", "-c", write(tmp_path, *BOTH), *arguments)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert len(done.stderr.splitlines()) == 1

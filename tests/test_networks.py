@@ -1,0 +1,98 @@
+"""A list of networks means the addresses that its writer means, and nothing else."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gsocks.errors import ConfigError
+from gsocks.networks import Networks
+
+
+@pytest.mark.parametrize(
+    ("networks", "inside", "outside"),
+    [
+        (["10.0.0.0/8"], ["10.0.0.0", "10.255.255.255"], ["9.255.255.255", "11.0.0.0", "::a00:0"]),
+        (["192.0.2.7"], ["192.0.2.7"], ["192.0.2.6", "192.0.2.8"]),
+        (["::1"], ["::1"], ["::", "::2", "0.0.0.1"]),
+        (["2001:db8::/32"], ["2001:db8::", "2001:db8:ffff::1"], ["2001:db9::", "32.1.13.184"]),
+        (["0.0.0.0/0"], ["0.0.0.0", "255.255.255.255"], ["::", "::1"]),
+        (["::/0"], ["::", "ffff::"], ["0.0.0.0", "127.0.0.1"]),
+        (["10.0.0.0/8", "::1"], ["10.1.2.3", "::1"], ["::2", "127.0.0.1"]),
+        ([], [], ["0.0.0.0", "::"]),
+    ],
+)
+def test_an_address_is_in_a_network_of_its_own_kind_and_range(
+    networks: list[str], inside: list[str], outside: list[str]
+) -> None:
+    found = Networks(networks)
+    assert all(host in found for host in inside)
+    assert not any(host in found for host in outside)
+
+
+@pytest.mark.parametrize(
+    ("mapped", "plain"),
+    [("::ffff:10.0.0.0/104", "10.0.0.0/8"), ("::ffff:192.0.2.7", "192.0.2.7")],
+)
+def test_a_network_of_mapped_addresses_is_the_ipv4_network_as_its_clients_show(
+    mapped: str, plain: str
+) -> None:
+    assert Networks([mapped]) == Networks([plain])
+
+
+def test_a_name_is_in_no_network() -> None:
+    assert "example.com" not in Networks(["0.0.0.0/0", "::/0"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "example.com", "10.0.0", "10.0.0.0/33", "10.0.0.0/", "::1/129", "/8", "all", "1", "::g"],
+)
+def test_what_is_no_network_is_named(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Networks(["10.0.0.0/8", text])
+    assert str(caught.value).startswith(f"{text!r} is not an address or a network")
+
+
+def test_bits_behind_the_prefix_are_a_mistake_with_a_proposal() -> None:
+    with pytest.raises(ConfigError, match=r"'10\.0\.0\.1/8' .*did you mean 10\.0\.0\.0/8\?"):
+        Networks(["10.0.0.1/8"])
+
+
+def test_a_zone_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="zone"):
+        Networks(["fe80::1%eth0"])
+
+
+def test_they_can_be_given_as_texts_or_made_or_not_at_all() -> None:
+    made = Networks(["::1"])
+    assert Networks.of(made) is made
+    assert Networks.of(["::1"]) == made
+    assert Networks.of(None) is None
+
+
+def test_equal_networks_have_the_same_hash_and_others_are_not_equal() -> None:
+    assert hash(Networks(["::1"])) == hash(Networks(["::1/128"]))
+    assert Networks(["::1"]) != Networks(["::2"])
+    assert Networks(["::1"]) != ["::1"]
+
+
+def test_no_networks_are_false_and_a_repr_shows_them() -> None:
+    assert not Networks([])
+    assert Networks(["::1"])
+    assert repr(Networks(["10.0.0.0/8", "::1"])) == "Networks(['10.0.0.0/8', '::1'])"
+
+
+@given(st.ip_addresses(), st.ip_addresses(), st.data())
+def test_it_agrees_with_the_standard_library(
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    near: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    data: st.DataObject,
+) -> None:
+    prefix = data.draw(st.integers(0, near.max_prefixlen))
+    network = ipaddress.ip_network((near, prefix), strict=False)
+    assert (str(ip) in Networks([str(network)])) == (ip in network)
+    assert str(near) in Networks([str(network)])

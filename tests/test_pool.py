@@ -1,0 +1,797 @@
+"""The pool: a tunnel is ready before it is needed, and no user ever meets a dead one."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from ctypes import CDLL, get_errno
+
+import gevent
+import pytest
+from engine import (
+    TOO_LONG,
+    FakeExit,
+    Forwarder,
+    ask_echo,
+    eventually,
+    free_port,
+    gather,
+    make_exit,
+    make_server,
+    running_door,
+    tunnel_pair,
+)
+from gevent import subprocess
+from gevent.event import Event
+from gevent.socket import socket
+from gevent.subprocess import PIPE, Popen
+
+from gsocks.address import Address
+from gsocks.errors import (
+    ConnectionRefused,
+    ConnectTimeout,
+    ExitFailed,
+    ShuttingDown,
+    StreamError,
+)
+from gsocks.exits.tunnel import TunnelExit
+from gsocks.local import LocalServer
+from gsocks.pool import Pool
+from gsocks.request import Command, Request
+from gsocks.rules import ALLOW_ALL
+from gsocks.server import RemoteServer
+from gsocks.tunnel import ClientTunnel, ServerTunnel
+from gsocks.ways_out import WaysOut
+
+pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
+
+#: seconds that are never waited for
+LONG = 10_000.0
+
+
+class Opener:
+    """Opens tunnels for a pool to a far end that does what a test says."""
+
+    def __init__(self) -> None:
+        #: raised instead of opening
+        self.failure: Exception | None = None
+        #: cleared, openers wait
+        self.may_open = Event()
+        self.may_open.set()
+        #: whether the far ends answer pings
+        self.answers = True
+        #: monotonic seconds of each attempt
+        self.attempts: list[float] = []
+        #: how many tried at once, at most
+        self.most_at_once = 0
+        self._at_once = 0
+        #: in the order in which they were opened
+        self.tunnels: list[tuple[ClientTunnel, ServerTunnel]] = []
+        self._far_ends: list[gevent.Greenlet[..., object]] = []
+
+    def __call__(self) -> ClientTunnel:
+        self.attempts.append(time.monotonic())
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            gevent.sleep(0)  # as any connect
+            self.may_open.wait()
+            if self.failure is not None:
+                raise self.failure
+            pair = tunnel_pair()
+        finally:
+            self._at_once -= 1
+        self.tunnels.append(pair)
+        self._far_ends.append(gevent.spawn(self._answer, pair[1]))
+        return pair[0]
+
+    def _answer(self, far: ServerTunnel) -> None:
+        try:
+            if self.answers:
+                far.accept()  # answers pings until the end
+        except StreamError:
+            pass  # closed by the test
+
+    def close(self) -> None:
+        gevent.killall(self._far_ends)
+        for pair in self.tunnels:
+            for end in pair:
+                end.close()
+
+
+@pytest.fixture
+def opener() -> Iterator[Opener]:
+    opener = Opener()
+    yield opener
+    opener.close()
+
+
+@pytest.fixture
+def make_pool(opener: Opener) -> Iterator[Callable[..., Pool]]:
+    pools = []
+
+    def make(size: int = 4, *, max_idle: float = LONG, started: bool = True, **tunables) -> Pool:
+        pool = Pool(opener, size=size, max_idle=max_idle)
+        # what happens in a test happens because of what it does, and not because time goes by
+        pool.ping_after = pool.ping_timeout = pool.shrink_after = LONG
+        for name, value in tunables.items():
+            assert hasattr(pool, name)
+            setattr(pool, name, value)
+        pools.append(pool)
+        if started:
+            pool.start()
+        return pool
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def full(pool: Pool) -> bool:
+    return pool.ready >= pool.target
+
+
+def age(opener: Opener) -> float:
+    """Make every tunnel one that was silent for too long; returns since when."""
+    long_ago = time.monotonic() - 2 * LONG
+    for near, _ in opener.tunnels:
+        near.last_heard = long_ago
+    return long_ago
+
+
+def look_after(pool: Pool) -> None:
+    """Have the housekeeper do its round now."""
+    pool._wake.set()
+    gevent.idle()
+
+
+# --- ahead of need ----------------------------------------------------------------------------
+
+
+def test_a_started_pool_fills_by_itself(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    assert (pool.ready, pool.opened) == (4, 4)
+
+
+def test_a_ready_tunnel_is_taken_without_opening_one(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    opener.may_open.clear()
+    tunnel, fresh = pool.take()
+    assert not fresh
+    assert not tunnel.closed
+    assert (pool.hits, pool.misses, pool.opened) == (1, 0, 4)
+    tunnel.close()
+
+
+def test_a_request_costs_one_round_trip_and_no_handshake(echo_server: Address) -> None:
+    with running_door(make_server()) as server, Forwarder(server.bound) as between:
+        way = make_exit(between.bound)
+        way.start()
+        eventually(lambda: full(way.pool))
+        connections = between.connections
+        between.turns.clear()
+        stream, bound = way.connect(Request(Command.CONNECT, echo_server))
+        assert between.turns == ["up", "down"]
+        assert between.connections == connections
+        assert bound.host == "127.0.0.1"
+        stream.write(b"here")
+        assert stream.read() == b"here"
+        stream.abort()
+        way.close()
+
+
+def test_the_newest_is_taken_first(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    taken = [pool.take()[0] for _ in range(3)]
+    assert taken == [near for near, _ in reversed(opener.tunnels)][:3]
+    for tunnel in taken[1:]:
+        pool.give_back(tunnel)
+    assert pool.take()[0] is taken[2]
+    taken[0].close()
+    taken[2].close()
+
+
+def test_a_tunnel_that_is_given_back_is_used_again(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=2)
+    eventually(lambda: full(pool))
+    first, _ = pool.take()
+    pool.give_back(first)
+    assert pool.take() == (first, False)
+    assert pool.opened == 2
+    first.close()
+
+
+def test_a_closed_tunnel_is_not_taken_back(make_pool) -> None:
+    pool = make_pool(size=2)
+    eventually(lambda: full(pool))
+    tunnel, _ = pool.take()
+    tunnel.close()
+    before = pool.ready
+    pool.give_back(tunnel)
+    assert pool.ready == before
+
+
+def test_more_than_twice_the_target_is_not_kept(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=2, started=False, growth=1)
+    tunnels = [opener() for _ in range(5)]
+    for tunnel in tunnels:
+        pool.give_back(tunnel)
+    assert pool.ready == 4
+    assert tunnels[4].closed
+
+
+def test_size_0_keeps_nothing_and_opens_for_each_request(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=0)
+    gevent.idle()
+    assert pool.opened == 0
+    tunnel, fresh = pool.take()
+    assert fresh
+    pool.give_back(tunnel)
+    assert (pool.ready, tunnel.closed) == (0, True)
+
+
+# --- a tunnel that dies while it waits --------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_a_dead_idle_tunnel_is_noticed_at_once(make_pool, opener: Opener, how: str) -> None:
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    near, far = opener.tunnels[1]
+    getattr(far, how)()
+    eventually(lambda: pool.found_dead == 1)
+    assert near.closed
+    assert pool.ready == 3
+
+
+def test_dead_idle_tunnels_are_replaced(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    for _, far in opener.tunnels:
+        far.close()
+    eventually(lambda: pool.found_dead == 4 and full(pool))
+    assert pool.opened == 8
+    assert not any(near.closed for near, _ in opener.tunnels[4:])
+
+
+def test_a_tunnel_that_has_just_died_is_not_taken(make_pool, opener: Opener) -> None:
+    opener.answers = False  # gevent closes a socket later on which a greenlet waits
+    pool = make_pool(size=2)
+    eventually(lambda: full(pool))
+    alive, dying = opener.tunnels[0], opener.tunnels[1]
+    dying[1].close()  # the hub has not run since, so no watcher has noticed
+    assert pool.take() == (alive[0], False)
+    assert pool.found_dead == 1
+    alive[0].close()
+
+
+def test_nothing_that_was_let_go_gathers_in_the_queue(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=2)
+    for died in range(0, 40, 2):
+        eventually(lambda: full(pool))
+        for _, far in opener.tunnels[-2:]:
+            far.close()
+        eventually(lambda died=died: pool.found_dead == died + 2)
+    eventually(lambda: full(pool))
+    assert pool._queue.qsize() <= 3 * 2
+
+
+def test_sweeping_keeps_the_order_and_each_tunnel_once(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    nears = [near for near, _ in opener.tunnels]
+    oldest, second, third, newest = nears
+    pool._unwatch(second)  # as a ping does
+    pool.give_back(second)
+    pool._let_go(third)
+    pool._sweep()
+    assert pool._queue.qsize() == 3
+    assert [pool.take()[0] for _ in range(3)] == [second, newest, oldest]
+    for near in nears:
+        near.close()
+
+
+def test_only_those_that_were_silent_since_then_are_distrusted(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    age(opener)
+    opener.tunnels[2][0].used()
+    pool.distrust(time.monotonic() - 1)
+    assert [near.closed for near, _ in opener.tunnels] == [True, True, False, True]
+    eventually(lambda: full(pool))
+
+
+# --- refilling --------------------------------------------------------------------------------
+
+
+def test_it_is_filled_again_when_half_are_in_use_and_then_to_the_full(make_pool) -> None:
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    taken = [pool.take()[0] for _ in range(2)]
+    look_after(pool)
+    assert (pool.ready, pool.opened) == (2, 4), "short requests share a few tunnels"
+    taken.append(pool.take()[0])
+    eventually(lambda: full(pool))
+    assert (pool.ready, pool.opened) == (4, 7)
+    for tunnel in taken:
+        tunnel.close()
+
+
+def test_only_so_many_are_opened_ahead_at_once(make_pool, opener: Opener) -> None:
+    opener.may_open.clear()
+    pool = make_pool(size=32)
+    gevent.idle()
+    assert len(opener.attempts) == pool.opening_at_once == 4
+    opener.may_open.set()
+    eventually(lambda: full(pool))
+    assert opener.most_at_once == 4
+
+
+def test_while_the_server_is_down_one_tries_with_ever_longer_pauses(
+    make_pool, opener: Opener
+) -> None:
+    opener.failure = ConnectionRefused()
+    make_pool(size=8, opening_at_once=1, backoff_base=0.002, backoff_cap=0.064)
+    eventually(lambda: len(opener.attempts) > 9)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(opener.attempts)]
+    longest = [min(0.064, 0.002 * 2**n) for n in range(1, len(pauses) + 1)]
+    assert all(pause >= least / 2 for pause, least in zip(pauses, longest, strict=True))
+    assert opener.most_at_once == 1
+
+
+def test_after_a_failure_one_tries_for_all_until_it_succeeds(make_pool, opener: Opener) -> None:
+    opener.failure = ConnectionRefused()
+    pool = make_pool(size=8, backoff_base=0.001, backoff_cap=0.001)
+    eventually(lambda: len(opener.attempts) > 4)
+    opener.most_at_once = 0
+    eventually(lambda: len(opener.attempts) > 10)
+    assert opener.most_at_once == 1
+    opener.failure = None
+    eventually(lambda: full(pool))
+    assert 1 < opener.most_at_once <= 4
+
+
+def test_openers_that_fail_together_count_as_one_failure(make_pool, opener: Opener) -> None:
+    opener.failure = ConnectionRefused()
+    pool = make_pool(size=8, backoff_base=100.0, backoff_cap=1e9)
+    eventually(lambda: len(opener.attempts) == 4)
+    gevent.idle()
+    assert 0 < pool._not_before - time.monotonic() <= 200
+    assert len(opener.attempts) == 4
+
+
+def test_two_pools_do_not_come_back_at_the_same_moment(make_pool, opener: Opener) -> None:
+    opener.failure = ConnectionRefused()
+    pools = [make_pool(size=1, backoff_base=1000.0, backoff_cap=1e9) for _ in range(8)]
+    eventually(lambda: len(opener.attempts) == 8)
+    gevent.idle()
+    assert len({round(pool._not_before, 3) for pool in pools}) > 1
+
+
+def test_the_failure_is_told_once_and_its_end_too(make_pool, opener: Opener, caplog) -> None:
+    caplog.set_level(logging.INFO, "gsocks.pool")
+    opener.failure = ConnectionRefused("Connection refused")
+    pool = make_pool(size=2, backoff_base=0.001, backoff_cap=0.001)
+    eventually(lambda: len(opener.attempts) > 5)
+    opener.failure = None
+    eventually(lambda: full(pool))
+    assert [record.getMessage() for record in caplog.records] == [
+        "no tunnel can be opened: Connection refused",
+        "tunnels can be opened again",
+    ]
+
+
+def test_a_request_does_not_wait_for_the_backoff_and_ends_it(make_pool, opener: Opener) -> None:
+    opener.failure = ConnectionRefused()
+    pool = make_pool(size=2, backoff_base=1000.0, backoff_cap=1000.0)
+    eventually(lambda: opener.attempts)
+    gevent.idle()
+    assert pool.ready == 0
+    opener.failure = None
+    tunnel, fresh = pool.take()
+    assert fresh
+    tunnel.close()
+    eventually(lambda: full(pool))
+
+
+def test_a_request_is_told_why_no_tunnel_can_be_opened(make_pool, opener: Opener) -> None:
+    opener.failure = ConnectionRefused("told")
+    with pytest.raises(ConnectionRefused, match="told"):
+        make_pool(size=0).take()
+
+
+# --- the size follows the demand --------------------------------------------------------------
+
+
+def test_each_miss_makes_it_larger_up_to_a_bound(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=2, started=False, growth=3)
+    tunnels = [pool.take()[0] for _ in range(10)]
+    assert (pool.misses, pool.target) == (10, 6)
+    for tunnel in tunnels:
+        tunnel.close()
+
+
+def test_a_grown_pool_is_halved_when_nobody_misses_any_more(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=2, shrink_after=0.02)
+    tunnels = [pool.take()[0] for _ in range(14)]
+    assert pool.target > 2
+    for tunnel in tunnels:
+        pool.give_back(tunnel)
+    eventually(lambda: pool.target == 2 and pool.ready == 2)
+    assert sum(not tunnel.closed for tunnel, _ in opener.tunnels) == 2
+
+
+def test_a_tunnel_that_nobody_used_for_too_long_is_let_go(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    for number in (0, 2, 3):  # most of them, so that they are replaced
+        opener.tunnels[number][0].last_used -= 2 * LONG
+    look_after(pool)
+    eventually(lambda: full(pool))
+    closed = [near.closed for near, _ in opener.tunnels]
+    assert closed == [True, False, True, True, False, False, False]
+
+
+def test_it_looks_often_enough_to_overrun_no_bound_by_much(make_pool) -> None:
+    pool = make_pool(size=1, max_idle=0.2)
+    assert pool._until_next_duty() == 0.05
+    pool = make_pool(size=1, ping_after=0.1)
+    assert pool._until_next_duty() == 0.025
+
+
+# --- pings ------------------------------------------------------------------------------------
+
+
+def test_a_silent_tunnel_is_pinged_and_stays(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=2)
+    eventually(lambda: full(pool))
+    long_ago = age(opener)
+    for _ in range(2):  # half of them each time
+        look_after(pool)
+    eventually(lambda: all(near.last_heard > long_ago for near, _ in opener.tunnels))
+    assert (pool.ready, pool.opened, pool.found_dead) == (2, 2, 0)
+
+
+def test_a_tunnel_that_does_not_answer_a_ping_is_replaced(make_pool, opener: Opener) -> None:
+    opener.answers = False
+    pool = make_pool(size=1, ping_timeout=0.02)
+    eventually(lambda: full(pool))
+    opener.answers = True
+    age(opener)
+    look_after(pool)
+    eventually(lambda: opener.tunnels[0][0].closed and full(pool))
+    assert (pool.found_dead, pool.opened) == (1, 2)
+
+
+def test_a_tunnel_that_died_before_its_ping_is_replaced(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=1)
+    eventually(lambda: full(pool))
+    near, far = opener.tunnels[0]
+    pool._unwatch(near)
+    far.abort()
+    pool._ping(near)
+    assert near.closed
+    eventually(lambda: full(pool))
+
+
+def test_at_most_half_are_pinged_at_once_so_that_others_are_ready(
+    make_pool, opener: Opener
+) -> None:
+    opener.answers = False
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    age(opener)
+    look_after(pool)
+    assert pool.ready == 2
+    tunnel, fresh = pool.take()
+    assert not fresh
+    tunnel.close()
+
+
+# --- the end ----------------------------------------------------------------------------------
+
+
+def test_close_closes_what_waits_and_leaves_what_is_in_use(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=3)
+    eventually(lambda: full(pool))
+    tunnel, _ = pool.take()
+    pool.close()
+    assert pool.ready == 0
+    assert [near.closed for near, _ in opener.tunnels] == [True, True, False]
+    assert not tunnel.closed
+    pool.give_back(tunnel)
+    assert tunnel.closed
+    assert pool.ready == 0
+
+
+def test_close_closes_what_is_just_being_pinged(make_pool, opener: Opener) -> None:
+    opener.answers = False
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    age(opener)
+    look_after(pool)
+    assert pool.ready == 2
+    pool.close()
+    assert all(near.closed for near, _ in opener.tunnels)
+
+
+def test_close_ends_the_openers_and_opens_no_more(make_pool, opener: Opener) -> None:
+    opener.may_open.clear()
+    pool = make_pool(size=4)
+    eventually(lambda: len(opener.attempts) == 4)
+    pool.close()
+    pool.close()
+    opener.may_open.set()
+    gevent.idle()
+    assert (pool.opened, pool.ready, len(opener.attempts)) == (0, 0, 4)
+
+
+def test_a_closed_pool_gives_nothing(make_pool) -> None:
+    pool = make_pool(size=1)
+    eventually(lambda: full(pool))
+    pool.close()
+    with pytest.raises(ShuttingDown):
+        pool.take()
+
+
+def test_starting_twice_keeps_one_house(make_pool, opener: Opener) -> None:
+    pool = make_pool(size=2)
+    pool.start()
+    eventually(lambda: full(pool))
+    gevent.idle()
+    assert pool.opened == 2
+
+
+# --- a real server that goes and comes back ---------------------------------------------------
+
+
+class Restartable:
+    """A RemoteServer at one address, which a test stops and starts."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.server: RemoteServer | None = None
+        self.start()
+
+    def start(self) -> None:
+        self.server = make_server(("127.0.0.1", self.port))
+        self.server.start()
+
+    def stop(self) -> None:
+        if self.server is not None:
+            self.server.stop(0)
+            self.server = None
+
+    @property
+    def bound(self) -> Address:
+        return Address("127.0.0.1", self.port)
+
+
+@pytest.fixture
+def remote() -> Iterator[Restartable]:
+    remote = Restartable()
+    yield remote
+    remote.stop()
+
+
+@pytest.fixture
+def way(remote: Restartable) -> Iterator[TunnelExit]:
+    way = make_exit(remote.bound, pool_size=8)
+    way.start()
+    yield way
+    way.close()
+
+
+@pytest.fixture
+def local(way: TunnelExit) -> Iterator[LocalServer]:
+    server = LocalServer(("127.0.0.1", 0), WaysOut([way], ALLOW_ALL))
+    with running_door(server):
+        yield server
+
+
+def test_a_server_that_restarts_at_once_is_noticed_by_no_user(
+    remote: Restartable, local: LocalServer, way: TunnelExit, echo_server: Address
+) -> None:
+    for _ in range(3):
+        eventually(lambda: full(way.pool))
+        remote.stop()
+        remote.start()
+        calls = [lambda: ask_echo(local.bound, echo_server, b"anybody there?")] * 20
+        assert gather(calls) == [b"anybody there?"] * 20
+
+
+def test_a_server_that_restarts_between_two_requests_is_noticed_by_no_user(
+    remote: Restartable, local: LocalServer, way: TunnelExit, echo_server: Address
+) -> None:
+    for _ in range(10):
+        remote.stop()
+        remote.start()
+        assert ask_echo(local.bound, echo_server, b"still there?") == b"still there?"
+
+
+def test_a_server_that_was_away_for_long_serves_the_first_request_after_its_return(
+    remote: Restartable, local: LocalServer, way: TunnelExit, echo_server: Address
+) -> None:
+    eventually(lambda: full(way.pool))
+    way.pool.backoff_base = way.pool.backoff_cap = 3600.0
+    remote.stop()
+    eventually(lambda: way.pool.ready == 0 and way.pool._not_before)
+    assert all(isinstance(each, Exception) for each in ask_in_turn(local, echo_server, 3))
+    remote.start()
+    with gevent.Timeout(2):
+        assert ask_echo(local.bound, echo_server, b"back?") == b"back?"
+    eventually(lambda: full(way.pool))
+
+
+def ask_in_turn(local: LocalServer, dest: Address, times: int) -> list[object]:
+    return [gather([lambda: ask_echo(local.bound, dest, b"x")])[0] for _ in range(times)]
+
+
+# --- paths that die without a word ------------------------------------------------------------
+
+
+class FarNetwork:
+    """A network namespace behind a virtual cable: an address here and one there.
+
+    It belongs to a process that ends when its input does, so nothing is left of a killed test.
+    """
+
+    def __init__(self) -> None:
+        pid = os.getpid()
+        self._near, self._far = f"gs{pid}n", f"gs{pid}f"
+        net = f"198.18.{pid % 256}"
+        self.here, self.elsewhere, self.there = f"{net}.2", f"{net}.3", f"{net}.1"
+        self._owner = Popen(["unshare", "-n", "cat"], stdin=PIPE)
+        self._namespace = f"/proc/{self._owner.pid}/ns/net"
+
+    def __enter__(self) -> FarNetwork:
+        eventually(lambda: os.readlink(self._namespace) != os.readlink("/proc/self/ns/net"))
+        ip("link add", self._near, "type veth peer name", self._far, "netns", self._owner.pid)
+        ip("address add", self.here + "/24 dev", self._near)
+        ip("link set", self._near, "up")
+        self._ip_there("address add", self.there + "/24 dev", self._far)
+        self.plug_in()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # first the cable: sockets that TCP is not done with can keep the namespace for a while
+        ip("link delete", self._near)
+        self._owner.communicate()
+
+    def listener(self) -> socket:
+        """A listening socket there; whoever serves it may be here."""
+        with open("/proc/self/ns/net") as here, open(self._namespace) as there:
+            enter_network(there.fileno())
+            try:
+                listener = socket()
+                listener.bind((self.there, 0))
+                listener.listen()
+                return listener
+            finally:
+                enter_network(here.fileno())
+
+    def unplug(self) -> None:
+        """From now on nothing arrives, and nobody is told."""
+        self._ip_there("link set", self._far, "down")
+
+    def plug_in(self) -> None:
+        self._ip_there("link set", self._far, "up")
+
+    def move(self) -> None:
+        """We get another address, as from another network; the old one leads nowhere now."""
+        ip("address delete", self.here + "/24 dev", self._near)
+        ip("address add", self.elsewhere + "/24 dev", self._near)
+
+    def _ip_there(self, *words: object) -> None:
+        run("nsenter", f"--net={self._namespace}", "ip", *words)
+
+
+def ip(*words: object) -> None:
+    run("ip", *words)
+
+
+def run(*words: object) -> None:
+    subprocess.run(" ".join(map(str, words)).split(), check=True, timeout=TOO_LONG)
+
+
+def enter_network(namespace: int) -> None:
+    """setns(2), which Python has since 3.12."""
+    if CDLL(None, use_errno=True).setns(namespace, 0x40000000):
+        raise OSError(get_errno(), os.strerror(get_errno()))
+
+
+@pytest.fixture
+def far_network() -> Iterator[FarNetwork]:
+    with FarNetwork() as network:
+        yield network
+
+
+@pytest.fixture
+def far_exit(far_network: FarNetwork) -> Iterator[TunnelExit]:
+    """An exit whose server is in the far network, with its pool filled."""
+    with running_door(make_server(far_network.listener())) as server:
+        way = make_exit(server.bound, pool_size=4, timeout=2.0)
+        way.start()
+        eventually(lambda: full(way.pool))
+        yield way
+        way.close()
+
+
+def test_when_we_move_to_another_network_the_first_request_still_succeeds_soon(
+    far_network: FarNetwork, far_exit: TunnelExit, echo_server: Address
+) -> None:
+    far_exit.acknowledged_within = 0.2
+    far_network.move()
+    with gevent.Timeout(1):
+        stream, _ = far_exit.connect(Request(Command.CONNECT, echo_server))
+    stream.write(b"moved")
+    assert stream.read() == b"moved"
+    stream.abort()
+    assert far_exit.pool.found_dead == 3, "those that waited beside it are let go, too"
+    eventually(lambda: full(far_exit.pool))
+
+
+def test_a_pool_on_a_dead_path_is_noticed_by_its_pings(
+    far_network: FarNetwork, far_exit: TunnelExit
+) -> None:
+    pool = far_exit.pool
+    pool.ping_after = pool.ping_timeout = 0.05
+    far_network.unplug()
+    look_after(pool)
+    eventually(lambda: pool.found_dead >= 4)
+
+
+def test_a_dead_path_is_told_as_the_exits_failure_and_it_recovers_with_the_path(
+    far_network: FarNetwork, far_exit: TunnelExit, echo_server: Address
+) -> None:
+    far_exit.acknowledged_within = far_exit._timeout = 0.2
+    request = Request(Command.CONNECT, echo_server)
+    far_network.unplug()
+    with pytest.raises(ExitFailed):
+        far_exit.connect(request)
+    far_network.plug_in()
+    far_exit._timeout = 10.0
+    stream, _ = far_exit.connect(request)
+    stream.abort()
+    eventually(lambda: full(far_exit.pool))
+
+
+def test_a_slow_destination_is_not_taken_for_a_dead_path() -> None:
+    slow = FakeExit("slow")
+    with running_door(make_server(ways_out=WaysOut([slow], ALLOW_ALL))) as server:
+        way = make_exit(server.bound, pool_size=2)
+        way.acknowledged_within = 0.1  # Linux may delay an acknowledgement by 40 ms
+        way.start()
+        eventually(lambda: full(way.pool))
+        asking = gevent.spawn(
+            gather, [lambda: way.connect(Request(Command.CONNECT, Address("192.0.2.1", 80)))]
+        )
+        slow.asked.wait()
+        gevent.sleep(0.3)  # three times the bound for a sign of life
+        slow.fail(ConnectionRefused("at last"))
+        assert [type(each) for each in asking.get()] == [ConnectionRefused]
+        assert (way.pool.found_dead, way.pool.ready, way.pool.opened) == (0, 2, 2)
+        way.close()
+
+
+def test_a_server_that_takes_a_request_and_says_nothing_costs_the_connect_timeout_only(
+    echo_server: Address,
+) -> None:
+    with running_door(make_server()) as server, Forwarder(server.bound) as between:
+        way = make_exit(between.bound, pool_size=2)
+        ways_out = WaysOut([way], ALLOW_ALL, timeout=0.1)
+        ways_out.start()
+        eventually(lambda: full(way.pool))
+        between.fall_silent()
+        with pytest.raises(ConnectTimeout):
+            ways_out.connect(Request(Command.CONNECT, echo_server), lambda _: None)
+        assert way.pool.ready == 1, "a tunnel whose answer is still due is not given back"
+        between.flow()
+        ways_out.connect(Request(Command.CONNECT, echo_server), lambda _: None).stream.abort()
+        ways_out.close()

@@ -1,0 +1,538 @@
+"""The program as it is used: its commands, its config, its signals, its workers."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from program import (
+    ROOT,
+    TOO_LONG,
+    Program,
+    both_programs,
+    gsocks,
+    in_threads,
+    kill,
+    run,
+    web_server,
+)
+
+from gsocks import __version__
+from gsocks.crypto import Key
+
+ONE_PROCESS = """
+server:
+  listen: 127.0.0.1:{server}
+  keys: {{default: {{file: gsocks.key}}}}
+  rules: [allow all]
+local:
+  listen: 127.0.0.1:{local}
+  rules: [allow all]
+  exits:
+    - url: gsocks://127.0.0.1:{server}
+      key_file: gsocks.key
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+def write_config(folder: Path, more: str = "") -> Path:
+    path = folder / "config.yaml"
+    text = ONE_PROCESS.format(server=free_port(), local=free_port())
+    path.write_text(more + text)
+    return path
+
+
+def curl(port: int, web: int, word: str = "hello", *more: str) -> subprocess.CompletedProcess[str]:
+    return run(
+        "curl", "-sS", "--max-time", "20", "--socks5-hostname", f"127.0.0.1:{port}",
+        *more, f"http://127.0.0.1:{web}/text/{word}",
+    )  # fmt: skip
+
+
+# --- both ends with nothing to edit -----------------------------------------------------------
+
+
+def test_the_example_config_is_both_ends_and_makes_its_key_for_its_owner_only(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "config.example.yaml").write_text(
+        (ROOT / "config.example.yaml")
+        .read_text()
+        .replace("8388", str(free_port()))
+        .replace("1080", str(free_port()))
+    )
+    with Program("-c", tmp_path / "config.example.yaml") as program:
+        port = program.port()
+        program.wait_for(rf"try it: curl --socks5-hostname 127\.0\.0\.1:{port} ")
+        key_file = tmp_path / "gsocks.key"
+        assert stat.S_IMODE(key_file.stat().st_mode) == 0o600
+        assert Key.parse(key_file.read_text()).text() not in program.log
+
+
+def test_one_process_with_both_ends_carries_traffic(tmp_path: Path) -> None:
+    with web_server() as web, Program("-c", write_config(tmp_path)) as program:
+        assert curl(program.port(), web).stdout == "hello"
+
+
+def test_the_key_is_kept_from_start_to_start(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    with Program("-c", path) as program:
+        program.port()
+        first = (tmp_path / "gsocks.key").read_text()
+    with Program("-c", path) as program:
+        program.port()
+    assert (tmp_path / "gsocks.key").read_text() == first
+
+
+def test_private_addresses_are_refused_unless_rules_open_them(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    path.write_text(path.read_text().replace("  rules: [allow all]\n", ""))
+    with web_server() as web, Program("-c", path) as program:
+        refused = curl(program.port(), web)
+        assert refused.returncode == 97
+        assert "(2)" in refused.stderr  # REP 02: not allowed by ruleset
+        program.wait_for("outcome=forbidden .*rule 'deny private'")
+
+
+# --- the access log ---------------------------------------------------------------------------
+
+
+def test_each_end_writes_one_access_line_for_a_connection_when_it_ends(tmp_path: Path) -> None:
+    with web_server() as web, both_programs(tmp_path) as (near, far):
+        assert curl(near.port(), web, "word").stdout == "word"
+        line = near.wait_for(r"gsocks\.access: (.*)")[0][1]
+        fields = dict(pair.split("=", 1) for pair in line.split(" "))
+        assert fields["door"] == "local"
+        assert fields["dest"] == f"127.0.0.1:{web}"
+        assert fields["exit"] == f"gsocks://127.0.0.1:{far.port('server')}"
+        assert fields["outcome"] == "ok"
+        assert fields["user"] == "-"
+        assert int(fields["up"]) > 0
+        assert int(fields["down"]) > 0
+        assert re.fullmatch(r"127\.0\.0\.1:\d+", fields["client"])
+        assert float(fields["seconds"]) >= 0
+        assert "user=default" in far.wait_for(r"gsocks\.access: (.*)")[0][1]
+
+
+def test_the_log_can_be_json_lines(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "log: {format: json}\n")
+    with web_server() as web, Program("-c", config) as program:
+        port = int(program.wait_for(r'"local: .* on 127\.0\.0\.1:(\d+)"')[0][1])
+        curl(port, web)
+        program.wait_for('"door": "local"')
+    lines = [json.loads(line) for line in program.lines if line.startswith("{")]
+    access = [line for line in lines if line["logger"] == "gsocks.access"]
+    assert {line["door"] for line in access} == {"local", "server"}
+    assert all(line["outcome"] == "ok" and line["down"] > 0 for line in access)
+
+
+def test_access_lines_can_be_turned_off(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "log: {access: false}\n")
+    with web_server() as web, Program("-c", config) as program:
+        assert curl(program.port(), web).stdout == "hello"
+        program.signal(signal.SIGTERM)
+        assert program.end() == 0
+    assert "gsocks.access" not in program.log
+
+
+# --- mistakes ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("local: {lisen: 127.0.0.1:0}", "local.lisen: unknown key (did you mean listen?)"),
+        ("local: {listen: 127.0.0.1:0, timeouts: {idle: soon}}", "local.timeouts.idle: 'soon'"),
+        ("local: [", "c.yaml: line "),
+        ("local: {listen: 127.0.0.1:0, exits: [sock5://10.0.0.7]}", "local.exits[0]"),
+        ("local: {listen: 0.0.0.0:0}", "allow_anonymous"),
+        ("local: {listen: 127.0.0.1:0, rules: [alow all]}", "local.rules[0]"),
+        ("local: {listen: 192.0.2.1:1080, allow_anonymous: true}", "no such address"),
+        ("server: {listen: 127.0.0.1:0, keys: {a: {file: no/where.key}}}", "no/where.key"),
+        (
+            "local: {listen: 127.0.0.1:0, exits: [{url: 'gsocks://h:1', key_file: no.key}]}",
+            "no.key: no such file",
+        ),
+    ],
+)
+def test_a_mistake_in_the_config_is_one_line_and_status_2(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    done = gsocks("-c", path)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not done.stdout
+
+
+def test_an_address_in_use_is_told_and_ends_with_status_2(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    with Program("-c", path) as program:
+        program.port()
+        again = gsocks("-c", path)
+    assert again.returncode == 2
+    assert "address already in use" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_no_config_says_how_to_give_one() -> None:
+    done = gsocks()
+    assert done.returncode == 2
+    assert "gsocks -c FILE" in done.stderr
+
+
+def test_a_missing_config_is_named(tmp_path: Path) -> None:
+    done = gsocks("-c", tmp_path / "nosuch.yaml")
+    assert done.returncode == 2
+    assert "nosuch.yaml" in done.stderr
+
+
+# --- the other commands -----------------------------------------------------------------------
+
+
+def test_version_is_told() -> None:
+    assert gsocks("--version").stdout.strip() == f"gsocks {__version__}"
+
+
+def test_help_teaches_the_commands_and_an_example() -> None:
+    told = gsocks("--help").stdout
+    for word in ("keygen", "passwd", "check -c", "curl --socks5-hostname", "SIGTERM"):
+        assert word in told
+
+
+def test_keygen_prints_a_new_key_each_time() -> None:
+    first, second = gsocks("keygen").stdout, gsocks("keygen").stdout
+    assert len(Key.parse(first).raw()) == 32
+    assert first != second
+
+
+def test_keygen_keeps_a_key_in_a_file_and_never_writes_over_one(tmp_path: Path) -> None:
+    path = tmp_path / "new.key"
+    assert gsocks("keygen", path).returncode == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    kept = path.read_text()
+    again = gsocks("keygen", path)
+    assert again.returncode == 2
+    assert "exists" in again.stderr
+    assert path.read_text() == kept
+
+
+def test_keygen_without_a_place_for_the_file_is_one_line(tmp_path: Path) -> None:
+    done = gsocks("keygen", tmp_path / "no" / "where.key")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_check_says_what_would_run_and_starts_nothing(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    done = gsocks("check", "-c", path)
+    assert done.returncode == 0, done.stderr
+    assert "local: listens on 127.0.0.1" in done.stdout
+    assert "is made at the first start" in done.stdout
+    assert not (tmp_path / "gsocks.key").exists()
+
+
+def test_check_takes_the_config_before_or_behind_its_name(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    assert gsocks("-c", path, "check").stdout == gsocks("check", "-c", path).stdout
+
+
+def test_check_names_a_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("local: {listen: nowhere}")
+    done = gsocks("check", "-c", path)
+    assert done.returncode == 2
+    assert "local.listen" in done.stderr
+
+
+def test_passwd_hashes_one_line_from_a_pipe() -> None:
+    done = gsocks("passwd", stdin="secret\n")
+    assert done.stdout.startswith("$argon2id$")
+    assert "secret" not in done.stdout + done.stderr
+
+
+def test_passwd_takes_no_empty_password() -> None:
+    assert gsocks("passwd", stdin="\n").returncode == 2
+
+
+def test_passwd_asks_twice_on_a_terminal_and_shows_nothing() -> None:
+    for second, status in (("secret", 0), ("secrte", 2)):
+        shown, ended = answer_on_a_terminal(["passwd"], ["secret", second])
+        assert os.waitstatus_to_exitcode(ended) == status
+        assert "secr" not in shown
+        assert ("$argon2id$" in shown) == (status == 0)
+
+
+def answer_on_a_terminal(arguments: list[str], answers: list[str]) -> tuple[str, int]:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [sys.executable, "-m", "gsocks", *arguments])
+    shown = b""
+    asked = 0
+    timer = threading.Timer(TOO_LONG, os.kill, (pid, signal.SIGKILL))
+    timer.start()
+    try:
+        while True:
+            try:
+                data = os.read(terminal, 1024)
+            except OSError:
+                break  # the other side of a terminal is closed so
+            if not data:
+                break
+            shown += data
+            if shown.count(b": ") > asked and asked < len(answers):
+                os.write(terminal, answers[asked].encode() + b"\n")
+                asked += 1
+    finally:
+        timer.cancel()
+        os.close(terminal)
+    return shown.decode(), os.waitpid(pid, 0)[1]
+
+
+# --- users ------------------------------------------------------------------------------------
+
+
+def test_users_of_the_config_may_come_in_and_nobody_else(tmp_path: Path) -> None:
+    hashed = gsocks("passwd", stdin="secret\n").stdout.strip()
+    users = f"  users: {{alice: '{hashed}'}}\n"
+    with web_server() as web, both_programs(tmp_path, local=users) as (near, _):
+        port = near.port()
+        welcome = curl(port, web, "in", "--proxy-user", "alice:secret")
+        assert welcome.stdout == "in", welcome.stderr
+        assert curl(port, web, "in", "--proxy-user", "alice:wrong").returncode == 97
+        assert curl(port, web, "in").returncode == 97
+        near.wait_for("user=alice .*outcome=ok")
+        near.wait_for("outcome=auth_failed", times=2)
+        assert "secret" not in near.log
+        assert "wrong" not in near.log
+        assert hashed not in near.log
+
+
+# --- signals ----------------------------------------------------------------------------------
+
+
+class Held:
+    """A connection through a local end that stays open until it is told otherwise."""
+
+    def __init__(self, port: int) -> None:
+        self.target = socket.create_server(("127.0.0.1", 0))
+        self.client = socket.create_connection(("127.0.0.1", port), timeout=TOO_LONG)
+        host, to = self.target.getsockname()
+        self.client.sendall(b"\x05\x01\x00\x05\x01\x00\x01" + socket.inet_aton(host))
+        self.client.sendall(to.to_bytes(2, "big"))
+        self.target.settimeout(TOO_LONG)
+        self.far, _ = self.target.accept()
+        self.far.settimeout(TOO_LONG)
+        got = b""
+        while len(got) < 12:
+            got += self.client.recv(12 - len(got))
+        assert got[:4] == b"\x05\x00\x05\x00"
+
+    def echo(self, data: bytes = b"ping") -> None:
+        self.client.sendall(data)
+        assert self.far.recv(100) == data
+        self.far.sendall(data)
+        assert self.client.recv(100) == data
+
+    def close(self) -> None:
+        self.client.close()
+        self.far.close()
+        self.target.close()
+
+
+def test_sigterm_lets_connections_end_and_then_stops_with_status_0(tmp_path: Path) -> None:
+    with Program("-c", write_config(tmp_path)) as program:
+        held = Held(program.port())
+        program.signal(signal.SIGTERM)
+        program.wait_for(r"stopping: waits for \d+ connections")
+        held.echo()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", program.port()), timeout=TOO_LONG)
+        held.close()
+        assert program.end() == 0
+
+
+def test_a_second_sigterm_ends_at_once_and_resets_what_is_open(tmp_path: Path) -> None:
+    with Program("-c", write_config(tmp_path)) as program:
+        held = Held(program.port())
+        program.signal(signal.SIGTERM)
+        program.wait_for("stopping")
+        program.signal(signal.SIGTERM)
+        assert program.end() == 0
+        with pytest.raises(ConnectionResetError):
+            held.client.recv(1)
+        held.close()
+
+
+def test_sigint_ends_at_once(tmp_path: Path) -> None:
+    with Program("-c", write_config(tmp_path)) as program:
+        held = Held(program.port())
+        program.signal(signal.SIGINT)
+        assert program.end() == 0
+        held.close()
+
+
+def test_drain_has_a_bound(tmp_path: Path) -> None:
+    drain = "  timeouts: {drain: 200ms}\n"
+    with both_programs(tmp_path, local=drain) as (near, _):
+        held = Held(near.port())
+        near.signal(signal.SIGTERM)
+        assert near.end() == 0
+        held.close()
+
+
+def test_sighup_reads_users_and_keys_again_without_touching_a_connection(tmp_path: Path) -> None:
+    old, new = (gsocks("passwd", stdin=f"{word}\n").stdout.strip() for word in ("old", "new"))
+    users = f"  users: {{alice: '{old}'}}\n"
+    users += "  timeouts: {connect: 500ms}\n"
+    with web_server() as web, both_programs(tmp_path, local=users) as (near, far):
+        config = tmp_path / "local.yaml"
+        config.write_text(config.read_text().replace(old, new))
+        assert curl(near.port(), web, "a", "--proxy-user", "alice:old").stdout == "a"
+        near.signal(signal.SIGHUP)
+        near.wait_for("read again")
+        assert curl(near.port(), web, "b", "--proxy-user", "alice:old").returncode == 97
+        assert curl(near.port(), web, "c", "--proxy-user", "alice:new").stdout == "c"
+        # another key at the server: local's is refused from now on
+        (tmp_path / "gsocks.key").write_text(Key.generate().text())
+        far.signal(signal.SIGHUP)
+        far.wait_for("read again")
+        assert curl(near.port(), web, "d", "--proxy-user", "alice:new").returncode == 97
+
+
+def test_open_connections_survive_a_reload_of_keys(tmp_path: Path) -> None:
+    with both_programs(tmp_path) as (near, far):
+        held = Held(near.port())
+        (tmp_path / "gsocks.key").write_text(Key.generate().text())
+        far.signal(signal.SIGHUP)
+        far.wait_for("read again")
+        held.echo()
+        held.close()
+
+
+def test_a_reload_with_a_mistake_changes_nothing_and_says_so(tmp_path: Path) -> None:
+    with web_server() as web, both_programs(tmp_path) as (near, _):
+        (tmp_path / "local.yaml").write_text("local: {")
+        near.signal(signal.SIGHUP)
+        near.wait_for("not read again, all stays as it was: .*line 2")
+        assert curl(near.port(), web).stdout == "hello"
+
+
+# --- workers ----------------------------------------------------------------------------------
+
+
+def test_workers_share_the_port_and_a_killed_one_is_started_again(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "workers: 2\n")
+    with web_server() as web, Program("-c", config) as program:
+        program.wait_for("local: .* on ", times=2)
+        port = program.port()
+        children = workers_of(program)
+        assert len(children) == 2
+        assert all(curl(port, web, str(n)).stdout == str(n) for n in range(4))
+        os.kill(children[0], signal.SIGKILL)
+        program.wait_for("local: .* on ", times=3)
+        assert all(curl(port, web, str(n)).stdout == str(n) for n in range(8))
+        program.signal(signal.SIGTERM)
+        assert program.end() == 0
+
+
+def test_a_hello_seen_by_one_worker_is_a_replay_at_every_other(tmp_path: Path) -> None:
+    from gsocks.crypto import Cipher, Initiator
+    from gsocks.replay import now_ms
+
+    key = Key.generate()
+    text = base64.b64encode(key.raw()).decode()
+    path = tmp_path / "server.yaml"
+    path.write_text(
+        f"workers: 4\nserver:\n  listen: 127.0.0.1:0\n  keys: {{a: '{text}'}}\n"
+        "  timeouts: {handshake: 500ms}\n"
+    )
+    with Program("-c", path) as program:
+        ports = {int(match[1]) for match in program.wait_for(r"tunnels on \S+:(\d+)", times=4)}
+        assert len(ports) == 1
+        hello = Initiator(key, Cipher.SECRETBOX).hello(now_ms())
+
+        answers: list[bool] = []
+
+        def say_hello(_: int) -> None:
+            with socket.create_connection(("127.0.0.1", *ports), timeout=TOO_LONG) as sock:
+                sock.sendall(hello)
+                answers.append(bool(sock.recv(1)))
+
+        # the kernel spreads connections by their source port: 24 reach more than one of four
+        assert not in_threads(24, say_hello)
+        assert sorted(answers) == [False] * 23 + [True]
+        assert text not in program.log
+
+
+def test_a_worker_that_is_killed_takes_no_other_with_it(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "workers: 2\n")
+    with Program("-c", config) as program:
+        program.wait_for("local: .* on ", times=2)
+        held = [Held(program.port()) for _ in range(6)]
+        os.kill(workers_of(program)[0], signal.SIGKILL)
+        program.wait_for("local: .* on ", times=3)
+        program.signal(signal.SIGINT)
+        assert program.end() == 0
+        for one in held:
+            one.close()
+
+
+def test_a_worker_in_a_dead_ones_place_knows_the_users_of_now(tmp_path: Path) -> None:
+    old, new = (gsocks("passwd", stdin=f"{word}\n").stdout.strip() for word in ("old", "new"))
+    config = tmp_path / "c.yaml"
+    text = "workers: 2\nlocal: {{listen: '127.0.0.1:0', rules: [allow all], users: {{al: '{}'}}}}"
+    config.write_text(text.format(old))
+    with web_server() as web, Program("-c", config) as program:
+        program.wait_for("local: .* on ", times=2)
+        config.write_text(text.format(new))
+        program.signal(signal.SIGHUP)
+        program.wait_for("read again", times=2)
+        for number, pid in enumerate(workers_of(program), start=3):
+            os.kill(pid, signal.SIGKILL)
+            program.wait_for("local: .* on ", times=number)
+        assert curl(program.port(), web, "a", "--proxy-user", "al:old").returncode == 97
+        assert curl(program.port(), web, "b", "--proxy-user", "al:new").stdout == "b"
+
+
+def test_workers_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    with Program("-c", write_config(tmp_path, "workers: 2\n")) as program:
+        program.wait_for("local: .* on ", times=2)
+        port = program.port()
+        descriptors = [os.pidfd_open(pid) for pid in workers_of(program)]
+        kill(program)
+        for descriptor in descriptors:
+            signal_when_it_ends(descriptor)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=TOO_LONG)
+
+
+def signal_when_it_ends(descriptor: int) -> None:
+    import select
+
+    ready, _, _ = select.select([descriptor], [], [], TOO_LONG)
+    os.close(descriptor)
+    assert ready, "it never ended"
+
+
+def workers_of(program: Program) -> list[int]:
+    pid = program.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

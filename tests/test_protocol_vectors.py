@@ -1,0 +1,405 @@
+"""The captured sessions open by docs/protocol.md alone, and our code makes them to the byte."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import make_vectors
+import nacl.bindings
+import other_end
+import protocol_document as document
+import pytest
+from engine import TOO_LONG, connect, direct, echo, read_exactly, serving
+from gevent.socket import socket
+from nacl.exceptions import CryptoError
+from stream_contract import tcp_pair
+
+from gsocks import crypto, server, tunnel
+from gsocks.address import ATYP_IPV4, ATYP_IPV6, ATYP_NAME, Address
+from gsocks.crypto import Cipher, Key, KeyRing
+from gsocks.errors import (
+    AddressTypeNotSupported,
+    CommandNotSupported,
+    ConnectFailed,
+    ConnectionRefused,
+    Reply,
+    failure_from_code,
+)
+from gsocks.exits.tunnel import TunnelExit
+from gsocks.limits import Timeouts
+from gsocks.pool import Pool
+from gsocks.replay import WINDOW_MS, now_ms
+from gsocks.request import Command, Request
+from gsocks.server import RemoteServer
+from gsocks.tunnel import Frame, TunnelStream, connect_tunnel
+
+SESSIONS = sorted(make_vectors.SESSIONS)
+
+
+@pytest.fixture(autouse=True)
+def _never_hangs() -> Iterator[None]:
+    with gevent.Timeout(TOO_LONG):
+        yield
+
+
+def read_session(name: str) -> dict[str, Any]:
+    return json.loads((make_vectors.VECTORS / name).read_text())
+
+
+def of(session: dict[str, Any], name: str) -> bytes:
+    return bytes.fromhex(session[name])
+
+
+def agree(session: dict[str, Any]) -> dict[str, other_end.Boxes]:
+    """What opens each sender's boxes, from the captured messages and the two private keys."""
+    server_end = other_end.Server(of(session, "key"), of(session, "server_private"))
+    server_end.read_hello(other_end.Taker(of(session, "hello")))
+    _, to_client, to_server = server_end.reply(session["chosen"])
+    return {"client": to_server, "server": to_client}
+
+
+def meaning(kind: int, body: bytes) -> dict[str, Any]:
+    """A frame in the words of the vectors."""
+    if kind == other_end.OPEN:
+        command, host, port = other_end.read_request(body)
+        return {"type": "OPEN", "command": command, "host": host, "port": port}
+    if kind == other_end.OPENED:
+        code, host, port = other_end.read_answer(body)
+        return {"type": "OPENED", "code": code, "host": host, "port": port}
+    if kind == other_end.DATA:
+        return {"type": "DATA", "data": body.hex()}
+    if kind == other_end.PAD:
+        return {"type": "PAD", "padding": len(body)}
+    assert body == b""
+    names = {other_end.FIN: "FIN", other_end.RESET: "RESET", other_end.PING: "PING"}
+    return {"type": names.get(kind) or {other_end.PONG: "PONG"}[kind]}
+
+
+# --- the captured sessions --------------------------------------------------------------------
+
+
+def test_the_other_end_knows_nothing_of_ours() -> None:
+    tree = ast.parse(Path(other_end.__file__).read_text())
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import)
+             for alias in node.names]  # fmt: skip
+    names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert {name.split(".")[0] for name in names} == {
+        "__future__",
+        "collections",
+        "hashlib",
+        "hmac",
+        "ipaddress",
+        "nacl",
+        "typing",
+    }
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_a_captured_hello_says_what_the_document_says(name: str) -> None:
+    session = read_session(name)
+    hello = of(session, "hello")
+    said = other_end.Server(of(session, "key"), bytes(32)).read_hello(other_end.Taker(hello))
+    assert said == (session["time_ms"], session["offered"], bytes(session["hello_padding"]))
+    assert hello[4:36] == of(session, "client_public")
+    assert len(hello) == 4 + 32 + 9 + session["hello_padding"] + 16
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_a_captured_agreement_is_made_again_by_the_document_in_both_roles(name: str) -> None:
+    session = read_session(name)
+    client = other_end.Client(of(session, "key"), of(session, "client_private"))
+    assert client.hello(session["time_ms"], session["offered"]) == of(session, "hello")
+    answering = other_end.Server(of(session, "key"), of(session, "server_private"))
+    answering.read_hello(other_end.Taker(of(session, "hello")))
+    reply, _, _ = answering.reply(session["chosen"])
+    assert reply == of(session, "reply")
+    assert len(reply) == 32 + 1 + session["reply_padding"] + 16
+    sealing, opening = client.read_reply(other_end.Taker(reply))
+    keys = agree(session)
+    assert (sealing.key, opening.key) == (keys["client"].key, keys["server"].key)
+    assert (sealing.cipher, opening.cipher) == (session["chosen"], session["chosen"])
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_a_captured_session_opens_by_the_document_alone(name: str) -> None:
+    session = read_session(name)
+    boxes = agree(session)
+    for frame in session["frames"]:
+        (opened,) = boxes[frame["from"]].frames(bytes.fromhex(frame["hex"]))
+        said = {"from": frame["from"], **meaning(*opened), "hex": frame["hex"]}
+        if opened[0] in (other_end.OPEN, other_end.OPENED):
+            said["padding"] = frame["padding"]
+            assert opened[1].endswith(bytes(frame["padding"]))
+        assert said == frame
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_a_captured_frame_that_was_changed_does_not_open(name: str) -> None:
+    session = read_session(name)
+    for position in range(len(session["frames"][0]["hex"]) // 2):
+        changed = bytearray.fromhex(session["frames"][0]["hex"])
+        changed[position] ^= 1
+        with pytest.raises(CryptoError):
+            list(agree(session)["client"].frames(bytes(changed)))
+
+
+def test_the_sessions_show_every_type_of_frame_that_has_a_use() -> None:
+    for name in SESSIONS:
+        shown = {frame["type"] for frame in read_session(name)["frames"]}
+        assert shown == {frame.name for frame in Frame} - {"DATAGRAM"}
+
+
+@pytest.mark.parametrize("name", SESSIONS)
+def test_our_two_ends_make_the_captured_session_to_the_byte(name: str) -> None:
+    assert make_vectors.capture(*make_vectors.SESSIONS[name]) == read_session(name)
+
+
+# --- the other end, alive ---------------------------------------------------------------------
+
+
+def taking(sock: socket) -> Callable[[int], bytes]:
+    return lambda count: read_exactly(sock, count)
+
+
+@pytest.mark.parametrize("offered", [other_end.SECRETBOX, 0xFF])
+def test_a_client_written_from_the_document_is_served_stream_after_stream(
+    offered: int, nothing_left: None
+) -> None:
+    key = os.urandom(32)
+    door = RemoteServer(
+        ("127.0.0.1", 0),
+        direct(),
+        KeyRing({"default": Key(key)}),
+        ciphers=Cipher.SECRETBOX | Cipher.AEGIS256,
+    )
+    door.start()
+    with serving(echo) as echo_at, connect(door.bound) as sock:
+        exactly = taking(sock)
+        client = other_end.Client(key, os.urandom(32))
+        sock.sendall(client.hello(now_ms(), offered))
+        ours, theirs = client.read_reply(exactly)
+        assert ours.cipher == (other_end.SECRETBOX if offered == 1 else other_end.AEGIS256)
+        for count in range(3):
+            # all that the client has to say leaves before anything is answered
+            sock.sendall(
+                ours.frame(other_end.PAD, b"anything")
+                + ours.frame(other_end.OPEN, other_end.connect_to("localhost", echo_at.port, 9))
+                + ours.frame(other_end.DATA, b"question %d" % count)
+                + ours.frame(other_end.FIN)
+            )
+            kind, body = theirs.read_frame(exactly)
+            assert (kind, body[0]) == (other_end.OPENED, 0)
+            received = b""
+            while (frame := theirs.read_frame(exactly))[0] == other_end.DATA:
+                received += frame[1]
+            assert frame == (other_end.FIN, b"")
+            assert received == b"question %d" % count
+            sock.sendall(ours.frame(other_end.PING))
+            assert theirs.read_frame(exactly) == (other_end.PONG, b"")
+    door.stop()
+
+
+def test_a_client_written_from_the_document_is_told_why_and_may_ask_again(
+    nothing_left: None,
+) -> None:
+    key = os.urandom(32)
+    door = RemoteServer(("127.0.0.1", 0), direct(), KeyRing({"default": Key(key)}))
+    door.start()
+    with serving(echo) as echo_at, connect(door.bound) as sock:
+        exactly = taking(sock)
+        client = other_end.Client(key, os.urandom(32))
+        sock.sendall(client.hello(now_ms(), other_end.SECRETBOX))
+        ours, theirs = client.read_reply(exactly)
+        here = bytes((0x01, 127, 0, 0, 1)) + echo_at.port.to_bytes(2, "big")
+        for body, code in (
+            (other_end.connect_to("nobody.invalid", 80), 0x14),
+            (other_end.connect_to("not a name", 80), 0x01),
+            (b"\x00" + here, 0x07),
+            (b"\x77" + here, 0x07),
+            (b"\x01\x05" + here, 0x18),
+            (b"\x01" + here, 0x00),
+        ):
+            # sent before the client can know that it is refused, and then discarded
+            sock.sendall(
+                ours.frame(other_end.OPEN, body)
+                + ours.frame(other_end.DATA, b"x" * 1000)
+                + ours.frame(other_end.FIN)
+            )
+            kind, answer = theirs.read_frame(exactly)
+            assert (kind, answer[0]) == (other_end.OPENED, code)
+            if code:
+                assert other_end.read_answer(answer)[1:] == ("0.0.0.0", 0)
+        assert theirs.read_frame(exactly) == (other_end.DATA, b"x" * 1000)
+        assert theirs.read_frame(exactly) == (other_end.FIN, b"")
+    door.stop()
+
+
+@pytest.mark.parametrize("chosen", [other_end.SECRETBOX, other_end.AEGIS256])
+def test_our_client_is_served_by_a_server_written_from_the_document(chosen: int) -> None:
+    key = os.urandom(32)
+    near, far = tcp_pair()
+    exactly = taking(far)
+
+    def serve() -> None:
+        end = other_end.Server(key, os.urandom(32))
+        said = end.read_hello(exactly)
+        assert said.offered == 3
+        assert abs(said.time_ms - now_ms()) < WINDOW_MS
+        reply, ours, theirs = end.reply(chosen)
+        far.sendall(reply)
+        kind, body = theirs.read_frame(exactly)
+        assert (kind, other_end.read_request(body)) == (other_end.OPEN, (1, "example.com", 443))
+        answer = b"\x00" + bytes((0x01, 192, 0, 2, 7, 0xC3, 0x50)) + b"whatever else"
+        far.sendall(ours.frame(other_end.PAD) + ours.frame(other_end.OPENED, answer))
+        while (frame := theirs.read_frame(exactly))[0] == other_end.DATA:
+            far.sendall(ours.frame(other_end.DATA, frame[1].upper()))
+        assert frame == (other_end.FIN, b"")
+        far.sendall(ours.frame(other_end.FIN))
+        assert theirs.read_frame(exactly) == (other_end.PING, b"")
+        far.sendall(ours.frame(other_end.PONG))
+
+    serving_it = gevent.spawn(serve)
+    with near, far:
+        client = connect_tunnel(near, Key(key), Cipher.SECRETBOX | Cipher.AEGIS256)
+        bound = client.open(Request(Command.CONNECT, Address("example.com", 443)))
+        assert bound == Address("192.0.2.7", 50000)
+        stream = TunnelStream(client, lambda _: None)
+        stream.write(b"question")
+        assert stream.read() == b"QUESTION"
+        stream.write_eof()
+        assert stream.read() == b""
+        stream.close()
+        client.ping()
+        serving_it.get()
+
+
+# --- the document's numbers -------------------------------------------------------------------
+
+
+def test_the_documents_frame_numbers_are_the_codes() -> None:
+    rows = document.table("number", "type", "body", *document.PLACES)
+    assert {row[1]: int(row[0], 16) for row in rows} == {frame.name: frame for frame in Frame}
+
+
+def test_the_documents_commands_are_the_codes() -> None:
+    rows = document.table("command", "name")
+    assert {row[1]: int(row[0], 16) for row in rows} == {each.name: each for each in Command}
+    refused = {row[2].split()[-1] for row in rows if row[1] != "CONNECT"}
+    assert refused == {f"{CommandNotSupported.code:#04x}"}
+
+
+def test_the_documents_address_types_are_the_codes() -> None:
+    rows = document.table("type", "address")
+    assert [int(row[0], 16) for row in rows] == [ATYP_IPV4, ATYP_NAME, ATYP_IPV6]
+
+
+def failures(kind: type[ConnectFailed] = ConnectFailed) -> Iterator[type[ConnectFailed]]:
+    yield kind
+    for each in kind.__subclasses__():
+        yield from failures(each)
+
+
+def test_the_documents_answers_are_the_codes() -> None:
+    rows = {int(row[0], 16): row[1] for row in document.table("code", "cause", "meaning")}
+    assert rows.pop(0x00) == "ok"
+    told = [*failures(), CommandNotSupported, AddressTypeNotSupported]
+    assert rows == {kind.code: kind.word for kind in told}
+    for kind in told:
+        assert type(failure_from_code(kind.code)) is kind
+        assert Reply(kind.code & 0x0F) is kind.reply
+
+
+def test_an_unknown_answer_is_taken_by_its_low_nibble() -> None:
+    known = {int(row[0], 16) for row in document.table("code", "cause", "meaning")}
+    for code in set(range(1, 256)) - known:
+        low = code & 0x0F
+        expected = failure_from_code(low if low and low in known else 0x01)
+        assert type(failure_from_code(code)) is type(expected)
+
+
+def test_the_documents_ciphers_are_the_codes() -> None:
+    rows = document.table("bit", "cipher", "nonce", "overhead")
+    nonces = {
+        "SECRETBOX": nacl.bindings.crypto_secretbox_NONCEBYTES,
+        "AEGIS256": nacl.bindings.crypto_aead_aegis256_NPUBBYTES,
+    }
+    for bit, name, nonce, overhead, _ in rows:
+        cipher = Cipher[name.upper()]
+        assert cipher == int(bit, 16)
+        assert nonces[cipher.name or ""] == int(nonce)
+        session = crypto._session(cipher, send=bytes(32), receive=bytes(32))
+        assert session.overhead == len(session.seal(b"x")) - 1 == int(overhead)
+    assert {row[1] for row in rows} == {(cipher.name or "").lower() for cipher in Cipher}
+
+
+def test_the_documents_bounds_are_the_codes() -> None:
+    hello = crypto.HELLO_HEAD_SIZE + 9 + crypto.TAG_SIZE
+    reply = crypto.EPHEMERAL_SIZE + 1 + crypto.TAG_SIZE
+    assert dict(document.table("bound", "value")) == {
+        "a key": f"{crypto.KEY_SIZE} bytes",
+        "a hello": f"{hello} to {hello + 255} bytes",
+        "a reply": f"{reply} to {reply + 255} bytes",
+        "a frame's header": f"{tunnel.HEADER_SIZE} bytes",
+        "a frame's body": f"{tunnel.MAX_BODY:,} bytes",
+        "padding of OPEN and OPENED, less than": f"{tunnel.PADDING_LIMIT} bytes",
+        "the client's clock, before or behind the server's": f"{WINDOW_MS:,} ms",
+        "strangers kept in silence": f"{server.MAX_STRANGERS:,}",
+    }
+
+
+def test_the_documents_timeouts_are_the_codes() -> None:
+    times, of_exit = Timeouts(), inspect.signature(TunnelExit).parameters
+    assert {name: document.number(cell) for name, cell in document.table("timeout")} == {
+        "server: from accept to the hello's last byte; also the end of the silence": (
+            times.handshake
+        ),
+        "client: to connect and to have the reply": of_exit["timeout"].default,
+        "server: an idle tunnel, whatever it is pinged": times.idle,
+        "client: an idle tunnel; MUST be less than the server's": (
+            of_exit["pool_max_idle"].default
+        ),
+        "client: silence before a PING": Pool.ping_after,
+        "client: from PING to PONG": Pool.ping_timeout,
+        "a stream without a byte in either direction": times.idle,
+        "the same, once one direction has ended": times.half_closed,
+    }
+    assert of_exit["pool_max_idle"].default < times.idle
+
+
+def test_the_document_names_the_strings_that_are_hashed() -> None:
+    for constant in (crypto._PROTOCOL, crypto._PROLOGUE):
+        assert f"`{constant.decode()}`" in document.TEXT
+    source = inspect.getsource(crypto)
+    for person in ("gsocks/1 hello", "gsocks/1 reply"):
+        assert f'personalization "{person}"' in document.TEXT
+        assert f'person=b"{person}"' in source
+
+
+def test_the_documents_example_is_the_captured_session() -> None:
+    session = read_session("session.json")
+    example = document.example()
+    boxes = agree(session)
+    names = ("key", "client_private", "client_public", "server_private", "server_public")
+    shown = [f"{frame['from']} {frame['type']}" for frame in session["frames"][:7]]
+    assert example == {
+        **{name: session[name] for name in (*names, "hello", "reply")},
+        "hint": session["hello"][:8],
+        "to_server": boxes["client"].key.hex(),
+        "to_client": boxes["server"].key.hex(),
+        **{name: session["frames"][number]["hex"] for number, name in enumerate(shown)},
+    }
+    first = other_end.Taker(bytes.fromhex(example["client OPEN"]))
+    assert document.example_boxes() == [
+        boxes["client"].open(first(20)),
+        boxes["client"].open(first(38)),
+    ]
+    assert f"its time is {session['time_ms']}, P is {session['hello_padding']} " in document.TEXT
+    assert f"and Q is {session['reply_padding']}." in document.TEXT.replace("\n", " ")
+    assert type(failure_from_code(session["frames"][10]["code"])) is ConnectionRefused

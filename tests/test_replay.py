@@ -1,0 +1,248 @@
+"""A hello is accepted once, in its time, by all workers together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from engine import TOO_LONG, open_descriptors
+
+from gsocks.replay import WINDOW_MS, ReplayGuard, now_ms
+
+NOW = 1_767_225_600_000
+
+
+@pytest.fixture(autouse=True)
+def _never_hangs() -> Iterator[None]:
+    """A bound that also ends a wait in the kernel, of which gevent knows nothing."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(TOO_LONG)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def guard() -> Iterator[ReplayGuard]:
+    made = ReplayGuard(started_ms=0)
+    yield made
+    made.close()
+
+
+def token(number: int) -> bytes:
+    return hashlib.sha256(b"token %d" % number).digest()
+
+
+# --- time -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("off", "admitted"),
+    [
+        (-WINDOW_MS - 1, False),
+        (-WINDOW_MS, True),
+        (-1, True),
+        (0, True),
+        (1, True),
+        (WINDOW_MS, True),
+        (WINDOW_MS + 1, False),
+        (-NOW, False),
+        (2**64 - 1 - NOW, False),
+    ],
+)
+def test_a_hello_is_accepted_within_half_a_minute_of_the_servers_clock(
+    guard: ReplayGuard, off: int, admitted: bool
+) -> None:
+    assert WINDOW_MS == 30_000
+    assert guard.admit(token(0), NOW + off, NOW) is admitted
+
+
+@pytest.mark.parametrize(("before", "admitted"), [(2, False), (1, False), (0, True), (-1, True)])
+def test_a_hello_from_before_the_start_is_refused(before: int, admitted: bool) -> None:
+    guard = ReplayGuard(started_ms=NOW)
+    assert guard.admit(token(0), NOW - before, NOW) is admitted
+    guard.close()
+
+
+def test_a_guard_starts_when_it_is_made_and_reads_the_clock_itself() -> None:
+    before = now_ms()
+    guard = ReplayGuard()
+    assert not guard.admit(token(0), before - 1)
+    assert guard.admit(token(1), now_ms())
+    assert not guard.admit(token(2), now_ms() - WINDOW_MS - 1)
+    guard.close()
+
+
+def test_time_is_in_milliseconds_since_1970() -> None:
+    before = time.time()
+    assert before * 1000 - 1 <= now_ms() <= time.time() * 1000 + 1
+
+
+# --- once -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("off", [-WINDOW_MS, -1, 0, 1, WINDOW_MS])
+def test_a_hello_is_refused_for_as_long_as_its_time_would_be_accepted(
+    guard: ReplayGuard, off: int
+) -> None:
+    said = NOW + off
+    assert guard.admit(token(0), said, NOW)
+    for now in (NOW, NOW + 1, said + WINDOW_MS - 1, said + WINDOW_MS, said + WINDOW_MS + 1):
+        assert not guard.admit(token(0), said, now)
+
+
+def test_a_hello_whose_time_was_wrong_has_not_been_seen(guard: ReplayGuard) -> None:
+    assert not guard.admit(token(0), NOW - WINDOW_MS - 1, NOW)
+    assert guard.admit(token(0), NOW, NOW)
+
+
+def test_of_ten_thousand_hellos_each_is_accepted_once(guard: ReplayGuard) -> None:
+    tokens = [token(number) for number in range(10_000)]
+    assert all(guard.admit(each, NOW, NOW) for each in tokens)
+    assert not any(guard.admit(each, NOW, NOW) for each in tokens)
+    assert not any(guard.admit(each, NOW, NOW + WINDOW_MS) for each in reversed(tokens))
+
+
+def test_the_set_is_bounded_and_what_is_in_it_stays() -> None:
+    guard = ReplayGuard(started_ms=0, capacity=160)
+    admitted = [each for each in map(token, range(3000)) if guard.admit(each, NOW, NOW)]
+    assert len(admitted) == 160  # 3000 fill every bucket
+    assert not any(guard.admit(token(number), NOW, NOW) for number in range(3000, 3100))
+    assert not any(guard.admit(each, NOW, NOW) for each in admitted)
+    guard.close()
+
+
+def test_a_hello_over_its_time_makes_room_and_not_a_moment_earlier() -> None:
+    guard = ReplayGuard(started_ms=0, capacity=16)
+    early, late = NOW - 100, NOW + 100
+    assert all(guard.admit(token(number), early, NOW) for number in range(8))
+    assert all(guard.admit(token(number), late, NOW) for number in range(8, 16))
+    full_until = early + WINDOW_MS
+    assert not guard.admit(token(99), full_until, full_until)
+    after = full_until + 1
+    assert all(guard.admit(token(number), after, after) for number in range(100, 108))
+    assert not guard.admit(token(108), after, after)
+    assert not any(guard.admit(token(number), late, after) for number in range(8, 16))
+    guard.close()
+
+
+def test_the_smallest_set_holds_something() -> None:
+    guard = ReplayGuard(started_ms=0, capacity=1)
+    assert guard.admit(token(0), NOW, NOW)
+    assert not guard.admit(token(0), NOW, NOW)
+    guard.close()
+
+
+def test_a_closed_guard_leaves_no_descriptor() -> None:
+    before = open_descriptors()
+    guard = ReplayGuard()
+    assert open_descriptors() != before
+    guard.close()
+    assert open_descriptors() == before
+
+
+# --- between processes ------------------------------------------------------------------------
+
+
+class Worker:
+    """A forked process, as a worker of ours is, that runs one function and tells its result."""
+
+    def __init__(self, work: Callable[[], bytes]) -> None:
+        self._reading, writing = os.pipe()
+        self.pid = os.fork()
+        if not self.pid:
+            # nothing of the test's own may run here: no fixture's end, no flush of its output
+            try:
+                os.write(writing, work())
+            finally:
+                os._exit(0)
+        os.close(writing)
+
+    def result(self) -> bytes:
+        parts = []
+        while part := os.read(self._reading, 65536):
+            parts.append(part)
+        os.waitpid(self.pid, 0)
+        os.close(self._reading)
+        return b"".join(parts)
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        assert self.result() == b""
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    """Whether the kernel has a process waiting for one; /proc/locks marks them with an arrow."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and str(pid) in line.split() for line in lines)
+
+
+@contextmanager
+def holding_the_lock(guard: ReplayGuard) -> Iterator[Worker]:
+    """A worker that stays inside the guard's critical section until it is killed."""
+    inside, tell = os.pipe()
+
+    def stay() -> bytes:
+        with guard._lock:
+            os.write(tell, b"in")
+            signal.pause()
+        return b""
+
+    worker = Worker(stay)
+    assert os.read(inside, 2) == b"in"
+    os.close(inside)
+    os.close(tell)
+    yield worker
+
+
+def flags(outcomes: Iterator[bool]) -> bytes:
+    return bytes(outcomes)
+
+
+def test_a_replay_that_reaches_another_worker_is_refused(guard: ReplayGuard) -> None:
+    assert guard.admit(token(0), NOW, NOW)
+    worker = Worker(lambda: flags(guard.admit(token(n), NOW, NOW) for n in (0, 1, 1)))
+    assert worker.result() == bytes((False, True, False))
+    assert not guard.admit(token(1), NOW, NOW)
+    sibling = Worker(lambda: flags(guard.admit(token(n), NOW, NOW) for n in (0, 1, 2)))
+    assert sibling.result() == bytes((False, False, True))
+
+
+def test_workers_that_meet_the_same_hellos_at_once_accept_each_once(guard: ReplayGuard) -> None:
+    count = 2000
+    gate, opener = os.pipe()
+
+    def race() -> bytes:
+        os.close(opener)
+        os.read(gate, 1)  # all start when the gate closes
+        return flags(guard.admit(token(number), NOW, NOW) for number in range(count))
+
+    workers = [Worker(race) for _ in range(4)]
+    os.close(gate)
+    os.close(opener)
+    results = [worker.result() for worker in workers]
+    assert [len(result) for result in results] == [count] * 4
+    assert [sum(column) for column in zip(*results, strict=True)] == [1] * count
+
+
+def test_one_worker_at_a_time_is_in_the_set_and_a_killed_one_does_not_stay_there(
+    guard: ReplayGuard,
+) -> None:
+    with holding_the_lock(guard) as holder:
+        waiting = Worker(lambda: flags(guard.admit(token(0), NOW, NOW) for _ in range(2)))
+        while not waits_for_a_lock(waiting.pid):
+            time.sleep(0.001)
+        holder.kill()
+        assert waiting.result() == bytes((True, False))
+    assert not guard.admit(token(0), NOW, NOW)
+    assert guard.admit(token(1), NOW, NOW)

@@ -1,0 +1,564 @@
+"""A server serves whoever knows a key; to all others it shows nothing, until the same moment."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket as std_socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import gevent
+import make_vectors
+import other_end
+import pytest
+from engine import (
+    TOO_LONG,
+    Seen,
+    connect,
+    direct,
+    echo,
+    eventually,
+    open_descriptors,
+    read_exactly,
+    serving,
+)
+from gevent.pool import Pool as GreenletPool
+from gevent.socket import socket
+from gevent.util import wrap_errors
+from nacl.bindings import crypto_scalarmult_base
+from noise.connection import Keypair, NoiseConnection
+from stream_contract import tcp_pair
+from tunnel_parts import (
+    BOTH,
+    KEY,
+    OTHER_KEY,
+    RING,
+    changed,
+    hello_from,
+    is_silent,
+    nobody_cares,
+    small_order_hello,
+)
+
+from gsocks.address import Address
+from gsocks.crypto import (
+    EPHEMERAL_SIZE,
+    Cipher,
+    Initiator,
+    Key,
+    KeyRing,
+)
+from gsocks.errors import (
+    BadAddress,
+    CommandNotSupported,
+    ExitFailed,
+    StreamError,
+    StreamReset,
+)
+from gsocks.limits import Limits, Timeouts
+from gsocks.replay import WINDOW_MS, ReplayGuard, now_ms
+from gsocks.request import Command, Request
+from gsocks.server import RemoteServer
+from gsocks.stream import reset
+from gsocks.tunnel import (
+    ClientTunnel,
+    Frame,
+    TunnelStream,
+    connect_tunnel,
+    discard,
+)
+
+
+@pytest.fixture(autouse=True)
+def _never_hangs() -> Iterator[None]:
+    with gevent.Timeout(TOO_LONG):
+        yield
+
+
+# --- silence ----------------------------------------------------------------------------------
+
+
+class Babbler:
+    """A socket of somebody who sends faster than anybody can read."""
+
+    def __init__(self, reads: int) -> None:
+        self.reads = reads
+        self.closed = False
+
+    def recv(self, size: int) -> bytes:
+        self.reads -= 1
+        if not self.reads:
+            raise ConnectionResetError
+        return bytes(size)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_stranger_that_never_stops_sending_lets_others_run() -> None:
+    ran: list[bool] = []
+    gevent.spawn(ran.append, True)
+    babbler = Babbler(reads=10)
+    discard(babbler, TOO_LONG)  # type: ignore[arg-type]
+    assert ran
+    assert babbler.closed
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0, -1])
+def test_a_stranger_is_read_from_until_the_time_is_over(seconds: float) -> None:
+    near, far = tcp_pair()
+    with near, far:
+        near.sendall(bytes(100_000))
+        discard(far, seconds)
+        assert far.closed
+        assert near.recv(1) == b""  # an end, and no reset: all had been read
+
+
+# --- a server, probed -------------------------------------------------------------------------
+
+#: seconds that the probed servers keep silent
+SILENCE = 0.5
+
+
+@contextmanager
+def door(
+    ring: KeyRing = RING, *, cipher: Cipher = Cipher.SECRETBOX, **options: Any
+) -> Iterator[RemoteServer]:
+    options.setdefault("limits", Limits(connections=10_000, per_client=10_000))
+    server = RemoteServer(("127.0.0.1", 0), direct(), ring, ciphers=cipher, **options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop(0)
+
+
+class Ending(NamedTuple):
+    received: bytes
+    kind: str
+    #: from before the connect
+    seconds: float
+
+
+def speak(sock: socket, data: bytes) -> None:
+    sock.sendall(data)
+
+
+def speak_and_end(sock: socket, data: bytes) -> None:
+    sock.sendall(data)
+    sock.shutdown(std_socket.SHUT_WR)
+
+
+def speak_slowly(sock: socket, data: bytes) -> None:
+    """In eight pieces over most of the silence."""
+    size = len(data) // 8 + 1
+    for start in range(0, len(data), size):
+        sock.sendall(data[start : start + size])
+        gevent.sleep(SILENCE / 10)
+
+
+class Probe(NamedTuple):
+    name: str
+    data: bytes
+    how: Callable[[socket, bytes], None] = speak
+
+    def run(self, at: Address) -> Ending:
+        began = time.monotonic()
+        with connect(at) as sock:
+            self.how(sock, self.data)
+            received = b""
+            try:
+                while part := sock.recv(65536):
+                    received += part
+                kind = "end"
+            except ConnectionResetError:
+                kind = "reset"
+            return Ending(received, kind, time.monotonic() - began)
+
+
+def answered(server: RemoteServer, hello: bytes) -> bytes:
+    """What the server says to it, which is something."""
+    with connect(server.bound) as sock:
+        sock.sendall(hello)
+        return read_exactly(sock, EPHEMERAL_SIZE + 1 + 16)
+
+
+def assert_all_see_the_same(server: RemoteServer, probes: Iterable[Probe]) -> None:
+    """Nothing, and its end as an end, when the time is over."""
+    # in batches, so that this process has time to notice each end when it comes
+    endings = GreenletPool(100).map(lambda probe: (probe.name, probe.run(server.bound)), probes)
+    assert {(each.received, each.kind) for _, each in endings} == {(b"", "end")}
+    durations = {name: each.seconds for name, each in endings}
+    early = {name: each for name, each in durations.items() if each < SILENCE - 0.05}
+    late = {name: each for name, each in durations.items() if each > SILENCE + 1.5}
+    assert (early, late) == ({}, {})
+
+
+def garbage(length: int) -> bytes:
+    return random.Random(length).randbytes(length)
+
+
+def known_greetings() -> Iterator[Probe]:
+    yield Probe("HTTP", b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n")
+    yield Probe("SOCKS", b"\x05\x01\x00\x05\x01\x00\x01\x7f\x00\x00\x01\x00\x50")
+    yield Probe("TLS", bytes.fromhex("1603010200010001fc0303") + garbage(506))
+    yield Probe("SSH", b"SSH-2.0-OpenSSH_9.6\r\n")
+
+
+def test_whatever_a_prober_sends_it_sees_nothing_until_the_same_moment(nothing_left: None) -> None:
+    seen = Seen()
+    with door(timeouts=Timeouts(handshake=SILENCE), observer=seen) as server:
+        # a short one, so that a probe for each of its bytes is not too much
+        hello = Initiator(KEY, BOTH, make_vectors.CLIENT_PRIVATE).hello(now_ms())
+        assert_all_see_the_same(
+            server,
+            [
+                *(Probe(f"{length} bytes", garbage(length)) for length in range(221)),
+                *(Probe(f"cut at {at}", hello[:at]) for at in range(len(hello))),
+                *(Probe(f"changed at {at}", changed(hello, at)) for at in range(len(hello))),
+                *known_greetings(),
+            ],
+        )
+        answered(server, hello)  # which all the probes have not used up
+        assert {record.outcome for record in seen.all} == {"stranger", "handshake_timeout"}
+    assert server.connections == 0
+
+
+def test_whoever_replays_a_hello_or_knows_a_key_but_not_the_time_sees_the_same(
+    nothing_left: None,
+) -> None:
+    with door(timeouts=Timeouts(handshake=SILENCE)) as server:
+        spent = hello_from()
+        answered(server, spent)
+        early, late = now_ms() - WINDOW_MS - 1000, now_ms() + WINDOW_MS + 60_000
+        assert_all_see_the_same(
+            server,
+            [
+                *(Probe(f"replayed {n}", spent) for n in range(5)),
+                Probe("replayed with more", spent + garbage(500)),
+                *(Probe(f"replayed and cut at {n}", spent[:n]) for n in range(30, 61, 5)),
+                *(Probe(f"replayed, changed at {n}", changed(spent, n)) for n in range(61)),
+                Probe("made 31 s ago", hello_from(time_ms=early)),
+                Probe("made in the future", hello_from(time_ms=late)),
+                Probe("another key", hello_from(OTHER_KEY)),
+                Probe("no cipher in common", hello_from(offered=Cipher.AEGIS256)),
+                Probe("no cipher at all", hello_from(offered=Cipher(0))),
+                Probe("a public key of small order", small_order_hello()),
+            ],
+        )
+
+
+def test_how_a_prober_sends_makes_no_difference(nothing_left: None) -> None:
+    with door(timeouts=Timeouts(handshake=SILENCE)) as server:
+        spent = hello_from()
+        answered(server, spent)
+        probes = []
+        for how in (speak, speak_and_end, speak_slowly):
+            said = {
+                "replayed": spent,
+                "replayed and cut": spent[:50],
+                "another key": hello_from(OTHER_KEY),
+                "made 31 s ago": hello_from(time_ms=now_ms() - WINDOW_MS - 1000),
+            }
+            for length in (0, 1, 35, 36, 37, 60, 220, 5000, 1_000_000):
+                said[f"{length} bytes"] = garbage(length)
+            probes += [Probe(f"{name}, {how.__name__}", said[name], how) for name in said]
+        assert_all_see_the_same(server, probes)
+
+
+def test_a_hello_from_before_the_servers_start_is_a_strangers(nothing_left: None) -> None:
+    guard = ReplayGuard(started_ms=now_ms() + 10_000)
+    with door(guard=guard, timeouts=Timeouts(handshake=SILENCE)) as server:
+        assert_all_see_the_same(server, [Probe("old", hello_from()), Probe("none", b"")])
+        answered(server, hello_from(time_ms=now_ms() + 20_000))
+    guard.close()
+
+
+@pytest.mark.filterwarnings("ignore:One of ephemeral keypairs is already set")
+def test_another_version_is_a_strangers(nothing_left: None) -> None:
+    def hello_of(version: bytes) -> bytes:
+        private = os.urandom(32)
+        theirs = NoiseConnection.from_name(b"Noise_NNpsk0_25519_ChaChaPoly_BLAKE2b")
+        theirs.set_psks(KEY.raw())
+        theirs.set_prologue(version)
+        theirs.set_as_initiator()
+        theirs.set_keypair_from_private_bytes(Keypair.EPHEMERAL, private)
+        theirs.start_handshake()
+        hint, padding = other_end.hint_and_padding(KEY.raw(), crypto_scalarmult_base(private))
+        payload = now_ms().to_bytes(8, "big") + b"\x01" + bytes(padding)
+        return hint + bytes(theirs.write_message(payload))
+
+    with door(timeouts=Timeouts(handshake=SILENCE)) as server:
+        assert_all_see_the_same(server, [Probe("version 2", hello_of(b"gsocks/2"))])
+        answered(server, hello_of(b"gsocks/1"))
+
+
+def test_strangers_beyond_their_number_are_closed_at_once(
+    monkeypatch: pytest.MonkeyPatch, nothing_left: None
+) -> None:
+    monkeypatch.setattr("gsocks.server.MAX_STRANGERS", 3)
+    seen = Seen()
+    with door(timeouts=Timeouts(handshake=TOO_LONG), observer=seen) as server:
+        strangers = [connect(server.bound) for _ in range(3)]
+        for sock in strangers:
+            sock.sendall(garbage(100))
+            assert seen.next().outcome == "stranger"
+        assert Probe("one too many", garbage(36)).run(server.bound).received == b""
+        assert seen.next().outcome == "stranger"
+        assert all(map(is_silent, strangers))
+        answered(server, hello_from())  # whoever has a key is no stranger
+        # one leaves: there is room again
+        reset(strangers.pop())
+        eventually(lambda: server.connections == 2)
+        with connect(server.bound) as another:
+            another.sendall(garbage(100))
+            assert seen.next().outcome == "stranger"
+            gevent.idle()
+            assert is_silent(another)
+            assert server.connections == 3
+        for sock in strangers:
+            reset(sock)
+
+
+def test_a_stranger_is_in_the_log_without_what_it_sent(nothing_left: None) -> None:
+    seen = Seen()
+    with door(timeouts=Timeouts(handshake=SILENCE), observer=seen) as server:
+        Probe("a hello of another key", hello_from(OTHER_KEY)).run(server.bound)
+        record = seen.next()
+        assert record.outcome == "stranger"
+        assert record.detail == "not the hello of a known key"
+        assert (record.user, record.dest) == (None, "")
+
+
+# --- a server, used ---------------------------------------------------------------------------
+
+
+@contextmanager
+def tunnel_to(server: RemoteServer, key: Key = KEY) -> Iterator[ClientTunnel]:
+    sock = connect(server.bound)
+    with sock:
+        yield connect_tunnel(sock, key, Cipher.SECRETBOX)
+
+
+def ask(tunnel: ClientTunnel, dest: Address) -> TunnelStream:
+    tunnel.open(Request(Command.CONNECT, dest))
+    return TunnelStream(tunnel, nobody_cares)
+
+
+def echoes(stream: TunnelStream) -> bool:
+    stream.write(b"is there an echo?")
+    return stream.read() == b"is there an echo?"
+
+
+def end(stream: TunnelStream) -> None:
+    stream.write_eof()
+    assert stream.read() == b""
+    stream.close()
+
+
+def is_over(tunnel: ClientTunnel) -> bool:
+    """Whether the server has closed it, or does within the test's time."""
+    try:
+        return wrap_errors(StreamError, tunnel.receive)() is not None
+    finally:
+        tunnel.close()
+
+
+def test_a_tunnel_carries_many_streams_and_leaves_nothing(nothing_left: None) -> None:
+    seen = Seen()
+    with serving(echo) as echo_at, door(observer=seen) as server, tunnel_to(server) as tunnel:
+        for _ in range(5):
+            stream = ask(tunnel, echo_at)
+            assert echoes(stream)
+            end(stream)
+            record = seen.next()
+            assert (record.user, record.dest, record.outcome) == ("alice", str(echo_at), "ok")
+            assert (record.up, record.down) == (17, 17)
+        assert server.connections == 1
+        tunnel.close()
+        eventually(lambda: server.connections == 0)
+
+
+def test_a_removed_key_opens_nothing_more_but_its_open_stream_goes_on(nothing_left: None) -> None:
+    with serving(echo) as echo_at, door(timeouts=Timeouts(handshake=SILENCE)) as server:
+        with tunnel_to(server) as tunnel:
+            stream = ask(tunnel, echo_at)
+            assert echoes(stream)
+            server.replace_keys(KeyRing({"alice": OTHER_KEY}))  # the name stays, the key does not
+            assert echoes(stream)
+            end(stream)
+            with pytest.raises(StreamError):
+                ask(tunnel, echo_at)
+        with pytest.raises(ExitFailed), tunnel_to(server):
+            pass
+        with tunnel_to(server, OTHER_KEY) as tunnel:
+            assert echoes(ask(tunnel, echo_at))
+
+
+def test_an_idle_tunnel_of_a_removed_key_is_closed_and_those_of_others_are_not(
+    nothing_left: None,
+) -> None:
+    ring = KeyRing({"alice": KEY, "bob": OTHER_KEY})
+    with (
+        serving(echo) as echo_at,
+        door(ring) as server,
+        tunnel_to(server) as of_alice,
+        tunnel_to(server, OTHER_KEY) as of_bob,
+    ):
+        of_alice.ping()  # both are waited on
+        of_bob.ping()
+        server.replace_keys(KeyRing({"bob": OTHER_KEY}))
+        assert is_over(of_alice)
+        assert echoes(ask(of_bob, echo_at))
+
+
+def test_a_tunnel_whose_key_is_removed_while_it_agrees_carries_nothing(nothing_left: None) -> None:
+    with door() as server, connect(server.bound) as sock:
+        initiator = Initiator(KEY, BOTH)
+        hello = initiator.hello(now_ms())
+        sock.sendall(hello[:-1])
+        eventually(lambda: server.connections == 1)
+        gevent.idle()
+        server.replace_keys(KeyRing({}))
+        sock.sendall(hello[-1:])
+        while sock.recv(1000):
+            pass
+        eventually(lambda: server.connections == 0)
+
+
+@pytest.mark.parametrize("pinging", [False, True])
+def test_an_idle_tunnel_is_closed_when_its_time_is_over_whatever_it_is_pinged(
+    pinging: bool, nothing_left: None
+) -> None:
+    with door(timeouts=Timeouts(idle=0.3)) as server:
+        began = time.monotonic()
+        with tunnel_to(server) as tunnel:
+            while pinging:
+                try:
+                    tunnel.ping()
+                except StreamError:
+                    break
+                gevent.sleep(0.02)
+            assert is_over(tunnel)
+        assert time.monotonic() - began > 0.25
+        eventually(lambda: server.connections == 0)
+
+
+def test_a_violation_between_two_streams_closes_the_tunnel_and_is_logged(
+    nothing_left: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "gsocks.server"), door() as server:
+        with tunnel_to(server) as tunnel:
+            tunnel.send(Frame.DATA, b"nobody asked")
+            assert is_over(tunnel)
+        eventually(lambda: server.connections == 0)
+    assert "a tunnel of key alice" in caplog.text
+    assert "frame 0x03 between two streams" in caplog.text
+
+
+def test_a_request_that_makes_no_sense_is_answered_and_logged(nothing_left: None) -> None:
+    seen = Seen()
+    with serving(echo) as echo_at, door(observer=seen) as server, tunnel_to(server) as tunnel:
+        tunnel.send(Frame.OPEN, b"\x77" + echo_at.encode())
+        kind, body = tunnel.receive()
+        assert (kind, body[0]) == (Frame.OPENED, CommandNotSupported.code)
+        tunnel.send(Frame.FIN)
+        assert seen.next().outcome == "bad_command"
+        tunnel.send(Frame.OPEN, b"\x01\x03\x01 \0\0")
+        kind, body = tunnel.receive()
+        assert (kind, body[0]) == (Frame.OPENED, BadAddress.code)
+        tunnel.send(Frame.FIN)
+        assert seen.next().outcome == "bad_address"
+        assert echoes(ask(tunnel, echo_at))
+
+
+def test_a_stream_that_is_given_up_at_either_end_leaves_nothing(nothing_left: None) -> None:
+    def slam(sock: socket) -> None:
+        sock.recv(1)
+        reset(sock)
+
+    with serving(slam) as slamming, door() as server, tunnel_to(server) as tunnel:
+        stream = ask(tunnel, slamming)
+        stream.write(b"x")
+        with pytest.raises(StreamReset):
+            stream.read()
+        stream.close()
+        eventually(lambda: server.connections == 0)
+    ends: list[str] = []
+
+    def note(sock: socket) -> None:
+        try:
+            while sock.recv(100):
+                pass
+            ends.append("end")
+        except ConnectionResetError:
+            ends.append("reset")
+
+    with serving(note) as noting, door() as server, tunnel_to(server) as tunnel:
+        stream = ask(tunnel, noting)
+        stream.write(b"x")
+        stream.abort()
+        eventually(lambda: ends == ["reset"])
+        eventually(lambda: server.connections == 0)
+
+
+def test_a_server_that_stops_closes_idle_tunnels_and_lets_streams_end(nothing_left: None) -> None:
+    with (
+        serving(echo) as echo_at,
+        door() as server,
+        tunnel_to(server) as idle,
+        tunnel_to(server) as busy,
+    ):
+        idle.ping()
+        stream = ask(busy, echo_at)
+        stopping = gevent.spawn(server.stop, TOO_LONG)
+        assert is_over(idle)
+        assert echoes(stream)
+        end(stream)
+        stopping.get()
+        assert is_over(busy)
+
+
+def test_a_server_that_stops_at_once_leaves_no_stranger_behind(nothing_left: None) -> None:
+    with door(timeouts=Timeouts(handshake=TOO_LONG)) as server:
+        waiting = [connect(server.bound) for _ in range(3)]
+        waiting[0].sendall(garbage(10))
+        waiting[1].sendall(garbage(100))
+        eventually(lambda: server.connections == 3)
+        gevent.idle()
+        server.stop(0)
+        assert server.connections == 0
+        for sock in waiting:
+            sock.close()
+
+
+def test_a_server_that_stops_waits_for_nobody_who_has_proved_nothing(nothing_left: None) -> None:
+    with door(timeouts=Timeouts(handshake=TOO_LONG)) as server:
+        waiting = [connect(server.bound) for _ in range(3)]
+        waiting[0].sendall(garbage(10))
+        waiting[1].sendall(garbage(100))
+        waiting[2].shutdown(std_socket.SHUT_WR)
+        eventually(lambda: server.connections == 3)
+        gevent.idle()
+        began = time.monotonic()
+        server.stop(TOO_LONG)
+        assert time.monotonic() - began < TOO_LONG / 4
+        for sock in waiting:
+            sock.close()
+
+
+def test_a_stopped_server_gives_back_what_it_made_itself_and_nothing_else() -> None:
+    before = open_descriptors()
+    with door() as server:
+        assert open_descriptors() != before
+    assert open_descriptors() == before
+    server.stop(0)  # a second time is harmless
+    guard = ReplayGuard(started_ms=0)  # shared with other processes, which may still need it
+    with door(guard=guard):
+        pass
+    assert guard.admit(bytes(32), now_ms())
+    guard.close()
