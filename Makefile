@@ -7,6 +7,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# tests wait more than they work, so that a few processes are quicker than one even on one core
+TESTERS ?= 4
 
 .PHONY: run test lint bench bench-quick clean
 
@@ -15,7 +17,7 @@ run: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m pytest -n $(TESTERS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

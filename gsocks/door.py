@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import gevent
 from gevent.event import Event
@@ -133,6 +133,8 @@ class Door(StreamServer):
         self._by_client: Counter[str] = Counter()
         self._greeters = Group()
         self._relays: set[Relay] = set()
+        #: who has a share for which connection
+        self._sharing: dict[Record, str] = {}
         self._deserted = Event()
         self._deserted.set()
         self._last_complaint = 0.0
@@ -151,7 +153,7 @@ class Door(StreamServer):
     @property
     def bound(self) -> Address:
         """Where it listens; known after :meth:`start`."""
-        return Address.from_sockaddr(self.socket.getsockname())
+        return Address.from_sockaddr(cast(tuple[str, int], self.address))
 
     @property
     def connections(self) -> int:
@@ -385,9 +387,12 @@ class Door(StreamServer):
         record.command = request.command.name.lower()
         if request.command is not Command.UDP_ASSOCIATE:
             record.dest = str(request.dest)
-        find = partial(self._ask_exits, request, record, waiting)
         try:
-            return self._shares.find_way(request, find)
+            if request.user is not None:
+                self._shares.enter(request.user)
+                self._sharing[record] = request.user
+            way = self._ask_exits(request, record, waiting)
+            return way._replace(stream=self._shares.limited(way.stream, request))
         except (ConnectFailed, ClientError) as error:
             self._over(record, error.word, str(error))
             raise
@@ -428,6 +433,9 @@ class Door(StreamServer):
         relay.run()
 
     def _over(self, record: Record, outcome: str, detail: str = "") -> None:
+        user = self._sharing.pop(record, None)
+        if user is not None:
+            self._shares.leave(user)
         record.outcome = outcome
         record.detail = detail
         try:

@@ -15,7 +15,7 @@ from gsocks.bandwidth import Bucket, LimitedStream
 from gsocks.errors import LimitReached
 from gsocks.limits import Limits
 from gsocks.request import Command, Request
-from gsocks.ways_out import Way
+from gsocks.stream import Stream
 
 
 class _Buckets(NamedTuple):
@@ -43,36 +43,24 @@ class Shares:
         self._open: Counter[str] = Counter()
         self._buckets: OrderedDict[str, _Buckets] = OrderedDict()
 
-    def find_way(self, request: Request, connect: Callable[[], Way]) -> Way:
-        """The way that ``connect`` finds for ``request``, within the share of who asks.
-
-        Raises LimitReached, and what ``connect`` raises.
-        """
-        user = request.user
-        if user is None or self._per_user is None:
-            return self._limited(connect(), request)
+    def enter(self, user: str) -> None:
+        """One connection of that user more, until :meth:`leave`.  Raises LimitReached."""
+        if self._per_user is None:
+            return
         if self._open[user] >= self._per_user:
             raise LimitReached(f"{user!r} has {self._per_user} connections open already")
         self._open[user] += 1
-        try:
-            way = connect()
-        except BaseException:
-            self._leave(user)
-            raise
 
-        def release() -> None:
-            way.release()
-            self._leave(user)
-
-        return self._limited(way, request)._replace(release=release)
-
-    def _leave(self, user: str) -> None:
+    def leave(self, user: str) -> None:
+        """One less."""
+        if self._per_user is None:
+            return
         self._open[user] -= 1
         if not self._open[user]:
             del self._open[user]
 
-    def _limited(self, way: Way, request: Request) -> Way:
-        """``way`` with its stream as slow as it has to be."""
+    def limited(self, stream: Stream, request: Request) -> Stream:
+        """``stream`` as slow as it has to be for who asks."""
         user = request.user
         buckets = []
         if self._connection_rate is not None:
@@ -80,10 +68,10 @@ class Shares:
         if self._user_rate is not None and user is not None:
             buckets.append(self._buckets_of(user, self._user_rate))
         if not buckets:
-            return way
+            return stream
         down, up = zip(*buckets, strict=True)
         datagrams = request.command is Command.UDP_ASSOCIATE
-        return way._replace(stream=LimitedStream(way.stream, down, up, whole=datagrams))
+        return LimitedStream(stream, down, up, whole=datagrams)
 
     def _buckets_of(self, user: str, rate: float) -> _Buckets:
         buckets = self._buckets.get(user)

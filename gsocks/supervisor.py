@@ -185,13 +185,15 @@ class _Crew:
                 self._ended(worker, pid, os.waitstatus_to_exitcode(wait_status), now)
 
     def _ended(self, worker: _Worker, pid: int, code: int, now: float) -> None:
-        if self._ending is not None:
-            asked = code in (0, -signal.SIGTERM, -signal.SIGINT)
-            self._status = max(self._status, 0 if asked else code if code > 0 else 128 - code)
-            return
-        how = f"status {code}" if code >= 0 else signal.Signals(-code).name
         early = now - worker.started < EARLY
         worker.mistaken = early and code == MISTAKE
+        if self._ending is not None:
+            asked = code in (0, -signal.SIGTERM, -signal.SIGINT)
+            # one that was just failing to start again has not failed to end
+            if not asked and not worker.mistaken:
+                self._status = max(self._status, code if code > 0 else 128 - code)
+            return
+        how = f"status {code}" if code >= 0 else signal.Signals(-code).name
         if early:
             self._put_off(worker, now)
         else:

@@ -43,7 +43,7 @@ from gsocks.tunnel import ClientTunnel, ServerTunnel, accept_tunnel, connect_tun
 from gsocks.ways_out import WaysOut
 
 #: seconds; only a test that fails ever waits for it
-TOO_LONG = 20
+TOO_LONG = 40
 KEY = Key(bytes(range(32)))
 
 

@@ -18,7 +18,7 @@ from gevent.socket import socket, socketpair
 from gevent.util import wrap_errors
 from nacl.bindings import crypto_scalarmult_base
 
-from gsocks.address import Address
+from gsocks.address import UNSPECIFIED, Address
 from gsocks.crypto import (
     EPHEMERAL_SIZE,
     HELLO_HEAD_SIZE,
@@ -32,7 +32,7 @@ from gsocks.crypto import (
 from gsocks.errors import ConnectFailed, ConnectionRefused
 from gsocks.request import Command, Request
 from gsocks.stream import CHUNK, Reader
-from gsocks.tunnel import ClientTunnel, Frame, ServerTunnel, TunnelStream
+from gsocks.tunnel import ClientTunnel, Frame, ServerTunnel, TunnelDatagrams, TunnelStream
 
 VECTORS = Path(__file__).parent / "vectors"
 
@@ -98,7 +98,7 @@ class Wire:
 
 
 def capture(offered: Cipher, supported: Cipher) -> dict[str, Any]:
-    """One session: the agreement, three streams and a ping."""
+    """One session: the agreement, streams of all kinds and a ping."""
     key = Key(KEY)
     initiator = Initiator(key, offered, CLIENT_PRIVATE)
     hello = initiator.hello(TIME_MS)
@@ -138,6 +138,8 @@ def _converse(client_session: Session, server_session: Session) -> list[dict[str
         _stream_to_a_name(wire, client, server)
         _ping(wire, client, server)
         _refused_stream(wire, client, server)
+        _association(wire, client, server)
+        _bind(wire, client, server)
         _stream_that_is_reset(wire, client, server)
     finally:
         wire.close()
@@ -145,15 +147,19 @@ def _converse(client_session: Session, server_session: Session) -> list[dict[str
 
 
 def _open(
-    wire: Wire, client: ClientTunnel, server: ServerTunnel, dest: Address
+    wire: Wire,
+    client: ClientTunnel,
+    server: ServerTunnel,
+    dest: Address,
+    command: Command = Command.CONNECT,
 ) -> gevent.Greenlet[..., Any]:
     # a refusal is the greenlet's result, not its failure
     call = wrap_errors(ConnectFailed, client.open)
-    opening = gevent.spawn(call, Request(Command.CONNECT, dest))
+    opening = gevent.spawn(call, Request(command, dest))
     gevent.idle()
-    wire.pass_up(Frame.OPEN, command=1, host=dest.host, port=dest.port, padding=6)
+    wire.pass_up(Frame.OPEN, command=int(command), host=dest.host, port=dest.port, padding=6)
     request = server.accept()
-    if request is None or request.dest != dest:
+    if request is None or (request.command, request.dest) != (command, dest):
         raise RuntimeError(f"{dest} was asked for and {request} came")
     return opening
 
@@ -165,7 +171,11 @@ def _opened(
     server.succeeded(BOUND)
     wire.pass_down(Frame.OPENED, code=0, host=BOUND.host, port=BOUND.port, padding=2)
     opening.get()
-    return TunnelStream(client, lambda _: None), TunnelStream(server, lambda _: None)
+    return TunnelStream(client, nobody_cares), TunnelStream(server, nobody_cares)
+
+
+def nobody_cares(reusable: bool) -> None:
+    """How the stream ended is not this file's matter."""
 
 
 def _stream_to_a_name(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None:
@@ -178,14 +188,7 @@ def _stream_to_a_name(wire: Wire, client: ClientTunnel, server: ServerTunnel) ->
     far.write(b"answer")
     wire.pass_down(Frame.DATA, data=b"answer".hex())
     near.read()
-    near.write_eof()
-    wire.pass_up(Frame.FIN)
-    far.read()
-    far.write_eof()
-    wire.pass_down(Frame.FIN)
-    near.read()
-    near.close()
-    far.close()
+    _end(wire, near, far)
 
 
 def _ping(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None:
@@ -205,6 +208,49 @@ def _refused_stream(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> N
     wire.pass_down(Frame.OPENED, code=code, host="0.0.0.0", port=0, padding=2)
     opening.get()
     wire.pass_up(Frame.FIN)
+
+
+def _association(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None:
+    opening = _open(wire, client, server, UNSPECIFIED, Command.UDP_ASSOCIATE)
+    server.succeeded(UNSPECIFIED)
+    wire.pass_down(Frame.OPENED, code=0, host=UNSPECIFIED.host, port=0, padding=2)
+    opening.get()
+    near, far = TunnelDatagrams(client, nobody_cares), TunnelDatagrams(server, nobody_cares)
+    for dest, payload in (
+        (Address("dns.example", 53), b"question"),
+        (Address("2001:db8::1", 53), b""),
+    ):
+        near.write(dest.encode() + payload)
+        wire.pass_up(Frame.DATAGRAM, host=dest.host, port=dest.port, data=payload.hex())
+        far.read()
+    source = Address("192.0.2.53", 53)
+    far.write(source.encode() + b"answer")
+    wire.pass_down(Frame.DATAGRAM, host=source.host, port=source.port, data=b"answer".hex())
+    near.read()
+    _end(wire, near, far)
+
+
+def _bind(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None:
+    opening = _open(wire, client, server, Address("192.0.2.1", 20), Command.BIND)
+    peer = Address("192.0.2.1", 50001)
+    for address, waiting in ((BOUND, opening), (peer, gevent.spawn(client.opened_again))):
+        server.succeeded(address)
+        wire.pass_down(Frame.OPENED, code=0, host=address.host, port=address.port, padding=2)
+        waiting.get()
+    _end(wire, TunnelStream(client, nobody_cares), TunnelStream(server, nobody_cares))
+
+
+def _end(
+    wire: Wire, near: TunnelStream | TunnelDatagrams, far: TunnelStream | TunnelDatagrams
+) -> None:
+    near.write_eof()
+    wire.pass_up(Frame.FIN)
+    far.read()
+    far.write_eof()
+    wire.pass_down(Frame.FIN)
+    near.read()
+    near.close()
+    far.close()
 
 
 def _stream_that_is_reset(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None:

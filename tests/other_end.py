@@ -225,6 +225,19 @@ def read_answer(body: bytes) -> tuple[int, str, int]:
     return read_request(body)
 
 
+def read_datagram(body: bytes) -> tuple[str, int, bytes]:
+    """Host, port, payload."""
+    take = Taker(body)
+    return (*read_address(take), take.rest)
+
+
+def datagram_to(ip: str, port: int, payload: bytes) -> bytes:
+    """The body of a DATAGRAM."""
+    packed = ipaddress.ip_address(ip).packed
+    kind = 0x01 if len(packed) == 4 else 0x04
+    return bytes((kind,)) + packed + port.to_bytes(2, "big") + payload
+
+
 def connect_to(name: str, port: int, padding: int = 0) -> bytes:
     """The body of an OPEN to a host name."""
     raw = name.encode("ascii")

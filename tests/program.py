@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import needs
+
 ROOT = Path(__file__).parent.parent
 #: seconds; only a test that fails ever waits for it
-TOO_LONG = 30
+TOO_LONG = 60
 
 
 class Program:
@@ -131,8 +133,9 @@ def run(
     *command: str | Path, stdin: str | None = None, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
     """A program that ends by itself."""
+    name, *arguments = command
     return subprocess.run(
-        [str(word) for word in command],
+        [needs.program(str(name)), *map(str, arguments)],
         input=stdin,
         capture_output=True,
         text=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import ssl
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import gevent
+import needs
 import pytest
 import trustme
 from engine import connect, free_port, serving
@@ -33,9 +33,7 @@ from gsocks.stream import SocketStream, Stream, tune
 @contextmanager
 def _running(package: str, program: str, *arguments: str, port: int) -> Iterator[Address]:
     """A program that listens on ``port`` of loopback, and is killed at the end."""
-    path = shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin")
-    if path is None:
-        pytest.fail(f"needs {program}: apt-get install {package}")
+    path = needs.program(program, package)
     process = subprocess.Popen(
         [path, *arguments],
         stdout=subprocess.DEVNULL,

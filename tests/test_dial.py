@@ -81,8 +81,9 @@ def nothing_left():
 
     before = descriptors(), greenlets()
     yield
-    assert descriptors() == before[0]
-    assert greenlets() == before[1]
+    # less than before is what an earlier test's end has still been busy with
+    assert set(descriptors()) <= set(before[0])
+    assert greenlets() <= before[1]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from datagrams import association, udp_server
 from engine import (
     KEY,
     TOO_LONG,
+    FakeExit,
     Refused,
     Seen,
     ask_echo,
@@ -35,6 +36,7 @@ from engine import (
     socks_request,
     through,
 )
+from gevent.event import Event
 from gevent.server import StreamServer
 from gevent.socket import create_connection, socket
 from newcomers import LOCAL, USERS, V1, V2, login
@@ -47,12 +49,18 @@ from gsocks.errors import ConfigError, LoginsBusy
 from gsocks.exits.tunnel import TunnelExit
 from gsocks.limits import Limits, Timeouts
 from gsocks.local import LocalServer
+from gsocks.rules import ALLOW_ALL, Rules
 from gsocks.shares import Shares
+from gsocks.stream import reset
 from gsocks.throttle import Throttle
 from gsocks.tunnel import connect_tunnel
 from gsocks.users import Users
+from gsocks.ways_out import WaysOut
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
+
+
+NOWHERE = Address("192.0.2.1", 80)
 
 
 class Prompt(Throttle):
@@ -239,6 +247,69 @@ def test_doors_that_share_their_shares_count_together(
         through_as(second, b"alice", b"secret", echo_server)
 
 
+def test_a_request_of_http_is_over_for_its_user_when_it_is_answered(
+    make_local, logins: Prompt
+) -> None:
+    """And not only when the origin server has hung up too."""
+    hang_up = Event()
+
+    def answer(sock: socket) -> None:
+        sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+        hang_up.wait()
+
+    door = make_local(users=logins, limits=Limits(per_user=1))
+    with serving(answer) as web, connect(door.bound) as sock:
+        head = f"GET http://{web}/ HTTP/1.1\r\nHost: {web}".encode()
+        for _ in range(5):
+            sock.sendall(head + credentials("alice", "secret") + b"\r\n\r\n")
+            assert sock.recv(1000).startswith(b"HTTP/1.1 204 ")
+        hang_up.set()
+
+
+def test_a_connection_that_is_reset_counts_no_more(
+    make_local, seen: Seen, logins: Prompt, echo_server: Address
+) -> None:
+    shares = Shares(Limits(per_user=1))
+    door = make_local(users=logins, shares=shares)
+    with through_as(door, b"alice", b"secret", echo_server) as sock:
+        assert shares._open == {"alice": 1}
+        reset(sock)
+    assert seen.next().outcome == "client_reset"
+    assert not shares._open
+
+
+@pytest.mark.parametrize(
+    ("dest", "word"),
+    [(Address("10.0.0.1", 80), "forbidden"), (Address("192.0.2.1", 80), "connect_timeout")],
+)
+def test_a_request_that_is_refused_counts_no_more(
+    seen: Seen, logins: Prompt, dest: Address, word: str
+) -> None:
+    shares = Shares(Limits(per_user=1))
+    rules = Rules.parse(["deny 10.0.0.0/8", "allow all"])
+    ways = WaysOut([FakeExit("hangs")], rules, timeout=0.05)
+    door = LocalServer(("127.0.0.1", 0), ways, users=logins, shares=shares, observer=seen)
+    with running_door(door), pytest.raises(Refused):
+        through_as(door, b"alice", b"secret", dest)
+    assert seen.next().outcome == word
+    assert not shares._open
+
+
+def test_a_request_that_is_stopped_counts_no_more(seen: Seen, logins: Prompt) -> None:
+    shares = Shares(Limits(per_user=1))
+    way = FakeExit("hangs")
+    ways = WaysOut([way], ALLOW_ALL)
+    door = LocalServer(("127.0.0.1", 0), ways, users=logins, shares=shares, observer=seen)
+    with running_door(door), connect(door.bound) as sock:
+        sock.sendall(login(b"alice", b"secret") + b"\x05\x01\x00" + NOWHERE.encode())
+        way.asked.wait()
+        assert shares._open == {"alice": 1}
+        door.stop(0)
+    assert seen.next().outcome == "stopped"
+    assert not shares._open
+
+
 def test_a_key_is_the_user_of_a_server(seen: Seen, echo_server: Address) -> None:
     with running_door(make_server(limits=Limits(per_user=1), observer=seen)) as server:
         way = make_exit(server.bound)
@@ -325,9 +396,6 @@ def full(make_local: Callable[..., LocalServer], **options: Any) -> Iterator[Loc
     with connect(door.bound):
         eventually(lambda: door.connections == 1)
         yield door
-
-
-NOWHERE = Address("192.0.2.1", 80)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gevent
+import needs
 import pytest
 import requests
 import trustme
@@ -26,7 +27,14 @@ USERS = Users({"alice": hash_password(b"wonder:land")})
 
 
 def curl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = ["curl", "--silent", "--show-error", "--max-time", str(TOO_LONG), *arguments]
+    command = [
+        needs.program("curl"),
+        "--silent",
+        "--show-error",
+        "--max-time",
+        str(TOO_LONG),
+        *arguments,
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from ctypes import CDLL, get_errno
 
 import gevent
+import needs
 import pytest
 from engine import (
     TOO_LONG,
@@ -708,6 +709,8 @@ def enter_network(namespace: int) -> None:
 
 @pytest.fixture
 def far_network() -> Iterator[FarNetwork]:
+    needs.root()
+    needs.program("ip", "iproute2")
     with FarNetwork() as network:
         yield network
 

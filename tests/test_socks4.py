@@ -6,6 +6,7 @@ import socket as std_socket
 from collections.abc import Iterator
 
 import gevent
+import needs
 import pytest
 from gevent import subprocess
 from grammar import TOO_LONG, Case, Grammar, Wire, anybody, connected
@@ -189,7 +190,14 @@ def test_a_client_that_is_too_slow_is_told_so(wire: Wire) -> None:
 
 
 def curl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    command = ["curl", "--silent", "--show-error", "--max-time", str(TOO_LONG), *arguments]
+    command = [
+        needs.program("curl"),
+        "--silent",
+        "--show-error",
+        "--max-time",
+        str(TOO_LONG),
+        *arguments,
+    ]
     return subprocess.run(command, capture_output=True, check=False)
 
 

@@ -137,6 +137,7 @@ def test_a_refusal_is_over_after_its_time_however_often_it_was_tried(door: Door)
     assert door.is_refused()
     door.clock.now += 1
     assert not door.is_refused()
+    assert not door.throttle._sources
 
 
 def test_after_a_refusal_all_failures_are_counted_from_the_first(door: Door) -> None:
@@ -146,6 +147,19 @@ def test_after_a_refusal_all_failures_are_counted_from_the_first(door: Door) -> 
     door.fail(MOST - 1)
     assert door.delays[0] == 0.25
     assert not door.is_refused()
+
+
+def test_a_refusal_that_is_shorter_than_the_window_leaves_nothing_behind() -> None:
+    class Short(Throttle):
+        REFUSED_FOR = 10.0
+
+    door = Door(Short)
+    door.fail(MOST)
+    door.clock.now += Short.REFUSED_FOR
+    assert not door.is_refused()
+    door.delays.clear()
+    door.fail()
+    assert door.delays == [0.25]
 
 
 def test_failures_that_come_slowly_enough_are_never_too_many(door: Door) -> None:

@@ -77,6 +77,7 @@ from gsocks.tunnel import (
     Frame,
     ServerTunnel,
     Tunnel,
+    TunnelDatagrams,
     TunnelStream,
     accept_tunnel,
     connect_tunnel,
@@ -611,7 +612,12 @@ def test_an_answer_that_is_cut_anywhere_is_truncation() -> None:
 # --- every frame in every place ---------------------------------------------------------------
 
 
-BODIES = {Frame.OPEN: asking(), Frame.OPENED: opened(), Frame.DATA: b"x"}
+BODIES = {
+    Frame.OPEN: asking(),
+    Frame.OPENED: opened(),
+    Frame.DATA: b"x",
+    Frame.DATAGRAM: b"a datagram",
+}
 
 
 def arrive_idle(kind: int, body: bytes) -> object:
@@ -635,13 +641,23 @@ def arrive_refused(kind: int, body: bytes) -> object:
 
 
 def arrive_in_stream(kind: int, body: bytes) -> object:
+    return arrive_inside(TunnelStream, Frame.DATA, kind, body)
+
+
+def arrive_in_association(kind: int, body: bytes) -> object:
+    return arrive_inside(TunnelDatagrams, Frame.DATAGRAM, kind, body)
+
+
+def arrive_inside(
+    inside: type[TunnelStream | TunnelDatagrams], carrying: Frame, kind: int, body: bytes
+) -> object:
     outcomes = []
     for end in (our_client, our_server):
         with end() as both:
             ours, theirs = both if end is our_client else reversed(both)
             theirs.send(kind, body)
-            theirs.send(Frame.DATA, b"behind")
-            outcomes.append(wrap_errors(StreamError, TunnelStream(ours, nobody_cares).read)())
+            theirs.send(carrying, b"behind")
+            outcomes.append(wrap_errors(StreamError, inside(ours, nobody_cares).read)())
     at_client, at_server = outcomes
     if isinstance(at_client, StreamError):
         assert type(at_client) is type(at_server)
@@ -681,6 +697,15 @@ ARRIVE: dict[str, tuple[Callable[[int, bytes], object], dict[int, object]]] = {
         arrive_in_stream,
         {Frame.DATA: b"x", Frame.FIN: b"", Frame.RESET: StreamReset, Frame.PAD: b"behind"},
     ),
+    "association": (
+        arrive_in_association,
+        {
+            Frame.DATAGRAM: b"a datagram",
+            Frame.FIN: b"",
+            Frame.RESET: StreamReset,
+            Frame.PAD: b"behind",
+        },
+    ),
     "opening": (arrive_opening, {Frame.OPENED: BOUND, Frame.PAD: BOUND}),
     "pinging": (arrive_pinging, {Frame.PONG: "alive", Frame.PAD: "alive"}),
 }
@@ -709,8 +734,10 @@ def test_a_frame_has_its_effect_in_its_place_and_is_a_violation_in_any_other(
         assert arrive(kind, body) == effects[kind]
 
 
-@pytest.mark.parametrize("place", ["refused", "stream"])
-@pytest.mark.parametrize(("kind", "body"), [(Frame.DATA, b""), (Frame.FIN, b"x")])
+@pytest.mark.parametrize("place", ["refused", "stream", "association"])
+@pytest.mark.parametrize(
+    ("kind", "body"), [(Frame.DATA, b""), (Frame.DATAGRAM, b""), (Frame.FIN, b"x")]
+)
 def test_data_has_a_body_and_fin_has_none(place: str, kind: Frame, body: bytes) -> None:
     with pytest.raises(ProtocolViolation):
         ARRIVE[place][0](kind, body)
