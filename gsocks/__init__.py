@@ -15,7 +15,7 @@ thread that starts them, beside whatever else runs there.
 from gsocks.address import Address
 from gsocks.crypto import Key
 from gsocks.errors import ConfigError, GsocksError
-from gsocks.limits import Limits, Timeouts
+from gsocks.limits import Limits, Timeouts, Udp
 from gsocks.local import LocalServer
 from gsocks.observe import AccessLog, Observer, Record
 from gsocks.server import RemoteServer
@@ -32,6 +32,7 @@ __all__ = [
     "Record",
     "RemoteServer",
     "Timeouts",
+    "Udp",
 ]
 
 __version__ = "0.1.0"

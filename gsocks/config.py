@@ -25,7 +25,7 @@ import yaml
 from msgspec import Meta, Struct
 
 from gsocks import limits
-from gsocks.address import Address, canonical_host, ip_of
+from gsocks.address import Address
 from gsocks.crypto import Key
 from gsocks.errors import BadAddress, ConfigError
 from gsocks.exits.url import DIRECT, ExitSpec, parse_path
@@ -491,11 +491,13 @@ def _address(tree: _Tree) -> Address:
 
 
 def _ip_literal(tree: _Tree) -> IPLiteral:
-    host = canonical_host(tree) if isinstance(tree, str) and ip_of(tree) is not None else ""
-    ip = ip_of(host)
-    if ip is None or ip.is_unspecified:
+    try:
+        address = Address.of(tree if isinstance(tree, str) else "", 0)
+    except BadAddress:
+        address = None
+    if address is None or address.ip is None or address.is_unspecified:
         raise Mistake(f"{shown(tree)} is not an IP address (expected e.g. 203.0.113.7)")
-    return IPLiteral(host)
+    return IPLiteral(address.host)
 
 
 def _ports(tree: _Tree) -> Ports:

@@ -124,7 +124,7 @@ class Door(StreamServer):
         self.limits = limits
         self._ways_out = make_ways_out(exits, rules, timeouts=timeouts)
         self._clients = Networks.of(clients)
-        self._balancers = Networks.of(proxy_protocol_from) or Networks(())
+        self._balancers = Networks.of(proxy_protocol_from)
         self._shares = Shares(limits) if shares is None else shares
         self._observer = observer or NullObserver()
         self._visits: set[Visit] = set()
@@ -204,7 +204,7 @@ class Door(StreamServer):
             accepted = None  # somebody was faster, another thread or another process
         if accepted is not None:
             sock, sockaddr = accepted
-            os.close(sock.detach())  # at once, where gevent would wait for the loop
+            sock.close()
             record = Record(self.name, str(Address.from_sockaddr(sockaddr)))
             self._over(record, OutOfResources.word, error.strerror or "")
         self._keep_reserve()
@@ -248,7 +248,7 @@ class Door(StreamServer):
     def handle(self, sock: socket, sockaddr: tuple[str, int]) -> None:
         """Admit one connection; gevent calls it in the hub, where nothing may block."""
         visit = Visit(self, sock, Address.from_sockaddr(sockaddr))
-        behind_balancer = visit.client.host in self._balancers
+        behind_balancer = self._balancers is not None and visit.client.host in self._balancers
         try:
             if len(self._visits) >= self.limits.connections:
                 raise LimitReached("too many connections")
@@ -321,12 +321,17 @@ class Door(StreamServer):
     def _leave(self, visit: Visit) -> None:
         self._visits.discard(visit)
         self._greeting.discard(visit)
+        self.uncount(visit)
+        self._notice_desertion()
+
+    def uncount(self, visit: Visit) -> None:
+        """It is none of its address's ``per_client`` connections any more."""
         if visit.counted:
+            visit.counted = False
             host = visit.client.host
             self._by_client[host] -= 1
             if not self._by_client[host]:
                 del self._by_client[host]
-        self._notice_desertion()
 
     def _notice_desertion(self) -> None:
         # a tunnel's visit may end before its last relay has been told of

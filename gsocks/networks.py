@@ -47,9 +47,6 @@ class Networks:
             for version_here, base, mask in self._ranges
         )
 
-    def __bool__(self) -> bool:
-        return bool(self._ranges)
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Networks) and self._ranges == other._ranges
 

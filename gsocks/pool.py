@@ -197,8 +197,9 @@ class Pool:
     def _until_next_duty(self) -> float:
         """Seconds: a fraction of every bound, so that none is overrun by much."""
         routine = min(self.ping_after, self._max_idle, self.shrink_after) / 4
-        backing_off = self._not_before - time.monotonic()
-        return min(routine, backing_off) if backing_off > 0 else routine
+        if self._failures and not self._openers:  # which wake us when they are done
+            return max(0.0, min(routine, self._not_before - time.monotonic()))
+        return routine
 
     def _reap(self) -> None:
         """Let go what has been idle too long, and what no request has needed for a while."""

@@ -94,6 +94,8 @@ class RemoteServer(Door):
             self._unproven.discard(unproven)
         if tunnel is not None:
             visit.understood()
+            # one local end has as many tunnels as its clients have connections, and it is known
+            self.uncount(visit)
             self._serve_tunnel(visit, tunnel)
 
     def _agree(self, visit: Visit) -> ServerTunnel | None:

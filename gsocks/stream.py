@@ -249,6 +249,6 @@ def _end_and_drain(sock: socket) -> None:
     try:
         sock.shutdown(std_socket.SHUT_WR)
         while sock.recv(CHUNK):
-            pass
+            gevent.sleep(0)  # who never stops sending would stop everybody else
     except OSError:
         pass  # the peer was faster

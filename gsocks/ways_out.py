@@ -80,14 +80,19 @@ class WaysOut:
         self._policy = policy or RoundRobin()
         self._timeout = timeout
         self._tries = tries
+        self._doors = 0
 
     def start(self) -> None:
-        """Let every exit begin to prepare."""
+        """Let every exit begin to prepare.  Each door that shares these ways calls it."""
+        self._doors += 1
         for standing in self._standings:
             standing.exit.start()
 
     def close(self) -> None:
-        """Let go what is idle in every exit."""
+        """Let go what is idle in every exit, if no other door needs it."""
+        self._doors -= 1
+        if self._doors > 0:
+            return
         for standing in self._standings:
             standing.exit.close()
 

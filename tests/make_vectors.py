@@ -233,10 +233,11 @@ def _association(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None
 def _bind(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None:
     opening = _open(wire, client, server, Address("192.0.2.1", 20), Command.BIND)
     peer = Address("192.0.2.1", 50001)
-    for address, waiting in ((BOUND, opening), (peer, gevent.spawn(client.opened_again))):
+    for address in (BOUND, peer):
         server.succeeded(address)
         wire.pass_down(Frame.OPENED, code=0, host=address.host, port=address.port, padding=2)
-        waiting.get()
+    opening.get()
+    client.opened_again()
     _end(wire, TunnelStream(client, nobody_cares), TunnelStream(server, nobody_cares))
 
 

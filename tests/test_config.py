@@ -261,6 +261,38 @@ def test_a_limit_for_each_user_needs_users() -> None:
         parse(f"server: {{listen: 127.0.0.1:1, limits: {{{limit}}}, keys: {{a: {KEY}}}}}")
 
 
+def test_associations_are_bounded_as_the_runtime_has_it_or_as_it_is_told() -> None:
+    assert limits.Udp(**msgspec.structs.asdict(local("").udp)) == limits.Udp()
+    found = local(
+        "udp: {advertise: '::ffff:203.0.113.7', ports: 40000-40999, associations: 0,"
+        " per_client: 3, idle: 2m}"
+    ).udp
+    assert limits.Udp(**msgspec.structs.asdict(found)) == limits.Udp(
+        advertise="203.0.113.7", ports=(40000, 40999), associations=0, per_client=3, idle=120.0
+    )
+    assert local("udp: {advertise: '2001:DB8::7', ports: 1-1}").udp == config.Udp(
+        advertise=config.IPLiteral("2001:db8::7"), ports=config.Ports((1, 1))
+    )
+
+
+@pytest.mark.parametrize(
+    "address", ["here.example", "0.0.0.0", "'::'", "''", "[]", "'fe80::1%eth0'"]
+)
+def test_an_advertised_address_is_one_that_clients_can_send_to(address: str) -> None:
+    assert re.fullmatch(
+        r"local\.udp\.advertise: .* is not an IP address \(expected e\.g\. 203\.0\.113\.7\)",
+        local_refusal(f"udp: {{advertise: {address}}}"),
+    )
+
+
+@pytest.mark.parametrize("ports", ["40000", "0-9", "9-8", "1-65536", "1-2-3", "a-b", "[1, 2]", "-"])
+def test_ports_are_a_range_of_those_that_there_are(ports: str) -> None:
+    assert re.fullmatch(
+        r"local\.udp\.ports: .* is not a range of ports \(expected e\.g\. 40000-40999\)",
+        local_refusal(f"udp: {{ports: {ports}}}"),
+    )
+
+
 def test_limits_and_networks_are_read_as_the_runtime_wants_them() -> None:
     found = local(
         "clients: [10.0.0.0/8, '::1']\n"

@@ -277,6 +277,7 @@ def test_a_connection_that_is_reset_counts_no_more(
         reset(sock)
     assert seen.next().outcome == "client_reset"
     assert not shares._open
+    assert not door._sharing
 
 
 @pytest.mark.parametrize(
@@ -478,8 +479,8 @@ def test_who_is_being_turned_away_holds_up_no_stop(make_local) -> None:
         eventually(lambda: len(door._turned_away) == 1)
         begin = time.monotonic()
         door.stop(0)
-        assert time.monotonic() - begin < 1
         assert is_turned_away(waiting)
+        assert time.monotonic() - begin < 1
 
 
 def test_a_server_without_room_says_nothing(seen: Seen) -> None:
@@ -538,6 +539,7 @@ def test_a_stranger_at_a_server_is_no_handshake_once_it_is_known_for_one(seen: S
         with connect(server.bound) as sock:
             tunnel = connect_tunnel(sock, KEY, Cipher.SECRETBOX)
             eventually(lambda: len(server._idle) == 1)
+            assert not server._greeting
             tunnel.close()
 
 
@@ -627,13 +629,13 @@ def test_a_header_that_does_not_come_to_its_end_has_the_time_of_a_handshake(
 
 
 def test_header_and_request_have_one_time_together(make_local, seen: Seen) -> None:
-    door = make_local(proxy_protocol_from=["127.0.0.1"], timeouts=Timeouts(handshake=0.4))
+    door = make_local(proxy_protocol_from=["127.0.0.1"], timeouts=Timeouts(handshake=0.6))
     begin = time.monotonic()
     with announced(door, V1[:20]) as sock:
-        gevent.sleep(0.3)
+        gevent.sleep(0.5)
         sock.sendall(V1[20:])
         assert is_turned_away(sock)
-    assert time.monotonic() - begin < 0.6
+    assert time.monotonic() - begin < 1.0
     record = seen.next()
     assert (record.outcome, record.client) == ("handshake_timeout", "192.0.2.7:51000")
 
@@ -756,7 +758,7 @@ def test_without_descriptors_whoever_comes_is_told_at_once_and_who_is_there_is_s
         idle = [stack.enter_context(connect(door)) for _ in range(3)]
         begin = time.monotonic()
         found = [outcome(door, echo_server) for _ in range(50)]
-        assert time.monotonic() - begin < 2, "nobody waits for his answer"
+        assert time.monotonic() - begin < TOO_LONG / 2, "nobody waits for his answer"
         assert set(found) <= {"closed", "refused 1"}
         for sock in held:
             sock.sendall(b"still here")
@@ -821,6 +823,8 @@ def test_whoever_comes_when_there_is_no_descriptor_is_closed_and_logged(
     assert record.client.startswith("127.0.0.1:")
     assert door._reserve is not None
     assert ask_echo(door.bound, echo_server, b"served") == b"served"
+    door.stop(0)
+    assert door._reserve is None, "a door that is stopped holds no descriptor"
 
 
 def test_a_reserve_that_was_given_up_in_vain_is_kept_again(

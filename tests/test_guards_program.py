@@ -171,18 +171,38 @@ def test_the_guards_of_the_config_stand_at_the_door_of_its_server(tmp_path: Path
             program.wait_for("door=server client=192.0.2.7:51000 .*outcome=limit")
 
 
+def two_doors(folder: Path, more: str) -> Path:
+    config = write(folder, more)
+    listen = "listen: [127.0.0.1:0, 127.0.0.1:0]"
+    config.write_text(config.read_text().replace("listen: 127.0.0.1:0", listen))
+    return config
+
+
+def test_the_connections_of_a_user_are_counted_over_all_addresses(
+    tmp_path: Path, target: socket.socket
+) -> None:
+    more = f"rules: [allow all]\nusers: {{alice: '{USERS['alice']}'}}\nlimits: {{per_user: 1}}"
+    with Program("-c", two_doors(tmp_path, more)) as program:
+        first, second = (int(found[1]) for found in program.wait_for(r"local: .*:(\d+)$", 2))
+        asked = login(b"alice", b"secret") + request(target)
+        with coming(first, asked) as sock, coming(second, asked) as other:
+            answers = {read_exactly(each, 6)[4:] for each in (sock, other)}
+        assert answers == {b"\x05\x00", b"\x05\x01"}
+
+
 def test_a_password_cannot_be_tried_out_at_the_program(tmp_path: Path) -> None:
-    with Program("-c", write(tmp_path, f"users: {{alice: '{USERS['alice']}'}}")) as program:
-        port = program.port()
+    users = f"users: {{alice: '{USERS['alice']}'}}"
+    with Program("-c", two_doors(tmp_path, users)) as program:
+        ports = [int(found[1]) for found in program.wait_for(r"local: .*:(\d+)$", 2)]
         answers: list[bool] = []
 
-        def guess(_: int) -> None:
-            answers.append(log_in(port, b"alice", b"guess"))
+        def guess(number: int) -> None:
+            answers.append(log_in(ports[number % 2], b"alice", b"guess"))
 
         assert not in_threads(Throttle.MOST_FAILURES, guess)
         assert answers == [False] * Throttle.MOST_FAILURES
         program.wait_for("127.0.0.1: 10 logins have failed in 10m, none is looked at for 10m")
-        assert not log_in(port, b"alice", b"secret")
+        assert not any(log_in(port, b"alice", b"secret") for port in ports)
         program.wait_for("outcome=auth_refused .*too many failed logins")
 
 

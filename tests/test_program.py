@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import pty
+import random
 import re
 import signal
 import socket
@@ -46,8 +47,13 @@ local:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
+    """A port on which nothing listens, and that the kernel gives to nobody meanwhile."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sock.connect_ex(("127.0.0.1", port)):
+                return port
+    raise AssertionError("no port is free")
 
 
 def write_config(folder: Path, more: str = "") -> Path:

@@ -8,7 +8,7 @@ import random
 import socket as std_socket
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import gevent
@@ -562,3 +562,15 @@ def test_a_stopped_server_gives_back_what_it_made_itself_and_nothing_else() -> N
         pass
     assert guard.admit(bytes(32), now_ms())
     guard.close()
+
+
+def test_an_address_has_as_many_tunnels_as_it_likes_once_they_have_proved_a_key() -> None:
+    limits = Limits(connections=100, per_client=2)
+    with door(limits=limits) as server, ExitStack() as stack:
+        for count in range(1, 6):
+            stack.enter_context(tunnel_to(server)).ping()
+            assert server.connections == count
+        # of those who have proved nothing it has no more than before
+        strangers = [stack.enter_context(connect(server.bound)) for _ in range(3)]
+        assert strangers[2].recv(1) == b""
+        assert server.connections == 7

@@ -280,10 +280,15 @@ def test_a_file_that_could_not_be_read_for_a_while_is_read_when_it_can(
 
 
 def test_other_users_of_the_config_take_the_place_of_those_before(file: File) -> None:
-    users = FileUsers(file.path, {"carol": FRESH})
+    clock = Clock()
+    users = FileUsers(file.path, {"carol": FRESH}, clock)
     file.write(f"alice:{SECRET}")
     users.replace({"dave": HIDDEN})
     assert repr(users) == "<FileUsers ['alice', 'dave']>"
+    file.write(f"bob:{SECRET}")
+    clock.now += 1
+    assert users.verify("dave", b"hidden")
+    assert repr(users) == "<FileUsers ['bob', 'dave']>"
 
 
 def test_a_replacement_that_cannot_be_leaves_all_as_it_was(file: File, clock: Clock) -> None:

@@ -31,6 +31,7 @@ from gsocks.dial import Dialer, Resolver
 from gsocks.exits.direct import DirectExit
 from gsocks.exits.tunnel import TunnelExit
 from gsocks.limits import Limits
+from gsocks.local import LocalServer
 from gsocks.request import Command, Request
 from gsocks.rules import ALLOW_ALL, Rules
 from gsocks.server import RemoteServer
@@ -288,3 +289,17 @@ def test_a_closed_exit_serves_nobody(exits) -> None:
     way.close()
     with pytest.raises(errors.ExitFailed, match="shutting down"):
         way.connect(to(NOWHERE))
+
+
+def test_ways_that_doors_share_are_closed_with_the_last_of_them() -> None:
+    way = FakeExit("shared")
+    closed: list[bool] = []
+    way.close = lambda: closed.append(True)  # type: ignore[method-assign]
+    ways_out = WaysOut([way], ALLOW_ALL)
+    doors = [LocalServer(("127.0.0.1", 0), ways_out) for _ in range(2)]
+    for door in doors:
+        door.start()
+    doors[0].stop(0)
+    assert not closed
+    doors[1].stop(0)
+    assert closed == [True]
