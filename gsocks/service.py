@@ -207,7 +207,7 @@ class Service:
         for server in self._servers:
             log.info("server: waits for tunnels on %s", server.bound)
         for local in self._locals:
-            log.info("local: SOCKS5 on %s", local.bound)
+            log.info("local: SOCKS5, SOCKS4 and HTTP on %s", local.bound)
         if self._locals:
             log.info(
                 "try it: curl --socks5-hostname %s https://example.com/  (or set it as the SOCKS5"
