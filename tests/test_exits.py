@@ -297,6 +297,9 @@ _GARBAGE = {
     "ones": b"\xff" * 400,
     "an endless line": b"HTTP/1.1 200 " + b"x" * 100_000,
     "an endless head": b"HTTP/1.1 200 OK\r\n" + b"X-More: of this\r\n" * 10_000,
+    "what costs h11 a second for each KiB": (
+        b"HTTP/1.1 200 OK\r\nX:" + b" " * 12_000 + b"\x0b\r\n\r\n"
+    ),
     "endless patience": b"HTTP/1.1 100 Wait\r\n\r\n" * 10_000,
     "noise": random.Random(1).randbytes(400),
     "a SOCKS5 server": b"\x05\x07",

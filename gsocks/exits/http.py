@@ -31,6 +31,7 @@ from gsocks.exits.base import Connected, Exit
 from gsocks.exits.opening import resumed
 from gsocks.exits.proxy import ProxyExit
 from gsocks.exits.tls import TlsStream
+from gsocks.http.origin import CONTROL
 from gsocks.stream import Stream
 
 #: bytes of an answer's head, interim answers included; h11's own bound for each of them
@@ -111,6 +112,8 @@ def _connect(stream: Stream, dest: Address, credentials: str | None) -> tuple[h1
             if not data:
                 raise Truncated("hung up before its answer was whole")
             received += len(data)
+            if CONTROL.search((http.trailing_data[0] + data).partition(b"\r\n\r\n")[0]):
+                raise ExitFailed("the answer has a control byte in its head")
             http.receive_data(data)
             # h11 waits for a whole head before it looks at the first word of it
             if not b"HTTP/".startswith(http.trailing_data[0][:5]):

@@ -19,8 +19,8 @@ from gsocks.stream import Stream
 _BEGINNING = b"HTTP/"
 # Servers are forgiven lines that end in LF only.
 _END = re.compile(rb"\n\r?\n")
-# h11 refuses these too, but may take a second for each KiB of spaces before it does.
-_CONTROL = re.compile(rb"[\0\v\f]|\r[^\n]")
+#: what stands in no head; h11 refuses it too, but may need a second for each KiB of spaces first
+CONTROL = re.compile(rb"[\0\v\f]|\r[^\n]")
 
 #: seconds that a server has to close behind its answer
 PARTING = 2.0
@@ -88,7 +88,7 @@ class Origin:
         if found is None:
             return b""
         head = bytes(ahead[:end])
-        if _CONTROL.search(head):
+        if CONTROL.search(head):
             raise BadResponse("the server's answer has a control byte in its head")
         del ahead[:end]
         return head
