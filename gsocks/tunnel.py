@@ -498,7 +498,7 @@ def discard(sock: socket, seconds: float) -> None:
     """Read on and throw away until the time is over, then close.
 
     Whatever a stranger sent, and even if it ended its direction, it sees the same: nothing,
-    until the same moment.  Probers count bytes and time (FIELD: shadowsocks-rust#292).
+    until the same moment.  Probers count bytes and time (shadowsocks-rust#292).
     """
     try:
         gevent.with_timeout(seconds, _discard_for_ever, sock, timeout_value=None)

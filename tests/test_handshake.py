@@ -485,7 +485,7 @@ def kinds_of(kind: type[GsocksError]) -> Iterator[type[GsocksError]]:
         yield from kinds_of(derived)
 
 
-#: FIELD.md's "REP by cause"; every error that isn't here is a general failure
+#: REP by cause; every error that isn't here is a general failure
 REPLIES = {
     errors.Forbidden: 2,
     errors.NetworkUnreachable: 3,
