@@ -243,12 +243,10 @@ class ClientDatagrams:
             if not self._ended:
                 raise StreamClosed("closed at this end")
             return  # it was on its way when the client left
-        if self._peer is None:
-            return  # nobody has asked anything yet
         try:
             self._sock.send(with_header(datagram))
         except OSError:
-            return  # too long with its header, or nobody there
+            return  # too long with its header, or nobody there, or the client has not spoken yet
         self.last_byte = time.monotonic()
 
     def write_eof(self) -> None:

@@ -60,7 +60,7 @@ from gsocks.request import Command, Request
 from gsocks.rules import ALLOW_ALL, Rules
 from gsocks.stream import hung_up
 from gsocks.tunnel import Frame
-from gsocks.ways_out import WaysOut
+from gsocks.ways_out import Offer, WaysOut
 
 HERE = Address("127.0.0.1", 0)
 
@@ -243,6 +243,43 @@ def test_what_the_client_says_while_it_waits_is_the_streams(opened_by: Open) -> 
             assert read_exactly(peer, 23) == b"too early, but not lost"
 
 
+def test_what_the_client_says_while_it_waits_is_looked_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It stays readable, and would keep the loop busy."""
+    looked: list[bool] = []
+
+    def look(sock: socket) -> bool:
+        looked.append(hung_up(sock))
+        return looked[-1]
+
+    monkeypatch.setattr("gsocks.waiting.hung_up", look)
+    with directly() as doors, connect(doors.bound) as control:
+        place = ask(control)
+        control.sendall(b"early")
+        eventually(lambda: looked)
+        for _ in range(5):
+            gevent.idle()
+        with peer_from("127.0.0.1", place) as peer:
+            read_reply(control)
+            assert read_exactly(peer, 5) == b"early"
+    assert looked == [False]
+
+
+def test_a_wait_counts_as_a_connection_of_its_exit_until_it_is_over(nothing_left: None) -> None:
+    exits = [Offer(DirectExit(Dialer(ALLOW_ALL, Resolver())), max_connections=1)]
+    seen = Seen()
+    door = LocalServer(("127.0.0.1", 0), WaysOut(exits, ALLOW_ALL), observer=seen)
+    with running_door(door):
+        for _ in range(2):
+            with connect(door.bound) as control, connect(door.bound) as other:
+                ask(control)
+                with pytest.raises(Refused, match="1"):
+                    ask(other)
+                assert seen.next().outcome == "limit"
+            assert seen.next().outcome == "client_gone"
+
+
 def test_the_tunnel_is_used_again(nothing_left: None) -> None:
     with both_ends() as ends:
         eventually(lambda: ends.exit.pool.ready == 8)
@@ -275,7 +312,8 @@ def test_another_than_the_expected_peer_is_reset_and_the_wait_goes_on(opened_by:
 
 @both_ways
 def test_the_rules_are_asked_about_whoever_comes(opened_by: Open) -> None:
-    rules = Rules.parse(["deny loopback", "allow all"])
+    # 0.0.0.0, which stands for anybody here, is no address that could be denied
+    rules = Rules.parse(["deny loopback", "deny 0.0.0.0/8", "allow all"])
     with opened_by(rules=rules) as doors, connect(doors.bound) as control:
         place = ask(control, UNSPECIFIED)
         with peer_from("127.0.0.1", place) as stranger:
@@ -454,26 +492,25 @@ def test_a_stranger_that_never_stops_coming_lets_others_run(
     monkeypatch: pytest.MonkeyPatch, nothing_left: None
 ) -> None:
     listener = listen()
-    real, left, ran = listener._sock, [5], []
+    pairs = [tcp_pair() for _ in range(5)]
+    came = [far for _, far in pairs]
+    ran: list[bool] = []
 
     class Crowded:
         def accept(self) -> tuple[socket, tuple[str, int]]:
-            left[0] -= 1
-            if not left[0]:
+            if not came:
                 raise OSError(errno.EMFILE, "Too many open files")
-            return tcp_pair_end(), ("127.0.0.9", 9)
+            return came.pop(), ("127.0.0.9", 9)
 
-    def tcp_pair_end() -> socket:
-        near, far = tcp_pair()
-        near.close()
-        return far
-
+    listener.close()
     listener._sock = Crowded()  # type: ignore[assignment]
     gevent.spawn(ran.append, True)
     with pytest.raises(OutOfResources):
         listener.accept()
     assert ran
-    real.close()
+    for near, _ in pairs:
+        assert is_reset(near)
+        near.close()
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ from gevent.util import wrap_errors
 from hypothesis import given
 from hypothesis import strategies as st
 from stream_contract import tcp_pair
+from tunnel_parts import nobody_cares, tunnels
 
 from gsocks.address import ATYP_NAME, UNSPECIFIED, Address
 from gsocks.datagram import (
@@ -75,6 +76,7 @@ from gsocks.limits import Timeouts, Udp
 from gsocks.local import LocalServer
 from gsocks.request import Command, Request
 from gsocks.rules import ALLOW_ALL, Rules
+from gsocks.tunnel import MAX_BODY, TunnelDatagrams
 from gsocks.ways_out import WaysOut
 
 #: the largest datagrams that the IP versions have, in bytes
@@ -408,10 +410,16 @@ def test_a_datagram_of_another_host_makes_nobody_the_client() -> None:
 
 def test_what_others_sent_before_the_client_was_known_is_dropped_after_it() -> None:
     """The kernel keeps in its queue what came before the socket was connected."""
-    with udp_socket("127.0.0.2") as stranger, udp_socket() as mine, open_place() as (place, relay):
+    with (
+        udp_socket("127.0.0.2") as stranger,
+        udp_socket() as other,
+        udp_socket() as mine,
+        open_place() as (place, relay),
+    ):
         dest = Address("192.0.2.1", 9)
         mine.sendto(bytes(3) + dest.encode() + b"1", relay)
-        stranger.sendto(bytes(3) + dest.encode() + b"stranger", relay)
+        stranger.sendto(bytes(3) + dest.encode() + b"another host", relay)
+        other.sendto(bytes(3) + dest.encode() + b"another port", relay)
         mine.sendto(bytes(3) + dest.encode() + b"2", relay)
         assert place.read() == dest.encode() + b"1"
         assert place.read() == dest.encode() + b"2"
@@ -726,11 +734,14 @@ def test_an_exit_through_another_one_carries_datagrams_if_it_can() -> None:
 
 
 def test_a_refusal_comes_before_the_place_is_given_away(nothing_left: None) -> None:
+    seen = Seen()
     ways = WaysOut([Refusing("x", OutOfResources("no descriptor"))], ALLOW_ALL)
-    with running_door(LocalServer(("127.0.0.1", 0), ways, udp=Udp(associations=1))) as door:
+    one = Udp(associations=1)
+    with running_door(LocalServer(("127.0.0.1", 0), ways, udp=one, observer=seen)) as door:
         for _ in range(3):
             with connect(door.bound) as control, pytest.raises(Refused, match="1"):
                 ask_for_association(control)
+            assert seen.next().outcome == "out_of_resources"
 
 
 class Refusing(FakeExit):
@@ -775,13 +786,33 @@ def test_a_look_up_that_takes_too_long_is_given_up() -> None:
     for _ in range(3 * DirectDatagrams.MAX_WAITING):
         out.write(Address("slow.test", 9).encode() + b"?")
         gevent.sleep(0)
+    assert len(out._lookups) == DirectDatagrams.MAX_WAITING
     eventually(lambda: not out._lookups)
     names.answering.set()
     out.close()
 
 
+def test_whoever_waits_for_a_look_up_ends_with_the_stream() -> None:
+    names = Names(slow="127.0.0.1")
+    names.answering.clear()
+    out = DirectDatagrams(Dialer(ALLOW_ALL, Resolver(names)), None)
+    out.write(Address("slow.test", 9).encode() + b"?")
+    eventually(lambda: names.asked)
+    assert out._lookups
+    out.close()
+    eventually(lambda: not out._lookups)
+    names.answering.set()
+
+
 def test_a_flood_of_destinations_is_remembered_up_to_a_bound() -> None:
-    out = DirectDatagrams(Dialer(ALLOW_ALL, Resolver()), None)
+    class Counting(Dialer):
+        asked = 0
+
+        def allowed_addresses(self, dest: Address, user: str | None = None) -> Any:
+            Counting.asked += dest.host == "127.0.0.1"
+            return super().allowed_addresses(dest, user)
+
+    out = DirectDatagrams(Counting(ALLOW_ALL, Resolver()), None)
     with udp_socket() as there:
         out.write(address(there).encode() + b"first")
         for number in range(MAX_DESTINATIONS + 100):
@@ -791,6 +822,7 @@ def test_a_flood_of_destinations_is_remembered_up_to_a_bound() -> None:
             assert there.recv(10)
         assert len(out._routes) == len(out._heard) == MAX_DESTINATIONS
         assert address(there).encode() in out._routes
+        assert Counting.asked == 1
     out.close()
 
 
@@ -1056,6 +1088,15 @@ def test_what_has_no_address_goes_nowhere(datagram: bytes) -> None:
     out.close()
 
 
+def test_a_datagram_that_is_longer_than_a_frame_is_lost_and_the_tunnel_is_not() -> None:
+    with tunnels() as (client, server):
+        near = TunnelDatagrams(client, nobody_cares)
+        far = TunnelDatagrams(server, nobody_cares)
+        for size in (MAX_BODY + 1, MAX_BODY, 1):
+            near.write(bytes(size))
+        assert [len(far.read()), len(far.read())] == [MAX_BODY, 1]
+
+
 def test_where_two_wait_for_room_in_the_socket_the_second_is_lost() -> None:
     sent: list[bytes] = []
     room = Event()
@@ -1086,10 +1127,9 @@ def test_where_two_wait_for_room_in_the_socket_the_second_is_lost() -> None:
 
 
 def network_exit(text: str) -> DirectExit:
-
-    return DirectExit(
-        Dialer(ALLOW_ALL, Resolver(), source=SourceNetwork(ip_network(text), Random(1)))
-    )
+    source = SourceNetwork(ip_network(text), Random(1))
+    names = Names(both="127.0.0.1 ::1" if ":" in text else "::1 127.0.0.1")
+    return DirectExit(Dialer(ALLOW_ALL, Resolver(names), source=source))
 
 
 @pytest.mark.parametrize(("network", "other"), [("127.0.0.77/32", "::1"), ("::1/128", "127.0.0.1")])
@@ -1104,6 +1144,7 @@ def test_an_exit_with_source_addresses_sends_from_one_of_them(network: str, othe
         association(door.bound) as mine,
     ):
         mine.send(elsewhere, b"no way there")
+        mine.ask(Address("both.test", there.port), b"by the address that can be reached")
         _, asked_by = mine.ask(there, b"")
         assert Address.parse(asked_by.decode()).host == source
 
