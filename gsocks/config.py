@@ -92,7 +92,7 @@ class Addresses(tuple[Address, ...]):
 
 
 class Exits(tuple[ExitSpec, ...]):
-    """One way out or more, none of them twice."""
+    """One way out or more, none of them twice, and no name either."""
 
     __slots__ = ()
 
@@ -511,6 +511,7 @@ def _ports(tree: _Tree) -> Ports:
 
 def _exits(tree: _Tree, base: Path) -> Exits:
     found: dict[ExitSpec, None] = {}
+    names: set[str | None] = set()
     for at, item in _items(tree):
         if isinstance(item, list):
             raise Mistake("a list is not an exit (expected e.g. socks5://10.0.0.7:1080)", at)
@@ -520,7 +521,10 @@ def _exits(tree: _Tree, base: Path) -> Exits:
             raise mistake.within(at) from None
         if spec in found:
             raise Mistake(f"{spec} stands here twice (use weight for a larger share)", at)
+        if spec.name is not None and spec.name in names:
+            raise Mistake(f"another exit is called {spec.name} too", f"{at}.name")
         found[spec] = None
+        names.add(spec.name)
     return Exits(found)
 
 

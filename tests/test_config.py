@@ -468,6 +468,10 @@ def test_no_mistake_repeats_a_secret(
             "local.exits[2]: direct stands here twice (use weight for a larger share)",
         ),
         (
+            "exits: [direct://?name=a, socks5://h, socks5://h:1?name=A]",
+            "local.exits[2].name: another exit is called a too",
+        ),
+        (
             "exits: [direct, {url: 'http://h'}]",
             "local.exits[1].url: http:// needs a port (proxies often use 3128 or 8080)",
         ),

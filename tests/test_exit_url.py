@@ -1,6 +1,7 @@
 """An exit as its user writes it, what it says, and that its secrets stay where they are."""
 
 import base64
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import ip_network
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from gsocks.address import Address
 from gsocks.errors import ConfigError
-from gsocks.exits.url import DIRECT, ExitSpec
+from gsocks.exits.url import DIRECT, ExitSpec, derived_name
 
 RAW_KEY = bytes(range(216, 248))
 KEY = base64.urlsafe_b64encode(RAW_KEY).decode().rstrip("=")
@@ -120,6 +121,18 @@ def test_options_may_follow_the_url_as_its_query() -> None:
     )
 
 
+def test_an_exit_may_have_a_name_and_so_many_requests_a_minute() -> None:
+    spec = parse("socks5://10.0.0.7?name=Berlin-1&requests_per_minute=90")
+    assert (spec.name, spec.requests_per_minute) == ("berlin-1", 90)
+    assert parse("socks5://10.0.0.7").name is None
+
+
+def test_a_derived_name_is_the_same_in_every_process_and_tells_nothing_of_a_password() -> None:
+    assert derived_name("direct") == hashlib.blake2b(b"direct", digest_size=4).hexdigest()
+    one, other = parse("socks5://u:p@10.0.0.7"), parse("socks5://u:q@10.0.0.7")
+    assert derived_name(one.label) == derived_name(other.label)
+
+
 def test_credentials_may_stand_beside_the_url() -> None:
     assert parse({"url": "http://h:1", "user": "u", "password": "p@:/"}) == ExitSpec(
         "http", "h", 1, user="u", password="p@:/"
@@ -183,7 +196,9 @@ def test_other_credentials_are_another_exit() -> None:
 
 def test_how_an_exit_is_used_does_not_make_it_another() -> None:
     plain = parse("socks5://10.0.0.7")
-    used = parse("socks5://10.0.0.7?weight=3&tags=a&country=de&max_connections=1")
+    used = parse(
+        "socks5://10.0.0.7?name=n&weight=3&tags=a&country=de&max_connections=1&requests_per_minute=9"
+    )
     assert plain == used
     assert hash(plain) == hash(used)
     assert plain.url == used.url
@@ -336,14 +351,14 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
         ("socks5://h?weight=1&weight=2", "weight stands twice behind the ?"),
         (
             "socks5://h?wait=1",
-            "unknown option behind the ? (known: source, cipher, weight, tags, country,"
-            " max_connections, key_file, via)",
+            "unknown option behind the ? (known: source, cipher, name, weight, tags,"
+            " country, max_connections, requests_per_minute, key_file, via)",
         ),
         ({"url": "socks5://h", "wieght": 1}, "wieght: unknown key (did you mean weight?)"),
         (
             {"url": "socks5://h", 7: 1},
             "a key that is not known here (known: url, user, password, key, source, cipher,"
-            " weight, tags, country, max_connections, key_file, via)",
+            " name, weight, tags, country, max_connections, requests_per_minute, key_file, via)",
         ),
         ({"weight": 1}, "url: missing (expected e.g. socks5://10.0.0.7:1080)"),
         ({"url": "http://h"}, "url: http:// needs a port (proxies often use 3128 or 8080)"),
@@ -416,7 +431,13 @@ def test_a_weight_is_a_number_above_zero(weight: object) -> None:
 
 @pytest.mark.parametrize("count", [0, -1, "x", "1.5", 1.5, True, [2], None])
 def test_a_count_is_a_whole_number_from_one(count: object) -> None:
-    assert refusal({"url": "direct", "max_connections": count}).startswith("max_connections: ")
+    for option in ("max_connections", "requests_per_minute"):
+        assert refusal({"url": "direct", option: count}).startswith(f"{option}: ")
+
+
+@pytest.mark.parametrize("name", ["", "two words", "-dash", "x" * 65, 7, True, None, ["a"]])
+def test_a_name_is_a_word(name: object) -> None:
+    assert refusal({"url": "direct", "name": name}).startswith("name: ")
 
 
 def test_a_chain_of_exits_has_an_end() -> None:

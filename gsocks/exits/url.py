@@ -21,6 +21,7 @@ import os.path
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -65,8 +66,8 @@ class ExitSpec:
     """One way out.  Make one with :meth:`parse`.
 
     Two are equal if they are the same way out, credentials included: the same host with other
-    credentials is another exit.  ``weight``, ``tags``, ``country`` and ``max_connections`` say
-    how it is used, not which one it is, and don't count.
+    credentials is another exit.  ``name``, ``weight``, ``tags``, ``country``, ``max_connections``
+    and ``requests_per_minute`` say how it is used, not which one it is, and don't count.
 
     Its text and its repr hide the secrets, which are ``password``, ``key`` and :attr:`url`.
     """
@@ -85,12 +86,15 @@ class ExitSpec:
     cipher: str = CIPHERS[0]
     #: the exit through which this one is reached
     via: ExitSpec | None = None
+    #: what its user calls it, in lower case; None: :func:`derived_name` of its label
+    name: str | None = field(default=None, compare=False)
     #: how much of the traffic, in proportion to the other exits' weights
     weight: float = field(default=1.0, compare=False)
     #: lower case, as ``country`` is
     tags: tuple[str, ...] = field(default=(), compare=False)
     country: str | None = field(default=None, compare=False)
     max_connections: int | None = field(default=None, compare=False)
+    requests_per_minute: int | None = field(default=None, compare=False)
 
     @classmethod
     def parse(cls, entry: str | Mapping[str, object], base: Path = Path()) -> ExitSpec:
@@ -148,6 +152,15 @@ class ExitSpec:
 
     def __repr__(self) -> str:
         return f"<ExitSpec {self.label}>"
+
+
+def derived_name(label: str) -> str:
+    """What an exit is called that its user has given no name: the same word in every process.
+
+    Eight hex digits of BLAKE2b of its label, and so not of its password: exits that differ by
+    that alone have the same one.
+    """
+    return blake2b(label.encode(), digest_size=4).hexdigest()
 
 
 #: straight to the destination: what goes out where nothing else is said
@@ -345,7 +358,7 @@ def _weight(value: object) -> float:
     return weight
 
 
-def _max_connections(value: object) -> int:
+def _count(value: object) -> int:
     try:
         count = int(_quantity(value))
     except ValueError:
@@ -374,6 +387,13 @@ def _tag(value: object) -> str:
     return word.lower()
 
 
+def _name(value: object) -> str:
+    # A number that YAML has read may have lost digits: 010 is 8.
+    if isinstance(value, str) and _WORD.fullmatch(value):
+        return value.lower()
+    raise ValueError(f"{shown(value)} is not a word (expected e.g. berlin-1)")
+
+
 def _country(value: object) -> str:
     if isinstance(value, str) and _COUNTRY.fullmatch(value):
         return value.lower()
@@ -389,10 +409,12 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "key": _key,
     "source": _source,
     "cipher": _cipher,
+    "name": _name,
     "weight": _weight,
     "tags": _tags,
     "country": _country,
-    "max_connections": _max_connections,
+    "max_connections": _count,
+    "requests_per_minute": _count,
 }
 
 _OPTIONS = (*_PARSERS, "key_file", "via")
