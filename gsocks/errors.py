@@ -112,6 +112,12 @@ class AuthenticationFailed(ClientError):
     http_status = 407
 
 
+class BadParameters(AuthenticationFailed):
+    """What stands behind a user's name and is to choose an exit can't be understood."""
+
+    word = "bad_parameters"
+
+
 class LoginRefused(ClientError):
     """Too many logins have failed from where this one comes; it was not looked at."""
 

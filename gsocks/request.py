@@ -6,6 +6,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from gsocks.address import Address
+from gsocks.wish import ANY, Wish
 
 
 class Command(IntEnum):
@@ -25,3 +26,5 @@ class Request(NamedTuple):
     user: str | None = None
     #: what the client sent right behind its request: the first bytes of the stream
     payload: bytes = b""
+    #: what is asked of the exit that serves it
+    wish: Wish = ANY

@@ -18,6 +18,7 @@ ROOMS = [
     "units",
     "address",
     "networks",
+    "wish",
     "request",
     "limits",
     "crypto",
@@ -60,7 +61,9 @@ ROOMS = [
     "exits.via",
     "exits",
     "rotation",
+    "rotation.username",
     "rotation.policy",
+    "rotation.session",
     "rotation.sources",
     "ways_out",
     "shares",
@@ -88,7 +91,20 @@ KEEPERS = {
 }
 
 #: bytes in, bytes out: usable without an event loop
-WITHOUT_GEVENT = {"errors", "address", "crypto", "replay", "rules", "request", "limits", "units"}
+WITHOUT_GEVENT = {
+    "errors",
+    "address",
+    "crypto",
+    "replay",
+    "rules",
+    "wish",
+    "request",
+    "limits",
+    "units",
+    "rotation.username",
+    "rotation.policy",
+    "rotation.session",
+}
 
 
 def modules() -> dict[str, ast.Module]:
