@@ -244,6 +244,8 @@ class Local(Section, frozen=True, kw_only=True):
     #: whether the door may be open to other machines without users
     allow_anonymous: _Switch = False
     udp: Udp = Udp()
+    #: whether clients are told of success before it is known
+    fast_open: _Switch = False
 
 
 class Server(Section, frozen=True, kw_only=True):
@@ -268,6 +270,7 @@ _HOMES = {
     "users_file": "local",
     "allow_anonymous": "local",
     "udp": "local",
+    "fast_open": "local",
     "keys": "server",
 }
 

@@ -33,6 +33,7 @@ from gsocks.errors import (
     OutOfResources,
     StreamClosed,
     StreamError,
+    Withdrawn,
 )
 from gsocks.handshake import Answer
 from gsocks.limits import Limits, Timeouts
@@ -422,7 +423,9 @@ class Door(StreamServer):
             self._relays.discard(relay)
             record.up += totals.up
             record.down += totals.down
-            self._over(record, totals.word, str(totals.error or ""))
+            error = totals.error
+            word = error.word if isinstance(error, Withdrawn) else totals.word
+            self._over(record, word, str(error or ""))
             if ended is not None:
                 ended()
             self._notice_desertion()

@@ -301,6 +301,16 @@ class ProtocolViolation(StreamError):
     word = "protocol_violation"
 
 
+class Withdrawn(StreamError):
+    """The client was told of a success that did not come, which ``fast_open`` allows."""
+
+    def __init__(self, cause: GsocksError) -> None:
+        super().__init__(str(cause))
+        #: why the request was not connected
+        self.cause = cause
+        self.word = cause.word
+
+
 class BadResponse(StreamError):
     """What an origin server answered is not HTTP/1.1."""
 

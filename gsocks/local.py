@@ -48,8 +48,10 @@ class LocalServer(Door):
     """Serves clients that speak SOCKS or HTTP, told apart by their first byte.
 
     ``users``: who may come in, as names and Argon2id hashes, as a Users object, or as a Throttle
-    that doors share; None leaves the door open.  ``udp``: what associations there may be.  The
-    rest is as in :class:`gsocks.door.Door`.
+    that doors share; None leaves the door open.  ``udp``: what associations there may be.
+    ``fast_open``: a client that wants to CONNECT through a gsocks server is told of success at
+    once, so that its first bytes travel with its request; what then fails is a reset.  The rest
+    is as in :class:`gsocks.door.Door`.
     """
 
     name = "local"
@@ -64,6 +66,7 @@ class LocalServer(Door):
         timeouts: Timeouts = Timeouts(),
         limits: Limits = Limits(),
         udp: Udp = Udp(),
+        fast_open: bool = False,
         clients: SomeNetworks = None,
         proxy_protocol_from: SomeNetworks = None,
         shares: Shares | None = None,
@@ -84,6 +87,7 @@ class LocalServer(Door):
         self._http_clients: set[Client] = set()
         self._turned_away = Group()
         self._associations = Associations(udp)
+        self._fast_open = fast_open
         self._commands = frozenset(Command)
         if not self._associations.served:
             self._commands -= {Command.UDP_ASSOCIATE}
@@ -107,6 +111,8 @@ class LocalServer(Door):
                 failed = self._associate(visit, request, answer, record)
             else:
                 client = SocketStream(sock, request.payload)
+                if self._fast_open and request.command is Command.CONNECT:
+                    request = request._replace(fast_open=True)
                 failed = self.carry(request, answer, client, record, visit.end, sock)
             if failed is None:
                 return
@@ -209,6 +215,7 @@ class LocalServer(Door):
         """Serve one request; whether the connection is no longer HTTP, and goes on by itself."""
         request = Request(Command.CONNECT, asked.target.dest, asked.user)
         if asked.head.method == b"CONNECT":
+            request = request._replace(fast_open=self._fast_open)
             return self.carry(request, client, client.stream(), record, ended=visit.end) is None
         try:
             way = self._find_way(request, record)

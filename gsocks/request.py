@@ -28,3 +28,6 @@ class Request(NamedTuple):
     payload: bytes = b""
     #: what is asked of the exit that serves it
     wish: Wish = ANY
+    #: an exit that can may take the request for served before it is: what then fails is told by
+    #: the stream, as :class:`gsocks.errors.Withdrawn`
+    fast_open: bool = False

@@ -191,6 +191,7 @@ class Service:
                     timeouts=_timeouts(local),
                     limits=_limits(local),
                     udp=_udp(local),
+                    fast_open=local.fast_open,
                     clients=local.clients,
                     proxy_protocol_from=local.proxy_protocol_from,
                     shares=shares,

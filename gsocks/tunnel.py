@@ -34,6 +34,7 @@ from gsocks.crypto import (
 from gsocks.errors import (
     ClientError,
     CommandNotSupported,
+    ConnectFailed,
     ExitFailed,
     GsocksError,
     ProtocolViolation,
@@ -107,9 +108,16 @@ class Tunnel:
 
     def send(self, kind: Frame, body: bytes = b"") -> None:
         """One frame, header and body in one write.  Raises StreamError."""
+        self._write(self._frame(kind, body))
+
+    def send_frames(self, *frames: tuple[Frame, bytes]) -> None:
+        """Frames that leave together, in one write.  Raises StreamError."""
+        self._write(b"".join([self._frame(kind, body) for kind, body in frames]))
+
+    def _write(self, frames: bytes) -> None:
         sock = self._socket()
         try:
-            send_all(sock, self._frame(kind, body))
+            send_all(sock, frames)
         except BaseException:
             # A frame cut in two can't be continued, so nothing may follow it; this includes
             # the timeout or the kill of the greenlet that was sending.
@@ -341,9 +349,7 @@ class ClientTunnel(Tunnel):
         Raises what the far end answered (a ConnectFailed kind: the tunnel can be used again),
         or a StreamError: the tunnel is broken, and the request had no effect that could be seen.
         """
-        self.served += 1
-        body = bytes((request.command,)) + request.dest.encode()
-        self.send(Frame.OPEN, body + self.padding())
+        self.ask(request)
         return self.opened_again()
 
     def opened_again(self) -> Address:
@@ -351,12 +357,32 @@ class ClientTunnel(Tunnel):
 
         Raises as :meth:`open` does.
         """
-        code, bound = _decode_opened(self._answer(Frame.OPENED))
-        if code:
+        try:
+            return self.answer()
+        except (ConnectFailed, ClientError):
             # The refused stream ends like any other: the server's direction with OPENED, ours
             # by FIN, behind which the next OPEN may stand.
             self.send(Frame.FIN)
             self.used()
+            raise
+
+    def ask(self, request: Request, *behind: tuple[Frame, bytes]) -> None:
+        """Ask for a stream, with the frames that stand ``behind`` OPEN in the same write.
+
+        What came of it is :meth:`answer`'s to tell.  Raises StreamError.
+        """
+        self.served += 1
+        body = bytes((request.command,)) + request.dest.encode()
+        self.send_frames((Frame.OPEN, body + self.padding()), *behind)
+
+    def answer(self) -> Address:
+        """Wait for the server's answer; returns the bound address.
+
+        Raises as :meth:`open` does.  After a refusal this end's direction has not ended, unless
+        it had before.
+        """
+        code, bound = _decode_opened(self._answer(Frame.OPENED))
+        if code:
             raise failure_from_code(code, "told by the far end of the tunnel")
         return bound
 

@@ -158,6 +158,7 @@ def test_defaults_are_those_of_the_runtime() -> None:
     assert section.rules is None
     assert section.users == {}
     assert not section.allow_anonymous
+    assert not section.fast_open
 
 
 def test_a_key_is_a_file_or_a_text() -> None:
@@ -445,6 +446,7 @@ def test_no_mistake_repeats_a_secret(
             "allow_anonymous: maybe",
             "local.allow_anonymous: 'maybe' is not true or false",
         ),
+        ("fast_open: soon", "local.fast_open: 'soon' is not true or false"),
         (
             "rotate: robin",
             "local.rotate: 'robin' is not a policy (known: round_robin, random, weighted,"

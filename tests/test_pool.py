@@ -37,6 +37,7 @@ from gsocks.errors import (
     ExitFailed,
     ShuttingDown,
     StreamError,
+    Withdrawn,
 )
 from gsocks.exits.tunnel import TunnelExit
 from gsocks.local import LocalServer
@@ -763,6 +764,17 @@ def test_a_dead_path_is_told_as_the_exits_failure_and_it_recovers_with_the_path(
     stream, _ = far_exit.connect(request)
     stream.abort()
     eventually(lambda: full(far_exit.pool))
+
+
+def test_a_dead_path_is_told_soon_to_whoever_was_told_of_success_and_distrusted(
+    far_network: FarNetwork, far_exit: TunnelExit, echo_server: Address
+) -> None:
+    far_exit.acknowledged_within = 0.2
+    far_network.move()
+    stream, _ = far_exit.connect(Request(Command.CONNECT, echo_server, fast_open=True))
+    with gevent.Timeout(1), pytest.raises(Withdrawn, match="closed at this end"):
+        stream.read()
+    assert far_exit.pool.found_dead == 3, "those that waited beside it are let go, too"
 
 
 def test_a_slow_destination_is_not_taken_for_a_dead_path() -> None:

@@ -115,6 +115,15 @@ def test_private_addresses_are_refused_unless_rules_open_them(tmp_path: Path) ->
         program.wait_for("outcome=forbidden .*rule 'deny private'")
 
 
+def test_with_fast_open_a_refused_destination_is_a_reset(tmp_path: Path) -> None:
+    path = write_config(tmp_path)
+    path.write_text(path.read_text().replace("local:\n", "local:\n  fast_open: true\n"))
+    with web_server() as web, Program("-c", path) as program:
+        assert curl(program.port(), web).stdout == "hello"
+        assert curl(program.port(), 1).returncode == 56  # curl: failure in receiving
+        program.wait_for("door=local .*outcome=refused ")
+
+
 # --- the access log ---------------------------------------------------------------------------
 
 

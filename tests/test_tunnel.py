@@ -275,7 +275,7 @@ def test_an_address_that_none_can_have_is_reported_and_the_tunnel_goes_on() -> N
 def test_every_command_arrives_as_it_was_sent(command: Command) -> None:
     with our_server() as (client, server):
         client.send(Frame.OPEN, asking(command, Address("2001:db8::1", 0)))
-        assert server.accept() == (command, ("2001:db8::1", 0), "alice", b"")
+        assert server.accept() == Request(command, Address("2001:db8::1", 0), "alice")
 
 
 def test_data_sent_behind_an_open_that_is_refused_is_discarded() -> None:

@@ -7,16 +7,34 @@ import sys
 import termios
 import time
 from functools import partial
+from typing import Any, cast
 
 import gevent
+from gevent.event import Event
 
-from gsocks.address import Address
+from gsocks.address import UNSPECIFIED, Address
 from gsocks.crypto import Cipher, Key
-from gsocks.errors import ClientError, ConnectFailed, ExitFailed, StreamClosed, StreamError
+from gsocks.errors import (
+    ClientError,
+    ConnectFailed,
+    ConnectTimeout,
+    ExitFailed,
+    GsocksError,
+    StreamClosed,
+    StreamError,
+    Withdrawn,
+)
 from gsocks.exits.base import Connected, Dials, Listening
 from gsocks.pool import Pool
 from gsocks.request import Request
-from gsocks.tunnel import ClientTunnel, TunnelDatagrams, TunnelStream, connect_tunnel
+from gsocks.tunnel import (
+    MAX_BODY,
+    ClientTunnel,
+    Frame,
+    TunnelDatagrams,
+    TunnelStream,
+    connect_tunnel,
+)
 
 
 class TunnelExit:
@@ -28,6 +46,9 @@ class TunnelExit:
     #: seconds in which the server's machine must acknowledge a request that is put on an idle
     #: tunnel; TCP sends it three times in that, and would go on for two minutes
     acknowledged_within = 2.0
+    #: seconds that a client which is the one to speak first takes to do so when it was told of
+    #: success; a request waits no longer for bytes that travel with it (``fast_open``)
+    first_words_within = 0.005
 
     def __init__(
         self,
@@ -54,6 +75,9 @@ class TunnelExit:
 
     def connect(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Exit.connect`."""
+        if request.fast_open:
+            tunnel, fresh = self._take()
+            return Connected(_EarlyStream(self, tunnel, request, fresh), UNSPECIFIED)
         tunnel, bound = self._ask(request)
         return Connected(self.stream_in(tunnel), bound)
 
@@ -110,13 +134,18 @@ class TunnelExit:
 
     def _open_waiting(self, tunnel: ClientTunnel, request: Request) -> Address:
         """Open a stream in a tunnel that has waited, and whose path may be gone meanwhile."""
-        doubt = gevent.get_hub().loop.timer(self.acknowledged_within)
-        doubt.start(self._doubt, tunnel, time.monotonic(), update=True)
+        doubt = self._begin_to_doubt(tunnel)
         try:
             return tunnel.open(request)
         finally:
             doubt.stop()
             doubt.close()
+
+    def _begin_to_doubt(self, tunnel: ClientTunnel) -> Any:
+        """A timer, to be stopped and closed when the request that is put now has its answer."""
+        timer = gevent.get_hub().loop.timer(self.acknowledged_within)
+        timer.start(self._doubt, tunnel, time.monotonic(), update=True)
+        return timer
 
     def _doubt(self, tunnel: ClientTunnel, asked: float) -> None:
         """Runs in the hub when a request has had no answer for a while.
@@ -180,6 +209,136 @@ class _TunnelListener:
         tunnel, self._tunnel = self._tunnel, None
         if tunnel is not None:
             tunnel.abort()
+
+
+class _EarlyStream(TunnelStream):
+    """A stream whose owner goes on before the server has said that it is open (``fast_open``).
+
+    OPEN leaves together with what is written first, in the same write.  Where the destination is
+    the one to speak first (SSH, SMTP) there is no such thing, and it leaves alone after
+    ``first_words_within``.  What the server answers shows in :meth:`read`; if it is a refusal, or
+    nothing, reader and writer get Withdrawn.
+
+    Once OPEN has left nothing is tried again: bytes may have left with it, and a tunnel that
+    ends doesn't tell whether the destination has had them.
+    """
+
+    __slots__ = ("_asked", "_asking", "_cause", "_doubt", "_due", "_exit", "_fresh", "_request")
+
+    def __init__(
+        self, way: TunnelExit, tunnel: ClientTunnel, request: Request, fresh: bool
+    ) -> None:
+        super().__init__(tunnel, partial(way._stream_ended, tunnel))
+        self._exit = way
+        self._request = request
+        #: whether the tunnel has not waited, so that there is no doubt about its path
+        self._fresh = fresh
+        #: whether OPEN has begun to leave; the event says that it has left
+        self._asking = False
+        self._asked = Event()
+        #: whether the answer to it is still to come
+        self._due = True
+        #: why there is no stream, once that is known
+        self._cause: GsocksError | None = None
+        self._doubt: Any = None
+
+    def read(self) -> bytes:
+        if self._due:
+            if not self._asked.wait(self._exit.first_words_within) and not self._asking:
+                self._ask()
+            self._asked.wait()
+            self._await_answer()
+        return super().read()
+
+    def write(self, data: bytes) -> None:
+        if self._asking:
+            self._asked.wait()
+        elif data:
+            self._ask((Frame.DATA, data[:MAX_BODY]))
+            data = data[MAX_BODY:]
+        super().write(data)
+
+    def write_eof(self) -> None:
+        if self._asking:
+            self._asked.wait()
+            super().write_eof()
+        else:
+            self._ask((Frame.FIN, b""))
+            self._write_ended = True
+
+    def abort(self) -> None:
+        self._believe()
+        if self._asking:
+            super().abort()
+            return
+        tunnel, self._tunnel = self._tunnel, None
+        self._asked.set()
+        if tunnel is not None:
+            self._ended(True)  # the server has heard nothing
+
+    def _ask(self, *behind: tuple[Frame, bytes]) -> None:
+        tunnel = self._open_tunnel()
+        self._asking = self._writing = True
+        if not self._fresh:
+            self._doubt = self._exit._begin_to_doubt(tunnel)
+        try:
+            tunnel.ask(self._request, *behind)
+        finally:
+            self._writing = False
+            self._asked.set()
+
+    def _await_answer(self) -> None:
+        """Returns when the stream is open.  Raises Withdrawn, StreamClosed."""
+        tunnel = self._open_tunnel()
+        seconds = self._exit._timeout
+        try:
+            bound = gevent.with_timeout(seconds, tunnel.answer, timeout_value=None)
+            if bound is None:
+                self._give_up(ConnectTimeout(f"the server has not answered in {seconds:g} s"))
+        except (ConnectFailed, ClientError) as error:
+            self._refused(error)
+        except StreamError as error:
+            self._give_up(ExitFailed(f"{self._exit.label}: {error}"))
+        finally:
+            self._believe()
+        self._open_tunnel()
+        self._due = False
+
+    def _give_up(self, cause: GsocksError) -> None:
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is not None:  # else it was ended at this end, which needs no cause
+            self._cause = cause
+            tunnel.abort()
+            self._ended(False)
+
+    def _refused(self, cause: GsocksError) -> None:
+        """End our direction, as that of any refused stream ends: the tunnel can be used again."""
+        tunnel = self._tunnel
+        if tunnel is None or self._writing:
+            self._give_up(cause)  # in the middle of a frame there is no place for FIN
+            return
+        self._tunnel, self._cause = None, cause
+        reusable = True
+        if not self._write_ended:
+            try:
+                with gevent.Timeout(self._exit.acknowledged_within, StreamClosed()):
+                    tunnel.send(Frame.FIN)
+            except StreamError:
+                reusable = False  # and the tunnel is closed by it
+        tunnel.used()
+        self._ended(reusable)
+
+    def _believe(self) -> None:
+        """There is no doubt about the tunnel's path any more, or no matter."""
+        doubt, self._doubt = self._doubt, None
+        if doubt is not None:
+            doubt.stop()
+            doubt.close()
+
+    def _open_tunnel(self) -> ClientTunnel:
+        if self._cause is not None:
+            raise Withdrawn(self._cause)
+        return cast(ClientTunnel, super()._open_tunnel())
 
 
 def _unacknowledged(fd: int) -> int:
