@@ -304,11 +304,16 @@ class ProtocolViolation(StreamError):
 class Withdrawn(StreamError):
     """The client was told of a success that did not come, which ``fast_open`` allows."""
 
-    def __init__(self, cause: GsocksError) -> None:
-        super().__init__(str(cause))
-        #: why the request was not connected
-        self.cause = cause
-        self.word = cause.word
+    word = "withdrawn"
+    #: why it did not come
+    cause: GsocksError | None = None
+
+    @classmethod
+    def because(cls, cause: GsocksError) -> Withdrawn:
+        """One that goes by the word of its cause."""
+        withdrawn = cls(str(cause))
+        withdrawn.cause, withdrawn.word = cause, cause.word
+        return withdrawn
 
 
 class BadResponse(StreamError):

@@ -337,7 +337,7 @@ class _EarlyStream(TunnelStream):
 
     def _open_tunnel(self) -> ClientTunnel:
         if self._cause is not None:
-            raise Withdrawn(self._cause)
+            raise Withdrawn.because(self._cause)
         return cast(ClientTunnel, super()._open_tunnel())
 
 
