@@ -1,8 +1,8 @@
 """Everything that can go wrong, as one tree.
 
 Each error knows three faces: the reply a SOCKS client gets (RFC 1928 section 6), the status an
-HTTP client gets, and the word that stands in the access log.  Nothing else in gsocks tells
-errors apart by their text.
+HTTP client gets, and the word that stands in the access log; and whose fault it is, as far as an
+exit's failure tells.  Nothing else in gsocks tells errors apart by their text.
 
 A message must never carry a key or a password: it ends in logs and on screens.
 """
@@ -10,7 +10,7 @@ A message must never carry a key or a password: it ends in logs and on screens.
 from __future__ import annotations
 
 import errno
-from enum import IntEnum
+from enum import Enum, IntEnum
 
 
 class Reply(IntEnum):
@@ -32,6 +32,26 @@ class Reply(IntEnum):
     ADDRESS_TYPE_NOT_SUPPORTED = 0x08
 
 
+class Fault(Enum):
+    """Whose fault it is that an exit did not connect a request.
+
+    It decides whether another exit is asked, and whether the health of this one suffers.
+    """
+
+    #: The destination's, the rules' or the client's: it would be the same by any exit.  Nobody
+    #: else is asked.
+    REQUEST = "request"
+    #: Certainly the exit's own: another one is asked, and this one's health suffers.
+    EXIT = "exit"
+    #: The exit's or the destination's, and from one exit nobody can tell: a proxy that is silent
+    #: may wait for a blackholed destination.  Another exit is asked.  If that one connects, it
+    #: was the first one's fault, and its health suffers; if none does, nobody's.
+    UNCLEAR = "unclear"
+    #: A healthy exit can't serve this now, or not such a request: another one is asked, and this
+    #: one's health is not touched.
+    NOBODY = "nobody"
+
+
 class GsocksError(Exception):
     """Something that gsocks tells its user in one line; never a fault of gsocks itself."""
 
@@ -43,6 +63,8 @@ class GsocksError(Exception):
     http_status = 502
     #: what the far end of a tunnel is answered; the low nibble is ``reply``
     code = 0x01
+    #: whose it is if an exit raises it for a request
+    fault = Fault.REQUEST
 
     def __str__(self) -> str:
         return super().__str__() or self.word.replace("_", " ")
@@ -103,6 +125,7 @@ class CommandNotSupported(ClientError):
     reply = Reply.COMMAND_NOT_SUPPORTED
     http_status = 501
     code = 0x07
+    fault = Fault.NOBODY
 
 
 class AuthenticationFailed(ClientError):
@@ -183,12 +206,17 @@ class Forbidden(ConnectFailed):
 
 
 class NetworkUnreachable(ConnectFailed):
+    """No route: the destination has none, or the exit's own uplink is down."""
+
     word = "network_unreachable"
     reply = Reply.NETWORK_UNREACHABLE
     code = 0x03
+    fault = Fault.UNCLEAR
 
 
 class HostUnreachable(ConnectFailed):
+    """The host doesn't answer; most proxies say so of a name that doesn't resolve, too."""
+
     word = "host_unreachable"
     reply = Reply.HOST_UNREACHABLE
     code = 0x04
@@ -215,6 +243,7 @@ class ConnectTimeout(ConnectFailed):
     reply = Reply.TTL_EXPIRED
     http_status = 504
     code = 0x06
+    fault = Fault.UNCLEAR
 
 
 class AddressFamilyNotSupported(ConnectFailed):
@@ -223,6 +252,7 @@ class AddressFamilyNotSupported(ConnectFailed):
     word = "address_family"
     reply = Reply.ADDRESS_TYPE_NOT_SUPPORTED
     code = 0x08
+    fault = Fault.NOBODY
 
 
 class OutOfResources(ConnectFailed):
@@ -231,6 +261,7 @@ class OutOfResources(ConnectFailed):
     word = "out_of_resources"
     http_status = 503
     code = 0x11
+    fault = Fault.NOBODY  # in most cases it is this machine that has none
 
 
 class LimitReached(ConnectFailed):
@@ -239,6 +270,7 @@ class LimitReached(ConnectFailed):
     word = "limit"
     http_status = 503
     code = 0x21
+    fault = Fault.NOBODY
 
 
 class ExitFailed(ConnectFailed):
@@ -246,6 +278,15 @@ class ExitFailed(ConnectFailed):
 
     word = "exit_failed"
     code = 0x31
+    fault = Fault.EXIT
+
+
+class ExitDoubtful(ExitFailed):
+    """The way out failed, or the destination did; what was said, or that nothing was, fits both."""
+
+    word = "exit_doubtful"
+    code = 0x51
+    fault = Fault.UNCLEAR
 
 
 class ShuttingDown(ConnectFailed):
@@ -254,6 +295,7 @@ class ShuttingDown(ConnectFailed):
     word = "shutting_down"
     http_status = 503
     code = 0x41
+    fault = Fault.EXIT
 
 
 # --- how an open stream can end, other than well --------------------------------------------
@@ -390,6 +432,7 @@ _FAILURES_BY_CODE: dict[int, type[GsocksError]] = {
         OutOfResources,
         LimitReached,
         ExitFailed,
+        ExitDoubtful,
         ShuttingDown,
     )
 }

@@ -12,24 +12,20 @@ import gevent
 from gsocks.address import Address
 from gsocks.datagram import Screened
 from gsocks.errors import (
-    AddressFamilyNotSupported,
     CommandNotSupported,
     ConfigError,
     ConnectTimeout,
-    ExitFailed,
+    ExitDoubtful,
+    Fault,
     Forbidden,
+    GsocksError,
     LimitReached,
-    OutOfResources,
-    ShuttingDown,
 )
 from gsocks.exits.base import Associates, Binds, Connected, Exit, Listening
 from gsocks.request import Command, Request
 from gsocks.rotation.policy import Candidate, Policy, RoundRobin
 from gsocks.rules import Rules, Verdict
 from gsocks.stream import Stream
-
-# What says nothing about the destination: another exit may do better.
-_EXITS_OWN = (ExitFailed, LimitReached, OutOfResources, ShuttingDown, AddressFamilyNotSupported)
 
 
 class Offer(NamedTuple):
@@ -196,8 +192,10 @@ class WaysOut:
             others = tries_left > 0 and len(candidates) > 1
             try:
                 return chosen, self._ask(chosen, request, (deadline - now) / 2 if others else None)
-            except (*_EXITS_OWN, CommandNotSupported):
-                candidates = self._candidates(asked) if tries_left > 0 else ()
+            except GsocksError as error:
+                if error.fault is Fault.REQUEST or not tries_left:
+                    raise
+                candidates = self._candidates(asked)
                 if not candidates:
                     raise
 
@@ -221,10 +219,13 @@ class WaysOut:
                 seconds, chosen.served[request.command], request, timeout_value=None
             )
             if made is None:
-                raise ExitFailed(f"{chosen.exit.label}: not connected within {seconds:.3g} s")
-        except BaseException as error:
-            if isinstance(error, _EXITS_OWN):  # as slow as can be, however soon it failed
+                raise ExitDoubtful(f"{chosen.exit.label}: not connected within {seconds:.3g} s")
+        except GsocksError as error:
+            if error.fault in (Fault.EXIT, Fault.UNCLEAR):  # as slow as can be, however soon
                 chosen.connect_time.add(self._timeout, time.monotonic())
+            self._leave(chosen)
+            raise
+        except BaseException:
             self._leave(chosen)
             raise
         now = time.monotonic()

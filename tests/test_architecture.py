@@ -64,6 +64,7 @@ ROOMS = [
     "rotation.username",
     "rotation.policy",
     "rotation.session",
+    "rotation.health",
     "rotation.sources",
     "ways_out",
     "shares",

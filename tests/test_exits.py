@@ -16,7 +16,7 @@ from typing import NamedTuple
 import gevent
 import pytest
 import trustme
-from engine import KEY, digest, echo, free_port, make_server, serving
+from engine import KEY, FakeExit, digest, echo, free_port, make_server, serving
 from gevent.event import AsyncResult, Event
 from gevent.socket import socket
 from proxies import (
@@ -44,8 +44,11 @@ from gsocks.dial import Resolver
 from gsocks.exits import Exit, ExitSpec, Ground, make_exit, trust
 from gsocks.exits.direct import SourceNetwork
 from gsocks.exits.opening import resumed
+from gsocks.exits.socks import Socks5Exit
 from gsocks.exits.tls import TlsStream
+from gsocks.exits.tunnel import TunnelExit
 from gsocks.exits.url import SCHEMES
+from gsocks.exits.via import Detour
 from gsocks.limits import Timeouts
 from gsocks.local import LocalServer
 from gsocks.request import Command, Request
@@ -229,13 +232,16 @@ def test_a_proxy_that_hangs_up_anywhere_is_the_exits_failure(part: Part, end: st
         def handle(stream: Stream, said: int = said) -> None:
             play(stream, part.lines, UpTo(said, then=hang_up))
 
+        # once it was asked, it may be the destination's failure that is told so
+        asked = said >= part.length - len(part.lines[-1].says)
         with stage(handle, part.tls) as proxy:
-            assert type(failure(part, proxy)) is errors.ExitFailed
+            expected = errors.ExitDoubtful if asked else errors.ExitFailed
+            assert type(failure(part, proxy)) is expected
 
 
 @leaves_nothing
 @every_part
-def test_a_proxy_that_falls_silent_anywhere_is_the_exits_failure(part: Part) -> None:
+def test_a_proxy_that_falls_silent_anywhere_leaves_in_doubt_whose_failure_it_is(part: Part) -> None:
     with ExitStack() as stages:
         attempts = []
         for said in range(part.length):
@@ -246,7 +252,7 @@ def test_a_proxy_that_falls_silent_anywhere_is_the_exits_failure(part: Part) -> 
             proxy = stages.enter_context(stage(handle, part.tls))
             attempts.append(gevent.spawn(failure, part, proxy, connect=0.5))
         for each in gevent.joinall(attempts, raise_error=True):
-            assert type(each.value) is errors.ExitFailed
+            assert type(each.value) is errors.ExitDoubtful
             assert "no answer within 0.5 s" in str(each.value)
 
 
@@ -287,6 +293,20 @@ def test_a_proxy_that_is_not_there_is_the_exits_failure(part: Part) -> None:
     error = failure(part, Address("127.0.0.1", free_port()))
     assert type(error) is errors.ExitFailed
     assert "Connection refused" in str(error)
+
+
+@leaves_nothing
+@pytest.mark.parametrize("lack", [errors.OutOfResources, errors.LimitReached])
+def test_what_this_machine_lacks_is_not_the_exits_failure(lack: type[errors.ConnectFailed]) -> None:
+    proxy, through = Address("127.0.0.1", 1), FakeExit("direct", lack("no descriptor is left"))
+    ways = [
+        Socks5Exit(proxy, through, label="socks5"),
+        TunnelExit(proxy, KEY, Detour(through, Timeouts())),
+    ]
+    for way in ways:
+        with pytest.raises(lack):
+            way.connect(to(DEST))
+        way.close()
 
 
 _GARBAGE = {
@@ -366,13 +386,14 @@ def test_each_reply_of_socks5_is_told_as_what_it_means(reply: int) -> None:
         4: errors.HostUnreachable,
         5: errors.ConnectionRefused,
         6: errors.ConnectTimeout,
+        7: errors.ExitFailed,
         8: errors.AddressFamilyNotSupported,
     }
     # two bytes are enough to know, and some proxies send no more
     error = socks5_failure(
         Line(b"\x05\x01\x00", b"\x05\x00"), Line(request5(DEST), bytes((5, reply)))
     )
-    assert type(error) is expected.get(reply, errors.ExitFailed)
+    assert type(error) is expected.get(reply, errors.ExitDoubtful)
     assert str(DEST) in str(error)
 
 
@@ -465,12 +486,13 @@ def test_a_bound_address_of_an_unknown_type_is_the_exits_failure() -> None:
 
 @leaves_nothing
 @pytest.mark.parametrize("reply", [0x5B, 0x5C, 0x5D, 0x00, 0x01])
-def test_a_rejection_of_socks4a_is_the_exits_failure(reply: int) -> None:
+def test_a_rejection_of_socks4a_tells_little(reply: int) -> None:
     part = PARTS["socks4a"]
     lines = (Line(part.lines[0].hears, bytes((0, reply)) + bytes(6)),)
     with stage(lambda stream: play(stream, lines, at_once)) as proxy:
         error = failure(part, proxy)
-    assert type(error) is errors.ExitFailed
+    # rejected or failed, which tells nothing; the others are about identd, or no answers at all
+    assert type(error) is (errors.ExitDoubtful if reply == 0x5B else errors.ExitFailed)
     assert f"{reply:#04x}" in str(error)
 
 
@@ -508,11 +530,11 @@ def http_failure(answer: bytes, login: str = "") -> errors.GsocksError:
         (404, errors.ExitFailed),
         (405, errors.ExitFailed),
         (429, errors.ExitFailed),
-        (500, errors.ExitFailed),
-        (502, errors.ExitFailed),
-        (503, errors.ExitFailed),
+        (500, errors.ExitDoubtful),
+        (502, errors.ExitDoubtful),
+        (503, errors.ExitDoubtful),
         (504, errors.ConnectTimeout),
-        (599, errors.ExitFailed),
+        (599, errors.ExitDoubtful),
     ],
 )
 def test_each_status_is_told_as_what_it_can_mean(
@@ -538,10 +560,10 @@ def test_each_status_is_told_as_what_it_can_mean(
             "far; error=connection_refused, near; error=proxy_internal_error",
             errors.ConnectionRefused,
         ),
-        ("us; error=proxy_internal_error", errors.ExitFailed),
-        ("us; error=destination_unavailable", errors.ExitFailed),  # it may be one of its exits
-        ("us; error=connection_limit_reached", errors.ExitFailed),
-        ("us", errors.ExitFailed),
+        ("us; error=proxy_internal_error", errors.ExitDoubtful),
+        ("us; error=destination_unavailable", errors.ExitDoubtful),  # it may be one of its exits
+        ("us; error=connection_limit_reached", errors.ExitDoubtful),
+        ("us", errors.ExitDoubtful),
     ],
 )
 def test_proxy_status_says_more_than_the_status(
@@ -972,8 +994,8 @@ def test_dante_serves_and_tells_its_bound_address(
         five = scheme == "socks5"
         if five:  # with SOCKS4a, dante 1.4 takes the 0.0.0.1 before a name for an address
             ask_echo(way, Address("localhost", echo_server.port))
-        assert refused(way) is (errors.ConnectionRefused if five else errors.ExitFailed)
-        with pytest.raises(errors.Forbidden if five else errors.ExitFailed):
+        assert refused(way) is (errors.ConnectionRefused if five else errors.ExitDoubtful)
+        with pytest.raises(errors.Forbidden if five else errors.ExitDoubtful):
             way.connect(to(Address("127.0.0.9", echo_server.port)))
 
 
@@ -983,7 +1005,7 @@ def test_tinyproxy_serves_those_who_know_the_login(echo_server: Address, tmp_pat
         way = asking(f"http://alice:secret@{proxy}")
         ask_echo(way, echo_server)
         ask_echo(way, Address("localhost", echo_server.port))
-        assert refused(way) is errors.ExitFailed  # 500: HTTP can't tell
+        assert refused(way) is errors.ExitDoubtful  # 500: HTTP can't tell
         for login in ("alice:secrets@", ""):
             assert refused(asking(f"http://{login}{proxy}")) is errors.ExitFailed
 

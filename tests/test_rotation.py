@@ -189,7 +189,7 @@ def test_a_request_asks_as_many_as_there_are() -> None:
 
 @pytest.mark.parametrize(
     "failure",
-    [errors.Forbidden, errors.ConnectionRefused, errors.NameNotFound, errors.ConnectTimeout],
+    [errors.Forbidden, errors.ConnectionRefused, errors.NameNotFound, errors.HostUnreachable],
 )
 def test_a_failure_of_the_destination_is_final(failure: type[errors.ConnectFailed]) -> None:
     exits = [Fake("a", failure("no")), Fake("b")]

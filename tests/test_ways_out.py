@@ -111,7 +111,15 @@ def test_when_a_server_says_nothing_the_next_exit_serves(exits, echo_server: Add
 
 @pytest.mark.parametrize(
     "failure",
-    [errors.ExitFailed, errors.OutOfResources, errors.LimitReached, errors.ShuttingDown],
+    [
+        errors.ExitFailed,
+        errors.ExitDoubtful,
+        errors.NetworkUnreachable,
+        errors.ConnectTimeout,
+        errors.OutOfResources,
+        errors.LimitReached,
+        errors.ShuttingDown,
+    ],
 )
 def test_a_failure_of_the_far_ends_own_exits_is_the_exits_here_too(
     start_server, exits, echo_server: Address, failure: type[errors.ConnectFailed]
@@ -126,11 +134,9 @@ def test_a_failure_of_the_far_ends_own_exits_is_the_exits_here_too(
     "failure",
     [
         errors.Forbidden,
-        errors.NetworkUnreachable,
         errors.HostUnreachable,
         errors.NameNotFound,
         errors.ConnectionRefused,
-        errors.ConnectTimeout,
         errors.ConnectFailed,
     ],
 )

@@ -32,8 +32,9 @@ class Exit(Protocol):
     def connect(self, request: Request) -> Connected:
         """Reach ``request.dest``; blocks until it is really connected.
 
-        Raises ExitFailed if the way out itself failed, so that another one may be tried;
-        any other ConnectFailed if the destination can't be reached this way.
+        Raises ConnectFailed or ClientError, whose ``fault`` says whether another exit may do
+        better: ExitFailed if the way out itself failed, ExitDoubtful if it or the destination
+        did.
         """
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
 """The ways out through HTTP proxies, by CONNECT (RFC 9110 section 9.3.6), over TLS for https://.
 
 The status of an answer tells less than a SOCKS reply.  403 is the proxy's rules, which did their
-work; 504 is a destination that was silent; any other refusal may be the proxy's own fault as
-well as the destination's, and counts as the proxy's, so that another exit may be tried.  Where a
+work; 504 is a destination that was silent; any other 5xx may be the proxy's own fault as well as
+the destination's; what is left (407, 429, or 405 from what is no proxy) is the proxy's.  Where a
 Proxy-Status field (RFC 9209) says more, that counts.
 """
 
@@ -20,6 +20,7 @@ from gsocks.errors import (
     ConnectFailed,
     ConnectionRefused,
     ConnectTimeout,
+    ExitDoubtful,
     ExitFailed,
     Forbidden,
     HostUnreachable,
@@ -75,11 +76,14 @@ class HttpExit(ProxyExit):
         self._credentials = None if user is None else _basic(user, password or "")
         self._tls = tls
 
+    def _greet(self, stream: Stream) -> Stream:
+        if self._tls is None:
+            return stream
+        secured = TlsStream(stream, self._tls, self._proxy.host)
+        secured.handshake()
+        return secured
+
     def _ask(self, stream: Stream, dest: Address) -> Connected:
-        if self._tls is not None:
-            secured = TlsStream(stream, self._tls, self._proxy.host)
-            secured.handshake()
-            stream = secured
         answer, behind = _connect(stream, dest, self._credentials)
         if 200 <= answer.status_code < 300:
             # no HTTP proxy tells its outbound address
@@ -135,7 +139,7 @@ def _failure(answer: h11.Response, dest: Address, had_credentials: bool) -> Conn
     cause = _cause(answer)
     if cause in _CAUSES:
         return _CAUSES[cause](f"{dest}: {cause.replace('_', ' ')}, says the proxy")
-    kind = _STATUSES.get(status, ExitFailed)
+    kind = _STATUSES.get(status, ExitDoubtful if status >= 500 else ExitFailed)
     # not the proxy's own words, which may be anything
     return kind(f"{dest}: the proxy answers {status} {responses.get(status, '')}".rstrip())
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 import gevent
 
 from gsocks.address import Address
-from gsocks.errors import ConnectFailed, ExitFailed, GsocksError, StreamError
+from gsocks.errors import (
+    ConnectFailed,
+    ExitDoubtful,
+    ExitFailed,
+    GsocksError,
+    LimitReached,
+    OutOfResources,
+    StreamError,
+)
 from gsocks.exits.base import Connected, Exit
 from gsocks.request import Command, Request
 from gsocks.stream import Stream
@@ -39,27 +47,35 @@ class ProxyExit:
             self._timeout, self._connect, request.dest, timeout_value=None
         )
         if connected is None:
-            raise ExitFailed(f"{self.label}: no answer within {self._timeout:g} s")
+            raise ExitDoubtful(f"{self.label}: no answer within {self._timeout:g} s")
         return connected
 
     def close(self) -> None:
         """Nothing is kept."""
 
-    def _ask(self, stream: Stream, dest: Address) -> Connected:
-        """Have the proxy connect to ``dest``.
+    def _greet(self, stream: Stream) -> Stream:
+        """What comes before the request, and can fail by no fault of the destination's.
 
-        ``stream`` is the connection to it, which is the caller's to abort.  Raises ConnectFailed
-        or StreamError.
+        ``stream`` is the connection to the proxy, which is the caller's to abort.  Returns the
+        stream for the request.  Raises ConnectFailed or StreamError.
         """
+        return stream
+
+    def _ask(self, stream: Stream, dest: Address) -> Connected:
+        """Have the proxy connect to ``dest``.  Raises ConnectFailed or StreamError."""
         raise NotImplementedError
 
     def _connect(self, dest: Address) -> Connected:
         stream = self._reach()
+        # Many proxies just hang up when they can't reach a destination.
+        broken = ExitFailed
         try:
-            return self._ask(stream, dest)
+            greeted = self._greet(stream)
+            broken = ExitDoubtful
+            return self._ask(greeted, dest)
         except StreamError as error:
             stream.abort()
-            raise ExitFailed(f"{self.label}: {error}") from None
+            raise broken(f"{self.label}: {error}") from None
         except ConnectFailed as error:
             stream.abort()
             raise type(error)(f"{self.label}: {error}") from None
@@ -70,5 +86,8 @@ class ProxyExit:
     def _reach(self) -> Stream:
         try:
             return self._through.connect(Request(Command.CONNECT, self._proxy)).stream
-        except GsocksError as error:  # whatever it is, it is no fault of the destination's
+        except (LimitReached, OutOfResources):  # in most cases of this machine
+            raise
+        except GsocksError as error:
+            # whatever else it is, it is no fault of the destination's
             raise ExitFailed(f"{self.label}: {error}") from None

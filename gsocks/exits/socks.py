@@ -16,6 +16,7 @@ from gsocks.errors import (
     ConnectFailed,
     ConnectionRefused,
     ConnectTimeout,
+    ExitDoubtful,
     ExitFailed,
     Forbidden,
     HostUnreachable,
@@ -38,8 +39,10 @@ _USERNAME_PASSWORD = 0x02
 _LOGIN_VERSION = 0x01  # VER of RFC 1929 section 2
 
 # REP of RFC 1928 section 6.  Here are those that tell of the destination: it would be the same
-# through another proxy, or is said of it by the proxy's own rules, which did their work.  General
-# failure (01), command not supported (07) and whatever the RFC doesn't know tell of the proxy.
+# through another proxy, or is said of it by the proxy's own rules, which did their work.  Command
+# not supported (07) tells of the proxy.  General failure (01) and whatever the RFC doesn't know
+# tell nothing for sure: there are proxies that have no other word for a refused connection.
+_COMMAND_NOT_SUPPORTED = 0x07
 _FAILURES: dict[int, tuple[type[ConnectFailed], str]] = {
     0x02: (Forbidden, "forbidden by the proxy's rules"),
     0x03: (NetworkUnreachable, "network unreachable"),
@@ -73,13 +76,17 @@ class Socks5Exit(ProxyExit):
         self._user = user
         self._password = password
 
-    def _ask(self, stream: Stream, dest: Address) -> Connected:
+    def _greet(self, stream: Stream) -> Stream:
         opening = Opening(stream)
         if self._user is None:
             _greet(stream, opening, _NO_AUTHENTICATION)
         else:
             _greet(stream, opening, _USERNAME_PASSWORD)
             _log_in(stream, opening, self._user, self._password or "")
+        return opening.rest()
+
+    def _ask(self, stream: Stream, dest: Address) -> Connected:
+        opening = Opening(stream)
         stream.write(bytes((_VERSION, Command.CONNECT, 0x00)) + dest.encode())
         version, reply = opening.exactly(2, "its reply")
         _expect(version, _VERSION)
@@ -116,7 +123,8 @@ def _failure(reply: int, dest: Address) -> ConnectFailed:
     if reply in _FAILURES:
         kind, words = _FAILURES[reply]
         return kind(f"{dest}: {words}")
-    return ExitFailed(f"{dest}: the proxy failed (reply {reply:#04x})")
+    kind = ExitFailed if reply == _COMMAND_NOT_SUPPORTED else ExitDoubtful
+    return kind(f"{dest}: the proxy failed (reply {reply:#04x})")
 
 
 def _read_bound(opening: Opening) -> Address:
@@ -141,6 +149,7 @@ def _expect(version: int, expected: int) -> None:
 _VERSION_4 = 0x04
 _REPLY_VERSION_4 = 0x00
 _GRANTED = 0x5A
+_REJECTED_OR_FAILED = 0x5B
 _NAME_FOLLOWS = bytes((0, 0, 0, 1))  # 0.0.0.x with x not 0
 
 
@@ -167,8 +176,9 @@ class Socks4aExit(ProxyExit):
         version, reply = opening.exactly(2, "its reply")
         _expect(version, _REPLY_VERSION_4)
         if reply != _GRANTED:
-            # SOCKS4 has one word for all causes, so another exit may do better
-            raise ExitFailed(f"{dest}: the proxy rejected it or failed (reply {reply:#04x})")
+            # SOCKS4 has one word for all causes that lie behind the proxy
+            kind = ExitDoubtful if reply == _REJECTED_OR_FAILED else ExitFailed
+            raise kind(f"{dest}: the proxy rejected it or failed (reply {reply:#04x})")
         bound = opening.exactly(6, "its reply")
         return Connected(
             opening.rest(),

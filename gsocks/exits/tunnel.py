@@ -20,6 +20,8 @@ from gsocks.errors import (
     ConnectTimeout,
     ExitFailed,
     GsocksError,
+    LimitReached,
+    OutOfResources,
     StreamClosed,
     StreamError,
     Withdrawn,
@@ -127,7 +129,7 @@ class TunnelExit:
             return self.pool.take()
         except StreamError as error:
             raise ExitFailed(f"{self.label}: {error}") from None
-        except ExitFailed:
+        except (ExitFailed, LimitReached, OutOfResources):  # the latter two: of this machine
             raise
         except ConnectFailed as error:
             raise ExitFailed(f"{self.label}: {error}") from None
