@@ -108,6 +108,13 @@ class Relay:
         for stream in self._streams:
             stream.abort()
 
+    def bound_by(self, *, idle: float, half_closed: float) -> None:
+        """Have these bounds from now on.  Does nothing after the end."""
+        self._idle = idle
+        self._half_closed = half_closed
+        if self._pipes:
+            self._expiry.restart(self.bound)
+
     @property
     def bound(self) -> float:
         """How long the connection may be silent now, in seconds."""
