@@ -11,10 +11,11 @@ from gsocks.errors import ConfigError
 from gsocks.exits import Exit, ExitSpec, Ground, make_exit
 from gsocks.limits import Timeouts
 from gsocks.rotation.policy import make_policy
+from gsocks.rotation.roster import Offer
 from gsocks.rules import Rules
 from gsocks.throttle import Throttle
 from gsocks.users import Users
-from gsocks.ways_out import Offer, WaysOut
+from gsocks.ways_out import WaysOut
 
 #: a URL, a mapping with a ``url``, a parsed one, or any object that fulfils Exit
 SomeExit: TypeAlias = str | Mapping[str, object] | ExitSpec | Exit
@@ -31,12 +32,16 @@ def make_ways_out(
     timeouts: Timeouts = Timeouts(),
     pool_size: int = 8,
     pool_max_idle: float = 300.0,
+    health: HealthSettings = HealthSettings(),
+    sessions: Sessions | None = None,
+    tries: int = 3,
 ) -> WaysOut:
     """The exits and the rules behind a door.
 
     ``rules`` None: private addresses are denied and the rest is allowed.  ``rotate``: the policy
-    by which an exit is chosen, one of :data:`gsocks.rotation.policy.POLICIES`.  Raises
-    ConfigError.
+    by which an exit is chosen, one of :data:`gsocks.rotation.policy.POLICIES`.  ``health``: when
+    an exit is given up for a while; ``sessions``: for how long a session keeps its exit;
+    ``tries``: how many exits a request may try.  Raises ConfigError.
     """
     if isinstance(exits, WaysOut):
         return exits
@@ -50,7 +55,16 @@ def make_ways_out(
     )
     offers = [_offer(entry, ground) for entry in exits]
     policy = make_policy(rotate, ground.random)
-    return WaysOut(offers, asked, policy=policy, timeout=timeouts.connect)
+    return WaysOut(
+        offers,
+        asked,
+        policy=policy,
+        timeout=timeouts.connect,
+        tries=tries,
+        health=health,
+        sessions=sessions,
+        random=ground.random,
+    )
 
 
 def make_rules(rules: SomeRules) -> Rules:
@@ -82,5 +96,14 @@ def _offer(entry: SomeExit, ground: Ground) -> Offer:
     if isinstance(entry, (str, Mapping)):
         entry = ExitSpec.parse(entry)
     if isinstance(entry, ExitSpec):
-        return Offer(make_exit(entry, ground), entry.weight, entry.max_connections)
+        return Offer(
+            make_exit(entry, ground),
+            weight=entry.weight,
+            max_connections=entry.max_connections,
+            requests_per_minute=entry.requests_per_minute,
+            name=entry.name,
+            tags=entry.tags,
+            country=entry.country,
+            key=entry,
+        )
     return Offer(entry)

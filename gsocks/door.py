@@ -419,7 +419,7 @@ class Door(StreamServer):
         self, client: Stream, way: Way, record: Record, ended: Callable[[], None] | None
     ) -> None:
         def over(totals: Totals) -> None:
-            way.release()
+            way.release(totals.up, totals.down)
             self._relays.discard(relay)
             record.up += totals.up
             record.down += totals.down

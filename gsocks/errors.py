@@ -289,6 +289,15 @@ class ExitDoubtful(ExitFailed):
     fault = Fault.UNCLEAR
 
 
+class NoExit(ConnectFailed):
+    """No exit may be asked: none is what the client wishes for, or all are banned."""
+
+    word = "no_exit"
+    http_status = 503
+    code = 0x61
+    fault = Fault.NOBODY
+
+
 class ShuttingDown(ConnectFailed):
     """This end is about to stop."""
 
@@ -433,6 +442,7 @@ _FAILURES_BY_CODE: dict[int, type[GsocksError]] = {
         LimitReached,
         ExitFailed,
         ExitDoubtful,
+        NoExit,
         ShuttingDown,
     )
 }

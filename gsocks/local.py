@@ -31,6 +31,7 @@ from gsocks.http.origin import take_leave
 from gsocks.limits import Limits, Timeouts, Udp
 from gsocks.networks import SomeNetworks
 from gsocks.observe import Observer, Record
+from gsocks.relay import Totals
 from gsocks.request import Command, Request
 from gsocks.shares import Shares
 from gsocks.stream import SocketStream, close_after_reply
@@ -244,10 +245,10 @@ class LocalServer(Door):
             return True
         self._over(record, totals.word, str(totals.error or ""))
         if exchange.clean:
-            gevent.spawn(_take_leave, way)
+            gevent.spawn(_take_leave, way, totals)
         else:
             way.stream.abort()
-            way.release()
+            way.release(totals.up, totals.down)
         return False
 
     def drain(self) -> None:
@@ -279,6 +280,6 @@ class _Asked(NamedTuple):
     user: str | None
 
 
-def _take_leave(way: Way) -> None:
+def _take_leave(way: Way, totals: Totals) -> None:
     take_leave(way.stream)
-    way.release()
+    way.release(totals.up, totals.down)

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from random import Random
+from typing import Any, NamedTuple, Protocol
 
 import gevent
 
 from gsocks.address import Address
 from gsocks.datagram import Screened
 from gsocks.errors import (
-    CommandNotSupported,
     ConfigError,
     ConnectTimeout,
-    ExitDoubtful,
-    Fault,
     Forbidden,
-    GsocksError,
-    LimitReached,
+    NoExit,
 )
-from gsocks.exits.base import Associates, Binds, Connected, Exit, Listening
-from gsocks.request import Command, Request
-from gsocks.rotation.policy import Candidate, Policy, RoundRobin
+from gsocks.exits.base import Connected, Exit, Listening
+from gsocks.request import Request
+from gsocks.rotation.health import HealthSettings, domain_of
+from gsocks.rotation.policy import Policy, RoundRobin
+from gsocks.rotation.roster import Changes, Member, Offer, Roster
+from gsocks.rotation.session import Sessions
 from gsocks.rules import Rules, Verdict
+from gsocks.search import Search
 from gsocks.stream import Stream
 
+log = logging.getLogger("gsocks.rotation")
 
-class Offer(NamedTuple):
-    """An exit, and how it may be used."""
+__all__ = ["Offer", "Way", "WaysOut"]
 
-    exit: Exit
-    #: how much of the traffic, in proportion to the other exits' weights
-    weight: float = 1.0
-    #: connections through it at a time; None: no bound
-    max_connections: int | None = None
+
+class Release(Protocol):
+    """Tells that a way's stream is closed."""
+
+    def __call__(self, up: int = 0, down: int = 0) -> None:
+        """``up`` and ``down``: bytes that were carried to the destination and from it."""
 
 
 class Way(NamedTuple):
@@ -47,31 +51,38 @@ class Way(NamedTuple):
     #: the label of the exit that serves it
     exit: str
     #: to be called once, when the stream is closed: the exit has one connection less
-    release: Callable[[], None]
+    release: Release
+    #: the name of the exit
+    name: str = ""
 
 
 class WaysOut:
     """The exits behind a door, and the rules for what may be asked of them.
 
+    ``exits`` may be empty if they come later, by :meth:`update`, which ``fed`` says.
     ``policy``: which exit is asked first, and which one after it; None is round robin.
     ``timeout``: seconds in which a request must be connected, whatever is tried for it.
     ``tries``: how many exits a request may try, while nothing has flowed.
+    ``health``: when an exit is given up for a while; ``sessions``: who keeps which exit.
     """
 
     def __init__(
         self,
-        exits: Sequence[Exit | Offer],
+        exits: Iterable[Exit | Offer],
         rules: Rules,
         *,
+        fed: bool = False,
         policy: Policy | None = None,
         timeout: float = 10.0,
         tries: int = 3,
+        health: HealthSettings = HealthSettings(),
+        sessions: Sessions | None = None,
+        random: Random | None = None,
     ) -> None:
-        if not exits:
+        self.roster = Roster(_offers(exits), health, random or Random())  # noqa: S311
+        if not len(self.roster) and not fed:
             raise ConfigError("no exits: there is no way out")
-        offers = [each if isinstance(each, Offer) else Offer(each) for each in exits]
-        self._standings = [_Standing(number, offer) for number, offer in enumerate(offers)]
-        self._full: set[_Standing] = set()
+        self.sessions = Sessions() if sessions is None else sessions
         self._rules = rules
         self._policy = policy or RoundRobin()
         self._timeout = timeout
@@ -81,28 +92,46 @@ class WaysOut:
     def start(self) -> None:
         """Let every exit begin to prepare.  Each door that shares these ways calls it."""
         self._doors += 1
-        for standing in self._standings:
-            standing.exit.start()
+        for member in self.roster:
+            member.exit.start()
 
     def close(self) -> None:
         """Let go what is idle in every exit, if no other door needs it."""
         self._doors -= 1
         if self._doors > 0:
             return
-        for standing in self._standings:
-            standing.exit.close()
+        for member in self.roster:
+            member.exit.close()
+
+    def update(self, exits: Iterable[Exit | Offer]) -> Changes:
+        """Have these exits from now on; no connection ends by it.
+
+        What is known of those that stay is kept, and so are their sessions.  Raises ConfigError
+        if there are none, and keeps what it has.
+        """
+        offers = _offers(exits)
+        if not offers:
+            raise ConfigError("no exits: there would be no way out")
+        changes = self.roster.update(offers)
+        if self._doors > 0:
+            for member in changes.added:
+                member.exit.start()
+            for member in changes.removed:
+                member.exit.close()
+        return changes
 
     def connect(self, request: Request, tried: Callable[[str], None]) -> Way:
         """Reach the destination by one exit, or by the next ones if it fails.
 
         ``tried`` is told the label of each exit that is asked.  Raises ConnectFailed or
         ClientError: the destination's failure at once, the last exit's own when all have failed,
-        LimitReached where every exit has as many connections as it may have.
+        LimitReached where every exit has as many connections as it may have, NoExit where none
+        is what the request wishes for.
         """
         self._ask_rules(request)
-        standing, made = self._reach(request, tried)
+        member, made = self._reach(request, tried)
         connected: Connected = made
-        return Way(*connected, standing.exit.label, partial(self._leave, standing))
+        return self._way(member, *connected)
 
     def associate(
         self, request: Request, tried: Callable[[str], None], sent_to: Callable[[Address], None]
@@ -113,7 +142,7 @@ class WaysOut:
         that they don't deny, when it is new.  Raises as :meth:`connect` does, and
         CommandNotSupported where no exit carries datagrams.
         """
-        standing, made = self._reach(request, tried)
+        member, made = self._reach(request, tried)
         connected: Connected = made
 
         def allows(dest: Address) -> bool:
@@ -122,8 +151,7 @@ class WaysOut:
             sent_to(dest)
             return True
 
-        stream = Screened(connected.stream, allows)
-        return Way(stream, connected.bound, standing.exit.label, partial(self._leave, standing))
+        return self._way(member, Screened(connected.stream, allows), connected.bound)
 
     def bind(
         self,
@@ -142,123 +170,96 @@ class WaysOut:
         """
         if not request.dest.is_unspecified:
             self._ask_rules(request)
-        standing, made = self._reach(request, tried)
+        member, made = self._reach(request, tried)
         listening: Listening = made
         try:
-            waits(listening, standing.exit.label)
+            waits(listening, member.label)
             connected = gevent.with_timeout(seconds, listening.accept, timeout_value=None)
             if connected is None:
                 raise ConnectTimeout(f"{request.dest}: has not connected within {seconds:g} s")
         except BaseException:
-            self._leave(standing)
+            self._leave(member)
             raise
         finally:
             listening.close()
-        return Way(*connected, standing.exit.label, partial(self._leave, standing))
+        return self._way(member, *connected)
 
     def _ask_rules(self, request: Request) -> None:
         decision = self._rules.before_resolving(request.dest, request.user)
         if decision.verdict is Verdict.DENY:
             raise Forbidden(f"{request.dest} is forbidden: {decision.reason}")
 
-    # --- one exit after the other -----------------------------------------------------------
+    def _way(self, member: Member, stream: Stream, bound: Address) -> Way:
+        return Way(stream, bound, member.label, partial(self._leave, member), member.name)
 
-    def _reach(self, request: Request, tried: Callable[[str], None]) -> tuple[_Standing, Any]:
+    def _reach(self, request: Request, tried: Callable[[str], None]) -> tuple[Member, Any]:
         """An exit, which has one connection more now, and what it made of the request."""
+        search = Search(request, self.roster, self.sessions, self._policy)
         # A timeout that is no ConnectFailed: an exit takes those for failures of its own parts.
         reached = gevent.with_timeout(
-            self._timeout, self._try_exits, request, tried, timeout_value=None
+            self._timeout, search.run, self._timeout, self._tries, tried, timeout_value=None
         )
         if reached is None:
             raise ConnectTimeout(f"{request.dest}: not connected within {self._timeout:g} s")
         return reached
 
-    def _try_exits(self, request: Request, tried: Callable[[str], None]) -> tuple[_Standing, Any]:
-        deadline = time.monotonic() + self._timeout
-        asked = self._unable(request.command)
-        if len(asked) == len(self._standings):
-            raise CommandNotSupported(f"no exit serves {request.command.name}")
-        candidates = self._candidates(asked)
-        if not candidates:
-            raise LimitReached("every exit has as many connections as it may have")
-        tries_left = self._tries
-        while True:
-            tries_left -= 1
-            now = time.monotonic()
-            chosen = self._policy.choose(candidates, request.dest.host, now)
-            asked.add(chosen)
-            tried(chosen.exit.label)
-            # An exit that says nothing leaves half of the time to those after it.
-            others = tries_left > 0 and len(candidates) > 1
-            try:
-                return chosen, self._ask(chosen, request, (deadline - now) / 2 if others else None)
-            except GsocksError as error:
-                if error.fault is Fault.REQUEST or not tries_left:
-                    raise
-                candidates = self._candidates(asked)
-                if not candidates:
-                    raise
+    def _leave(self, member: Member, up: int = 0, down: int = 0) -> None:
+        self.roster.left(member, up, down, time.monotonic())
 
-    def _unable(self, command: Command) -> set[_Standing]:
-        """The exits that need not be asked."""
-        if command is Command.CONNECT:
-            return set()
-        return {each for each in self._standings if command not in each.served}
+    # --- what others know of the exits ------------------------------------------------------
 
-    def _candidates(self, asked: Collection[_Standing]) -> Sequence[_Standing]:
-        """The exits that may be asked, in their order."""
-        if not asked and not self._full:
-            return self._standings
-        return [each for each in self._standings if each not in asked and each not in self._full]
+    def report(self, name: str, ok: bool, domain: str) -> None:
+        """An exit has served a domain well, or badly: by a captcha, a ban, a wrong answer.
 
-    def _ask(self, chosen: _Standing, request: Request, seconds: float | None) -> Any:
-        self._enter(chosen)
-        began = time.monotonic()
-        try:
-            made = gevent.with_timeout(
-                seconds, chosen.served[request.command], request, timeout_value=None
-            )
-            if made is None:
-                raise ExitDoubtful(f"{chosen.exit.label}: not connected within {seconds:.3g} s")
-        except GsocksError as error:
-            if error.fault in (Fault.EXIT, Fault.UNCLEAR):  # as slow as can be, however soon
-                chosen.connect_time.add(self._timeout, time.monotonic())
-            self._leave(chosen)
-            raise
-        except BaseException:
-            self._leave(chosen)
-            raise
-        now = time.monotonic()
-        chosen.connect_time.add(now - began, now)
-        return made
+        It stays in use for other domains.  Raises NoExit if there is none of that name, and
+        BadAddress.
+        """
+        member, now = self._named(name), time.monotonic()
+        if ok:
+            self.roster.domains.succeeded(member.name, domain_of(domain), now)
+        elif self.roster.domains.failed(member.name, domain_of(domain), now):
+            log.warning("exit %s (%s) is out for %s", member.name, member.label, domain)
 
-    def _enter(self, standing: _Standing) -> None:
-        standing.open += 1
-        if standing.open == standing.max_connections:
-            self._full.add(standing)
+    def ban(self, name: str, seconds: float, domain: str | None = None) -> None:
+        """Leave an exit alone for so long, or only for one domain and those below it.
 
-    def _leave(self, standing: _Standing) -> None:
-        standing.open -= 1
-        self._full.discard(standing)
+        Raises NoExit, BadAddress.
+        """
+        member, now = self._named(name), time.monotonic()
+        if domain is not None:
+            self.roster.domains.ban(member.name, domain_of(domain), now + seconds, now)
+        else:
+            member.banned_until = now + seconds
+            self.roster.changed()
+
+    def unban(self, name: str, domain: str | None = None) -> None:
+        """Use an exit again, whether it was banned or has failed.  Raises NoExit, BadAddress."""
+        member, now = self._named(name), time.monotonic()
+        if domain is not None:
+            self.roster.domains.unban(member.name, domain_of(domain))
+        else:
+            member.banned_until = -math.inf
+            member.health.succeeded(now)
+            self.roster.changed()
+
+    def drain(self, name: str, draining: bool = True) -> None:
+        """Ask an exit nothing more, and let go on what is open; or use it again.
+
+        Raises NoExit.
+        """
+        self._named(name).draining = draining
+        self.roster.changed()
+
+    def rotate(self, user: str | None, session: str) -> None:
+        """Give a session another exit at its next request."""
+        self.sessions.rotate((user or "", session), time.monotonic())
+
+    def _named(self, name: str) -> Member:
+        member = self.roster.named(name)
+        if member is None:
+            raise NoExit(f"no exit is called {name!r}")
+        return member
 
 
-class _Standing(Candidate):
-    """An exit, as it stands at present."""
-
-    __slots__ = ("exit", "max_connections", "served")
-
-    def __init__(self, number: int, offer: Offer) -> None:
-        super().__init__(number, offer.weight)
-        self.exit = offer.exit
-        #: how the exit is asked for each command that it serves
-        self.served = _served(offer.exit)
-        self.max_connections = offer.max_connections
-
-
-def _served(way: Exit) -> dict[Command, Callable[[Request], Any]]:
-    served: dict[Command, Callable[[Request], Any]] = {Command.CONNECT: way.connect}
-    if isinstance(way, Associates):
-        served[Command.UDP_ASSOCIATE] = way.associate
-    if isinstance(way, Binds):
-        served[Command.BIND] = way.bind
-    return served
+def _offers(exits: Iterable[Exit | Offer]) -> list[Offer]:
+    return [each if isinstance(each, Offer) else Offer(each) for each in exits]

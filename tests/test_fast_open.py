@@ -213,7 +213,7 @@ def test_success_is_not_told_before_there_is_a_tunnel(echo_server: Address) -> N
 
 
 def exits_of(ways: WaysOut) -> list:
-    return [standing.exit for standing in ways._standings]
+    return [member.exit for member in ways.roster]
 
 
 def test_an_exit_without_tunnels_tells_the_truth_as_ever() -> None:

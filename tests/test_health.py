@@ -299,6 +299,7 @@ def test_every_error_says_whose_fault_it_is() -> None:
         errors.NetworkUnreachable: Fault.UNCLEAR,
         errors.ConnectTimeout: Fault.UNCLEAR,
         errors.LimitReached: Fault.NOBODY,
+        errors.NoExit: Fault.NOBODY,
         errors.OutOfResources: Fault.NOBODY,
         errors.AddressFamilyNotSupported: Fault.NOBODY,
         errors.CommandNotSupported: Fault.NOBODY,

@@ -153,8 +153,8 @@ def test_what_people_write_reaches_the_policy_and_the_bounds() -> None:
         rotate="weighted",
     )
     assert isinstance(rotating._policy, Weighted)
-    assert [each.weight for each in rotating._standings] == [3, 1]
-    assert [each.max_connections for each in rotating._standings] == [None, 5]
+    assert [each.weight for each in rotating.roster] == [3, 1]
+    assert [each.max_connections for each in rotating.roster] == [None, 5]
     with pytest.raises(errors.ConfigError, match="not a policy"):
         make_ways_out(["direct"], rotate="rotund")
 
@@ -367,8 +367,8 @@ def test_a_door_that_stops_leaves_no_connection_counted(echo_server: Address) ->
     door = LocalServer(("127.0.0.1", 0), ways_out)
     door.start()
     clients = [through(door.bound, echo_server) for _ in range(3)]
-    assert ways_out._standings[0].open == 3
+    assert next(iter(ways_out.roster)).open == 3
     door.stop(0)
-    assert ways_out._standings[0].open == 0
+    assert next(iter(ways_out.roster)).open == 0
     for client in clients:
         client.close()

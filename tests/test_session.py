@@ -156,6 +156,7 @@ def test_a_session_moves_to_an_exit_with_the_same_tags_and_country() -> None:
     ]
     sessions = Sessions()
     first = choose(sessions, german, wish=Wish(country="de"))
+    sessions.served(ALICE)
     second = choose(sessions, german + others, 1.0, out=[first])
     third = choose(sessions, german + others, 2.0, out=[first, second])
     assert {first, second, third} == set(german)
@@ -179,6 +180,7 @@ def test_a_session_whose_exit_is_gone_moves_to_one_like_it_if_there_is_one(
 ) -> None:
     sessions = Sessions()
     choose(sessions, [House("de-1", country="de")])
+    sessions.served(ALICE)
     others = [House("de-2", country="de"), *houses(50)]
     with caplog.at_level(logging.INFO, "gsocks.rotation"):
         assert choose(sessions, others, 1.0).name == "de-2"
@@ -186,6 +188,30 @@ def test_a_session_whose_exit_is_gone_moves_to_one_like_it_if_there_is_one(
     assert caplog.messages[0] == (
         "session x of alice: from de-1 to de-2, which is no more, or not what is asked for now"
     )
+
+
+def test_a_session_that_no_exit_has_served_moves_to_any() -> None:
+    sessions = Sessions()
+    dead = choose(sessions, [House("de-1", country="de")])
+    assert choose(sessions, [dead, *houses(9)], 1.0, out=[dead]) == winner(ALICE, 0, houses(9))
+
+
+def test_a_session_keeps_the_exit_that_has_served_it_until_it_is_to_have_another() -> None:
+    sessions = Sessions(idle=100.0)
+    wish = Wish(session="x", lifetime=50.0)
+    assert sessions.kept(ALICE, wish, 0.0) is None
+    exit_ = choose(sessions, houses(5), wish=wish)
+    assert sessions.kept(ALICE, wish, 0.0) is None
+    sessions.served(ALICE)
+    assert sessions.kept(ALICE, wish, 49.0) == exit_.name
+    assert sessions.kept(ALICE, wish, 50.0) is None
+    sessions.rotate(ALICE, 10.0)
+    assert sessions.kept(ALICE, wish, 10.0) is None
+    choose(sessions, houses(5), 11.0, wish=wish)
+    assert sessions.kept(ALICE, wish, 11.0) is None
+    sessions.served(ALICE)
+    assert sessions.kept(ALICE, wish, 11.0) != exit_.name
+    assert sessions.kept(ALICE, wish, 200.0) is None
 
 
 def test_a_new_session_goes_to_an_exit_that_can_be_used_if_there_is_one() -> None:

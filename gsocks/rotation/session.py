@@ -87,8 +87,7 @@ class Sessions:
         """
         self._forget_idle(now)
         session = self._use(key, now)
-        lifetime = self.longest if wish.lifetime is None else min(wish.lifetime, self.longest)
-        if now - session.first >= lifetime:
+        if now - session.first >= self._lifetime(wish):
             session.begin_again(now, "it has lasted long enough")
         last = session.exit
         chosen = self._home(key, session, members, available)
@@ -97,6 +96,23 @@ class Sessions:
             log.info("session %s: from %s to %s, %s", _shown(key), last, chosen.name, why)
         session.settle(chosen)
         return chosen
+
+    def kept(self, key: SessionKey, wish: Wish, now: float) -> str | None:
+        """The name of the exit that has served the session and that it keeps while it can.
+
+        None if none has yet, or if it is to have another one.
+        """
+        self._forget_idle(now)
+        session = self._sessions.get(key)
+        if session is None or not session.is_served or session.to_move:
+            return None
+        return session.exit if now - session.first < self._lifetime(wish) else None
+
+    def served(self, key: SessionKey) -> None:
+        """The exit that was chosen for the session has connected it, so that it stays there."""
+        session = self._sessions.get(key)
+        if session is not None:
+            session.is_served = session.is_bound = True
 
     def rotate(self, key: SessionKey, now: float) -> None:
         """Give the session another exit at its next request, if there is one."""
@@ -112,6 +128,9 @@ class Sessions:
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def _lifetime(self, wish: Wish) -> float:
+        return self.longest if wish.lifetime is None else min(wish.lifetime, self.longest)
 
     def _use(self, key: SessionKey, now: float) -> _Session:
         session = self._sessions.get(key)
@@ -146,6 +165,8 @@ class Sessions:
         kept = _named(session.exit, available)
         if kept is not None:
             return kept
+        if not session.is_bound:  # it has not been seen anywhere
+            return winner(key, generation, available or members)
         alike = [each for each in available if session.fits(each)]
         if alike:
             return winner(key, generation, alike)
@@ -155,11 +176,23 @@ class Sessions:
 class _Session:
     """What is remembered of one session."""
 
-    __slots__ = ("country", "exit", "first", "generation", "last", "tags", "to_move")
+    __slots__ = (
+        "country",
+        "exit",
+        "first",
+        "generation",
+        "is_bound",
+        "is_served",
+        "last",
+        "tags",
+        "to_move",
+    )
 
     def __init__(self, now: float) -> None:
         #: the exit's name; None before the first request
         self.exit: str | None = None
+        #: whether that exit has connected it, and whether any one has
+        self.is_served = self.is_bound = False
         #: the exit's own, for one that takes its place
         self.tags: tuple[str, ...] = ()
         self.country: str | None = None
@@ -175,6 +208,7 @@ class _Session:
         self.to_move = why
 
     def settle(self, home: Home) -> None:
+        self.is_served = self.is_served and self.exit == home.name
         self.exit, self.tags, self.country = home.name, home.tags, home.country
         self.to_move = ""
 
