@@ -10,8 +10,10 @@ from gsocks.dial import Resolver
 from gsocks.errors import ConfigError
 from gsocks.exits import Exit, ExitSpec, Ground, make_exit
 from gsocks.limits import Timeouts
+from gsocks.rotation.health import HealthSettings
 from gsocks.rotation.policy import make_policy
 from gsocks.rotation.roster import Offer
+from gsocks.rotation.session import Sessions
 from gsocks.rules import Rules
 from gsocks.throttle import Throttle
 from gsocks.users import Users
