@@ -31,16 +31,22 @@ PARTING = 2.0
 
 
 class Bridge:
-    """A relay between ``far`` and ``stream``; ``ended`` is called once, when both are closed.
+    """A relay between ``far`` and ``stream``.
+
+    ``ended`` is called once, when both are closed, with the bytes from the program and to it.
 
     It knows nothing of ``near``: the program may forget it, and that has to be its end.
     """
 
     __slots__ = ("_relay",)
 
-    def __init__(self, far: socket, stream: Stream, ended: Callable[[], None]) -> None:
+    def __init__(self, far: socket, stream: Stream, ended: Callable[[int, int], None]) -> None:
         self._relay = Relay(
-            SocketStream(far), stream, idle=_EVER, half_closed=_EVER, ended=lambda _: ended()
+            SocketStream(far),
+            stream,
+            idle=_EVER,
+            half_closed=_EVER,
+            ended=lambda totals: ended(totals.up, totals.down),
         )
         gevent.spawn(self._relay.run)
 

@@ -29,8 +29,15 @@ from gsocks.errors import (
 )
 from gsocks.limits import Timeouts
 from gsocks.request import Command, Request
+from gsocks.rotation.health import HealthSettings
+from gsocks.rotation.session import Sessions
 from gsocks.stream import SocketStream
 from gsocks.ways_out import Way, WaysOut
+from gsocks.wish import Wish, as_country, as_exit, as_tag
+from gsocks.wording import shown
+
+#: characters; a session may be called otherwise than in a user name, with hyphens for one
+LONGEST_SESSION = 255
 
 
 class _Served(NamedTuple):
@@ -46,9 +53,12 @@ class Gateway:
     """Opens connections by exits that take turns.
 
     ``exits`` and ``rotate`` are as in the config; or ``exits`` is a WaysOut, which a gateway may
-    share with doors.  ``rules`` are as at a door, too: left out, private addresses are denied,
-    because what a program fetches is often named by others.  ``rules=["allow all"]`` lets it
-    reach whatever this machine does.
+    share with doors of its thread.  ``health``, ``sessions`` and ``tries`` are those of
+    :class:`gsocks.ways_out.WaysOut`.
+
+    ``rules`` are as at a door, too: left out, private addresses are denied, because what a program
+    fetches is often named by others.  ``rules=["allow all"]`` lets it reach whatever this machine
+    does.
 
     It begins its work when it is first used, and serves the thread that does so, from any number
     of greenlets: another thread needs a gateway of its own, and so does a child process.
@@ -65,6 +75,9 @@ class Gateway:
         timeouts: Timeouts = Timeouts(),
         pool_size: int = 8,
         pool_max_idle: float = 300.0,
+        health: HealthSettings = HealthSettings(),
+        sessions: Sessions | None = None,
+        tries: int = 3,
     ) -> None:
         #: the exits, to be asked about and to be changed
         self.ways_out = make_ways_out(
@@ -74,19 +87,39 @@ class Gateway:
             timeouts=timeouts,
             pool_size=pool_size,
             pool_max_idle=pool_max_idle,
+            health=health,
+            sessions=sessions,
+            tries=tries,
         )
         self._sockets: OpenSockets[_Served] | None = None
         self._closed = False
 
-    def connect(self, host: str, port: int, *, timeout: float | None = None) -> socket:
+    def connect(
+        self,
+        host: str,
+        port: int,
+        *,
+        session: str | None = None,
+        country: str | None = None,
+        tags: Iterable[str] = (),
+        exit: str | None = None,  # noqa: A002 - as in a config
+        lifetime: float | None = None,
+        timeout: float | None = None,
+    ) -> socket:
         """A socket that is connected to ``host`` and ``port``.
+
+        Connections of the same ``session`` have the same exit, for ``lifetime`` seconds from the
+        first of them, or as long as the exits' Sessions say.  ``country``, ``tags`` and ``exit``
+        say where the exit has to be, what has to be said of it, and which one it has to be.
 
         ``timeout`` bounds the connecting, and is the socket's timeout from then on, as with
         ``socket.create_connection``; ``timeouts.connect`` bounds the connecting in any case.
 
-        Raises GsocksError: BadAddress, or a kind of ConnectFailed.
+        Raises GsocksError: BadAddress, ConfigError for a wish that can't be one, or a kind of
+        ConnectFailed.
         """
-        request = Request(Command.CONNECT, Address.of(host, port))
+        wish = _wish(session, lifetime, country, tags, exit)
+        request = Request(Command.CONNECT, Address.of(host, port), wish=wish)
         sockets = self._begin()
         sock = gevent.with_timeout(timeout, self._connect, request, sockets, timeout_value=None)
         if sock is None:
@@ -101,6 +134,26 @@ class Gateway:
         Raises ConfigError once it is closed, and for a socket that is none of this gateway's.
         """
         return self._served(sock).exit
+
+    def report(self, served: HasFileno | str, ok: bool, domain: str | None = None) -> None:
+        """Tell what came of an exit's service, which the exit can't know: a captcha, a ban.
+
+        ``served``: a socket, or the name of the exit; ``domain``: for whom it served, and with a
+        socket that is its destination.  After a few failures the exit isn't asked for that domain
+        for a while, and a session that has it there gets another one.  Raises NoExit,
+        ConfigError.
+        """
+        if isinstance(served, str):
+            if domain is None:
+                raise ConfigError("whoever reports an exit by its name has to name the domain")
+            self.ways_out.report(served, ok, domain)
+        else:
+            known = self._served(served)
+            self.ways_out.report(known.exit, ok, domain or known.host)
+
+    def rotate(self, session: str) -> None:
+        """Give a session another exit from its next connection on."""
+        self.ways_out.rotate(None, session)
 
     def close(self) -> None:
         """Let go what is idle, such as tunnels; sockets that are open stay so."""
@@ -151,8 +204,31 @@ class Gateway:
             way.stream.abort()
             way.release()
             raise
-        sockets.add(sock, _Served(way.exit, request.dest.host), closed)
+        sockets.add(sock, _Served(way.name, request.dest.host), closed)
         return sock
+
+
+def _wish(
+    session: str | None,
+    lifetime: float | None,
+    country: str | None,
+    tags: Iterable[str],
+    exit_: str | None,
+) -> Wish:
+    if session is not None and not 0 < len(session) <= LONGEST_SESSION:
+        raise ConfigError(f"a session has a name of 1 to {LONGEST_SESSION} characters")
+    if lifetime is not None and not lifetime > 0:
+        raise ConfigError(f"{shown(lifetime)} is no lifetime (expected seconds)")
+    try:
+        return Wish(
+            session,
+            lifetime,
+            None if country is None else as_country(country),
+            tuple(sorted({as_tag(tag) for tag in tags})),
+            None if exit_ is None else as_exit(exit_),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _as_socket(way: Way) -> tuple[socket, Callable[[], None]]:

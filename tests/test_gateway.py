@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gc
 import http.client
+import math
 import os
 import select
 import socket as std_socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import gevent
 import pytest
@@ -47,6 +51,7 @@ from gsocks.errors import (
     ConnectTimeout,
     Forbidden,
     LimitReached,
+    NoExit,
     OutOfResources,
     ShuttingDown,
 )
@@ -92,7 +97,11 @@ def by(kind: str, through: Callable[[Address], Address] = lambda to: to) -> Iter
 
 def open_at(gateway: Gateway) -> int:
     """Connections through all exits of the gateway."""
-    return sum(each.open for each in gateway.ways_out._standings)
+    return sum(member.open for member in gateway.ways_out.roster)
+
+
+def names(gateway: Gateway) -> list[str]:
+    return [member.name for member in gateway.ways_out.roster]
 
 
 def trusting_cooperatively() -> SSLContext:
@@ -256,6 +265,154 @@ def test_many_greenlets_connect_at_once(kind: str, echo_server: Address) -> None
         eventually(lambda: open_at(gateway) == 0)
 
 
+# --- which exit serves ------------------------------------------------------------------------
+
+
+@contextmanager
+def many_exits(count: int = 8, **options: Any) -> Iterator[Gateway]:
+    """Exits that the destination tells apart by their addresses, 127.0.0.11 and so on."""
+    exits = [
+        {
+            "url": f"direct://?source=127.0.0.{11 + number}",
+            "name": f"exit-{number}",
+            "country": "de" if number < 2 else "fr",
+            "tags": ["fast"] if number % 2 else [],
+        }
+        for number in range(count)
+    ]
+    with Gateway(exits, rules=["allow all"], **options) as gateway:
+        yield gateway
+
+
+def exits_of(gateway: Gateway, times: int, dest: Address, **wishes: Any) -> list[str]:
+    """The exits that serve so many connections, which the destination confirms."""
+    found = []
+    for _ in range(times):
+        with gateway.connect(*dest, **wishes) as sock:
+            sock.sendall(b"?")
+            name = gateway.exit_of(sock)
+            assert read_to_end(sock) == b"127.0.0.%d" % (11 + int(name.removeprefix("exit-")))
+            found.append(name)
+    return found
+
+
+@pytest.fixture
+def tells_who_came() -> Iterator[Address]:
+    def tell(sock: socket) -> None:
+        sock.recv(1)
+        sock.sendall(sock.getpeername()[0].encode())
+
+    with serving(tell) as address:
+        yield address
+
+
+def test_exits_take_turns_and_it_can_be_asked_which_one_serves(tells_who_came: Address) -> None:
+    with many_exits(3) as gateway:
+        expected = ["exit-0", "exit-1", "exit-2"] * 2
+        assert exits_of(gateway, 6, tells_who_came) == expected
+
+
+def test_a_session_keeps_its_exit_until_another_one_is_asked_for(tells_who_came: Address) -> None:
+    with many_exits() as gateway:
+        (before,) = set(exits_of(gateway, 5, tells_who_came, session="cart-17"))
+        assert len({exits_of(gateway, 1, tells_who_came, session=f"{n}")[0] for n in range(30)}) > 3
+        gateway.rotate("cart-17")
+        (after,) = set(exits_of(gateway, 5, tells_who_came, session="cart-17"))
+        assert after != before
+
+
+def test_a_session_ends_with_its_lifetime(
+    tells_who_came: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with many_exits() as gateway:
+        asked = partial(exits_of, gateway, 1, tells_who_came, session="a", lifetime=60)
+        before = asked()
+        assert asked() == before
+        now = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: now() + 61)
+        assert asked() != before
+
+
+def test_a_wish_for_a_country_tags_or_an_exit_is_fulfilled(tells_who_came: Address) -> None:
+    with many_exits() as gateway:
+        asked = partial(exits_of, gateway, 4, tells_who_came)
+        assert set(asked(country="DE")) == {"exit-0", "exit-1"}
+        assert set(asked(country="de", tags=["Fast"])) == {"exit-1"}
+        assert set(asked(exit="exit-6")) == {"exit-6"}
+        with pytest.raises(NoExit):
+            asked(country="jp")
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"country": "Germany"},
+        {"tags": ["two words"]},
+        {"exit": ""},
+        {"session": ""},
+        {"session": "x" * 256},
+        {"lifetime": 0},
+        {"lifetime": math.nan},
+    ],
+)
+def test_a_wish_that_cannot_be_one_is_refused(wish: dict[str, Any]) -> None:
+    with Gateway() as gateway, pytest.raises(ConfigError):
+        gateway.connect("example.com", 443, **wish)
+
+
+@pytest.mark.parametrize("by_name", [True, False], ids=["by name", "by socket"])
+def test_an_exit_that_is_reported_for_a_domain_is_not_asked_for_it(
+    tells_who_came: Address, by_name: bool
+) -> None:
+    with many_exits(2) as gateway:
+        for _ in range(3):
+            with gateway.connect(*tells_who_came, exit="exit-0") as sock:
+                if by_name:
+                    gateway.report("exit-0", ok=False, domain=tells_who_came.host)
+                else:
+                    gateway.report(sock, ok=False)
+        assert exits_of(gateway, 3, tells_who_came) == ["exit-1"] * 3
+        gateway.ways_out.unban("exit-0", tells_who_came.host)
+        assert set(exits_of(gateway, 4, tells_who_came)) == {"exit-0", "exit-1"}
+
+
+def test_a_report_says_of_what(tells_who_came: Address) -> None:
+    with many_exits(1) as gateway:
+        sock = gateway.connect(*tells_who_came)
+        gateway.report(sock, ok=True)
+        gateway.report(sock, ok=True, domain="example.com")
+        sock.close()
+        for nothing in (sock, socket()):
+            with pytest.raises(ConfigError):
+                gateway.report(nothing, ok=False)
+            with pytest.raises(ConfigError):
+                gateway.exit_of(nothing)
+        with pytest.raises(ConfigError):
+            gateway.report("exit-0", ok=False)
+        with pytest.raises(NoExit):
+            gateway.report("exit-9", ok=False, domain="example.com")
+
+
+def test_an_exit_that_fails_is_replaced_by_the_next_one(tells_who_came: Address) -> None:
+    dead = f"socks5://127.0.0.1:{free_port()}"
+    with Gateway([dead, "direct"], rules=["allow all"]) as gateway:
+        for _ in range(3):
+            with gateway.connect(*tells_who_came) as sock:
+                assert gateway.exit_of(sock) == names(gateway)[1]
+
+
+@every_bridged_kind
+def test_what_a_bridge_has_carried_is_counted_for_its_exit(kind: str, echo_server: Address) -> None:
+    with by(kind) as gateway:
+        with gateway.connect(*echo_server) as sock:
+            sock.sendall(b"there")
+            sock.shutdown(std_socket.SHUT_WR)
+            assert read_to_end(sock) == b"there"
+        eventually(lambda: open_at(gateway) == 0)
+        (member,) = gateway.ways_out.roster
+        assert (member.counts.up, member.counts.down) == (5, 5)
+
+
 # --- how it ends ------------------------------------------------------------------------------
 
 
@@ -332,7 +489,7 @@ def test_an_ssl_socket_counts_until_it_is_closed(kind: str) -> None:
         tls = context.wrap_socket(gateway.connect(*dest), server_hostname="127.0.0.1")
         gevent.sleep(0.25)  # a few looks at it
         assert open_at(gateway) == 1
-        assert gateway.exit_of(tls) == gateway.ways_out._standings[0].exit.label
+        assert [gateway.exit_of(tls)] == names(gateway)
         tls.sendall(b"still open")
         assert read_exactly(tls, 10) == b"still open"
         tls.close()
