@@ -164,6 +164,14 @@ def test_a_check_brings_back_what_requests_have_put_out_but_on_probation() -> No
     assert patient.out_until == 10.0 + 600.0
 
 
+def test_checks_that_succeed_forgive_no_failures_of_requests() -> None:
+    patient = health()
+    for _ in range(2):
+        assert not patient.failed(0.0)
+        patient.checked(True, 0.0)
+    assert patient.failed(0.0)
+
+
 def test_failures_of_an_exit_that_is_down_count_for_nothing() -> None:
     patient = down(health())
     assert not any(patient.failed(0.0) for _ in range(10))

@@ -73,6 +73,7 @@ class Health:
     def succeeded(self, now: float) -> None:
         """A request got through: all is forgiven, and it is back if it was out."""
         self._recover(now)
+        self.failures = 0
         self.ejections = 0
         self._on_probation = False
 
@@ -99,7 +100,8 @@ class Health:
         """What active checks have found.
 
         Good news bring it back at once, but on probation if requests had put it out: what a
-        check can reach says little about what they want.
+        check can reach says little about what they want.  For the same reason their failures
+        stay counted.
         """
         if ok:
             self._recover(now)
@@ -154,7 +156,6 @@ class Health:
         return "ok" if self.has_worked else "unproven"
 
     def _recover(self, now: float) -> None:
-        self.failures = 0
         self.proven = self.has_worked = True
         self._down_since = None
         self.out_until = min(self.out_until, now)
