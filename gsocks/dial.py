@@ -212,6 +212,9 @@ class Dialer:
         """
         if dest.port == 0:
             raise ConnectFailed(f"{dest}: nothing can be reached at port 0")
+        if dest.ip is not None:
+            self.allowed_addresses(dest, user)
+            return self._connect_to_only(dest)
         race = _Race(dest.port, self._source, self._freebind)
         try:
             sock = gevent.with_timeout(
@@ -254,6 +257,19 @@ class Dialer:
         """
         return _bind(sock, self._source, self._freebind)
 
+    def _connect_to_only(self, dest: Address) -> socket:
+        """Connect to a destination that is an address, which takes no race."""
+        sock = _begin(dest.host, dest.port, self._source, self._freebind)
+        try:
+            late = gevent.with_timeout(self.timeout, wait_write, sock.fileno(), timeout_value=True)
+            if late:
+                raise ConnectTimeout(f"{dest}: no answer within {self.timeout:g} s")
+            _raise_failure(sock)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
     def _connect(self, dest: Address, user: str | None, race: _Race) -> socket:
         addresses = _interleave(self.allowed_addresses(dest, user), self._prefer)
         to_try = deque(addresses[: self.MAX_ADDRESSES])
@@ -282,42 +298,25 @@ class _Race:
 
     def start(self, ip: IPAddress) -> bool:
         """Begin to connect; False if that failed at once."""
-        family = std_socket.AF_INET6 if ip.version == 6 else std_socket.AF_INET
         try:
-            sock = socket(family, std_socket.SOCK_STREAM)
-        except OSError as error:
-            self.failures.append(connect_failure(error))
-            return False
-        fd = sock.fileno()
-        self.under_way[fd] = sock
-        try:
-            tune(sock)
-            if self._source is not None:
-                # The port is chosen at connect, when the destination is known: else one source
-                # address would have only its 28,000 ephemeral ports for all of the world.
-                sock.setsockopt(std_socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-                _bind(sock, self._source, self._freebind)
-            sock.setblocking(False)
-            sock.connect((str(ip), self._port))
-        except BlockingIOError:
-            pass  # under way, as it should be
-        except OSError as error:
-            self._fail(fd, connect_failure(error))
-            return False
+            sock = _begin(str(ip), self._port, self._source, self._freebind)
         except ConnectFailed as failure:
-            self._fail(fd, failure)
+            self.failures.append(failure)
             return False
+        self.under_way[sock.fileno()] = sock
         return True
 
     def wait(self, seconds: float | None) -> socket | None:
         """The socket that has connected; None after a failure, or after ``seconds``."""
         for fd in self._decided(seconds):
-            error = self.under_way[fd].getsockopt(std_socket.SOL_SOCKET, std_socket.SO_ERROR)
-            if error == 0:
-                winner = self.under_way.pop(fd)
-                winner.setblocking(True)
-                return winner
-            self._fail(fd, connect_failure(OSError(error, os.strerror(error))))
+            sock = self.under_way.pop(fd)
+            try:
+                _raise_failure(sock)
+            except ConnectFailed as failure:
+                sock.close()
+                self.failures.append(failure)
+            else:
+                return sock
         return None
 
     def _decided(self, seconds: float | None) -> list[int]:
@@ -344,9 +343,40 @@ class _Race:
         # The traceback of a raised failure holds this race; let the race not hold the failure.
         self.failures.clear()
 
-    def _fail(self, fd: int, failure: ConnectFailed) -> None:
-        self.under_way.pop(fd).close()
-        self.failures.append(failure)
+
+def _begin(host: str, port: int, source: Source | None, freebind: bool) -> socket:
+    """A socket that is about to be connected to an IP address.  Raises ConnectFailed."""
+    family = std_socket.AF_INET6 if ":" in host else std_socket.AF_INET
+    try:
+        sock = socket(family, std_socket.SOCK_STREAM)
+    except OSError as error:
+        raise connect_failure(error) from None
+    try:
+        tune(sock)
+        if source is not None:
+            # The port is chosen at connect, when the destination is known: else one source
+            # address would have only its 28,000 ephemeral ports for all of the world.
+            sock.setsockopt(std_socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            _bind(sock, source, freebind)
+        sock.setblocking(False)
+        sock.connect((host, port))
+    except BlockingIOError:
+        pass  # under way, as it should be
+    except OSError as error:
+        sock.close()
+        raise connect_failure(error) from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _raise_failure(sock: socket) -> None:
+    """Whether it has connected, once it is writable.  Raises ConnectFailed."""
+    error = sock.getsockopt(std_socket.SOL_SOCKET, std_socket.SO_ERROR)
+    if error:
+        raise connect_failure(OSError(error, os.strerror(error)))
+    sock.setblocking(True)
 
 
 def _bind(sock: socket, source: Source | None, freebind: bool) -> bool:

@@ -121,6 +121,7 @@ class Door(StreamServer):
         super().__init__(listener, spawn=None)  # the hub admits; greeters serve
         if isinstance(listener, std_socket.socket):
             listener.setblocking(False)  # gevent accepts until nobody waits any more
+            tune(listener)
         self.timeouts = timeouts
         self.limits = limits
         self._ways_out = make_ways_out(exits, rules, timeouts=timeouts)
@@ -150,6 +151,13 @@ class Door(StreamServer):
         super().start()
         self._keep_reserve()
         self._ways_out.start()
+
+    @classmethod
+    def get_listener(cls, *address: Any, **options: Any) -> socket:
+        """A listening socket, whose options those that it accepts inherit.  gevent's hook."""
+        listener: socket = super().get_listener(*address, **options)
+        tune(listener)
+        return listener
 
     @property
     def bound(self) -> Address:
@@ -263,7 +271,7 @@ class Door(StreamServer):
         self._visits.add(visit)
         self._greeting.add(visit)
         self._deserted.clear()
-        self.spawn(visit, self._serve_balanced if behind_balancer else self._serve, visit)
+        self.spawn(visit, self._serve_balanced if behind_balancer else self.serve, visit)
 
     def _count(self, visit: Visit) -> None:
         """One of its client's connections more.  Raises ClientForbidden, LimitReached."""
@@ -300,11 +308,7 @@ class Door(StreamServer):
             visit.end()
             self._refuse(visit, error)
         else:
-            self._serve(visit)
-
-    def _serve(self, visit: Visit) -> None:
-        tune(visit.sock)
-        self.serve(visit)
+            self.serve(visit)
 
     def spawn(self, visit: Visit, function: Callable[..., None], *args: object) -> None:
         """Run a part of a visit in a greenlet of its own, after whose failure nothing is open."""
@@ -353,15 +357,17 @@ class Door(StreamServer):
         record: Record,
         ended: Callable[[], None] | None = None,
         sock: socket | None = None,
-    ) -> GsocksError | None:
+    ) -> bool:
         """Connect one request, answer it, and relay until it is over.
 
         ``sock`` is the client's own connection where it may ask for a BIND, which it ends by
         hanging up.
 
-        Returns None once the relay runs by itself, which calls ``ended`` after everything is
-        closed; or why there is none, after the client was answered.
+        Returns True once the relay runs by itself, which calls ``ended`` after everything is
+        closed; False if there is none, after the client was answered.
         """
+        # The error itself is not returned: whoever kept it would be in its traceback, and that is
+        # a cycle, which only the garbage collector can let go.
         try:
             waiting = None
             if request.command is Command.BIND and sock is not None:
@@ -369,21 +375,21 @@ class Door(StreamServer):
             way = self._find_way(request, record, waiting)
         except (ConnectFailed, ClientError) as error:
             answer.failed(error)
-            return error
+            return False
         try:
             answer.succeeded(way.bound, way.exit)
         except StreamError as error:
             way.stream.abort()
             way.release()
             self._over(record, f"client_{error.word}", str(error))
-            return error
+            return False
         except BaseException:
             way.stream.abort()
             way.release()
             self._over(record, "stopped")
             raise
         self._relay(client, way, record, ended)
-        return None
+        return True
 
     def _find_way(
         self, request: Request, record: Record, waiting: WaitingClient | None = None

@@ -7,6 +7,7 @@ import socket
 
 from gsocks.address import Address
 from gsocks.errors import ConfigError
+from gsocks.stream import tune
 
 #: connections that wait to be accepted; the kernel caps it at net.core.somaxconn
 BACKLOG = 1024
@@ -62,6 +63,7 @@ def _socket(address: Address, *, reuse_port: bool, listening: bool) -> socket.so
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         if listening:
+            tune(sock)
             sock.listen(BACKLOG)
     except OSError as error:
         sock.close()

@@ -109,13 +109,13 @@ class LocalServer(Door):
             visit.understood()
             request, answer = asked
             if request.command is Command.UDP_ASSOCIATE:
-                failed = self._associate(visit, request, answer, record)
+                carried = self._associate(visit, request, answer, record)
             else:
                 client = SocketStream(sock, request.payload)
                 if self._fast_open and request.command is Command.CONNECT:
                     request = request._replace(fast_open=True)
-                failed = self.carry(request, answer, client, record, visit.end, sock)
-            if failed is None:
+                carried = self.carry(request, answer, client, record, visit.end, sock)
+            if carried:
                 return
         close_after_reply(sock, LAST_WORDS)
         visit.end()
@@ -123,9 +123,7 @@ class LocalServer(Door):
     def _authenticate(self, visit: Visit) -> Authenticate | None:
         return None if self._logins is None else self._logins.for_client(visit.client.host)
 
-    def _associate(
-        self, visit: Visit, request: Request, answer: Answer, record: Record
-    ) -> GsocksError | None:
+    def _associate(self, visit: Visit, request: Request, answer: Answer, record: Record) -> bool:
         """Give the client a place to send its datagrams to, and carry them; as :meth:`carry`."""
         try:
             datagrams = self._associations.associate(visit.sock, visit.client)
@@ -133,16 +131,16 @@ class LocalServer(Door):
             record.user, record.command = request.user, "udp_associate"
             self._over(record, error.word, str(error))
             answer.failed(error)
-            return error
+            return False
         try:
             told = _Told(answer, datagrams.told)
-            failed = self.carry(request, told, datagrams, record, visit.end)
+            carried = self.carry(request, told, datagrams, record, visit.end)
         except BaseException:
             datagrams.release()
             raise
-        if failed is not None:
+        if not carried:
             datagrams.release()
-        return failed
+        return carried
 
     # --- beyond the limits ------------------------------------------------------------------
 
@@ -217,7 +215,7 @@ class LocalServer(Door):
         request = Request(Command.CONNECT, asked.target.dest, asked.user)
         if asked.head.method == b"CONNECT":
             request = request._replace(fast_open=self._fast_open)
-            return self.carry(request, client, client.stream(), record, ended=visit.end) is None
+            return self.carry(request, client, client.stream(), record, ended=visit.end)
         try:
             way = self._find_way(request, record)
         except (ConnectFailed, ClientError) as error:

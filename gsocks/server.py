@@ -136,7 +136,7 @@ class RemoteServer(Door):
             kind = TunnelDatagrams if request.command is Command.UDP_ASSOCIATE else TunnelStream
             stream = kind(tunnel, partial(self._stream_ended, visit, tunnel))
             record = Record(self.name, str(visit.client))
-            if self.carry(request, tunnel, stream, record, sock=visit.sock) is None:
+            if self.carry(request, tunnel, stream, record, sock=visit.sock):
                 return
         tunnel.close()
         visit.end()

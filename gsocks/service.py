@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket as std_socket
@@ -37,6 +38,10 @@ from gsocks.ways_out import WaysOut
 from gsocks.wording import did_you_mean
 
 log = logging.getLogger("gsocks")
+
+#: objects made and not yet gone after which Python looks for cycles; its default of 700 comes
+#: every few connections
+GC_THRESHOLD = 20_000
 
 
 class Service:
@@ -147,12 +152,15 @@ class Service:
         self._make_doors(iter(listeners), guard)
         if reread:
             self._read_again()
+        # who has spawned whom costs a walk up the stack at each spawn, and nobody asks
+        gevent.config.track_greenlet_tree = False
         # before the doors open: a signal that comes early must find its handler
         gevent.signal_handler(signal.SIGTERM, self._terminate)
         gevent.signal_handler(signal.SIGINT, self._interrupt)
         gevent.signal_handler(signal.SIGHUP, self._reload)
         for door in self._doors:
             door.start()
+        _spare_the_collector()
         self._tell_where()
         self._stopped.wait()
         return 0
@@ -270,6 +278,17 @@ class Service:
             for server in self._servers:
                 server.replace_keys(keys)
         return True
+
+
+def _spare_the_collector() -> None:
+    """What is there now is there to stay, and connections leave no cycles behind them.
+
+    So the garbage collector has less to look at, and looks less often: a twentieth of the CPU
+    time of a new connection was its.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, *gc.get_threshold()[1:])
 
 
 # --- from the config's structs to the engine's parts ----------------------------------------

@@ -207,8 +207,11 @@ def send_all(sock: socket, data: bytes) -> None:
         raise stream_failure(error) from None
 
 
-def tune(sock: socket) -> None:
-    """What every TCP connection of gsocks wants: no Nagle delay, and dead peers noticed."""
+def tune(sock: socket | std_socket.socket) -> None:
+    """What every TCP connection of gsocks wants: no Nagle delay, and dead peers noticed.
+
+    Of a listening socket: what those that it accepts inherit, which saves six calls for each.
+    """
     try:
         for level, option, value in _KEEPALIVE:
             sock.setsockopt(level, option, value)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 
 import gevent
@@ -71,6 +71,9 @@ class Frame(IntEnum):
     PONG = 0x07
     DATAGRAM = 0x08
     PAD = 0x09
+
+
+_COMMANDS = {int(command): command for command in Command}
 
 
 class Tunnel:
@@ -147,7 +150,7 @@ class Tunnel:
 
     def padding(self) -> bytes:
         """What hides how long a name is: zeros, since they are sealed, of a random number."""
-        return bytes(os.urandom(1)[0] % PADDING_LIMIT)
+        return bytes(next(_random_bytes) % PADDING_LIMIT)
 
     def abort(self) -> None:
         """Reset the connection; never raises, does nothing the second time."""
@@ -489,9 +492,10 @@ class ServerTunnel(Tunnel):
         take = _Taker(body)
         command = take(1)[0]
         dest = Address.read(take)
-        if command not in tuple(Command):
+        known = _COMMANDS.get(command)
+        if known is None:
             raise CommandNotSupported(f"command {command:#04x}")
-        return Request(Command(command), dest, self.user)
+        return Request(known, dest, self.user)
 
 
 def accept_tunnel(sock: socket, keys: KeyRing, guard: ReplayGuard, ciphers: Cipher) -> ServerTunnel:
@@ -540,6 +544,15 @@ def _discard_for_ever(sock: socket) -> None:
         Event().wait()
     except OSError:
         pass  # reset by the stranger itself: nobody is left to be told anything
+
+
+def _draw_random_bytes() -> Iterator[int]:
+    # a system call for each would cost more than the padding itself
+    while True:
+        yield from os.urandom(256)
+
+
+_random_bytes = _draw_random_bytes()
 
 
 # --- bodies ---------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import gc
 import random
 import socket as std_socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import gevent
 import pytest
@@ -44,6 +46,7 @@ from gsocks.errors import ExitFailed, OutOfResources
 from gsocks.exits.base import Connected
 from gsocks.exits.direct import DirectExit
 from gsocks.limits import Limits, Timeouts
+from gsocks.listen import listen
 from gsocks.local import LocalServer
 from gsocks.observe import Record
 from gsocks.request import Request
@@ -159,6 +162,63 @@ def test_it_serves_ipv6_clients(seen: Seen, echo_server: Address) -> None:
     with running_door(LocalServer(("::1", 0), direct(), observer=seen)) as door:
         assert ask_echo(door.bound, echo_server, b"served") == b"served"
     assert seen.next().client.startswith("[::1]:")
+
+
+_INHERITED = {
+    "SO_KEEPALIVE": (std_socket.SOL_SOCKET, 1),
+    "TCP_KEEPIDLE": (std_socket.IPPROTO_TCP, 60),
+    "TCP_KEEPINTVL": (std_socket.IPPROTO_TCP, 15),
+    "TCP_KEEPCNT": (std_socket.IPPROTO_TCP, 4),
+    "TCP_USER_TIMEOUT": (std_socket.IPPROTO_TCP, 120_000),
+    "TCP_NODELAY": (std_socket.IPPROTO_TCP, 1),
+}
+
+
+@pytest.mark.parametrize(
+    "listener",
+    [
+        lambda: ("127.0.0.1", 0),
+        lambda: listen(Address("127.0.0.1", 0)),
+        lambda: std_socket.create_server(("127.0.0.1", 0)),
+    ],
+    ids=["address", "ours", "another's"],
+)
+def test_whoever_is_accepted_has_no_delay_and_is_noticed_when_dead(
+    listener: Callable[[], Any],
+) -> None:
+    """By what the kernel lets accepted sockets inherit."""
+    with running_door(LocalServer(listener(), direct())) as door, connect(door.bound):
+        eventually(lambda: door.connections)
+        (visit,) = door._visits
+        for name, (level, value) in _INHERITED.items():
+            assert visit.sock.getsockopt(level, getattr(std_socket, name)) == value, name
+
+
+@pytest.mark.parametrize(
+    "dest", [Address("127.0.0.1", 1), Address("10.0.0.1", 80)], ids=["refused", "forbidden"]
+)
+def test_a_request_that_fails_leaves_nothing_for_the_garbage_collector(dest: Address) -> None:
+    with both_ends(ways_out=direct(Rules.parse(["deny 10.0.0.0/8", "allow all"]))) as ends:
+
+        def fail() -> None:
+            with connect(ends.local.bound) as sock:
+                sock.sendall(socks_request(dest))
+                with pytest.raises(Refused):
+                    read_answer(sock)
+            eventually(lambda: ends.local.connections == 0)
+
+        fail()  # what is made once is made
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            fail()
+            gc.collect()
+            assert not [each for each in gc.garbage if type(each).__module__.startswith("gsocks.")]
+        finally:
+            gc.garbage.clear()
+            gc.set_debug(0)
+            gc.enable()
 
 
 # --- what becomes of a connection -------------------------------------------------------------
