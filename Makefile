@@ -15,7 +15,7 @@ TESTERS ?= 4
 run: $(VENV)/installed
 	@exec $(BIN)/gsocks -c config.example.yaml
 
-test: $(VENV)/installed-dev
+test: $(VENV)/installed-dev tests/node/node_modules
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n $(TESTERS)
 	$(BIN)/coverage combine --quiet
@@ -42,12 +42,16 @@ $(VENV)/installed: $(BIN)/python pyproject.toml
 	@touch $@
 
 $(VENV)/installed-dev: $(BIN)/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,clients]'
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-bench: $(BIN)/python pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@ $(VENV)/installed
 
+# Node's clients; where there is no npm, their tests are skipped and say so
+tests/node/node_modules: tests/node/package-lock.json
+	@if command -v npm >/dev/null; then npm ci --silent --prefix tests/node && touch $@; fi
+
 clean:
-	rm -rf $(VENV) .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/node/node_modules .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

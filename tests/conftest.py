@@ -18,6 +18,8 @@ from engine import (
     open_descriptors,
     serving,
 )
+from program import web_server
+from real import Certified, Door, Doors, both_doors
 
 from gsocks.address import Address
 
@@ -68,6 +70,38 @@ def ends() -> Iterator[Ends]:
     """A local end and a server, connected, that stop when the test is over."""
     with both_ends() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    """Programs for real clients to use; see real.py."""
+    with both_doors(tmp_path_factory.mktemp("doors")) as running:
+        yield running
+
+
+@pytest.fixture(params=["open", "guarded"])
+def door(request: pytest.FixtureRequest, doors: Doors) -> Door:
+    """Each of the two in turn."""
+    return doors.open if request.param == "open" else doors.guarded
+
+
+@pytest.fixture(scope="session")
+def certified(tmp_path_factory: pytest.TempPathFactory) -> Certified:
+    return Certified(tmp_path_factory.mktemp("certified"))
+
+
+@pytest.fixture
+def web() -> Iterator[int]:
+    """A web server of this test's own, so that its port tells its access lines from others'."""
+    with web_server() as port:
+        yield port
+
+
+@pytest.fixture
+def secure_web(certified: Certified) -> Iterator[int]:
+    """The same over TLS."""
+    with web_server(tls=certified.server()) as port:
+        yield port
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

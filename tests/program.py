@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import needs
 
@@ -108,23 +110,28 @@ server:
 
 @contextmanager
 def both_programs(
-    folder: Path, *, server: str = "", local: str = "", top: str = ""
+    folder: Path,
+    *,
+    server: str = "",
+    local: str = "",
+    top: str = "",
+    rules: str = "[allow all]",
 ) -> Iterator[tuple[Program, Program]]:
     """A local end and a server, each in its own process; more keys for each as YAML lines."""
     (folder / "server.yaml").write_text(
         f"{top}\nserver:\n  listen: 127.0.0.1:0\n  keys: {{default: {{file: gsocks.key}}}}\n"
-        f"  rules: [allow all]\n{server}"
+        f"  rules: {rules}\n{server}"
     )
     with Program("-c", folder / "server.yaml") as far:
-        (folder / "local.yaml").write_text(local_config(far.port("server"), local))
+        (folder / "local.yaml").write_text(local_config(far.port("server"), local, rules))
         with Program("-c", folder / "local.yaml") as near:
             near.port()
             yield near, far
 
 
-def local_config(server_port: int, more: str = "") -> str:
+def local_config(server_port: int, more: str = "", rules: str = "[allow all]") -> str:
     return (
-        "local:\n  listen: 127.0.0.1:0\n  rules: [allow all]\n"
+        f"local:\n  listen: 127.0.0.1:0\n  rules: {rules}\n"
         f"  exits: [{{url: 'gsocks://127.0.0.1:{server_port}', key_file: gsocks.key}}]\n{more}"
     )
 
@@ -154,15 +161,19 @@ def gsocks(
 # --- a web server -----------------------------------------------------------------------------
 
 
-class _Pages(BaseHTTPRequestHandler):
-    """GET /text/WORD, GET /bytes/N, PUT anything: answers the SHA-256 of what it got."""
+class Pages(BaseHTTPRequestHandler):
+    """GET /text/WORD, GET /bytes/N, PUT anything: answers the SHA-256 of what it got.
+
+    Scripts of other pages may read them.
+    """
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         _, kind, what = self.path.split("/")
         if kind == "text":
-            self._answer(what.encode())
+            self.answer(what.encode())
             return
         size = int(what)
         self.send_response(200)
@@ -177,11 +188,12 @@ class _Pages(BaseHTTPRequestHandler):
             data = self.rfile.read(min(left, 1 << 18))
             digest.update(data)
             left -= len(data)
-        self._answer(digest.hexdigest().encode())
+        self.answer(digest.hexdigest().encode())
 
-    def _answer(self, body: bytes) -> None:
+    def answer(self, body: bytes) -> None:
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("Access-Control-Allow-Origin", "*")
         self.end_headers()
         self.wfile.write(body)
 
@@ -210,16 +222,28 @@ def sha256_of_bytes(size: int) -> str:
 
 
 @contextmanager
-def web_server(host: str = "127.0.0.1") -> Iterator[int]:
-    """Serves pages from a thread; gives its port."""
+def web_server(
+    host: str = "127.0.0.1",
+    tls: ssl.SSLContext | None = None,
+    pages: type[BaseHTTPRequestHandler] = Pages,
+) -> Iterator[int]:
+    """Serves pages from threads; gives its port."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 1024
         address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
-    server = Server((host, 0), _Pages)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+        def finish_request(self, request: Any, client: Any) -> None:
+            if tls is None:
+                super().finish_request(request, client)
+            else:  # here and not in the listener: a slow handshake holds up its own thread only
+                with tls.wrap_socket(request, server_side=True) as secured:
+                    super().finish_request(secured, client)
+
+    server = Server((host, 0), pages)
+    # it looks so often whether it is to stop
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield server.server_port

@@ -1,4 +1,4 @@
-"""Real clients, real servers, both ends in processes of their own: what people do with it."""
+"""Both ends in processes of their own: much, many at once, and whatever may end or die."""
 
 from __future__ import annotations
 
@@ -47,90 +47,6 @@ def port(ends: tuple[Program, Program]) -> int:
     return ends[0].port()
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A local end that asks for a password; it goes out directly."""
-    folder = tmp_path_factory.mktemp("guarded")
-    hashed = gsocks("passwd", stdin="open sesame\n").stdout.strip()
-    (folder / "c.yaml").write_text(
-        f"local: {{listen: '127.0.0.1:0', rules: [allow all], users: {{ali: '{hashed}'}}}}"
-    )
-    with Program("-c", folder / "c.yaml") as program:
-        yield program.port()
-
-
-# --- curl -------------------------------------------------------------------------------------
-
-
-def curl(*words: str | Path) -> str:
-    done = run("curl", "-sS", "--fail", "--max-time", str(TOO_LONG), *words)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.mark.parametrize("option", ["--socks5", "--socks5-hostname"])
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_curl_reaches_a_page_by_address_and_by_name(
-    port: int, web: int, option: str, host: str
-) -> None:
-    assert curl(option, f"127.0.0.1:{port}", f"http://{host}:{web}/text/found") == "found"
-
-
-def test_curl_reaches_an_ipv6_page(port: int) -> None:
-    with web_server("::1") as web:
-        assert curl("--socks5", f"127.0.0.1:{port}", f"http://[::1]:{web}/text/six") == "six"
-
-
-def test_curl_reuses_one_connection_for_many_pages(port: int, web: int) -> None:
-    url = f"http://127.0.0.1:{web}/text/[1-50]"
-    told = curl("--socks5-hostname", f"127.0.0.1:{port}", url)
-    assert told == "".join(map(str, range(1, 51)))
-
-
-@pytest.mark.parametrize("option", ["--socks5", "--socks5-hostname"])
-def test_curl_with_credentials_comes_in(guarded: int, web: int, option: str) -> None:
-    login = ("--proxy-user", "ali:open sesame")
-    assert curl(option, f"127.0.0.1:{guarded}", *login, f"http://127.0.0.1:{web}/text/in") == "in"
-
-
-def test_curl_with_wrong_credentials_stays_outside(guarded: int, web: int) -> None:
-    done = run(
-        "curl", "-sS", "--socks5", f"127.0.0.1:{guarded}", "--proxy-user", "ali:nonsense",
-        f"http://127.0.0.1:{web}/text/in",
-    )  # fmt: skip
-    assert done.returncode == 97
-    assert not done.stdout
-
-
-def test_curl_is_told_the_true_reason_of_a_failure(port: int) -> None:
-    proxy = ("--socks5-hostname", f"127.0.0.1:{port}")
-    with closing(socket.create_server(("127.0.0.1", 0))) as sock:
-        free = sock.getsockname()[1]
-    refused = run("curl", "-sS", *proxy, f"http://127.0.0.1:{free}/")
-    assert (refused.returncode, "(5)" in refused.stderr) == (97, True)
-    unknown = run("curl", "-sS", *proxy, "http://no-such-name.invalid/")
-    assert (unknown.returncode, "(4)" in unknown.stderr) == (97, True)
-
-
-# --- requests ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
-def test_requests_reaches_pages(port: int, web: int, scheme: str) -> None:
-    proxies = {"http": f"{scheme}://127.0.0.1:{port}"}
-    with requests.Session() as session:
-        session.proxies = proxies
-        for word in ("one", "two"):
-            answer = session.get(f"http://localhost:{web}/text/{word}", timeout=TOO_LONG)
-            assert answer.text == word
-
-
-def test_requests_with_credentials_comes_in(guarded: int, web: int) -> None:
-    proxies = {"http": f"socks5h://ali:open%20sesame@127.0.0.1:{guarded}"}
-    answer = requests.get(f"http://127.0.0.1:{web}/text/in", proxies=proxies, timeout=TOO_LONG)
-    assert answer.text == "in"
-
-
 # --- much -------------------------------------------------------------------------------------
 
 
@@ -148,9 +64,10 @@ def test_a_gibibyte_goes_up_whole(port: int, web: int, tmp_path: Path) -> None:
     with path.open("wb") as file:
         for chunk in chunks(GIB):
             file.write(chunk)
-    told = curl("--socks5-hostname", f"127.0.0.1:{port}", "-T", path, f"http://127.0.0.1:{web}/")
+    proxy = ("--socks5-hostname", f"127.0.0.1:{port}")
+    done = run("curl", "-sS", "--fail", *proxy, "-T", path, f"http://127.0.0.1:{web}/")
     path.unlink()
-    assert told == sha256_of_bytes(GIB)
+    assert done.stdout == sha256_of_bytes(GIB), done.stderr
 
 
 def connect(port: int, target: tuple[str, int]) -> socket.socket:

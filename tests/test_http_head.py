@@ -153,6 +153,7 @@ def test_connect_has_no_body() -> None:
         (b"GET HTTP://EXAMPLE.com/A?b=/c?d", "example.com", 80, b"/A?b=/c?d"),
         (b"GET http://example.com:8080/a//b", "example.com", 8080, b"/a//b"),
         (b"GET http://example.com:/", "example.com", 80, b"/"),
+        (b"GET ws://example.com/chat", "example.com", 80, b"/chat"),  # as aiohttp asks
         (b"GET http://192.0.2.1:1/", "192.0.2.1", 1, b"/"),
         (b"GET http://[2001:DB8::1]/", "2001:db8::1", 80, b"/"),
         (b"GET http://[::ffff:192.0.2.1]:81/", "192.0.2.1", 81, b"/"),
@@ -211,7 +212,7 @@ def test_a_host_field_that_names_another_server_is_refused(host: bytes) -> None:
         (b"GET http://example.com/#part", "this is a proxy"),
         (b"GET https://example.com/", "CONNECT"),
         (b"GET ftp://example.com/", "ftp:// is not served"),
-        (b"GET ws://example.com/", "ws:// is not served"),
+        (b"GET wss://example.com/", "wss:// goes through a proxy by CONNECT"),
     ],
 )
 def test_other_targets_are_refused_in_words_that_help(line: bytes, words: str) -> None:

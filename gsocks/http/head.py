@@ -36,7 +36,7 @@ _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{0,5}))?")
 
 _WORDS = re.compile(r"[A-Za-z -]+")
 
-#: of http://, where no other is named
+#: of http:// and ws://, where no other is named
 HTTP_PORT = 80
 _LONGEST_AUTHORITY = MAX_NAME + len("[]:65535")
 
@@ -110,9 +110,11 @@ def target(request: h11.Request) -> Target:
     if url is None:
         raise BadRequest(_IS_A_PROXY)
     scheme, authority, path = url[1].lower(), url[2], url[3]
-    if scheme == b"https":
-        raise BadRequest("https:// goes through a proxy by CONNECT, which keeps it secret from it")
-    if scheme != b"http":
+    if scheme in (b"https", b"wss"):
+        told = scheme.decode("ascii")
+        raise BadRequest(f"{told}:// goes through a proxy by CONNECT, which keeps it secret")
+    # RFC 6455 would have CONNECT for ws:// too, but aiohttp upgrades a request like any other
+    if scheme not in (b"http", b"ws"):
         raise BadRequest(f"{scheme.decode('ascii')[:20]}:// is not served, only http:// is")
     dest = _authority(authority, HTTP_PORT)
     host = header(request, b"host")

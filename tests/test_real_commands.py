@@ -1,0 +1,201 @@
+"""Commands with gsocks as their proxy: nc, ncat, wget, proxychains4, ssh."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import needs
+import pytest
+from program import TOO_LONG
+from real import GONE_EARLY, NAME, PASSWORD, Certified, Door, Doors, answer_with_digest, tcp_server
+
+BIG = hashlib.shake_128(b"real").digest(1 << 20)
+DIGEST = hashlib.sha256(BIG).hexdigest().encode()
+
+
+def run(
+    *command: str | Path, stdin: bytes = b"", **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        command,
+        input=stdin,
+        capture_output=True,
+        timeout=TOO_LONG,
+        check=False,
+        env={"PATH": os.environ["PATH"], **environment},
+    )
+
+
+def said(*command: str | Path, stdin: bytes = b"") -> bytes:
+    done = run(*command, stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+# --- netcats --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def digester() -> Iterator[int]:
+    """Answers once the client has ended its side: a proxy without half-close never gets there."""
+    with tcp_server(answer_with_digest) as port:
+        yield port
+
+
+def nc() -> str:
+    return needs.program("nc.openbsd", "netcat-openbsd")
+
+
+@pytest.mark.parametrize("protocol", ["4", "5", "connect"])
+def test_nc_sends_a_mebibyte_ends_and_hears_the_answer(
+    doors: Doors, digester: int, protocol: str
+) -> None:
+    words = ("-N", "-X", protocol, "-x", doors.open.at, "localhost", str(digester))
+    assert said(nc(), *words, stdin=BIG) == DIGEST
+    doors.open.carried(f"{'127.0.0.1' if protocol == '4' else 'localhost'}:{digester}")
+
+
+@pytest.mark.parametrize("protocol", ["4", "5", "connect"])
+def test_nc_is_told_of_a_failure_at_once(doors: Doors, protocol: str) -> None:
+    done = run(nc(), "-X", protocol, "-x", doors.open.at, "192.0.2.1", "80")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"nc" in done.stderr
+
+
+@pytest.mark.parametrize("protocol", ["socks4", "socks5", "http"])
+def test_ncat_sends_a_mebibyte_ends_and_hears_the_answer(
+    doors: Doors, digester: int, protocol: str
+) -> None:
+    ncat = needs.program("ncat")
+    for door in (doors.open, doors.guarded):
+        login = ("--proxy-auth", door.credentials) if door.credentials else ()
+        if login and protocol == "socks4":
+            continue
+        words = ("--proxy", door.at, "--proxy-type", protocol, *login)
+        # ncat itself resolves what it sends by SOCKS4
+        host = "127.0.0.1" if protocol == "socks4" else "localhost"
+        assert said(ncat, *words, host, str(digester), stdin=BIG) == DIGEST
+        door.carried(f"{host}:{digester}")
+
+
+# --- wget and proxychains4 ----------------------------------------------------------------------
+
+
+def wget(*words: str | Path) -> list[str | Path]:
+    return [needs.program("wget"), "-q", "-O-", "--tries=1", f"--timeout={TOO_LONG}", *words]
+
+
+def test_wget_fetches_pages(door: Door, web: int, secure_web: int, certified: Certified) -> None:
+    proxies = ("-e", f"http_proxy={door.url('http')}", "-e", f"https_proxy={door.url('http')}")
+    plain, secure = f"http://localhost:{web}/text", f"https://localhost:{secure_web}/text"
+    authority = f"--ca-certificate={certified.authority}"
+    told = said(*wget(*proxies, authority, f"{plain}/one", f"{plain}/two", f"{secure}/three"))
+    assert told == b"onetwothree"
+    door.carried(f"localhost:{web}")
+    door.carried(f"localhost:{secure_web}", GONE_EARLY)
+
+
+def proxychains(folder: Path, door: Door, protocol: str) -> list[str | Path]:
+    config = folder / "proxychains.conf"
+    login = f" {NAME} {PASSWORD}" if door.credentials else ""
+    config.write_text(
+        f"strict_chain\nproxy_dns\n[ProxyList]\n{protocol} 127.0.0.1 {door.port}{login}\n"
+    )
+    return [needs.program("proxychains4"), "-q", "-f", config]
+
+
+@pytest.mark.parametrize("protocol", ["socks4", "socks5", "http"])
+def test_proxychains4_puts_a_program_behind_the_proxy_that_knows_of_none(
+    doors: Doors, tmp_path: Path, web: int, protocol: str
+) -> None:
+    for door in (doors.open, doors.guarded):
+        if door.credentials and protocol == "socks4":
+            continue
+        chain = proxychains(tmp_path, door, protocol)
+        url = f"http://127.0.0.1:{web}/text/caught"
+        assert said(*chain, *wget("--no-proxy", url)) == b"caught"
+        door.carried(f"127.0.0.1:{web}")
+
+
+@pytest.mark.parametrize("protocol", ["socks4", "socks5", "http"])
+def test_proxychains4_leaves_names_to_the_proxy(
+    doors: Doors, tmp_path: Path, protocol: str
+) -> None:
+    chain = proxychains(tmp_path, doors.open, protocol)
+    done = run(*chain, *wget("--no-proxy", f"http://{protocol}.invalid/"))
+    assert done.returncode == 4
+    doors.open.carried(f"{protocol}.invalid:80", "name_not_found")
+
+
+# --- ssh ------------------------------------------------------------------------------------------
+
+
+class Ssh:
+    """An SSH server for whoever runs the tests, with keys of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        keygen = needs.program("ssh-keygen", "openssh-client")
+        self._sshd = needs.program("sshd", "openssh-server")
+        if os.geteuid() == 0:
+            # where sshd locks itself in; Debian's script makes it when the service is started
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        for name in ("host", "user"):
+            said(keygen, "-q", "-t", "ed25519", "-N", "", "-f", folder / name)
+        host_key = (folder / "host.pub").read_text()
+        (folder / "known_hosts").write_text(f"there {host_key}")
+        self._config = folder / "sshd_config"
+        self._config.write_text(
+            f"HostKey {folder}/host\nAuthorizedKeysFile {folder}/user.pub\nStrictModes no\n"
+            "PasswordAuthentication no\nUsePAM no\nPidFile none\nAllowTcpForwarding yes\n"
+        )
+        self.client = [
+            needs.program("ssh", "openssh-client"), "-F", "none", "-T",
+            "-i", str(folder / "user"), "-l", pwd.getpwuid(os.geteuid()).pw_name,
+            "-o", f"UserKnownHostsFile={folder}/known_hosts", "-o", "HostKeyAlias=there",
+            "-o", "BatchMode=yes", "-o", "IdentityAgent=none", "-o", "IdentitiesOnly=yes",
+        ]  # fmt: skip
+
+    def serve(self, sock: socket.socket) -> None:
+        """As inetd does, so that it needs no port that is known beforehand."""
+        sock.settimeout(None)
+        subprocess.run(
+            [self._sshd, "-i", "-e", "-f", self._config],
+            stdin=sock,
+            stdout=sock,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def ssh(tmp_path_factory: pytest.TempPathFactory) -> Ssh:
+    return Ssh(tmp_path_factory.mktemp("ssh"))
+
+
+@pytest.mark.parametrize(
+    "through",
+    [
+        "nc.openbsd -X 4 -x {open} %h %p",
+        "nc.openbsd -X 5 -x {open} %h %p",
+        "nc.openbsd -X connect -x {open} %h %p",
+        "ncat --proxy-type socks5 --proxy-auth {login} --proxy {guarded} %h %p",
+        "ncat --proxy-type http --proxy-auth {login} --proxy {guarded} %h %p",
+    ],
+)
+def test_ssh_carries_a_mebibyte_to_and_fro_by_a_proxy_command(
+    doors: Doors, ssh: Ssh, through: str
+) -> None:
+    needs.program(*through.split()[:1], "netcat-openbsd" if through.startswith("nc.") else None)
+    login = doors.guarded.credentials
+    command = through.format(open=doors.open.at, guarded=doors.guarded.at, login=login)
+    with tcp_server(ssh.serve) as port:
+        words = ("-o", f"ProxyCommand={command}", "-p", str(port), "127.0.0.1", "cat")
+        assert said(*ssh.client, *words, stdin=BIG) == BIG
+        door = doors.open if "{open}" in through else doors.guarded
+        door.carried(f"127.0.0.1:{port}", GONE_EARLY)
