@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import needs
 import pytest
-from program import TOO_LONG
+from program import ROOT, TOO_LONG
 from real import GONE_EARLY, NAME, PASSWORD, Certified, Door, Doors, answer_with_digest, tcp_server
+
+CLIENTS = (ROOT / "docs" / "clients.md").read_text()
 
 BIG = hashlib.shake_128(b"real").digest(1 << 20)
 DIGEST = hashlib.sha256(BIG).hexdigest().encode()
@@ -102,11 +105,14 @@ def test_wget_fetches_pages(door: Door, web: int, secure_web: int, certified: Ce
 
 
 def proxychains(folder: Path, door: Door, protocol: str) -> list[str | Path]:
+    """With the config of docs/clients.md."""
+    found = re.search(r"^ +strict_chain\n(?: +.*\n)+", CLIENTS, re.MULTILINE)
+    assert found is not None
+    text = found[0].replace("socks5", protocol).replace("1080", str(door.port))
+    login = f" {NAME} {PASSWORD}"
+    assert login in text
     config = folder / "proxychains.conf"
-    login = f" {NAME} {PASSWORD}" if door.credentials else ""
-    config.write_text(
-        f"strict_chain\nproxy_dns\n[ProxyList]\n{protocol} 127.0.0.1 {door.port}{login}\n"
-    )
+    config.write_text(text if door.credentials else text.replace(login, ""))
     return [needs.program("proxychains4"), "-q", "-f", config]
 
 
@@ -181,21 +187,19 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Ssh:
 @pytest.mark.parametrize(
     "through",
     [
-        "nc.openbsd -X 4 -x {open} %h %p",
-        "nc.openbsd -X 5 -x {open} %h %p",
-        "nc.openbsd -X connect -x {open} %h %p",
-        "ncat --proxy-type socks5 --proxy-auth {login} --proxy {guarded} %h %p",
-        "ncat --proxy-type http --proxy-auth {login} --proxy {guarded} %h %p",
+        *re.findall(r"ProxyCommand (nc.*)", CLIENTS),
+        "nc -X 4 -x 127.0.0.1:1080 %h %p",
+        "nc -X connect -x 127.0.0.1:1080 %h %p",
+        "ncat --proxy 127.0.0.1:1080 --proxy-type http --proxy-auth ali:open-sesame %h %p",
     ],
 )
 def test_ssh_carries_a_mebibyte_to_and_fro_by_a_proxy_command(
     doors: Doors, ssh: Ssh, through: str
 ) -> None:
-    needs.program(*through.split()[:1], "netcat-openbsd" if through.startswith("nc.") else None)
-    login = doors.guarded.credentials
-    command = through.format(open=doors.open.at, guarded=doors.guarded.at, login=login)
+    door = doors.guarded if "--proxy-auth" in through else doors.open
+    program, words = through.replace("127.0.0.1:1080", door.at).split(" ", 1)
+    path = nc() if program == "nc" else needs.program(program)
     with tcp_server(ssh.serve) as port:
-        words = ("-o", f"ProxyCommand={command}", "-p", str(port), "127.0.0.1", "cat")
-        assert said(*ssh.client, *words, stdin=BIG) == BIG
-        door = doors.open if "{open}" in through else doors.guarded
+        options = ("-o", f"ProxyCommand={path} {words}", "-p", str(port))
+        assert said(*ssh.client, *options, "127.0.0.1", "cat", stdin=BIG) == BIG
         door.carried(f"127.0.0.1:{port}", GONE_EARLY)
