@@ -80,7 +80,8 @@ def make_logins(users: SomeUsers) -> Throttle | None:
     """Who may come in, and not by trying; None leaves the door open.  Raises ConfigError."""
     if users is None or isinstance(users, Throttle):
         return users
-    return Throttle((Users(users) if isinstance(users, Mapping) else users).verify)
+    known = Users(users) if isinstance(users, Mapping) else users
+    return Throttle(known.verify, users=known)
 
 
 def make_keys(keys: SomeKeys) -> KeyRing:

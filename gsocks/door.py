@@ -396,6 +396,7 @@ class Door(StreamServer):
     ) -> Way:
         """A way for ``request``; that there is none is in the access log when it is raised."""
         record.user = request.user
+        record.session = request.wish.session
         record.command = request.command.name.lower()
         if request.command is not Command.UDP_ASSOCIATE:
             record.dest = str(request.dest)

@@ -11,7 +11,7 @@ HTTP in :mod:`gsocks.http`: there one connection may ask many times.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
 from gevent.socket import socket
@@ -28,11 +28,9 @@ from gsocks.errors import (
     Reply,
     StreamError,
 )
+from gsocks.login import Caller, Login
 from gsocks.request import Command, Request
 from gsocks.stream import Reader, send_all
-
-#: who may come in: a user name and a password to whether they fit (see gsocks.users)
-Authenticate = Callable[[str, bytes], bool]
 
 #: the commands of a door that serves no others
 CONNECT_ONLY = frozenset({Command.CONNECT})
@@ -91,27 +89,26 @@ class SpeaksHttp(NamedTuple):
 
 def negotiate(
     sock: socket,
-    authenticate: Authenticate | None,
+    login: Login,
     commands: Collection[Command] = CONNECT_ONLY,
 ) -> tuple[Request, Answer] | SpeaksHttp:
     """Listen to a client until it has asked for something in SOCKS, or is known to speak HTTP.
 
-    ``authenticate`` decides who may come in; None leaves the door open, and a user name is taken
-    but means nothing.  ``commands`` are those that this door serves.  The time that the client
-    may take is the caller's to limit, by a gevent.Timeout around this call; so is the closing of
-    ``sock``, by :func:`gsocks.stream.close_after_reply`.
+    ``login`` decides who may come in; ``commands`` are those that this door serves.  The time that
+    the client may take is the caller's to limit, by a gevent.Timeout around this call; so is the
+    closing of ``sock``, by :func:`gsocks.stream.close_after_reply`.
 
     Raises a :class:`gsocks.errors.ClientError`, once the client has been told in its own
     protocol: BadRequest, BadAddress, AddressTypeNotSupported, CommandNotSupported,
-    AuthenticationFailed; and ClientGone, if it has hung up.
+    AuthenticationFailed, BadParameters; and ClientGone, if it has hung up.
     """
     reader = Reader(sock)
     try:
         version = reader.exactly(1, _AHEAD)[0]
         if version == _SOCKS5:
-            return _socks5(sock, reader, authenticate, commands)
+            return _socks5(sock, reader, login, commands)
         if version == _SOCKS4:
-            return _socks4(sock, reader, authenticate, commands)
+            return _socks4(sock, reader, login, commands)
     except StreamError as error:
         raise ClientGone(f"hung up before its request was whole: {error}") from None
     if version in _HTTP_TOKEN:
@@ -125,36 +122,37 @@ def negotiate(
 def _socks5(
     sock: socket,
     reader: Reader,
-    authenticate: Authenticate | None,
+    login: Login,
     commands: Collection[Command],
 ) -> tuple[Request, Answer]:
-    user = _agree_on_method(sock, reader, authenticate)
+    caller = _agree_on_method(sock, reader, login)
     answer = _Socks5Answer(sock)
     try:
         command, dest = _read_request(reader, commands)
     except ClientError as error:  # the caller's HandshakeTimeout too
         answer.failed(error)
         raise
-    return Request(command, dest, user, reader.take_rest()), answer
+    return Request(command, dest, caller.user, reader.take_rest(), caller.wish), answer
 
 
-def _agree_on_method(sock: socket, reader: Reader, authenticate: Authenticate | None) -> str | None:
+def _agree_on_method(sock: socket, reader: Reader, login: Login) -> Caller:
     """The greeting, RFC 1928 section 3, behind its first byte; returns who the client is."""
     count = reader.exactly(1)[0]
     offered = reader.exactly(count)
-    if authenticate is None and _NO_AUTHENTICATION in offered:
-        send_all(sock, bytes((_SOCKS5, _NO_AUTHENTICATION)))
-        return None
-    if _USERNAME_PASSWORD not in offered:
+    # At an open door too.  Only clients that were given credentials offer it, some of them nothing
+    # else, and the user name may say which exit is wanted.
+    if _USERNAME_PASSWORD in offered:
+        send_all(sock, bytes((_SOCKS5, _USERNAME_PASSWORD)))
+        return _log_in(sock, reader, login)
+    if login.required or _NO_AUTHENTICATION not in offered:
         _last_words(sock, bytes((_SOCKS5, _NO_ACCEPTABLE_METHODS)))
         raise AuthenticationFailed("offers no method of authentication that this door takes")
-    # An open door comes here too: some clients that were given credentials offer nothing else.
-    send_all(sock, bytes((_SOCKS5, _USERNAME_PASSWORD)))
-    return _log_in(sock, reader, authenticate)
+    send_all(sock, bytes((_SOCKS5, _NO_AUTHENTICATION)))
+    return login.unnamed()
 
 
-def _log_in(sock: socket, reader: Reader, authenticate: Authenticate | None) -> str | None:
-    """User name and password, RFC 1929 section 2; returns the name that was authenticated."""
+def _log_in(sock: socket, reader: Reader, login: Login) -> Caller:
+    """User name and password, RFC 1929 section 2."""
     version, length = reader.exactly(2, _AHEAD)
     if version != _LOGIN:
         _last_words(sock, _LOGIN_FAILED)
@@ -163,19 +161,13 @@ def _log_in(sock: socket, reader: Reader, authenticate: Authenticate | None) -> 
     name = printable(reader.exactly(length))
     length = reader.exactly(1)[0]
     password = reader.exactly(length)
-    if authenticate is None:
-        send_all(sock, _LOGIN_SUCCEEDED)
-        return None
     try:
-        welcome = authenticate(name, password)
-    except ClientError:  # nobody looks at it, or not in time
+        caller = login.enter(name, password)
+    except ClientError:  # HandshakeTimeout, too
         _last_words(sock, _LOGIN_FAILED)
         raise
-    if not welcome:
-        _last_words(sock, _LOGIN_FAILED)
-        raise AuthenticationFailed(f"no user {name!r} with that password")
     send_all(sock, _LOGIN_SUCCEEDED)
-    return name
+    return caller
 
 
 def printable(name: bytes) -> str:
@@ -237,37 +229,38 @@ def _socks5_reply(reply: Reply, bound: Address) -> bytes:
 def _socks4(
     sock: socket,
     reader: Reader,
-    authenticate: Authenticate | None,
+    login: Login,
     commands: Collection[Command],
 ) -> tuple[Request, Answer]:
     answer = _Socks4Answer(sock)
     try:
-        command, dest = _read_socks4_request(reader, authenticate, commands)
+        command, dest, caller = _read_socks4_request(reader, login, commands)
     except ClientError as error:  # the caller's HandshakeTimeout too
         answer.failed(error)
         raise
-    return Request(command, dest, None, reader.take_rest()), answer
+    return Request(command, dest, caller.user, reader.take_rest(), caller.wish), answer
 
 
 def _read_socks4_request(
-    reader: Reader, authenticate: Authenticate | None, commands: Collection[Command]
-) -> tuple[Command, Address]:
+    reader: Reader, login: Login, commands: Collection[Command]
+) -> tuple[Command, Address, Caller]:
     """The one message of a SOCKS4 client, behind its first byte.  Raises ClientError.
 
     As with SOCKS5, all of it is read before any of it is refused.
     """
     head = reader.exactly(7, _AHEAD)
     command, port, ip = head[0], int.from_bytes(head[1:3], "big"), head[3:]
-    _read_string(reader, "user id")  # whoever the client says it is: nothing proves it
+    user_id = _read_string(reader, "user id")
     # SOCKS4a: an address that can't be one, 0.0.0.x, stands for the name that follows.
     named = ip[:3] == bytes(3) and ip[3] != 0
     name = _read_string(reader, "name") if named else b""
-    if authenticate is not None:
+    if login.required:
         raise AuthenticationFailed("SOCKS4 has no passwords, and this door asks for one")
+    caller = login.enter(printable(user_id), b"")
     if command not in commands or command not in _SOCKS4_COMMANDS:
         raise CommandNotSupported(f"command {command:#04x} is not served here")
     host = decode_name(name) if named else str(ipaddress.IPv4Address(ip))
-    return Command(command), Address.of(host, port)
+    return Command(command), Address.of(host, port), caller
 
 
 def _read_string(reader: Reader, what: str) -> bytes:

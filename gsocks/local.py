@@ -22,13 +22,14 @@ from gsocks.errors import (
     HandshakeTimeout,
     LimitReached,
 )
-from gsocks.handshake import Answer, Authenticate, SpeaksHttp, negotiate
+from gsocks.handshake import Answer, SpeaksHttp, negotiate
 from gsocks.http.client import Client
 from gsocks.http.exchange import Exchange
 from gsocks.http.head import Target, target
 from gsocks.http.login import log_in
 from gsocks.http.origin import take_leave
 from gsocks.limits import Limits, Timeouts, Udp
+from gsocks.login import OPEN, Caller, Login
 from gsocks.networks import SomeNetworks
 from gsocks.observe import Observer, Record
 from gsocks.relay import Totals
@@ -36,6 +37,7 @@ from gsocks.request import Command, Request
 from gsocks.shares import Shares
 from gsocks.stream import SocketStream, close_after_reply
 from gsocks.ways_out import Way, WaysOut
+from gsocks.wish import ANY, Wish
 
 #: seconds that a client has to read a last answer before its connection is closed for good
 LAST_WORDS = 2.0
@@ -51,8 +53,10 @@ class LocalServer(Door):
     ``users``: who may come in, as names and Argon2id hashes, as a Users object, or as a Throttle
     that doors share; None leaves the door open.  ``udp``: what associations there may be.
     ``fast_open``: a client that wants to CONNECT through a gsocks server is told of success at
-    once, so that its first bytes travel with its request; what then fails is a reset.  The rest
-    is as in :class:`gsocks.door.Door`.
+    once, so that its first bytes travel with its request; what then fails is a reset.  ``wish``:
+    what is asked of the exit for everybody who comes; a client's own parameters in its user name
+    count over it.  ``by_client``: where no session is asked for, the client's address is one.  The
+    rest is as in :class:`gsocks.door.Door`.
     """
 
     name = "local"
@@ -68,6 +72,8 @@ class LocalServer(Door):
         limits: Limits = Limits(),
         udp: Udp = Udp(),
         fast_open: bool = False,
+        wish: Wish = ANY,
+        by_client: bool = False,
         clients: SomeNetworks = None,
         proxy_protocol_from: SomeNetworks = None,
         shares: Shares | None = None,
@@ -85,6 +91,8 @@ class LocalServer(Door):
             observer=observer,
         )
         self._logins = make_logins(users)
+        self._wish = wish
+        self._client_is_session = by_client
         self._http_clients: set[Client] = set()
         self._turned_away = Group()
         self._associations = Associations(udp)
@@ -99,7 +107,7 @@ class LocalServer(Door):
         record = Record(self.name, str(visit.client))
         try:
             with gevent.Timeout(visit.time_left(self.timeouts.handshake), HandshakeTimeout()):
-                asked = negotiate(sock, self._authenticate(visit), self._commands)
+                asked = negotiate(sock, self._login(visit), self._commands)
         except ClientError as error:
             self._over(record, error.word, str(error))
         else:
@@ -120,8 +128,12 @@ class LocalServer(Door):
         close_after_reply(sock, LAST_WORDS)
         visit.end()
 
-    def _authenticate(self, visit: Visit) -> Authenticate | None:
-        return None if self._logins is None else self._logins.for_client(visit.client.host)
+    def _login(self, visit: Visit) -> Login:
+        host = visit.client.host
+        wish = self._wish.over(Wish(session=host)) if self._client_is_session else self._wish
+        if self._logins is None:
+            return Login(wish=wish)
+        return Login(self._logins.for_client(host), self._logins.users, wish)
 
     def _associate(self, visit: Visit, request: Request, answer: Answer, record: Record) -> bool:
         """Give the client a place to send its datagrams to, and carry them; as :meth:`carry`."""
@@ -161,7 +173,7 @@ class LocalServer(Door):
     def _refuse_request(self, sock: socket, error: LimitReached) -> None:
         try:
             # nobody's password is looked at: whoever it is, the answer is the same
-            asked = negotiate(sock, None, self._commands)
+            asked = negotiate(sock, OPEN, self._commands)
             if not isinstance(asked, SpeaksHttp):
                 asked[1].failed(error)
             else:
@@ -201,8 +213,9 @@ class LocalServer(Door):
                 head = client.read_request()
                 if head is None:
                     return None
-                record.user = log_in(head, self._authenticate(visit))
-                return _Asked(head, target(head), record.user)
+                caller = log_in(head, self._login(visit))
+                record.user = caller.user
+                return _Asked(head, target(head), caller)
         except ClientError as error:
             # Silence between two requests is how a connection ends that was kept in case.
             if client.asking or not isinstance(error, HandshakeTimeout):
@@ -212,7 +225,8 @@ class LocalServer(Door):
 
     def _serve_asked(self, visit: Visit, client: Client, asked: _Asked, record: Record) -> bool:
         """Serve one request; whether the connection is no longer HTTP, and goes on by itself."""
-        request = Request(Command.CONNECT, asked.target.dest, asked.user)
+        user, wish = asked.caller
+        request = Request(Command.CONNECT, asked.target.dest, user, wish=wish)
         if asked.head.method == b"CONNECT":
             request = request._replace(fast_open=self._fast_open)
             return self.carry(request, client, client.stream(), record, ended=visit.end)
@@ -275,7 +289,7 @@ class _Asked(NamedTuple):
 
     head: h11.Request
     target: Target
-    user: str | None
+    caller: Caller
 
 
 def _take_leave(way: Way, totals: Totals) -> None:

@@ -25,6 +25,7 @@ class Record:
         "down",
         "exit",
         "outcome",
+        "session",
         "start",
         "up",
         "user",
@@ -34,6 +35,8 @@ class Record:
         self.door = door
         self.client = client
         self.user: str | None = None
+        #: what the client named to have the same exit again
+        self.session: str | None = None
         #: ``connect``, ``bind`` or ``udp_associate``; empty while that is not known
         self.command = ""
         #: destination, as the client named it; of an association the first one
@@ -55,6 +58,7 @@ class Record:
             "door": self.door,
             "client": self.client,
             "user": self.user or "-",
+            **({} if self.session is None else {"session": self.session}),
             **({"command": self.command} if self.command not in ("", "connect") else {}),
             "dest": self.dest or "-",
             "exit": self.exit or "-",

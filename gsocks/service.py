@@ -14,7 +14,7 @@ from gevent.event import Event
 
 from gsocks import config
 from gsocks.address import Address
-from gsocks.assemble import make_rules, make_ways_out
+from gsocks.assemble import make_logins, make_rules, make_ways_out
 from gsocks.crypto import Key, KeyRing, fast_ciphers
 from gsocks.dial import Resolver
 from gsocks.door import Door
@@ -31,7 +31,6 @@ from gsocks.rotation.sources import read_exit_list
 from gsocks.server import RemoteServer
 from gsocks.shares import Shares
 from gsocks.supervisor import run_workers, worker_count
-from gsocks.throttle import Throttle
 from gsocks.users import Users
 from gsocks.users_file import FileUsers
 from gsocks.ways_out import WaysOut
@@ -189,7 +188,7 @@ class Service:
             ]
         if local is not None:
             ways, self._users = _ways_out(local), _users(local)
-            logins = Throttle(self._users.verify) if self._users is not None else None
+            logins = make_logins(self._users)
             shares = Shares(_limits(local))
             self._locals = [
                 LocalServer(

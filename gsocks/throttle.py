@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from ipaddress import IPv6Network
 from typing import TypeAlias
@@ -24,7 +24,7 @@ from gevent.event import Event
 
 from gsocks.address import ip_of
 from gsocks.errors import LoginRefused
-from gsocks.handshake import Authenticate
+from gsocks.login import Authenticate
 from gsocks.units import format_duration
 
 log = logging.getLogger("gsocks.throttle")
@@ -36,8 +36,9 @@ _Key: TypeAlias = "str | int"
 class Throttle:
     """``authenticate``, for those who have not failed too often; doors may share one.
 
-    ``clock`` tells monotonic seconds; ``sleep`` keeps an answer back so long.  Every process
-    counts for itself.
+    ``clock`` tells monotonic seconds; ``sleep`` keeps an answer back so long.  ``users``: the names
+    that ``authenticate`` knows, for whoever has to tell them from what stands behind them.  Every
+    process counts for itself.
     """
 
     #: logins from one address that may fail within WINDOW
@@ -58,7 +59,10 @@ class Throttle:
         authenticate: Authenticate,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = gevent.sleep,
+        *,
+        users: Container[str] = (),
     ) -> None:
+        self.users = users
         self._authenticate = authenticate
         self._clock = clock
         self._sleep = sleep

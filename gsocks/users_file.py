@@ -75,15 +75,20 @@ class FileUsers(Users):
         self._others = dict(hashes)
         self._state = state
 
+    def __contains__(self, name: object) -> bool:
+        self._look()  # this is asked first when somebody logs in
+        return super().__contains__(name)
+
     def verify(self, name: str, password: bytes) -> bool:
         """See :meth:`gsocks.users.Users.verify`."""
-        now = self._clock()
-        if now - self._looked >= self.LOOK_EVERY:
-            self._looked = now
-            self._look()
+        self._look()
         return super().verify(name, password)
 
     def _look(self) -> None:
+        now = self._clock()
+        if now - self._looked < self.LOOK_EVERY:
+            return
+        self._looked = now
         state = _state_of(self._path)
         if state == self._state:
             return

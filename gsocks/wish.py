@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from gsocks.units import format_duration
 from gsocks.wording import shown
 
 #: characters of a session's id, of a tag and of an exit's name
 LONGEST_WORD = 64
 
-# No hyphen: in a user name it parts the values, and a key that is spelled wrongly must not become
-# a part of the session's id.  UUIDs (RFC 9562 section 4) can't be mistaken for that.
-_SESSION = re.compile(rf"[A-Za-z0-9_.]{{1,{LONGEST_WORD}}}")
-_UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+_SESSION = re.compile(rf"[A-Za-z0-9_.-]{{1,{LONGEST_WORD}}}")
 _WORD = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9_.-]{{0,{LONGEST_WORD - 1}}}")
 _COUNTRY = re.compile(r"[A-Za-z]{2}")
 
@@ -32,6 +30,14 @@ class Wish(NamedTuple):
     #: the exit's name, lower case
     exit: str | None = None
 
+    def __str__(self) -> str:
+        """What is asked, in the words of a config."""
+        said: dict[str, object] = {"session": self.session}
+        if self.lifetime is not None:
+            said["lifetime"] = format_duration(self.lifetime)
+        said |= {"country": self.country, "tags": " ".join(self.tags), "exit": self.exit}
+        return ", ".join(f"{key} {value}" for key, value in said.items() if value)
+
     def over(self, other: Wish) -> Wish:
         """This wish, and where it says nothing, what ``other`` says: key by key."""
         return Wish(
@@ -49,11 +55,10 @@ ANY = Wish()
 
 def as_session(text: object) -> str:
     """``text``, if it can name a session.  Raises ValueError, as the others here do."""
-    if isinstance(text, str) and (_SESSION.fullmatch(text) or _UUID.fullmatch(text)):
+    if isinstance(text, str) and _SESSION.fullmatch(text):
         return text
     raise ValueError(
-        f"{shown(text)} is not a session (expected at most {LONGEST_WORD} letters, digits, _ and .,"
-        " or a UUID)"
+        f"{shown(text)} is not a session (expected at most {LONGEST_WORD} letters, digits, _ . -)"
     )
 
 

@@ -19,7 +19,8 @@ from gevent.socket import socket, socketpair
 from stream_contract import tcp_pair
 
 from gsocks.errors import ClientError, ClientGone
-from gsocks.handshake import CONNECT_ONLY, Answer, Authenticate, SpeaksHttp, negotiate
+from gsocks.handshake import CONNECT_ONLY, Answer, SpeaksHttp, negotiate
+from gsocks.login import Authenticate, Login
 from gsocks.request import Command, Request
 from gsocks.stream import SocketStream, close_after_reply
 
@@ -95,7 +96,7 @@ def run(door: socket, case: Case, feed: Callable[[], object]) -> Result:
     feeder = gevent.spawn(feed)
     result: Result
     try:
-        result = negotiate(door, case.authenticate, case.commands)
+        result = negotiate(door, Login(case.authenticate, {"alice"}), case.commands)
     except ClientError as error:
         result = error
     feeder.kill()
@@ -211,4 +212,4 @@ class Grammar:
                 client.send(case.sent[:end])
                 client.shutdown(std_socket.SHUT_WR)
                 with pytest.raises(ClientGone):
-                    negotiate(door, case.authenticate, case.commands)
+                    negotiate(door, Login(case.authenticate, {"alice"}), case.commands)

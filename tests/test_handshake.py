@@ -30,6 +30,7 @@ from gsocks.errors import (
     AddressTypeNotSupported,
     AuthenticationFailed,
     BadAddress,
+    BadParameters,
     BadRequest,
     ClientError,
     ClientGone,
@@ -38,9 +39,11 @@ from gsocks.errors import (
     HandshakeTimeout,
     StreamError,
 )
-from gsocks.handshake import CONNECT_ONLY, Answer, Authenticate, SpeaksHttp, negotiate
+from gsocks.handshake import CONNECT_ONLY, Answer, SpeaksHttp, negotiate
+from gsocks.login import OPEN, Authenticate, Login
 from gsocks.request import Command, Request
 from gsocks.stream import reset
+from gsocks.wish import ANY, Wish
 
 ALL_COMMANDS = frozenset(Command)
 
@@ -75,8 +78,8 @@ def failure(reply: int) -> bytes:
     return bytes((5, reply, 0, 1, 0, 0, 0, 0, 0, 0))
 
 
-def connect(host: str, port: int, user: str | None = None) -> Request:
-    return Request(Command.CONNECT, Address(host, port), user)
+def connect(host: str, port: int, user: str | None = None, wish: Wish = ANY) -> Request:
+    return Request(Command.CONNECT, Address(host, port), user, wish=wish)
 
 
 ACCEPTED = [
@@ -126,10 +129,16 @@ ACCEPTED = [
         connect("192.0.2.1", 80),
     ),
     Case(
-        "open door prefers no authentication",
-        greeting(2, 1, 0) + CONNECT + IPV4,
-        [METHOD_0],
+        "open door asks those for their name who have one",
+        greeting(0, 1, 2) + login(b"who", b"ever") + CONNECT + IPV4,
+        [METHOD_2, LOGIN_OK],
         connect("192.0.2.1", 80),
+    ),
+    Case(
+        "open door reads a wish behind whatever name",
+        greeting(0, 2) + login(b"who-session-x1-cc-DE", b"ever") + CONNECT + IPV4,
+        [METHOD_2, LOGIN_OK],
+        connect("192.0.2.1", 80, wish=Wish("x1", country="de")),
     ),
     Case(
         "open door takes any credentials of who offers nothing else",
@@ -144,8 +153,15 @@ ACCEPTED = [
         connect("192.0.2.1", 80),
     ),
     Case(
-        "255 methods",
-        greeting(*range(255)) + CONNECT + IPV4,
+        "wish of a user",
+        greeting(0, 2) + login(b"customer-alice-sessid-x1", b"secret") + CONNECT + IPV4,
+        [METHOD_2, LOGIN_OK],
+        connect("192.0.2.1", 80, "alice", Wish("x1")),
+        only_alice,
+    ),
+    Case(
+        "254 methods",
+        greeting(*range(1), *range(3, 256)) + CONNECT + IPV4,
         [METHOD_0],
         connect("192.0.2.1", 80),
     ),
@@ -304,10 +320,30 @@ REFUSED = [
     ),
     Case(
         "login where none was asked for",
-        greeting(0, 2) + login(b"alice", b"secret"),
+        greeting(0) + login(b"alice", b"secret"),
         [METHOD_0, failure(1)],
         BadRequest,
-        decided_at=7,
+        decided_at=6,
+    ),
+    Case(
+        "wish of an open door that is no wish",
+        greeting(0, 2) + login(b"session-x-contry-de", b""),
+        [METHOD_2, LOGIN_BAD],
+        BadParameters,
+    ),
+    Case(
+        "wish of alice that is no wish",
+        greeting(2) + login(b"alice-sesion-x", b"secret"),
+        [METHOD_2, LOGIN_BAD],
+        BadParameters,
+        only_alice,
+    ),
+    Case(
+        "wish with a wrong password",
+        greeting(2) + login(b"alice-sesion-x", b"guess"),
+        [METHOD_2, LOGIN_BAD],
+        AuthenticationFailed,
+        only_alice,
     ),
     refused_command(Command.BIND),
     refused_command(Command.UDP_ASSOCIATE),
@@ -383,7 +419,7 @@ def ends() -> Iterator[Wire]:
 def test_a_client_that_resets_is_gone(ends: Wire) -> None:
     client, door = ends
     client.send(greeting(0))
-    negotiation = gevent.spawn(negotiate, door, None)
+    negotiation = gevent.spawn(negotiate, door, OPEN)
     assert client.recv(2) == METHOD_0
     reset(client)
     with pytest.raises(ClientGone):
@@ -405,12 +441,12 @@ def test_a_reply_that_cannot_be_sent_is_no_other_error(
     client.send(sent)
     door.shutdown(std_socket.SHUT_WR)  # so that each send fails
     with pytest.raises(error):
-        negotiate(door, None)
+        negotiate(door, OPEN)
 
 
 def test_a_door_closed_meanwhile_ends_the_negotiation(ends: Wire) -> None:
     _client, door = ends
-    negotiation = gevent.spawn(negotiate, door, None)
+    negotiation = gevent.spawn(negotiate, door, OPEN)
     door.wanted.wait()
     door.close()
     with pytest.raises(ClientGone):
@@ -421,7 +457,7 @@ def test_the_callers_timeout_passes_through(ends: Wire) -> None:
     client, door = ends
     client.send(OPEN_DOOR)
     with pytest.raises(gevent.Timeout) as caught, gevent.Timeout(0.02) as timeout:
-        negotiate(door, None)
+        negotiate(door, OPEN)
     assert caught.value is timeout
 
 
@@ -433,7 +469,7 @@ def test_a_client_that_is_too_slow_with_its_request_is_told_so(
     client.send(OPEN_DOOR + CONNECT)
     late = HandshakeTimeout()
     with pytest.raises(HandshakeTimeout) as caught, gevent.Timeout(0.02, late):
-        negotiate(door, None)
+        negotiate(door, OPEN)
     assert caught.value is late
     assert client.recv(100) == METHOD_0 + failure(1)
 
@@ -442,7 +478,7 @@ def test_the_password_is_in_no_message(ends: Wire) -> None:
     client, door = ends
     client.send(greeting(2) + login(b"alice", b"hunter2"))
     with pytest.raises(AuthenticationFailed) as caught:
-        negotiate(door, only_alice)
+        negotiate(door, Login(only_alice))
     assert "alice" in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
@@ -455,7 +491,7 @@ def asked(ends: Wire) -> tuple[socket, Watched, Answer]:
     """A client that has asked for a connection, and how to answer it."""
     client, door = ends
     client.send(OPEN_DOOR + CONNECT + NAME)
-    negotiated = negotiate(door, None)
+    negotiated = negotiate(door, OPEN)
     assert isinstance(negotiated, tuple)
     answer = negotiated[1]
     assert client.recv(100) == METHOD_0
@@ -540,7 +576,7 @@ def test_what_begins_with_a_method_is_http_and_nothing_of_it_is_lost(
     client, door = ends
     said = method + b" http://example.com/ HTTP/1.1\r\n\r\n"
     client.sendall(said)
-    assert negotiate(door, None) == SpeaksHttp(said)
+    assert negotiate(door, OPEN) == SpeaksHttp(said)
     assert door.sends == []
 
 
@@ -551,10 +587,10 @@ def test_each_first_byte_belongs_to_one_protocol_or_to_none(ends: Wire, first: i
     client.shutdown(std_socket.SHUT_WR)
     token = chr(first) in "!#$%&'*+-.^_`|~0123456789" or (chr(first).isalpha() and first < 128)
     if token:
-        assert negotiate(door, None) == SpeaksHttp(bytes((first,)))
+        assert negotiate(door, OPEN) == SpeaksHttp(bytes((first,)))
         return
     with pytest.raises(ClientError) as caught:
-        negotiate(door, None)
+        negotiate(door, OPEN)
     assert type(caught.value) is (ClientGone if first in (4, 5) else BadRequest)
 
 
@@ -572,7 +608,7 @@ def test_a_stranger_is_told_to_the_doors_owner_by_what_it_looks_like(
     client, door = ends
     client.send(sent)
     with pytest.raises(BadRequest, match=message) as caught:
-        negotiate(door, None)
+        negotiate(door, OPEN)
     assert type(caught.value) is BadRequest
     assert door.sends == []
 

@@ -11,11 +11,13 @@ import pytest
 
 from gsocks import errors
 from gsocks.address import Address
-from gsocks.errors import AuthenticationFailed, GsocksError
+from gsocks.errors import AuthenticationFailed, BadParameters, GsocksError
 from gsocks.http.forward import informational, to_client, to_origin
 from gsocks.http.head import Target
 from gsocks.http.login import log_in
 from gsocks.http.status import answer_for, error_type, next_hop
+from gsocks.login import OPEN, Caller, Login
+from gsocks.wish import ANY, Wish
 
 Fields = list[tuple[bytes, bytes]]
 HOST = (b"Host", b"a")
@@ -295,13 +297,45 @@ def basic(credentials: bytes, scheme: bytes = b"Basic ") -> tuple[bytes, bytes]:
 
 @pytest.mark.parametrize("field", [basic(b"alice:sec:ret"), basic(b"alice:sec:ret", b"bAsIc   ")])
 def test_the_right_credentials_tell_the_user(field: tuple[bytes, bytes]) -> None:
-    assert log_in(request(field), only_alice) == "alice"
+    assert log_in(request(field), Login(only_alice, {"alice"})) == ("alice", ANY)
+
+
+def test_a_wish_stands_behind_the_user() -> None:
+    field = basic(b"customer-alice-cc-DE-sessid-x1:sec:ret")
+    assert log_in(request(field), Login(only_alice, {"alice"})) == (
+        "alice",
+        Wish("x1", country="de"),
+    )
+
+
+def test_what_the_door_asks_for_everybody_counts_where_the_client_says_nothing() -> None:
+    field = basic(b"alice-cc-DE:sec:ret")
+    login = Login(only_alice, {"alice"}, Wish("browser-1", country="fr"))
+    assert log_in(request(field), login) == ("alice", Wish("browser-1", country="de"))
+    assert log_in(request(), OPEN._replace(wish=Wish("x"))) == (None, Wish("x"))
 
 
 def test_an_open_door_asks_nobody() -> None:
-    assert log_in(request(), None) is None
-    assert log_in(request(basic(b"alice:whatever")), None) is None
-    assert log_in(request((b"Proxy-Authorization", b"?")), None) is None
+    assert log_in(request(), OPEN) == Caller(None, ANY)
+    assert log_in(request(basic(b"alice:whatever")), OPEN) == Caller(None, ANY)
+    assert log_in(request((b"Proxy-Authorization", b"?")), OPEN) == Caller(None, ANY)
+
+
+def test_an_open_door_reads_the_wish_of_who_gives_a_name() -> None:
+    assert log_in(request(basic(b"session-x1:")), OPEN) == Caller(None, Wish("x1"))
+
+
+@pytest.mark.parametrize("login", [OPEN, Login(only_alice, {"alice"})])
+def test_a_wish_that_cannot_be_read_is_told_with_what_can(login: Login) -> None:
+    with pytest.raises(BadParameters, match="known keys: session, sessid") as caught:
+        log_in(request(basic(b"alice-session-x-contry-de:sec:ret")), login)
+    assert "sec:ret" not in str(caught.value)
+
+
+def test_what_is_wrong_with_a_wish_is_told_to_nobody_without_the_password() -> None:
+    with pytest.raises(AuthenticationFailed, match="no user 'alice' with that password") as caught:
+        log_in(request(basic(b"alice-sesion-x:guess")), Login(only_alice, {"alice"}))
+    assert not isinstance(caught.value, BadParameters)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +358,7 @@ def test_an_open_door_asks_nobody() -> None:
 )
 def test_others_stay_outside_and_no_password_is_told(fields: Fields) -> None:
     with pytest.raises(AuthenticationFailed) as caught:
-        log_in(request(*fields), only_alice)
+        log_in(request(*fields), Login(only_alice, {"alice"}))
     assert "hunter2" not in str(caught.value)
     assert "sec:ret" not in str(caught.value)
 
@@ -336,6 +370,6 @@ def test_a_user_name_is_utf_8_and_fit_for_a_log() -> None:
         asked.append((name, password))
         return True
 
-    assert log_in(request(basic("zoë:grün".encode())), note) == "zoë"
-    assert log_in(request(basic(b"\xff\n:\xff")), note) == r"\xff\n"
+    assert log_in(request(basic("zoë:grün".encode())), Login(note)).user == "zoë"
+    assert log_in(request(basic(b"\xff\n:\xff")), Login(note)).user == r"\xff\n"
     assert asked == [("zoë", "grün".encode()), (r"\xff\n", b"\xff")]

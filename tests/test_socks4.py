@@ -23,8 +23,10 @@ from gsocks.errors import (
 )
 from gsocks.handshake import Answer, negotiate
 from gsocks.local import LocalServer
+from gsocks.login import OPEN
 from gsocks.request import Command, Request
 from gsocks.users import Users, hash_password
+from gsocks.wish import Wish
 
 REJECTED = bytes.fromhex("00 5b 0000 00000000")
 GRANTED = bytes.fromhex("00 5a")
@@ -65,6 +67,11 @@ ACCEPTED = [
     accepted(
         "a user id of 512 bytes", socks4("192.0.2.1", 80, b"u" * 512), connect("192.0.2.1", 80)
     ),
+    accepted(
+        "a wish in the user id",
+        socks4a(b"a", 80, b"me-session-x1"),
+        Request(Command.CONNECT, Address("a", 80), wish=Wish("x1")),
+    ),
     accepted("no address at all", socks4("0.0.0.0", 65535), connect("0.0.0.0", 65535)),
     accepted("an address like 4a's", socks4("0.0.1.0", 80), connect("0.0.1.0", 80)),
     accepted("a name", socks4a(b"Example.com", 443), connect("example.com", 443)),
@@ -93,6 +100,7 @@ REFUSED = [
         commands=frozenset(Command),
     ),
     refused("command 255", socks4("192.0.2.1", 80, command=255), CommandNotSupported),
+    refused("a wish that is none", socks4a(b"a", 80, b"me-session-"), errors.BadParameters),
     refused("a name of no bytes", socks4a(b"", 80), BadAddress),
     refused("a name that is none", socks4a(b"exam ple.com", 80), BadAddress),
     refused("a name that is no text", socks4a(b"\xff\xfe", 80), BadAddress),
@@ -140,7 +148,7 @@ def wire() -> Iterator[Wire]:
 @pytest.fixture
 def answer(wire: Wire) -> Answer:
     wire.client.send(socks4("192.0.2.1", 80))
-    negotiated = negotiate(wire.door, None)
+    negotiated = negotiate(wire.door, OPEN)
     assert isinstance(negotiated, tuple)
     return negotiated[1]
 
@@ -182,7 +190,7 @@ def test_a_client_that_has_gone_is_told_nothing_and_hears_no_success(
 def test_a_client_that_is_too_slow_is_told_so(wire: Wire) -> None:
     wire.client.send(socks4("192.0.2.1", 80)[:-1])
     with pytest.raises(HandshakeTimeout), gevent.Timeout(0.02, HandshakeTimeout()):
-        negotiate(wire.door, None)
+        negotiate(wire.door, OPEN)
     assert wire.door.sends == [REJECTED]
 
 

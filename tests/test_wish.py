@@ -20,8 +20,15 @@ def test_a_wish_counts_key_by_key_over_another_one() -> None:
     assert ANY.over(ANY) == ANY
 
 
+def test_a_wish_is_told_in_the_words_of_a_config() -> None:
+    told = "session x, lifetime 1m, country de, tags fast mobile, exit berlin-1"
+    assert str(WHOLE) == told
+    assert str(Wish(country="de")) == "country de"
+    assert str(ANY) == ""
+
+
 def test_words_are_taken_as_they_are_meant() -> None:
-    assert as_session("Ab_1.2") == "Ab_1.2"
+    assert as_session("-Ab_1.2") == "-Ab_1.2"
     assert as_country("NO") == "no"
     assert as_tag("Data-Center.1") == "data-center.1"
     assert as_exit("Berlin-1") == "berlin-1"
@@ -31,7 +38,7 @@ def test_words_are_taken_as_they_are_meant() -> None:
     ("read", "text"),
     [
         (as_session, ""),
-        (as_session, "a-b"),
+        (as_session, "a b"),
         (as_session, "x" * 65),
         (as_session, "x\n"),
         (as_session, 7),

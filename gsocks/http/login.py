@@ -8,28 +8,30 @@ from base64 import b64decode
 import h11
 
 from gsocks.errors import AuthenticationFailed
-from gsocks.handshake import Authenticate, printable
+from gsocks.handshake import printable
+from gsocks.login import Caller, Login
 
 #: what a client is told that sent none, or the wrong ones
 CHALLENGE = 'Basic realm="gsocks", charset="UTF-8"'
 
 
-def log_in(request: h11.Request, authenticate: Authenticate | None) -> str | None:
-    """The name of the user who asks; None if the door is open, whatever credentials there are.
+def log_in(request: h11.Request, login: Login) -> Caller:
+    """Who asks.  At an open door credentials that can't be read mean nothing.
 
-    Raises AuthenticationFailed.
+    Raises AuthenticationFailed, BadParameters, and what a Throttle raises.
     """
-    if authenticate is None:
-        return None
     given = [value for name, value in request.headers if name == b"proxy-authorization"]
-    if not given:
-        raise AuthenticationFailed("this proxy asks for a user name and a password")
     if len(given) > 1:
         raise AuthenticationFailed("more than one Proxy-Authorization in one request")
-    name, password = _basic(given[0])
-    if not authenticate(name, password):
-        raise AuthenticationFailed(f"no user {name!r} with that password")
-    return name
+    try:
+        if not given:
+            raise AuthenticationFailed("this proxy asks for a user name and a password")
+        name, password = _basic(given[0])
+    except AuthenticationFailed:
+        if login.required:
+            raise
+        return login.unnamed()
+    return login.enter(name, password)
 
 
 def _basic(value: bytes) -> tuple[str, bytes]:

@@ -21,6 +21,7 @@ hyphens: so a key that is spelled wrongly is found out, and becomes no part of a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -32,10 +33,13 @@ from gsocks.wording import did_you_mean, shown
 #: characters of a user name with its parameters; RFC 1929's bound for all clients
 LONGEST_NAME = 255
 
+# RFC 9562 section 4
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
 _PREFIXES = ("", "customer-", "user-")
 
 
-def split(name: str, users: Container[str] | None) -> tuple[str | None, str]:
+def split(name: str, users: Container[str] | None) -> tuple[str, str]:
     """The user in ``name``, and the parameters behind it; empty if there are none.
 
     ``users``: whom the door knows.  If nobody of them is in it, the whole name is the user, whom
@@ -44,7 +48,7 @@ def split(name: str, users: Container[str] | None) -> tuple[str | None, str]:
     if users is None:
         words = name.split("-")
         first = next((at for at, word in enumerate(words) if word.lower() in _KEYS), len(words))
-        return None, "-".join(words[first:])
+        return "", "-".join(words[first:])
     if len(name) > LONGEST_NAME:  # nobody's, and not worth the search
         return name, ""
     end = len(name)
@@ -98,6 +102,12 @@ def _mistake(what: str) -> BadParameters:
     return BadParameters(f"in a user name: {what}; known keys: {', '.join(_KEYS)}")
 
 
+def _session(text: str) -> str:
+    if "-" in text and not _UUID.fullmatch(text):
+        raise ValueError(f"{shown(text)} has a hyphen, as of sessions only a UUID may")
+    return as_session(text)
+
+
 def _lifetime(text: str) -> float:
     if text.isascii() and text.isdigit():
         text += "m"
@@ -109,8 +119,8 @@ def _lifetime(text: str) -> float:
 
 #: each key, what it says of the Wish, and how it is read
 _KEYS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "session": ("session", as_session),
-    "sessid": ("session", as_session),
+    "session": ("session", _session),
+    "sessid": ("session", _session),
     "lifetime": ("lifetime", _lifetime),
     "sesstime": ("lifetime", _lifetime),
     "sessionduration": ("lifetime", _lifetime),
