@@ -32,6 +32,7 @@ from gsocks.exits.url import DIRECT, ExitSpec, parse_path
 from gsocks.networks import Networks
 from gsocks.rules import Rule
 from gsocks.units import format_rate, format_size, parse_duration, parse_rate
+from gsocks.wish import ANY, Wish, as_country, as_exit, as_session, as_tag
 from gsocks.wording import Mistake, shown, unknown_key
 
 try:
@@ -87,6 +88,20 @@ class Seconds(float):
 
 class Addresses(tuple[Address, ...]):
     """Where a door listens: one address or more, each with an IP; port 0 takes a free one."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where clients come in, and what is asked of the exit for all who come in there."""
+
+    address: Address
+    wish: Wish = ANY
+
+
+class Listeners(tuple[Listener, ...]):
+    """As :class:`Addresses`, each perhaps with a wish."""
 
     __slots__ = ()
 
@@ -216,10 +231,18 @@ class Udp(_Strict, frozen=True, kw_only=True):
     idle: Seconds = Seconds(limits.Udp().idle)
 
 
+class Sessions(_Strict, frozen=True, kw_only=True):
+    """How long a session keeps its exit."""
+
+    idle: Seconds = Seconds(600)
+    longest: Seconds = Seconds(86400)
+    #: whether each client's address is a session, where it names none
+    by_client: _Switch = False
+
+
 class Section(_Strict, frozen=True, kw_only=True):
     """What both doors have: ``local`` and ``server`` differ in who may come in."""
 
-    listen: Addresses
     #: None: all may come in
     clients: Networks | None = None
     #: None: nobody connects for others
@@ -238,6 +261,7 @@ class Section(_Strict, frozen=True, kw_only=True):
 class Local(Section, frozen=True, kw_only=True):
     """The door that clients come to."""
 
+    listen: Listeners
     #: empty, and no file: nobody is asked for a password
     users: UserHashes = msgspec.field(default_factory=UserHashes)
     users_file: Path | None = None
@@ -246,12 +270,24 @@ class Local(Section, frozen=True, kw_only=True):
     udp: Udp = Udp()
     #: whether clients are told of success before it is known
     fast_open: _Switch = False
+    sessions: Sessions = Sessions()
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where it listens."""
+        return tuple(each.address for each in self.listen)
 
 
 class Server(Section, frozen=True, kw_only=True):
     """The door that tunnels come to."""
 
+    listen: Addresses
     keys: KeySources
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where it listens."""
+        return self.listen
 
 
 class Config(_Strict, frozen=True, kw_only=True):
@@ -265,11 +301,12 @@ class Config(_Strict, frozen=True, kw_only=True):
 
 #: which section a key belongs to, for whoever has put it elsewhere
 _HOMES = {
-    **dict.fromkeys(Section.__struct_fields__, "local or server"),
+    **dict.fromkeys((*Section.__struct_fields__, "listen"), "local or server"),
     "users": "local",
     "users_file": "local",
     "allow_anonymous": "local",
     "udp": "local",
+    "sessions": "local",
     "fast_open": "local",
     "keys": "server",
 }
@@ -387,14 +424,14 @@ def _check_together(config: Config) -> None:
         _check_open_door(local)
     if local is not None and server is not None:
         # SO_REUSEPORT would let both have it, and a client would meet either door by chance.
-        for address in server.listen:
-            if address.port and address in local.listen:
+        for address in server.addresses:
+            if address.port and address in local.addresses:
                 raise Mistake(f"{address} is where local listens", ".server.listen")
 
 
 def _check_open_door(local: Local) -> None:
     if not local.allow_anonymous:
-        for address in local.listen:
+        for address in local.addresses:
             if address.ip is None or not address.ip.is_loopback:
                 raise Mistake(
                     f"{address} would be open to everybody who can reach it"
@@ -415,6 +452,7 @@ def _hooks(base: Path) -> _Hooks:
         Rate: _rate,
         Networks: _networks,
         Addresses: _addresses,
+        Listeners: _listeners,
         Exits: partial(_exits, base=base),
         RuleLines: _rules,
         Path: partial(_existing_file, base=base),
@@ -461,20 +499,52 @@ def _networks(tree: _Tree) -> Networks:
 
 
 def _addresses(tree: _Tree) -> Addresses:
+    return Addresses(each.address for each in _one_or_more(tree, lambda at: Listener(_address(at))))
+
+
+def _listeners(tree: _Tree) -> Listeners:
+    return Listeners(_one_or_more(tree, _listener))
+
+
+def _one_or_more(tree: _Tree, read: Callable[[_Tree], Listener]) -> list[Listener]:
     if not isinstance(tree, list):
-        return Addresses((_address(tree),))
+        return [read(tree)]
     if not tree:
         raise Mistake("needs an address (expected e.g. 127.0.0.1:1080)")
-    found: list[Address] = []
+    found: list[Listener] = []
     for at, item in _items(tree):
         try:
-            address = _address(item)
+            listener = read(item)
         except Mistake as mistake:
             raise mistake.within(at) from None
-        if address.port and address in found:
+        address = listener.address
+        if address.port and any(each.address == address for each in found):
             raise Mistake(f"{address} stands here twice", at)
-        found.append(address)
-    return Addresses(found)
+        found.append(listener)
+    return found
+
+
+def _listener(tree: _Tree) -> Listener:
+    if not isinstance(tree, dict):
+        return Listener(_address(tree))
+    said: dict[str, Any] = {}
+    for name, value in tree.items():
+        if name not in _OF_A_LISTENER:
+            raise unknown_key(name, _OF_A_LISTENER)
+        try:
+            said[name] = _OF_A_LISTENER[name](value)
+        except Mistake as mistake:
+            raise mistake.within(f".{name}") from None
+        except ValueError as error:
+            raise Mistake(str(error), f".{name}") from None
+    if "address" not in said:
+        raise Mistake("missing (expected e.g. 127.0.0.1:1081)", ".address")
+    return Listener(said.pop("address"), Wish(**said))
+
+
+def _tags(tree: _Tree) -> tuple[str, ...]:
+    words = tree if isinstance(tree, list) else [tree]
+    return tuple(sorted({as_tag(word) for word in words}))
 
 
 def _address(tree: _Tree) -> Address:
@@ -491,6 +561,16 @@ def _address(tree: _Tree) -> Address:
             " (expected e.g. 127.0.0.1:1080, [::1]:1080 or 0.0.0.0:1080)"
         )
     return address
+
+
+_OF_A_LISTENER: dict[str, Callable[[_Tree], object]] = {
+    "address": _address,
+    "session": as_session,
+    "lifetime": _seconds,
+    "country": as_country,
+    "tags": _tags,
+    "exit": as_exit,
+}
 
 
 def _ip_literal(tree: _Tree) -> IPLiteral:

@@ -31,9 +31,11 @@ from gsocks.rotation.sources import read_exit_list
 from gsocks.server import RemoteServer
 from gsocks.shares import Shares
 from gsocks.supervisor import run_workers, worker_count
+from gsocks.units import format_duration
 from gsocks.users import Users
 from gsocks.users_file import FileUsers
 from gsocks.ways_out import WaysOut
+from gsocks.wish import ANY
 from gsocks.wording import did_you_mean
 
 log = logging.getLogger("gsocks")
@@ -66,7 +68,7 @@ class Service:
             for spec in exits:
                 if spec.key_file is not None and spec.key_file not in to_be_made:
                     read_key(spec.key_file)
-            where = ", ".join(str(address) for address in section.listen)
+            where = ", ".join(_listening(section))
             more = f" and {len(exits) - 3} more" if len(exits) > 3 else ""
             ways = ", ".join(spec.label for spec in exits[:3])
             yield f"{name}: listens on {where}, goes out by {ways}{more}"
@@ -74,6 +76,8 @@ class Service:
         users = _users(local) if local is not None else None
         if users is not None:
             yield f"local: users {_some(users.names)}"
+        if local is not None and local.sessions != config.Sessions():
+            yield f"local: {_told(local.sessions)}"
         if server is not None:
             for source in server.keys.values():
                 if source.file not in to_be_made:
@@ -116,7 +120,7 @@ class Service:
         for line in self.describe():
             log.debug("%s", line)
         guard = ReplayGuard()
-        addresses = [address for _, section in self._sections() for address in section.listen]
+        addresses = [address for _, section in self._sections() for address in section.addresses]
         count = worker_count(self._settings.workers)
         if count == 1:
             return self._work([listen(address, reuse_port=False) for address in addresses], guard)
@@ -184,7 +188,7 @@ class Service:
                     shares=shares,
                     observer=observer,
                 )
-                for _ in server.listen
+                for _ in server.addresses
             ]
         if local is not None:
             ways, self._users = _ways_out(local), _users(local)
@@ -198,13 +202,15 @@ class Service:
                     timeouts=_timeouts(local),
                     limits=_limits(local),
                     udp=_udp(local),
+                    wish=listener.wish,
+                    by_client=local.sessions.by_client,
                     fast_open=local.fast_open,
                     clients=local.clients,
                     proxy_protocol_from=local.proxy_protocol_from,
                     shares=shares,
                     observer=observer,
                 )
-                for _ in local.listen
+                for listener in local.listen
             ]
 
     @property
@@ -307,6 +313,21 @@ def _ways_out(section: config.Section) -> WaysOut:
 def _exit_specs(section: config.Section) -> list[ExitSpec]:
     listed = [spec for source in section.exit_sources for spec in read_exit_list(source.file)]
     return [*section.exits, *listed]
+
+
+def _listening(section: config.Local | config.Server) -> Iterator[str]:
+    """Each address, and what is asked for those who come in there."""
+    if isinstance(section, config.Server):
+        yield from map(str, section.listen)
+        return
+    for each in section.listen:
+        yield str(each.address) if each.wish == ANY else f"{each.address} ({each.wish})"
+
+
+def _told(sessions: config.Sessions) -> str:
+    longest, idle = format_duration(sessions.longest), format_duration(sessions.idle)
+    named = ", each client's address is one if it names none" if sessions.by_client else ""
+    return f"a session has one exit for {longest}, or until it is silent for {idle}{named}"
 
 
 def _timeouts(section: config.Section) -> Timeouts:

@@ -12,10 +12,12 @@ import yaml
 
 from gsocks import config, limits
 from gsocks.address import Address
-from gsocks.config import Config, KeySource, Local, Server, load
+from gsocks.config import Config, KeySource, Listener, Local, Server, load
 from gsocks.errors import ConfigError
 from gsocks.exits.url import DIRECT, ExitSpec
 from gsocks.networks import Networks
+from gsocks.rotation.session import Sessions
+from gsocks.wish import Wish
 
 ROOT = Path(__file__).parent.parent
 
@@ -100,7 +102,7 @@ def test_the_zero_edit_default_is_both_ends(base: Path) -> None:
     found = parse(DEFAULT, base)
     assert found.workers == 1
     assert found.local == Local(
-        listen=config.Addresses([Address("127.0.0.1", 1080)]),
+        listen=config.Listeners([Listener(Address("127.0.0.1", 1080))]),
         exits=config.Exits(
             [ExitSpec("gsocks", "127.0.0.1", 8388, key_file=base / "gsocks.key")],
         ),
@@ -121,7 +123,7 @@ def test_every_key_of_the_design_is_read(base: Path) -> None:
     assert found.log == config.Log(level="info", format="text", access=True)
     section = found.local
     assert section is not None
-    assert section.listen == (Address("127.0.0.1", 1080), Address("::1", 1080))
+    assert section.addresses == (Address("127.0.0.1", 1080), Address("::1", 1080))
     assert section.users == {"alice": HASH}
     assert section.exits == (
         DIRECT,
@@ -196,7 +198,7 @@ local:
     assert found.workers == "auto"
     assert not found.log.access
     assert found.local is not None
-    assert found.local.listen == (Address("127.0.0.1", 1080),)
+    assert found.local.listen == (Listener(Address("127.0.0.1", 1080)),)
     assert set(found.local.users) == {"on", "2024-01-01"}
     (proxy,) = found.local.exits
     assert (proxy.user, proxy.password, proxy.country) == ("0123", "1:30", "no")
@@ -230,6 +232,74 @@ def test_a_free_port_may_be_asked_for_twice_but_no_other(port: int) -> None:
         assert refusal(text) == "local.listen[1]: 127.0.0.1:1080 stands here twice"
     else:
         parse(text)
+
+
+def test_a_listener_may_have_a_wish_of_its_own() -> None:
+    found = parse("""
+local:
+  listen:
+    - 127.0.0.1:1080
+    - {address: 127.0.0.1:1081, session: browser-1, country: NO, lifetime: 30m}
+    - {address: "[::1]:1081", tags: [Mobile, fast, mobile], exit: Berlin-1}
+    - {address: "[::1]:1082", tags: mobile}
+""").local
+    assert found is not None
+    assert found.listen == (
+        Listener(Address("127.0.0.1", 1080)),
+        Listener(Address("127.0.0.1", 1081), Wish("browser-1", 1800.0, "no")),
+        Listener(Address("::1", 1081), Wish(tags=("fast", "mobile"), exit="berlin-1")),
+        Listener(Address("::1", 1082), Wish(tags=("mobile",))),
+    )
+    one = parse("local: {listen: {address: 127.0.0.1:1081, session: a}}").local
+    assert one is not None
+    assert one.listen == (Listener(Address("127.0.0.1", 1081), Wish("a")),)
+
+
+@pytest.mark.parametrize(
+    ("listen", "told"),
+    [
+        ("{address: 127.0.0.1:1, sesion: a}", ".sesion: unknown key (did you mean session?)"),
+        ("{session: a}", ".address: missing (expected e.g. 127.0.0.1:1081)"),
+        ("{address: localhost, session: a}", ".address: 'localhost' is not an address to listen"),
+        ("{address: 127.0.0.1:1, session: a b}", ".session: 'a b' is not a session"),
+        ("{address: 127.0.0.1:1, session: [a]}", ".session: a list is not a session"),
+        ("{address: 127.0.0.1:1, lifetime: soon}", ".lifetime: 'soon' is not a duration"),
+        ("{address: 127.0.0.1:1, country: ger}", ".country: 'ger' is not a country"),
+        ("{address: 127.0.0.1:1, tags: [a b]}", ".tags: 'a b' is not a tag"),
+        ("{address: 127.0.0.1:1, tags: {a: b}}", ".tags: a mapping is not a tag"),
+        ("{address: 127.0.0.1:1, exit: '*'}", ".exit: '*' is not the name of an exit"),
+        ("{address: 0.0.0.0:1}", ": 0.0.0.0:1 would be open to everybody"),
+        ("[{address: 127.0.0.1:1}, 127.0.0.1:1]", "[1]: 127.0.0.1:1 stands here twice"),
+    ],
+)
+def test_a_mistake_in_a_listener_is_named_by_its_place(listen: str, told: str) -> None:
+    assert refusal(f"local: {{listen: {listen}}}").startswith(f"local.listen{told}")
+
+
+def test_a_server_has_no_wishes() -> None:
+    for listen in ("{address: 127.0.0.1:1}", "[{address: 127.0.0.1:1}]"):
+        at = "[0]" if listen.startswith("[") else ""
+        assert refusal(f"server: {{listen: {listen}, keys: {{a: {KEY}}}}}").startswith(
+            f"server.listen{at}: a mapping is not an address to listen on"
+        )
+
+
+def test_sessions_are_bounded_as_the_runtime_has_it_or_as_it_is_told() -> None:
+    runtime = Sessions()
+    settings = local("").sessions
+    assert (settings.idle, settings.longest, settings.by_client) == (
+        runtime.idle,
+        runtime.longest,
+        False,
+    )
+    settings = local("sessions: {idle: 1m, longest: 2h, by_client: true}").sessions
+    assert (settings.idle, settings.longest, settings.by_client) == (60, 7200, True)
+    assert refusal("local: {listen: 127.0.0.1:1, sessions: {idle: 0}}").startswith(
+        "local.sessions.idle: '0' is not a duration above zero"
+    )
+    assert refusal(f"server: {{listen: 127.0.0.1:1, keys: {{a: {KEY}}}, sessions: {{}}}}") == (
+        "server.sessions: not a key of this place (only of local)"
+    )
 
 
 def test_what_is_open_to_other_machines_has_users_or_says_so() -> None:
@@ -389,8 +459,8 @@ def test_no_mistake_repeats_a_secret(
         ("lisen: 127.0.0.1:1", "local.lisen: unknown key (did you mean listen?)"),
         ("timeouts: {idel: 1s}", "local.timeouts.idel: unknown key (did you mean idle?)"),
         (
-            "limits: {sessions: 1}",
-            "local.limits.sessions: unknown key (known: connections, per_client, handshakes,"
+            "limits: {visits: 1}",
+            "local.limits.visits: unknown key (known: connections, per_client, handshakes,"
             " per_user, bandwidth_per_connection, bandwidth_per_user)",
         ),
         ("keys: {}", "local.keys: not a key of this place (only of server)"),

@@ -264,6 +264,21 @@ def test_check_says_what_would_run_and_starts_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "gsocks.key").exists()
 
 
+def test_check_tells_what_is_asked_for_those_who_come_in(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "local:\n  listen: [127.0.0.1:1080, {address: 127.0.0.1:1081, session: one, country: DE}]\n"
+        "  sessions: {idle: 5m, by_client: true}\n"
+    )
+    told = gsocks("check", "-c", path).stdout.splitlines()
+    where = "127.0.0.1:1080, 127.0.0.1:1081 (session one, country de)"
+    assert told[:2] == [
+        f"local: listens on {where}, goes out by direct",
+        "local: a session has one exit for 1d, or until it is silent for 5m, each client's address"
+        " is one if it names none",
+    ]
+
+
 def test_check_takes_the_config_before_or_behind_its_name(tmp_path: Path) -> None:
     path = write_config(tmp_path)
     assert gsocks("-c", path, "check").stdout == gsocks("check", "-c", path).stdout

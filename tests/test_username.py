@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +13,7 @@ from gsocks.errors import AuthenticationFailed, BadParameters
 from gsocks.rotation.username import LONGEST_NAME, read_parameters, split
 from gsocks.wish import ANY, Wish
 
+ROOT = Path(__file__).parent.parent
 UUID = "550e8400-e29b-41d4-a716-446655440000"
 
 
@@ -124,6 +128,23 @@ def test_a_mistake_fails_the_login_and_is_told_with_the_known_keys(
 def test_a_name_longer_than_any_client_of_socks_could_send_is_nobodys() -> None:
     name = "alice-" + "-" * 100_000
     assert split(name, {"alice"}) == (name, "")
+
+
+def test_the_document_tells_what_is_read() -> None:
+    text = (ROOT / "docs" / "scraping.md").read_text()
+    told = re.findall(r"^\| `(\S*alice\S*)` \| (.*) \|$", text, re.MULTILINE)
+    assert len(told) == 7
+    for name, wish in told[2:]:
+        assert (name, str(understood(name, "alice")[1])) == (name, wish)
+    assert understood(told[0][0], "alice") == ("alice", ANY)
+    assert understood(told[1][0], "alice") == ("alice", Wish("cart7"))
+    told_keys = re.findall(
+        r"`(\w+)`", "".join(re.findall(r"^\| (`\w+`.*?) \|", text, re.MULTILINE))
+    )
+    with pytest.raises(BadParameters) as caught:
+        read_parameters("?")
+    known = str(caught.value).split("known keys: ")[1].split(", ")
+    assert set(known) <= set(told_keys)
 
 
 words = st.from_regex(r"[A-Za-z0-9_.]{1,64}", fullmatch=True)

@@ -181,6 +181,17 @@ def test_a_change_counts_at_the_next_login_a_second_later(
     assert caplog.messages == [f"read again: {file.path}"]
 
 
+def test_a_name_is_known_from_the_change_on_before_its_password_is_asked_for(
+    file: File, clock: Clock
+) -> None:
+    users = FileUsers(file.path, clock=clock)
+    file.write(f"carol:{FRESH}")
+    assert "alice" in users
+    clock.now += FileUsers.LOOK_EVERY
+    assert "carol" in users
+    assert "alice" not in users
+
+
 def test_the_file_is_looked_at_once_a_second_however_many_log_in(
     file: File, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
