@@ -27,6 +27,7 @@ from gsocks.listen import listen, reserve
 from gsocks.local import LocalServer
 from gsocks.observe import AccessLog, NullObserver, Observer
 from gsocks.replay import ReplayGuard
+from gsocks.rotation.session import Sessions
 from gsocks.rotation.sources import read_exit_list
 from gsocks.server import RemoteServer
 from gsocks.shares import Shares
@@ -307,7 +308,12 @@ def _ways_out(section: config.Section) -> WaysOut:
         pool_size=section.pool.size,
         pool_max_idle=section.pool.max_idle,
         rotate=section.rotate,
+        sessions=_sessions(section) if isinstance(section, config.Local) else None,
     )
+
+
+def _sessions(local: config.Local) -> Sessions:
+    return Sessions(idle=local.sessions.idle, longest=local.sessions.longest)
 
 
 def _exit_specs(section: config.Section) -> list[ExitSpec]:
