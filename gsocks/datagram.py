@@ -37,8 +37,8 @@ from gsocks.errors import (
     connect_failure,
     stream_failure,
 )
+from gsocks.expiry import Expiry
 from gsocks.limits import Udp
-from gsocks.relay import Expiry
 from gsocks.stream import CHUNK, Stream, reset
 
 #: bytes asked of the kernel for one datagram, of which the rest would be lost; there is none
@@ -276,7 +276,7 @@ class ClientDatagrams:
         self._control.settimeout(0.0)
         self._watcher = gevent.get_hub().loop.io(self._control.fileno(), 1)
         self._watcher.start(self._look_at_control)
-        self._expiry.restart(self.bound)
+        self._expiry.restart()
 
     def _look_at_control(self) -> None:
         """Runs in the hub when the client says something over the control connection, or ends it.

@@ -3,25 +3,28 @@
     client  --- up -->   remote
     client  <-- down --  remote
 
-Each pipe is one greenlet that reads here and writes there; a write that blocks is the
-backpressure.  The end of one direction is passed on as its end, and the other one goes on
-(half-close).  A failure anywhere resets both sides, so that nobody takes a loss for an end.
+A pipe reads here and writes there; a write that has to wait is the backpressure.  The end of one
+direction is passed on as its end, and the other one goes on (half-close).  A failure anywhere
+resets both sides, so that nobody takes a loss for an end.
 
-The relay knows nothing of SOCKS, of sealing or of the config: it sees two Streams.  Its end is
-told by a call, not by a return: so whoever started it may go away, and a pipe that waits could
-give its greenlet back and be started again by its socket, with no change around it.
+Any two Streams get two greenlets, in which that can be read below.  Where both can do without
+(Pollable: a socket, a stream in a tunnel), the hub carries them: gsocks/pump.py does the same as
+``_pipe``, and a connection that waits has no greenlet.  So the relay's end is told by a call, not
+by a return.  It knows nothing of SOCKS, of sealing or of the config.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import gevent
 
 from gsocks.errors import GsocksError, HalfClosedTimeout, IdleTimeout, StreamClosed, StreamError
-from gsocks.stream import Stream
+from gsocks.expiry import Expiry
+from gsocks.pump import Pump
+from gsocks.stream import Stream, can_poll
 
 _CLIENT, _REMOTE = 0, 1
 _SIDES = ("client", "remote")
@@ -66,6 +69,7 @@ class Relay:
         "_half_closed",
         "_idle",
         "_pipes",
+        "_pumps",
         "_side",
         "_streams",
         "carried",
@@ -86,6 +90,7 @@ class Relay:
         self._half_closed = half_closed
         self._ended = ended
         self._pipes = 2
+        self._pumps: tuple[Pump, ...] = ()
         self._error: StreamError | None = None
         self._side = ""
         self._expiry = Expiry(self)
@@ -95,25 +100,38 @@ class Relay:
         self.last_byte = time.monotonic()
 
     def run(self) -> None:
-        """Start both pipes; one of them runs in the calling greenlet."""
-        self._expiry.restart(self.bound)
-        gevent.spawn(self._pipe, _REMOTE, _CLIENT)
-        self._pipe(_CLIENT, _REMOTE)
+        """Start both pipes; one of them may run in the calling greenlet."""
+        self._expiry.restart()
+        client, remote = self._streams
+        if can_poll(client) and can_poll(remote):
+            sides = client, remote
+            self._pumps = Pump(self, sides, _CLIENT), Pump(self, sides, _REMOTE)
+            for pump in self._pumps:
+                pump.start()
+        else:
+            gevent.spawn(self._pipe, _REMOTE, _CLIENT)
+            self._pipe(_CLIENT, _REMOTE)
 
     def abort(self, error: StreamError, side: str = "") -> None:
         """Reset both sides; the first reason counts.  Never blocks; the pipes end by it."""
         if self._error is None:
             self._error = error
             self._side = side
+        pumps, self._pumps = self._pumps, ()
+        for pump in pumps:
+            pump.stop()
         for stream in self._streams:
             stream.abort()
+        if pumps and self._pipes:
+            self._pipes = 0
+            self._over()
 
     def bound_by(self, *, idle: float, half_closed: float) -> None:
         """Have these bounds from now on.  Does nothing after the end."""
         self._idle = idle
         self._half_closed = half_closed
         if self._pipes:
-            self._expiry.restart(self.bound)
+            self._expiry.restart()
 
     @property
     def bound(self) -> float:
@@ -125,6 +143,8 @@ class Relay:
         kind = IdleTimeout if self._pipes == 2 else HalfClosedTimeout
         self.abort(kind(f"silent for {self.bound:g} s"))
 
+    # --- by greenlets -----------------------------------------------------------------------
+
     def _pipe(self, source: int, sink: int) -> None:
         read, write = self._streams[source].read, self._streams[sink].write
         at_work = source
@@ -133,8 +153,7 @@ class Relay:
             while data := read():
                 at_work = sink
                 write(data)
-                self.carried[source] += len(data)
-                self.last_byte = time.monotonic()
+                self.passed(source, len(data))
                 # nothing is held while the next read waits, which may be for hours
                 del data
                 at_work = source
@@ -144,86 +163,38 @@ class Relay:
             at_work = sink
             self._streams[sink].write_eof()
         except StreamError as error:
-            self.abort(error, _SIDES[at_work])
+            self.failed(error, at_work)
         except BaseException:  # killed from outside, or a fault of ours: nobody may wait for us
-            self.abort(StreamClosed("stopped"))
+            self.failed(StreamClosed("stopped"), None)
             raise
         finally:
-            self._pipe_ended()
+            self.ended()
 
-    def _pipe_ended(self) -> None:
+    # --- by the hub, see gsocks.pump.Carrier ------------------------------------------------
+
+    def passed(self, source: int, count: int) -> None:
+        """Bytes from that side are on their way."""
+        self.carried[source] += count
+        self.last_byte = time.monotonic()
+
+    def failed(self, error: StreamError, side: int | None) -> None:
+        """That side has failed, or we."""
+        self.abort(error, "" if side is None else _SIDES[side])
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def ended(self) -> None:
+        """One pipe has ended."""
         self._pipes -= 1
         if self._pipes:
-            self._expiry.restart(self.bound)
-            return
+            self._expiry.restart()
+        else:
+            self._over()
+
+    def _over(self) -> None:
+        self._pumps = ()
         self._expiry.stop()
         for stream in self._streams:
             stream.close()
         up, down = self.carried
         self._ended(Totals(up, down, self._error, self._side))
-
-
-class Expiring(Protocol):
-    """What may be silent for so long."""
-
-    @property
-    def last_byte(self) -> float:
-        """Monotonic seconds."""
-
-    @property
-    def bound(self) -> float:
-        """How long it may be silent now, in seconds."""
-
-    def expire(self) -> None:
-        """It was.  Runs in the hub, where nothing may block."""
-
-
-class Expiry:
-    """One timeout for a connection, which traffic in either direction puts off.
-
-    A byte costs it nothing: only when the time is over does it look when the last one came,
-    and waits for what is left.
-    """
-
-    __slots__ = ("_timeout", "_watched")
-
-    def __init__(self, watched: Expiring) -> None:
-        self._watched = watched
-        self._timeout: _Look | None = None
-
-    def restart(self, seconds: float) -> None:
-        """Look again after so long."""
-        self.stop()
-        # always a new one: a gevent.Timeout keeps the time that it was made with
-        self._timeout = _Look(seconds, self)
-        self._timeout.start()
-
-    def stop(self) -> None:
-        """Look no more.  Does nothing the second time."""
-        timeout, self._timeout = self._timeout, None
-        if timeout is not None:
-            timeout.close()
-
-    def look(self) -> None:
-        """Runs in the hub, where nothing may block."""
-        silent = time.monotonic() - self._watched.last_byte
-        if silent < self._watched.bound:
-            self.restart(self._watched.bound - silent)
-        else:
-            self._watched.expire()
-
-
-class _Look(gevent.Timeout):
-    """A timeout that is raised in no greenlet: neither pipe may be in the way of the other.
-
-    Thrown into the middle of a write it would cut a frame in two, though bytes may just have
-    come the other way.
-    """
-
-    def __init__(self, seconds: float, expiry: Expiry) -> None:
-        super().__init__(seconds)
-        self._expiry = expiry
-
-    def _on_expiration(self, _greenlet: object, _error: object) -> None:
-        # gevent's hook for subclasses
-        self._expiry.look()

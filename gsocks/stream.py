@@ -6,10 +6,11 @@ A plain socket (:class:`SocketStream`, here) and a stream inside a tunnel
 
 from __future__ import annotations
 
+import os
 import select
 import socket as std_socket
 import struct
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import gevent
 from gevent.socket import socket
@@ -19,6 +20,10 @@ from gsocks.errors import StreamClosed, Truncated, stream_failure
 #: bytes asked of the kernel at once; 64 KiB frames cost a third less CPU per GB than 16 KiB
 #: ones, and buffers over 128 KiB fall to an mmap for each call (measured, docs/benchmarks.md)
 CHUNK = 65536
+
+Bytes = bytes | memoryview
+
+NOTHING = memoryview(b"")
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
@@ -65,18 +70,86 @@ class Stream(Protocol):
         """
 
 
-class SocketStream:
+class Workbench:
+    """Room for the bytes that are just being carried, which all streams of a hub share.
+
+    The hub does one thing at a time: so an idle connection needs no buffers, and a busy one makes
+    none for each of its chunks.
+    """
+
+    __slots__ = ("plain", "sealed")
+
+    #: bytes that are carried at once at most
+    room = 2 * CHUNK
+    #: bytes by which sealing can lengthen them
+    more = 1024
+
+    def __init__(self) -> None:
+        self.plain = memoryview(bytearray(self.room))
+        self.sealed = memoryview(bytearray(self.room + self.more))
+
+
+class Pollable:
+    """A Stream that can also be carried by the hub, where nothing may block: see gsocks/pump.py.
+
+    So it costs no greenlet, not even while it has much to do.  Whoever uses these calls uses no
+    others but ``abort`` and ``close``, which must come after the end of all watchers of
+    :meth:`fileno`.  They raise what their blocking twins raise.
+    """
+
+    __slots__ = ()
+
+    #: False where a kind of stream can't after all
+    pollable = True
+
+    def fileno(self) -> int:
+        """What to watch: there may be something to read, or room to write."""
+        raise NotImplementedError
+
+    def read_nowait(self, bench: Workbench) -> Bytes | None:
+        """The next bytes; ``b""`` at the end; None: nothing yet.
+
+        They may lie on the bench, and so are good until it is used again.
+        """
+        raise NotImplementedError
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether there is something to read that the descriptor does not tell of."""
+        raise NotImplementedError
+
+    def write_nowait(self, data: Bytes, bench: Workbench) -> bool:
+        """Take all of ``data``; whether it is on its way, else :meth:`flush_nowait` follows."""
+        raise NotImplementedError
+
+    def write_eof_nowait(self, bench: Workbench) -> bool:
+        """End this direction; as :meth:`write_nowait`."""
+        raise NotImplementedError
+
+    def flush_nowait(self) -> bool:
+        """Send more of what was taken; whether all is on its way now."""
+        raise NotImplementedError
+
+
+def can_poll(stream: Stream) -> TypeGuard[Pollable]:
+    """Whether the hub can carry it."""
+    return isinstance(stream, Pollable) and stream.pollable
+
+
+class SocketStream(Pollable):
     """A connected TCP socket as a :class:`Stream`; owns the socket.
 
     ``pending`` are bytes that were read together with what came before the stream (a client may
     send its request and its first payload in one write); they are read first.
     """
 
-    __slots__ = ("_pending", "_read_ended", "_sock", "_write_ended")
+    __slots__ = ("_pending", "_read_ended", "_sock", "_unsent", "_write_ended")
 
     def __init__(self, sock: socket, pending: bytes = b"") -> None:
         self._sock: socket | None = sock
         self._pending = pending
+        #: taken by write_nowait, and not on its way yet
+        self._unsent = NOTHING
         self._read_ended = False
         self._write_ended = False
 
@@ -119,6 +192,46 @@ class SocketStream:
         sock, self._sock = self._sock, None
         if sock is not None:
             sock.close()
+
+    # --- carried by the hub -----------------------------------------------------------------
+
+    def fileno(self) -> int:
+        return self._open_socket().fileno()
+
+    def read_nowait(self, bench: Workbench) -> Bytes | None:
+        fd = self.fileno()
+        if self._pending:
+            data, self._pending = self._pending[:CHUNK], self._pending[CHUNK:]
+            return data
+        if self._read_ended:
+            return b""
+        count = receive_into(fd, bench.plain[:CHUNK])
+        if count is None:
+            return None
+        self._read_ended = not count
+        return bench.plain[:count]
+
+    @property
+    def at_hand(self) -> bool:
+        return bool(self._pending)
+
+    def write_nowait(self, data: Bytes, bench: Workbench) -> bool:  # noqa: ARG002
+        sent = send_now(self.fileno(), data)
+        if sent == len(data):
+            return True
+        self._unsent = memoryview(bytes(data[sent:]))
+        return False
+
+    def write_eof_nowait(self, bench: Workbench) -> bool:  # noqa: ARG002
+        self.write_eof()
+        return True
+
+    def flush_nowait(self) -> bool:
+        self._unsent = self._unsent[send_now(self.fileno(), self._unsent) :]
+        if self._unsent:
+            return False
+        self._unsent = NOTHING
+        return True
 
     def detach(self) -> socket:
         """The socket, for another owner; the stream is closed then.
@@ -190,6 +303,10 @@ class Reader:
         rest, self._kept = self._kept, b""
         return rest
 
+    def keep(self, data: Bytes) -> None:
+        """What somebody else has read from the socket, and is to be read next."""
+        self._kept = bytes(data)
+
 
 def send_all(sock: socket, data: bytes) -> None:
     """Send all of ``data``; raises StreamError.
@@ -203,6 +320,32 @@ def send_all(sock: socket, data: bytes) -> None:
         rest = memoryview(data)[sent:]
         while rest:
             rest = rest[sock.send(rest) :]
+    except OSError as error:
+        raise stream_failure(error) from None
+
+
+def receive_into(fd: int, room: memoryview) -> int | None:
+    """Receive what there is; how many bytes, 0 at the end, None: nothing yet.
+
+    Never blocks; raises StreamError.
+    """
+    try:
+        return os.readv(fd, (room,))
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        raise stream_failure(error) from None
+
+
+def send_now(fd: int, data: Bytes) -> int:
+    """Send as much of ``data`` as there is room for; how many bytes.
+
+    Never blocks; raises StreamError.
+    """
+    try:
+        return os.write(fd, data)
+    except BlockingIOError:
+        return 0
     except OSError as error:
         raise stream_failure(error) from None
 

@@ -15,6 +15,7 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from enum import IntEnum
+from typing import NamedTuple
 
 import gevent
 from gevent.event import Event
@@ -48,7 +49,18 @@ from gsocks.errors import (
 )
 from gsocks.replay import ReplayGuard, now_ms
 from gsocks.request import Command, Request
-from gsocks.stream import CHUNK, Reader, reset, send_all
+from gsocks.stream import (
+    CHUNK,
+    NOTHING,
+    Bytes,
+    Pollable,
+    Reader,
+    Workbench,
+    receive_into,
+    reset,
+    send_all,
+    send_now,
+)
 
 HEADER_SIZE = 4
 #: the largest body of a frame
@@ -80,11 +92,10 @@ class Tunnel:
     """What both ends share: sealed frames over a socket that it owns."""
 
     __slots__ = (
-        "_body_due",
-        "_open",
-        "_overhead",
+        "_due",
+        "_opener",
         "_reader",
-        "_seal",
+        "_sealer",
         "_sock",
         "cipher",
         "last_heard",
@@ -94,11 +105,10 @@ class Tunnel:
     def __init__(self, sock: socket, session: Session, reader: Reader | None = None) -> None:
         self._sock: socket | None = sock
         self._reader = reader or Reader(sock)
-        self._seal = session.seal
-        self._open = session.open
-        self._overhead = session.overhead
-        #: a header has come, and its body not yet
-        self._body_due = False
+        self._sealer = session.sealer
+        self._opener = session.opener
+        #: the header whose body has not come yet
+        self._due: _Header | None = None
         self.cipher = session.cipher
         #: monotonic seconds when the last stream ended
         self.last_used = time.monotonic()
@@ -134,19 +144,72 @@ class Tunnel:
         Tampered if it is not of the other end's making, ProtocolViolation, another StreamError.
         """
         self._socket()
-        reader, overhead = self._reader, self._overhead
-        header = self._unseal(reader.exactly(HEADER_SIZE + overhead, _READ_AHEAD))
-        kind, length = header[0], int.from_bytes(header[1:], "big")
-        if length > MAX_BODY:
-            self.abort()
-            raise ProtocolViolation(f"a frame of {length} bytes")
-        if not length:
-            return kind, b""
-        self._body_due = True
+        reader, overhead = self._reader, self._opener.overhead
+        kind, length = self._due = self._read_header(
+            self._unseal(reader.exactly(HEADER_SIZE + overhead, _READ_AHEAD))
+        )
         # the next header is likely to stand right behind the body
-        body = self._unseal(reader.exactly(length + overhead, HEADER_SIZE + overhead))
-        self._body_due = False
-        return kind, body
+        sealed = reader.exactly(length + overhead, HEADER_SIZE + overhead) if length else b""
+        self._due = None
+        return kind, self._unseal(sealed) if length else b""
+
+    def receive_nowait(self, expected: Frame, bench: Workbench) -> tuple[int, _Header | None]:
+        """All frames that have come whole, without waiting for more.
+
+        The bodies of those that are ``expected`` lie on the bench then, one behind the other:
+        how many bytes; and the header of the first one that is something else, behind which
+        nothing is read.  Raises as :meth:`receive` does.
+        """
+        plain, sealed = bench.plain, bench.sealed[: bench.room]
+        kept = self._reader.take_rest()
+        end = len(kept)
+        sealed[:end] = kept
+        count = receive_into(self.fileno(), sealed[end:])
+        end += count or 0
+        start, filled, other = 0, 0, None
+        opener = self._opener
+        head = HEADER_SIZE + opener.overhead
+        while other is None:
+            if self._due is None:
+                if end - start < head:
+                    break
+                self._unseal_into(plain[filled:], sealed[start : start + head])
+                self._due = self._read_header(plain[filled : filled + HEADER_SIZE])
+                start += head
+            kind, length = self._due
+            size = length + opener.overhead if length else 0
+            if end - start < size:
+                break
+            if size:
+                self._unseal_into(plain[filled:], sealed[start : start + size])
+                start += size
+            if kind == expected and length:
+                filled += length
+            elif kind != Frame.PAD:
+                other = self._due
+            self._due = None
+        if start < end:
+            self._reader.keep(sealed[start:end])
+        if count == 0 and not filled and other is None:
+            raise Truncated("the connection ended early")
+        return filled, other
+
+    def send_nowait(self, kind: Frame, body: Bytes, bench: Workbench) -> memoryview:
+        """One frame, or as many as ``body`` needs; what of it could not be sent at once.
+
+        The caller sends that before anything else.  Raises StreamError.
+        """
+        sealed, sealer = bench.sealed, self._sealer
+        end = 0
+        for start in range(0, len(body) or 1, MAX_BODY):
+            part = body[start : start + MAX_BODY]
+            sealer.seal_into(sealed[end:], _header(kind, len(part)))
+            end += HEADER_SIZE + sealer.overhead
+            if part:
+                sealer.seal_into(sealed[end:], part)
+                end += len(part) + sealer.overhead
+        sent = send_now(self.fileno(), sealed[:end])
+        return NOTHING if sent == end else memoryview(bytes(sealed[sent:end]))
 
     def padding(self) -> bytes:
         """What hides how long a name is: zeros, since they are sealed, of a random number."""
@@ -184,7 +247,7 @@ class Tunnel:
     @property
     def between_frames(self) -> bool:
         """Whether no part of a frame has been read."""
-        return self._reader.at_boundary and not self._body_due
+        return self._reader.at_boundary and self._due is None
 
     @property
     def readable(self) -> bool:
@@ -206,15 +269,38 @@ class Tunnel:
 
     def _unseal(self, sealed: bytes) -> bytes:
         try:
-            return self._open(sealed)
+            return self._opener.open(sealed)
         except Tampered:
             # Whoever read on could be handed a body as a header, so nobody may.
             self.abort()
             raise
 
+    def _unseal_into(self, room: memoryview, sealed: memoryview) -> None:
+        try:
+            self._opener.open_into(room, sealed)
+        except Tampered:
+            self.abort()
+            raise
+
+    def _read_header(self, header: Bytes) -> _Header:
+        kind, length = header[0], int.from_bytes(header[1:], "big")
+        if length > MAX_BODY:
+            self.abort()
+            raise ProtocolViolation(f"a frame of {length} bytes")
+        return _Header(kind, length)
+
     def _frame(self, kind: Frame, body: bytes = b"") -> bytes:
-        header = self._seal(bytes((kind,)) + len(body).to_bytes(3, "big"))
-        return header + self._seal(body) if body else header
+        header = self._sealer.seal(_header(kind, len(body)))
+        return header + self._sealer.seal(body) if body else header
+
+
+class _Header(NamedTuple):
+    kind: int
+    length: int
+
+
+def _header(kind: Frame, length: int) -> bytes:
+    return (kind << 24 | length).to_bytes(HEADER_SIZE, "big")
 
 
 class _Inside:
@@ -235,20 +321,23 @@ class _Inside:
 
     def _receive(self, expected: Frame) -> bytes:
         """The body of the next frame that carries something; ``b""`` at the end."""
-        if self._read_ended:
-            return b""
         tunnel = self._open_tunnel()
-        while True:
+        while not self._read_ended:
             kind, body = tunnel.receive()
             if kind == expected and body:
                 return body
-            if kind == Frame.FIN and not body:
-                self._read_ended = True
-                return b""
-            if kind == Frame.RESET:
-                raise StreamReset("reset at the far end of the tunnel")
             if kind != Frame.PAD:
-                raise ProtocolViolation(f"frame {kind:#04x} inside a stream")
+                self._meet(_Header(kind, len(body)))
+        return b""
+
+    def _meet(self, header: _Header) -> None:
+        """A frame that carries nothing: the end, or its place is not inside a stream."""
+        if header == (Frame.FIN, 0):
+            self._read_ended = True
+        elif header.kind == Frame.RESET:
+            raise StreamReset("reset at the far end of the tunnel")
+        else:
+            raise ProtocolViolation(f"frame {header.kind:#04x} inside a stream")
 
     def _send(self, kind: Frame, body: bytes) -> None:
         tunnel = self._open_tunnel()
@@ -297,10 +386,17 @@ class _Inside:
         return self._tunnel
 
 
-class TunnelStream(_Inside):
+class TunnelStream(_Inside, Pollable):
     """One stream inside a tunnel, as a :class:`gsocks.stream.Stream`."""
 
-    __slots__ = ()
+    __slots__ = ("_behind", "_unsent")
+
+    def __init__(self, tunnel: Tunnel, ended: Callable[[bool], None]) -> None:
+        super().__init__(tunnel, ended)
+        #: the rest of a frame, taken by write_nowait
+        self._unsent = NOTHING
+        #: what stood behind the bytes that were read last, and is no more of them
+        self._behind: _Header | None = None
 
     def read(self) -> bytes:
         return self._receive(Frame.DATA)
@@ -312,6 +408,46 @@ class TunnelStream(_Inside):
             return
         for start in range(0, len(data), MAX_BODY):
             self._send(Frame.DATA, data[start : start + MAX_BODY])
+
+    # --- carried by the hub -----------------------------------------------------------------
+
+    def fileno(self) -> int:
+        return self._open_tunnel().fileno()
+
+    def read_nowait(self, bench: Workbench) -> Bytes | None:
+        tunnel = self._open_tunnel()
+        if self._read_ended:
+            return b""
+        behind, self._behind = self._behind, None
+        if behind is None:
+            count, behind = tunnel.receive_nowait(Frame.DATA, bench)
+            if count:
+                self._behind = behind
+                return bench.plain[:count]
+            if behind is None:
+                return None
+        self._meet(behind)
+        return b""
+
+    @property
+    def at_hand(self) -> bool:
+        return self._behind is not None
+
+    def write_nowait(self, data: Bytes, bench: Workbench) -> bool:
+        return self._sent(self._open_tunnel().send_nowait(Frame.DATA, data, bench))
+
+    def write_eof_nowait(self, bench: Workbench) -> bool:
+        tunnel = self._open_tunnel()
+        self._write_ended = True
+        return self._sent(tunnel.send_nowait(Frame.FIN, b"", bench))
+
+    def flush_nowait(self) -> bool:
+        return self._sent(self._unsent[send_now(self.fileno(), self._unsent) :])
+
+    def _sent(self, rest: memoryview) -> bool:
+        self._writing = bool(rest)
+        self._unsent = rest if rest else NOTHING
+        return not rest
 
 
 class TunnelDatagrams(_Inside):

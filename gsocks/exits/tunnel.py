@@ -227,6 +227,8 @@ class _EarlyStream(TunnelStream):
 
     __slots__ = ("_asked", "_asking", "_cause", "_doubt", "_due", "_exit", "_fresh", "_request")
 
+    pollable = False
+
     def __init__(
         self, way: TunnelExit, tunnel: ClientTunnel, request: Request, fresh: bool
     ) -> None:

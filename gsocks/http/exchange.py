@@ -23,11 +23,12 @@ from gsocks.errors import (
     IdleTimeout,
     StreamError,
 )
+from gsocks.expiry import Expiry
 from gsocks.http.client import Client, Event
 from gsocks.http.forward import informational, to_client, to_origin
 from gsocks.http.head import Target
 from gsocks.http.origin import Origin
-from gsocks.relay import Expiry, Totals
+from gsocks.relay import Totals
 from gsocks.stream import Stream
 
 # Reads from one side before others have their turn, as in gsocks.relay.
@@ -75,7 +76,7 @@ class Exchange:
 
         Bytes are counted at the origin's side, with the heads.
         """
-        self._expiry.restart(self.bound)
+        self._expiry.restart()
         uploader = gevent.spawn(self._pass_request)
         try:
             self._pass_answer()
@@ -101,7 +102,7 @@ class Exchange:
                 if self._client.heard_out:
                     self._client.wait()
                     if self._client.ended:
-                        self._expiry.restart(self.bound)
+                        self._expiry.restart()
                     return
                 parts = self._client.read_body()
                 turns += 1

@@ -1,0 +1,95 @@
+"""How long a connection may be silent: one timer for all that may be so for about as long.
+
+A byte costs nothing but a note of its time, and a connection that waits no timer of its own: a
+sweep every few seconds finds those whose time is over.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import gevent
+from gevent.hub import Hub
+
+#: seconds between two sweeps at most; so late may somebody be found
+LONGEST_PERIOD = 5.0
+#: sweeps in the time that one may be silent
+LOOKS = 8
+
+
+class Expiring(Protocol):
+    """What may be silent for so long."""
+
+    @property
+    def last_byte(self) -> float:
+        """Monotonic seconds."""
+
+    @property
+    def bound(self) -> float:
+        """How long it may be silent now, in seconds."""
+
+    def expire(self) -> None:
+        """It was.  Runs in the hub, where nothing may block."""
+
+
+class Sweep:
+    """Those that are looked at every ``period`` seconds."""
+
+    __slots__ = ("_period", "_timer", "_watched")
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._watched: set[Expiring] = set()
+        self._timer: Any = None
+
+    def add(self, watched: Expiring) -> None:
+        self._watched.add(watched)
+        if self._timer is None:
+            self._timer = gevent.get_hub().loop.timer(self._period, self._period)
+            self._timer.start(self._look, update=True)
+
+    def discard(self, watched: Expiring) -> None:
+        self._watched.discard(watched)
+        if not self._watched and self._timer is not None:
+            self._timer.close()
+            self._timer = None
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        for one in [each for each in self._watched if now - each.last_byte >= each.bound]:
+            if one in self._watched:  # else it has ended together with one before
+                one.expire()
+
+
+#: of each thread's hub, by their period
+_sweeps: WeakKeyDictionary[Hub, dict[float, Sweep]] = WeakKeyDictionary()
+
+
+class Expiry:
+    """The watch over one connection, which traffic in either direction puts off."""
+
+    __slots__ = ("_sweep", "_watched")
+
+    def __init__(self, watched: Expiring) -> None:
+        self._watched = watched
+        self._sweep: Sweep | None = None
+
+    def restart(self) -> None:
+        """Look at it often enough for its present bound; until :meth:`stop`."""
+        self.stop()
+        self._sweep = _sweep_for(self._watched.bound)
+        self._sweep.add(self._watched)
+
+    def stop(self) -> None:
+        """Look no more.  Does nothing the second time."""
+        sweep, self._sweep = self._sweep, None
+        if sweep is not None:
+            sweep.discard(self._watched)
+
+
+def _sweep_for(bound: float) -> Sweep:
+    period = min(LONGEST_PERIOD, bound / LOOKS)
+    sweeps = _sweeps.setdefault(gevent.get_hub(), {})
+    return sweeps.get(period) or sweeps.setdefault(period, Sweep(period))

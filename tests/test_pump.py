@@ -1,0 +1,528 @@
+"""What the hub carries: calls that never block keep the Stream contract, and relays of theirs bring
+every byte and every end, whatever happens in whatever order."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import socket as std_socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import gevent
+import pytest
+from engine import living_greenlets, tunnel_pair
+from gevent.event import AsyncResult, Event
+from gevent.socket import socket, socketpair
+from stream_contract import StreamContract, tcp_pair
+from tunnel_parts import changed, frame, nobody_cares, open_stream, sessions, tunnels
+
+from gsocks.address import UNSPECIFIED, Address
+from gsocks.crypto import Cipher
+from gsocks.errors import (
+    ProtocolViolation,
+    StreamClosed,
+    StreamError,
+    StreamReset,
+    Tampered,
+    Truncated,
+)
+from gsocks.relay import Relay, Totals
+from gsocks.request import Command, Request
+from gsocks.stream import CHUNK, Bytes, Pollable, SocketStream, Stream, Workbench, reset
+from gsocks.tunnel import MAX_BODY, Frame, Tunnel, TunnelStream
+
+checked = pytest.mark.usefixtures("never_hangs", "nothing_left")
+
+LONG = 3600.0
+_READ, _WRITE = 1, 2
+
+
+# --- the contract -----------------------------------------------------------------------------
+
+
+class Blocking:
+    """A Pollable as a Stream: it waits for the descriptor where the other says that it must."""
+
+    def __init__(self, stream: Pollable) -> None:
+        self._stream: Any = stream
+        self._bench = Workbench()
+        self._waits: dict[Any, Event] = {}
+
+    def read(self) -> bytes:
+        while (data := self._stream.read_nowait(self._bench)) is None:
+            self._wait(_READ)
+        return bytes(data)
+
+    def write(self, data: bytes) -> None:
+        # nothing and more than a chunk is never asked of it
+        for start in range(0, len(data), CHUNK):
+            self._flush(self._stream.write_nowait(data[start : start + CHUNK], self._bench))
+        self._stream.fileno()  # raises if it is closed
+
+    def write_eof(self) -> None:
+        self._flush(self._stream.write_eof_nowait(self._bench))
+
+    def _flush(self, all_sent: bool) -> None:
+        while not all_sent:
+            self._wait(_WRITE)
+            all_sent = self._stream.flush_nowait()
+
+    def abort(self) -> None:
+        self._stop()
+        self._stream.abort()
+
+    def close(self) -> None:
+        self._stop()
+        self._stream.close()
+
+    def _wait(self, events: int) -> None:
+        watcher, ready = gevent.get_hub().loop.io(self._stream.fileno(), events), Event()
+        self._waits[watcher] = ready
+        watcher.start(ready.set)
+        ready.wait()
+        self._waits.pop(watcher, None)
+        watcher.close()
+
+    def _stop(self) -> None:
+        for watcher, ready in self._waits.items():
+            watcher.close()
+            ready.set()
+
+
+class TestSocketStream(StreamContract):
+    @pytest.fixture
+    def pair(self) -> Iterator[tuple[Stream, Stream]]:
+        near, far = (Blocking(SocketStream(sock)) for sock in tcp_pair())
+        yield near, far
+        near.close()
+        far.close()
+
+
+class TestSocketStreamWithSmallBuffers(TestSocketStream):
+    big = 2 * 1024 * 1024
+
+    @pytest.fixture
+    def pair(self) -> Iterator[tuple[Stream, Stream]]:
+        near, far = (Blocking(SocketStream(sock)) for sock in tcp_pair(buffer=4096))
+        yield near, far
+        near.close()
+        far.close()
+
+
+@pytest.mark.parametrize("cipher", list(Cipher), ids=lambda cipher: cipher.name)
+class TestTunnelStream(StreamContract):
+    @pytest.fixture
+    def pair(self, cipher: Cipher) -> Iterator[tuple[Stream, Stream]]:
+        with tunnels(cipher) as (client, server):
+            near, far = (Blocking(stream) for stream in open_stream(client, server))
+            yield near, far
+            near.close()
+            far.close()
+
+
+class TestTunnelStreamWithSmallBuffers(StreamContract):
+    big = 2 * 1024 * 1024
+
+    @pytest.fixture
+    def pair(self) -> Iterator[tuple[Stream, Stream]]:
+        with tunnels(buffer=4096) as (client, server):
+            near, far = (Blocking(stream) for stream in open_stream(client, server))
+            yield near, far
+            near.close()
+            far.close()
+
+
+def test_what_came_before_a_stream_is_at_hand_in_chunks() -> None:
+    near, far = tcp_pair()
+    with near, far:
+        stream, bench = SocketStream(near, bytes(CHUNK + 1)), Workbench()
+        sizes = []
+        while stream.at_hand:
+            sizes.append(len(stream.read_nowait(bench) or b""))
+        assert sizes == [CHUNK, 1]
+        assert stream.read_nowait(bench) is None
+
+
+# --- frames that have come --------------------------------------------------------------------
+
+
+@contextmanager
+def receiving(
+    wire: bytes, pieces: int | None = None, cipher: Cipher = Cipher.SECRETBOX
+) -> Iterator[tuple[TunnelStream, Callable[[], list[Bytes | None]]]]:
+    """A stream to which ``wire`` comes, ``pieces`` bytes at a time; and what each of them gave."""
+    near, far = socketpair()
+    with near, far:
+        stream, bench = TunnelStream(Tunnel(far, sessions(cipher)[1]), nobody_cares), Workbench()
+
+        def read() -> list[Bytes | None]:
+            given: list[Bytes | None] = []
+            for start in range(0, len(wire), pieces or len(wire)):
+                near.sendall(wire[start : start + (pieces or len(wire))])
+                data = stream.read_nowait(bench)
+                given.append(None if data is None else bytes(data))
+                while stream.at_hand:
+                    data = stream.read_nowait(bench)
+                    given.append(None if data is None else bytes(data))
+            return given
+
+        yield stream, read
+
+
+def some_frames(cipher: Cipher = Cipher.SECRETBOX) -> tuple[list[bytes], list[bytes]]:
+    """Frames, the last of which is a FIN; and what is in them."""
+    sender, _ = sessions(cipher)
+    bodies = [b"first", b"second and longer", b"", b"four"]
+    kinds = [Frame.DATA, Frame.DATA, Frame.PAD, Frame.DATA]
+    pairs = zip(kinds, [*bodies[:2], b"padding", bodies[3]], strict=True)
+    return [*(frame(sender, *pair) for pair in pairs), frame(sender, Frame.FIN)], bodies
+
+
+@pytest.mark.parametrize("cipher", list(Cipher), ids=lambda cipher: cipher.name)
+@pytest.mark.parametrize("pieces", [1, 2, 7, 50, None])
+def test_frames_give_the_same_however_they_arrive(cipher: Cipher, pieces: int | None) -> None:
+    frames, bodies = some_frames(cipher)
+    with receiving(b"".join(frames), pieces, cipher) as (stream, read):
+        given = read()
+        assert b"".join(data for data in given if data is not None) == b"".join(bodies)
+        assert given[-1] == b""
+        assert given.count(b"") == 1
+        assert stream.read_nowait(Workbench()) == b""
+
+
+def test_frames_that_come_together_are_given_together() -> None:
+    frames, bodies = some_frames()
+    with receiving(b"".join(frames)) as (_, read):
+        assert read() == [b"".join(bodies), b""]
+
+
+def test_the_largest_frames_fit_on_the_bench() -> None:
+    sender, _ = sessions()
+    bodies = [os.urandom(MAX_BODY) for _ in range(3)]
+    wire = b"".join(frame(sender, Frame.DATA, body) for body in bodies)
+    with receiving(wire, len(wire) // 9 + 1) as (_, read):
+        assert b"".join(data for data in read() if data) == b"".join(bodies)
+
+
+def test_what_stands_behind_the_end_is_for_whoever_reads_next() -> None:
+    sender, receiver = sessions()
+    near, far = socketpair()
+    with near, far:
+        tunnel = Tunnel(far, receiver)
+        stream = TunnelStream(tunnel, nobody_cares)
+        near.sendall(frame(sender, Frame.FIN) + frame(sender, Frame.OPEN, b"the next stream"))
+        assert stream.read_nowait(Workbench()) == b""
+        assert not tunnel.between_frames
+        assert tunnel.receive() == (Frame.OPEN, b"the next stream")
+
+
+def test_frames_that_a_blocking_read_has_begun_go_on() -> None:
+    sender, receiver = sessions()
+    near, far = socketpair()
+    with near, far:
+        stream = TunnelStream(Tunnel(far, receiver), nobody_cares)
+        wire = b"".join(frame(sender, Frame.DATA, body) for body in (b"one", b"two", b"three"))
+        near.sendall(wire[:-2])
+        assert stream.read() == b"one"
+        bench = Workbench()
+        assert bytes(stream.read_nowait(bench) or b"") == b"two"
+        near.sendall(wire[-2:])
+        assert bytes(stream.read_nowait(bench) or b"") == b"three"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "error"),
+    [
+        (Frame.RESET, b"", StreamReset),
+        (Frame.PING, b"", ProtocolViolation),
+        (Frame.FIN, b"not empty", ProtocolViolation),
+        (Frame.DATA, b"", ProtocolViolation),
+        (Frame.DATAGRAM, b"no stream", ProtocolViolation),
+    ],
+)
+def test_what_stands_before_a_frame_that_breaks_the_stream_is_given(
+    kind: Frame, body: bytes, error: type[StreamError]
+) -> None:
+    sender, receiver = sessions()
+    near, far = socketpair()
+    with near, far:
+        stream, bench = TunnelStream(Tunnel(far, receiver), nobody_cares), Workbench()
+        near.sendall(frame(sender, Frame.DATA, b"good") + frame(sender, kind, body))
+        assert bytes(stream.read_nowait(bench) or b"") == b"good"
+        assert stream.at_hand
+        with pytest.raises(error):
+            stream.read_nowait(bench)
+
+
+@pytest.mark.parametrize("cipher", list(Cipher), ids=lambda cipher: cipher.name)
+def test_nothing_of_a_changed_frame_is_given_and_nothing_behind_it(cipher: Cipher) -> None:
+    frames, bodies = some_frames(cipher)
+    wire, ends = b"".join(frames), list(itertools.accumulate(map(len, frames)))
+    for position in range(len(wire)):
+        near, far = socketpair()
+        with near, far:
+            tunnel = Tunnel(far, sessions(cipher)[1])
+            stream, bench, given = TunnelStream(tunnel, nobody_cares), Workbench(), b""
+            with pytest.raises(Tampered):
+                for start, end in itertools.pairwise([0, *ends]):
+                    near.sendall(changed(wire, position)[start:end])
+                    given += stream.read_nowait(bench) or b""
+            assert tunnel.closed
+            whole = [body for body, end in zip(bodies, ends, strict=False) if end <= position]
+            assert given == b"".join(whole)
+            with pytest.raises(StreamClosed):
+                stream.read_nowait(bench)
+
+
+def test_a_stream_that_is_cut_anywhere_is_truncated() -> None:
+    frames, _ = some_frames()
+    wire = b"".join(frames)
+    for count in range(len(wire)):
+        near, far = socketpair()
+        with near, far:
+            stream = TunnelStream(Tunnel(far, sessions()[1]), nobody_cares)
+            near.sendall(wire[:count])
+            near.shutdown(std_socket.SHUT_WR)
+            bench = Workbench()
+            with pytest.raises(Truncated):
+                while stream.read_nowait(bench) != b"":
+                    pass
+
+
+# --- relays -----------------------------------------------------------------------------------
+
+
+class Line(NamedTuple):
+    """A client and a target, and the relays between them: one more than there are tunnels."""
+
+    client: socket
+    target: socket
+    relays: list[Relay]
+    over: list[AsyncResult[Totals]]
+
+
+def streams(buffer: int | None) -> tuple[TunnelStream, TunnelStream]:
+    """Both ends of a stream in a tunnel that ends with it."""
+    near, far = tunnel_pair(buffer)
+    opening = gevent.spawn(near.open, Request(Command.CONNECT, Address("192.0.2.1", 80)))
+    assert far.accept() is not None
+    far.succeeded(UNSPECIFIED)
+    opening.get()
+    return TunnelStream(near, lambda _: near.close()), TunnelStream(far, lambda _: far.close())
+
+
+@contextmanager
+def line(count: int, buffer: int | None = None) -> Iterator[Line]:
+    """``count`` tunnels in a row, and a socket at both ends."""
+    client, near = tcp_pair(buffer)
+    far, target = tcp_pair(buffer)
+    ends: list[Stream] = [SocketStream(near)]
+    for _ in range(count):
+        ends += streams(buffer)
+    ends.append(SocketStream(far))
+    relays, over = [], []
+    for one, other in zip(ends[::2], ends[1::2], strict=True):
+        over.append(AsyncResult())
+        ended = over[-1].set
+        relays.append(Relay(one, other, idle=LONG, half_closed=LONG, ended=ended))
+    for relay in relays:
+        relay.run()
+    with client, target:
+        yield Line(client, target, relays, over)
+        for relay in relays:
+            relay.abort(StreamClosed("the test is over"))
+
+
+def all_kinds(test: Callable[..., None]) -> Callable[..., None]:
+    """Of two sockets; of a socket and a tunnel, on either side; and of two tunnels."""
+    kinds = pytest.mark.parametrize("count", [0, 1, 2], ids=["sockets", "tunnel", "two tunnels"])
+    return checked(kinds(test))
+
+
+@all_kinds
+def test_a_connection_that_waits_has_no_greenlet(count: int) -> None:
+    with line(count) as (client, target, _, _):
+        for _ in range(3):
+            client.sendall(b"question")
+            assert target.recv(100) == b"question"
+            target.sendall(b"answer")
+            assert client.recv(100) == b"answer"
+            assert not living_greenlets()
+
+
+@all_kinds
+def test_a_writer_whose_reader_stops_costs_no_greenlet(count: int) -> None:
+    with line(count, buffer=4096) as (client, target, _, _):
+        sent = fill(client)
+        assert not living_greenlets()
+        gevent.spawn(client.shutdown, std_socket.SHUT_WR).join()
+        received = 0
+        while data := target.recv(65536):
+            received += len(data)
+        assert received == sent
+
+
+def fill(sock: socket) -> int:
+    """Send until nothing is taken any more; how many bytes."""
+    sent, quiet = 0, 0
+    sock.settimeout(0.0)
+    while quiet < 3:
+        count = sent_now(sock, bytes(65536))
+        sent += count
+        quiet = 0 if count else quiet + 1
+        gevent.idle()
+    sock.settimeout(None)
+    return sent
+
+
+def sent_now(sock: socket, data: bytes) -> int:
+    try:
+        return sock.send(data)
+    except BlockingIOError:
+        return 0
+
+
+@checked
+def test_one_that_is_always_ready_lets_others_run() -> None:
+    with line(0) as (client, target, relays, _):
+        client.settimeout(0.0)
+        while sent_now(client, bytes(65536)):
+            pass
+        before = sum(relays[0].carried)
+        gevent.get_hub().loop.run_callback(lambda: None)
+        gevent.sleep(0)
+        assert sum(relays[0].carried) - before <= 2 * CHUNK
+        assert target is not None
+
+
+@all_kinds
+def test_a_fault_of_ours_leaves_nobody_waiting(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # it is told on stderr too; the fixture that forbids that sees it no more
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *_: None)
+
+    def fail(*_: object) -> Bytes:
+        raise ZeroDivisionError("a fault")
+
+    with line(count) as (client, target, _, over):
+        monkeypatch.setattr(SocketStream, "read_nowait", fail)
+        client.sendall(b"x")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        with pytest.raises(ConnectionResetError):
+            target.recv(1)
+        assert over[0].get().word == "closed"
+
+
+# --- whatever happens -------------------------------------------------------------------------
+
+#: what both sides send: position by position, so that a byte in a wrong place shows
+BLOB = (os.urandom(256 * 1024) * 16, os.urandom(256 * 1024) * 16)
+EVENTS = ["write"] * 6 + ["read"] * 4 + ["pause"] * 3 + ["end", "end", "reset", "stop"]
+SIZES = (1, 100, 5000, 65536, 65537, 300_000)
+
+
+class Side:
+    """One end of a line, which writes and reads without waiting."""
+
+    def __init__(self, sock: socket, says: bytes, hears: bytes) -> None:
+        self._sock = sock
+        self._says = says
+        self._hears = hears
+        sock.settimeout(0.0)
+        self.sent = self.received = 0
+        self.has_ended = self.has_reset = False
+        #: how the other direction ended: "end", "broken", or "" while it has not
+        self.saw = ""
+
+    def write(self, size: int) -> None:
+        if self.has_ended or self.has_reset:
+            return
+        try:
+            self.sent += self._sock.send(self._says[self.sent : self.sent + size])
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.saw = "broken"  # told once: to who reads now it would look like an end
+
+    def read(self, size: int) -> None:
+        if self.saw or self.has_reset:
+            return
+        try:
+            data = self._sock.recv(size)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.saw = "broken"
+            return
+        assert data == self._hears[self.received : self.received + len(data)]
+        self.received += len(data)
+        if not data:
+            self.saw = "end"
+
+    def end(self) -> None:
+        if not self.has_ended and not self.has_reset:
+            self.has_ended = True
+            try:
+                self._sock.shutdown(std_socket.SHUT_WR)
+            except OSError:
+                self.saw = "broken"
+
+    def reset(self) -> None:
+        self.has_reset = True
+        reset(self._sock)
+
+
+@all_kinds
+@pytest.mark.parametrize("block", range(4))
+def test_whatever_happens_every_byte_and_every_end_arrives_and_no_loss_is_taken_for_an_end(
+    count: int, block: int
+) -> None:
+    for seed in range(block * 170, (block + 1) * 170):
+        chance = random.Random(seed)
+        with line(count, buffer=chance.choice((4096, None))) as (client, target, relays, over):
+            sides = Side(client, *BLOB), Side(target, *BLOB[::-1])
+            broken = False
+            for _ in range(chance.randrange(1, 25)):
+                event, side = chance.choice(EVENTS), chance.choice(sides)
+                if event == "write":
+                    side.write(chance.choice(SIZES))
+                elif event == "read":
+                    side.read(chance.choice(SIZES))
+                elif event == "pause":
+                    gevent.idle()
+                elif event == "end":
+                    side.end()
+                elif event == "reset" and chance.random() < 0.3:
+                    side.reset()
+                    broken = True
+                elif event == "stop" and chance.random() < 0.1:
+                    chance.choice(relays).abort(StreamClosed("stopped"))
+                    broken = True
+            come_to_the_end(sides, over)
+
+            one, other = sides
+            for side, peer in ((one, other), (other, one)):
+                if side.saw == "end":
+                    assert peer.has_ended, f"seed {seed}: an end that was none"
+                    assert side.received == peer.sent, f"seed {seed}: a loss taken for an end"
+            totals = [result.get() for result in over]
+            if not broken:
+                assert [side.saw for side in sides] == ["end", "end"], f"seed {seed}"
+                assert {each[:3] for each in totals} == {(one.sent, other.sent, None)}
+            elif not any(side.has_ended for side in sides):
+                assert "end" not in (one.saw, other.saw)
+                assert all(each.error for each in totals)
+
+
+def come_to_the_end(sides: tuple[Side, Side], over: list[AsyncResult[Totals]]) -> None:
+    for _ in range(10_000):
+        for side in sides:
+            side.end()
+            side.read(300_000)
+        gevent.idle()
+        if all(side.saw or side.has_reset for side in sides) and all(o.ready() for o in over):
+            return
+    raise AssertionError("it never ended")
