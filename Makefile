@@ -1,6 +1,7 @@
 # make run    both ends on this machine, on loopback: a proxy to point curl or a browser at
 # make test   all tests, with branch coverage
 # make lint   style and types
+# make fuzz   every grammar that a stranger reaches, each for FUZZ_SECONDS
 # make bench        gsocks beside other proxies, about 35 minutes, into docs/benchmarks.md
 # make bench-quick  the same in small, under 2 minutes: shows that it works, not how fast
 
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 # tests wait more than they work, so that a few processes are quicker than one even on one core
 TESTERS ?= 4
 
-.PHONY: run test lint bench bench-quick clean
+.PHONY: run test lint fuzz bench bench-quick clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/gsocks -c config.example.yaml
@@ -25,6 +26,9 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: $(VENV)/installed-fuzz
+	$(BIN)/python -m fuzz
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m bench
@@ -43,6 +47,10 @@ $(VENV)/installed: $(BIN)/python pyproject.toml
 
 $(VENV)/installed-dev: $(BIN)/python pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,clients]'
+	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-fuzz: $(BIN)/python pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-bench: $(BIN)/python pyproject.toml

@@ -266,8 +266,8 @@ class Reader:
     def exactly(self, count: int, ahead: int = 0) -> bytes:
         """The next ``count`` bytes; up to ``ahead`` more may be fetched in the same call.
 
-        Raises :class:`gsocks.errors.Truncated` at the end of the stream (:attr:`at_boundary`
-        tells whether that came before the first byte), another StreamError if it breaks.
+        Raises :class:`gsocks.errors.Truncated` at the end of the stream, another StreamError if
+        it breaks; :attr:`at_boundary` tells whether that came before the first byte.
         """
         kept = self._kept
         if len(kept) < count:
@@ -285,6 +285,7 @@ class Reader:
             try:
                 data = self._sock.recv(count - have + ahead)
             except OSError as error:
+                self._kept = b"".join(parts)
                 raise stream_failure(error) from None
             if not data:
                 self._kept = b"".join(parts)

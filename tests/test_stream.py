@@ -10,6 +10,7 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.socket import socket, socketpair
+from gevent.util import wrap_errors
 from stream_contract import TOO_LONG, StreamContract, tcp_pair
 
 from gsocks.errors import (
@@ -188,6 +189,18 @@ def test_a_reset_is_told_from_an_end(tcp: tuple[socket, socket]) -> None:
     reset(far)
     with pytest.raises(StreamReset):
         Reader(near).exactly(1)
+
+
+def test_a_reset_tells_whether_it_came_at_a_boundary(tcp: tuple[socket, socket]) -> None:
+    near, far = tcp
+    far.send(b"part")
+    reader = Reader(near)
+    reading = gevent.spawn(wrap_errors(StreamReset, reader.exactly), 5)
+    gevent.idle()  # it has taken what there was, and waits
+    reset(far)
+    assert isinstance(reading.get(), StreamReset)
+    assert not reader.at_boundary
+    assert reader.take_rest() == b"part"
 
 
 def test_a_socket_closed_here_wakes_its_reader(tcp: tuple[socket, socket]) -> None:

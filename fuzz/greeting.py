@@ -1,0 +1,49 @@
+"""What the SOCKS targets have in common: one client at the door, heard in several ways."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from fuzz.wire import WAYS, Wire
+from gsocks.errors import ClientError
+from gsocks.handshake import SpeaksHttp, negotiate
+from gsocks.request import Command, Request
+
+#: what may stand behind what is said
+THENS = ("end", "silence", "reset", "end")
+COMMANDS = frozenset(Command)
+
+
+class Heard(NamedTuple):
+    """What came of it."""
+
+    #: None if the client was refused
+    request: Request | None
+    #: the kind of the refusal
+    error: str
+    told: bytes
+    #: payload, and what was left unread
+    behind: bytes
+
+
+def only_alice(name: str, password: bytes) -> bool:
+    return (name, password) == ("alice", b"secret")
+
+
+def hear(said: bytes, *, users: bool, then: str) -> Heard:
+    """What negotiate makes of ``said``, which is the same in whichever pieces it comes."""
+    results = {_hear_once(Wire(said, pieces, then), users=users) for pieces in WAYS}
+    assert len(results) == 1, results
+    return results.pop()
+
+
+def _hear_once(wire: Any, *, users: bool) -> Heard:
+    try:
+        asked = negotiate(wire, only_alice if users else None, COMMANDS)
+    except ClientError as error:
+        return Heard(None, error.word, bytes(wire.told), b"")
+    if isinstance(asked, SpeaksHttp):
+        return Heard(None, "http", bytes(wire.told), asked.said + wire.rest)
+    request = asked[0]
+    behind = request.payload + wire.rest
+    return Heard(request._replace(payload=b""), "", bytes(wire.told), behind)

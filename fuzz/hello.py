@@ -1,0 +1,95 @@
+"""The tunnel's hello, from a stranger, from somebody who changes one, and from a key's holder.
+
+The first byte of the input says which: the bytes as they are; a true hello, changed by XOR with
+them; or a true hello with whatever they say inside.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fuzz.wire import WAYS, Wire
+from gsocks.crypto import Cipher, Initiator, Key, KeyRing
+from gsocks.errors import HandshakeTimeout, Stranger, StreamError
+from gsocks.tunnel import accept_tunnel
+
+_KEY = Key(bytes(range(32)))
+_RING = KeyRing({"known": _KEY, "other": Key(bytes(32))})
+_HAS = Cipher.SECRETBOX | Cipher.AEGIS256
+_TIME = (1).to_bytes(8, "big")
+#: how a client behind its hello may end
+_THENS = ("silence", "end", "reset")
+
+
+def _hello(payload: bytes | None = None) -> bytes:
+    """The hello of a known key, always the same; with another ``payload`` than its own."""
+    initiator = Initiator(_KEY, _HAS, private=bytes(range(1, 33)))
+    if payload is None:
+        return initiator.hello(1)
+    hello = initiator.hello(1)
+    # the state behind the public key, as it was before the payload was sealed
+    again = Initiator(_KEY, _HAS, private=bytes(range(1, 33)))
+    again._state.mix_key_and_hash(_KEY.raw())
+    again._state.mix_ephemeral(again._public)
+    return hello[:36] + again._state.encrypt_and_hash(payload)
+
+
+_TRUE = _hello()
+#: of its payload
+_SIZE = len(_TRUE) - 36 - 16
+
+SEEDS = [
+    b"\x00" + _TRUE,
+    b"\x00" + _TRUE + b"behind",
+    b"\x00" + _TRUE[:36],
+    b"\x03" + _TRUE[:-1],
+    b"\x00GET / HTTP/1.1\r\n\r\n",
+    b"\x01" + bytes(len(_TRUE)),
+    b"\x01" + bytes(4) + b"\x01",
+    b"\x02" + _TIME + b"\x03" + bytes(_SIZE - 9),
+    b"\x02" + _TIME + b"\x00" + bytes(_SIZE - 9),
+    b"\x02" + bytes(8) + b"\xff" + bytes(_SIZE - 9),
+]
+WORDS = [_TRUE[:4], _TRUE[4:36], _TRUE[:36], _TRUE[36:], bytes(32), _TIME]
+
+
+class _Guard:
+    """Admits what says that it is of the time 1."""
+
+    def admit(self, token: bytes, time_ms: int) -> bool:
+        return time_ms == 1
+
+
+def check(data: bytes) -> None:
+    mode = data[0] if data else 0
+    said, behind = _said(mode % 3, data[1:])
+    welcome = {_accepts(said, behind, pieces, _THENS[mode // 3 % 3]) for pieces in WAYS}
+    assert len(welcome) == 1, welcome
+    if mode % 3 < 2:
+        right = said[: len(_TRUE)] == _TRUE
+    else:
+        right = data[1:9] == _TIME and data[9:10] != b"" and bool(data[9] & _HAS)
+    assert welcome == {right}, (said, right)
+
+
+def _said(kind: int, data: bytes) -> tuple[bytes, bytes]:
+    """What is said, and what of it stands behind the hello."""
+    if kind == 0:
+        return data, data[len(_TRUE) :]
+    if kind == 1:
+        change = data.ljust(len(_TRUE), b"\0")
+        return bytes(a ^ b for a, b in zip(_TRUE, change, strict=False)), b""
+    return _hello(data[:_SIZE].ljust(_SIZE, b"\0")), b""
+
+
+def _accepts(said: bytes, behind: bytes, pieces: Any, then: str) -> bool:
+    wire: Any = Wire(said, pieces, then)
+    try:
+        tunnel = accept_tunnel(wire, _RING, _Guard(), _HAS)  # type: ignore[arg-type]
+    except (Stranger, HandshakeTimeout, StreamError):
+        assert not wire.told  # a stranger learns nothing
+        return False
+    assert tunnel.user == "known"
+    assert wire.told
+    assert tunnel._reader.take_rest() + wire.rest == behind
+    return True

@@ -1,0 +1,432 @@
+"""HTTP as a client speaks it to the door: CONNECT and absolute-form requests, one after the other.
+
+The door is the real one, but for the sockets on either side of it.  The origin server answers each
+request as soon as it is whole.  What that server was asked must be what the client asked, in the
+one way in which it can be read; and what can be read in two ways must not reach it.
+
+The first byte of the input says whether the door has users, and how the client ends.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import gevent
+from gevent.event import Event
+
+from fuzz.greeting import only_alice
+from fuzz.http_model import Message, Url, read_authority, read_body, read_head, read_host, read_url
+from fuzz.model import Dest, Short, Taker, Wrong
+from fuzz.wire import Wire, at_random, byte_by_byte, whole
+from gsocks.address import Address
+from gsocks.door import Visit
+from gsocks.errors import GsocksError, StreamClosed
+from gsocks.exits.base import Connected
+from gsocks.handshake import Authenticate
+from gsocks.local import LocalServer
+from gsocks.observe import Record
+from gsocks.request import Request
+from gsocks.rules import ALLOW_ALL
+from gsocks.stream import Stream
+from gsocks.ways_out import WaysOut
+
+_TO = b" http://a/ HTTP/1.1\r\nHost: a\r\n"
+_GET = b"GET" + _TO + b"\r\n"
+_ALICE = b"Proxy-Authorization: Basic YWxpY2U6c2VjcmV0\r\n"
+
+SEEDS = [
+    b"\x00" + _GET + _GET,
+    b"\x00GET http://a:81?x HTTP/1.0\r\nHost: A:81\r\n\r\n",
+    b"\x00POST" + _TO + b"Content-Length: 5\r\n\r\nhello" + _GET,
+    b"\x00PUT"
+    + _TO
+    + b"Transfer-Encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nX: y\r\n\r\n"
+    + _GET,
+    b"\x00CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\nbehind",
+    b"\x00CONNECT [::1]:443 HTTP/1.0\r\n\r\n",
+    b"\x00GET" + _TO + b"Connection: close, X\r\nX: y\r\nKeep-Alive: 5\r\n\r\n" + _GET,
+    b"\x00GET" + _TO + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    b"\x00POST" + _TO + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\nab",
+    b"\x00OPTIONS http://a HTTP/1.1\r\nHost: a\r\nMax-Forwards: 5\r\n\r\n",
+    b"\x00HEAD http://[::1]:8080/x HTTP/1.1\r\nHost: [::1]:8080\r\nTE: trailers\r\n\r\n",
+    b"\x00POST" + _TO + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+    b"\x00POST" + _TO + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"\x02POST" + _TO + b"Content-Length: 5\r\n\r\nhel",
+    b"\x00GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"\x00GET" + _TO + b"X: y\r\n z\r\n\r\n",
+    b"\x01GET" + _TO + _ALICE + b"\r\n" + _GET,
+    b"\x01" + _GET + b"GET" + _TO + _ALICE + b"\r\n",
+    b"\x01CONNECT a:443 HTTP/1.1\r\nHost: a\r\n" + _ALICE + b"\r\nbehind",
+]
+WORDS = [
+    *(
+        b"GET",
+        b"POST",
+        b"CONNECT",
+        b"HEAD",
+        b"OPTIONS",
+        b" http://a/",
+        b" HTTP/1.1\r\n",
+        b"Host: a\r\n",
+    ),
+    *(
+        b"Content-Length: 5\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Connection: close\r\n",
+        _ALICE,
+    ),
+    *(
+        b"Connection: ",
+        b"Upgrade: ",
+        b"Expect: 100-continue\r\n",
+        b"TE: ",
+        b"X: y\r\n",
+        b"\r\n\r\n",
+    ),
+    *(
+        b"5\r\nhello\r\n",
+        b"0\r\n\r\n",
+        b"identity",
+        b"gzip, chunked",
+        b"\n",
+        b"\r",
+        b"\t",
+        b"\x0b",
+        b"\0",
+    ),
+    *(
+        _GET,
+        b"HTTP/1.0",
+        b"Proxy-Connection: keep-alive\r\n",
+        b"Content-Length: 0\r\n",
+        b"Max-Forwards: ",
+    ),
+]
+
+_THENS = ("end", "reset")
+_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+_ANSWER_HEAD = re.compile(
+    rb"HTTP/1\.1 ([0-9]{3}) [^\r\n]*"
+    rb"(?:\r\n(?:Content-Length: ([0-9]+)|[^:\r\n]+: [^\r\n]*))+\r\n\r\n"
+)
+#: for one connection, or for this proxy only (RFC 9110 section 7.6.1)
+_BETWEEN_TWO = {
+    *(b"connection", b"proxy-connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding"),
+    *(b"upgrade", b"proxy-authorization", b"proxy-authenticate", b"http2-settings"),
+    b"proxy-authentication-info",
+}
+
+
+class Asked(NamedTuple):
+    """What one origin server was asked."""
+
+    dest: Address
+    connect: bool
+    #: empty for CONNECT
+    head: bytes
+    #: the body, or what stood behind CONNECT; None if it was reset before its end
+    body: bytes | None
+
+
+class Served(NamedTuple):
+    asked: list[Asked]
+    told: bytes
+
+
+def check(data: bytes) -> None:
+    mode = data[0] if data else 0
+    users, said = bool(mode & 1), data[1:]
+    if not re.match(rb"[A-Z]", said):  # by which the door tells what protocol it is
+        said = b"G" + said
+    wanted, all_plain, settled = _model(said, users=users)
+    wholly_said = sum(one.body is not None for one in wanted)
+    wholes = set()
+    for pieces in (whole, (byte_by_byte, at_random)[len(said) % 2]):
+        asked, told = _serve(said, pieces, _THENS[mode >> 1 & 1], users=users)
+        assert len(asked) <= len(wanted) or not settled, (asked, wanted)
+        assert not all_plain or len(asked) >= wholly_said, (asked, wanted)
+        for one, want in zip(asked, wanted, strict=False):
+            want.compare(one)
+        answers = _read_answers(told, asked)
+        wholes.add((*(one for one in asked if one.body is not None), *answers))
+    assert len(wholes) == 1 or not settled, wholes
+
+
+# --- the door, between two sides in memory ----------------------------------------------------
+
+
+def _serve(said: bytes, pieces: Any, then: str, *, users: bool) -> Served:
+    wire: Any = Wire(said, pieces, then)
+    faults: list[object] = []
+    hub = gevent.get_hub()
+    told_of = hub.handle_error
+    hub.handle_error = lambda *fault: faults.append(fault)
+    try:
+        _DOOR.begin(only_alice if users else None)
+        _DOOR.serve(Visit(_DOOR, wire, Address("192.0.2.1", 50000)))
+        _ORIGINS.settle()
+    finally:
+        hub.handle_error = told_of
+    assert wire.closed
+    assert not faults, faults
+    assert "stopped" not in _DOOR.outcomes
+    return Served([origin.asked() for origin in _ORIGINS.all], bytes(wire.told))
+
+
+class _Door(LocalServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), WaysOut([_ORIGINS], ALLOW_ALL), observer=self)
+
+    def begin(self, authenticate: Authenticate | None) -> None:
+        """Forget what was, and let those in."""
+        self.outcomes: list[str] = []
+        self._welcomes = authenticate
+        _ORIGINS.all.clear()
+
+    def _authenticate(self, visit: Visit) -> Authenticate | None:
+        return self._welcomes
+
+    def ended(self, record: Record) -> None:
+        assert record.detail.isprintable()
+        self.outcomes.append(record.outcome)
+
+    def carry(  # type: ignore[override]
+        self, request: Request, answer: Any, client: Stream, record: Record, **more: Any
+    ) -> None:
+        """CONNECT: what stands behind it is anybody's protocol."""
+        answer.succeeded(request.dest, "nowhere")
+        origin = _ORIGINS.add(request.dest, connect=True)
+        try:
+            while data := client.read():
+                origin.said += data
+        except GsocksError:
+            pass  # reset, as it may be
+        client.close()
+        more["ended"]()
+
+
+class _Origins:
+    """An exit, behind which every server answers."""
+
+    label = "nowhere"
+
+    def __init__(self) -> None:
+        self.all: list[_Origin] = []
+
+    def start(self) -> None:
+        """Nothing to prepare."""
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+    def connect(self, request: Request) -> Connected:
+        return Connected(self.add(request.dest), request.dest)
+
+    def add(self, dest: Address, *, connect: bool = False) -> _Origin:
+        self.all.append(_Origin(dest, connect=connect))
+        return self.all[-1]
+
+    def settle(self) -> None:
+        """Wait until all is closed: the door takes leave of a server behind the client's back."""
+        for origin in self.all:
+            origin.closed.wait()
+
+
+class _Origin:
+    """A stream to a server that answers once its request is whole."""
+
+    def __init__(self, dest: Address, *, connect: bool) -> None:
+        self._dest = dest
+        self._connect = connect
+        self.said = b""
+        self._answers = [b""]
+        self._whole = Event()
+        self._broken = False
+        self._ambiguous = False
+        self.closed = Event()
+        if connect:
+            self.closed.set()
+
+    def asked(self) -> Asked:
+        assert not self._ambiguous, self.said
+        if self._connect:
+            return Asked(self._dest, True, b"", self.said)
+        take = Taker(self.said)
+        if self._broken:
+            return Asked(self._dest, False, self.said[: self.said.find(b"\r\n\r\n") + 4], None)
+        body = read_body(take, read_head(take).size())
+        return Asked(self._dest, False, self.said[: self.said.find(b"\r\n\r\n") + 4], body)
+
+    def read(self) -> bytes:
+        self._whole.wait()
+        if self._broken:
+            raise StreamClosed
+        return self._answers.pop() if self._answers else b""
+
+    def write(self, data: bytes) -> None:
+        self.said += data
+        take = Taker(self.said)
+        try:
+            head = read_head(take)
+            read_body(take, head.size())
+        except Short:
+            return
+        except Wrong:
+            self._ambiguous = True
+            head = read_head(Taker(self.said))
+        # one request, and no other is smuggled in behind it
+        self._ambiguous = self._ambiguous or bool(take.rest)
+        if not self._whole.is_set():
+            self._answers.append(_ANSWER + (b"" if head.method == b"HEAD" else b"ok"))
+            self._whole.set()
+
+    def write_eof(self) -> None:
+        """It has heard all that it will hear."""
+
+    def abort(self) -> None:
+        if not self.closed.is_set():
+            self._broken = True
+            self._whole.set()
+            self.closed.set()
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+_ORIGINS = _Origins()
+_DOOR = _Door()
+
+
+# --- what it should have come to ----------------------------------------------------------------
+
+
+class Wanted(NamedTuple):
+    """A request as the model reads it."""
+
+    message: Message
+    url: Url
+    #: None if the client has not said all of it, or has said what is no body
+    body: bytes | None
+    #: what stands behind CONNECT
+    behind: bytes
+
+    def compare(self, asked: Asked) -> None:
+        assert Dest(3, self.url.host, self.url.port).is_said_by(*asked.dest), (self, asked)
+        assert asked.connect == (self.message.method == b"CONNECT"), (self, asked)
+        assert asked.body == (self.behind if asked.connect else self.body), (self, asked)
+        if asked.head:
+            self._compare_heads(read_head(Taker(asked.head)), asked)
+
+    def _compare_heads(self, head: Message, asked: Asked) -> None:
+        assert (head.method, head.target, head.modern) == (self.message.method, self.url.path, True)
+        host = read_authority(read_host(head) or b"")
+        assert Dest(3, host.host, host.port).is_said_by(*asked.dest), asked
+        assert set(head.members(b"connection")) <= {b"close", b"upgrade"}
+        named = {*_BETWEEN_TWO, b"host", b"content-length", *self.message.members(b"connection")}
+        if not self.message.modern:
+            named.add(b"expect")
+        assert _others(head, named | {b"expect"}) == _others(self.message, named | {b"expect"}), (
+            asked
+        )
+        assert not head.values(b"proxy-authorization"), asked
+
+
+def _others(message: Message, but: set[bytes]) -> list[tuple[bytes, bytes]]:
+    return [field for field in message.fields if field[0].lower() not in but]
+
+
+def _model(said: bytes, *, users: bool) -> tuple[list[Wanted], bool, bool]:
+    """The requests that may reach a server; whether there is no reason to refuse any; and whether
+    there can be no others.
+
+    Behind a CONNECT without credentials stands another request, or what its client took for the
+    tunnel already; and a body behind other requests without them is taken if it is there.  Which of
+    the two it is, is told by whether it came before the refusal.
+    """
+    take, wanted, plain, settled = Taker(said), list[Wanted](), True, True
+    try:
+        while True:
+            message = read_head(take)
+            size, host = message.size(), read_host(message)
+            if message.method == b"CONNECT" and size != 0:
+                raise Wrong
+            if users and not _is_alice(message):
+                if message.method == b"CONNECT" or size != 0:
+                    settled = not take.rest
+                    break
+                if b"close" in message.members(b"connection") or not message.modern:
+                    break
+                continue
+            url = read_url(message)
+            # what CONNECT has there says nothing
+            if host is not None and message.method != b"CONNECT" and not _same(host, url):
+                raise Wrong
+            plain = plain and _is_plain(message, url)
+            if message.method == b"CONNECT":
+                wanted.append(Wanted(message, url, b"", take.rest))
+                break
+            wanted.append(Wanted(message, url, None, b""))
+            wanted[-1] = Wanted(message, url, read_body(take, size), b"")
+            if b"close" in message.members(b"connection") or not message.modern:
+                break
+    except (Short, Wrong):
+        pass
+    return wanted, plain and not users, settled
+
+
+def _is_alice(message: Message) -> bool:
+    """Whether the credentials are hers; their scheme may be spelled otherwise."""
+    given = message.values(b"proxy-authorization")
+    if len(given) != 1:
+        return False
+    scheme, _, rest = given[0].partition(b" ")
+    return scheme.lower() == b"basic" and rest.strip() == _ALICE.split()[2]
+
+
+def _same(host: bytes, url: Url) -> bool:
+    """Whether a Host field names the server of the URL."""
+    named = read_authority(host)
+    return (_bare(named.host), named.port) == (_bare(url.host), url.port)
+
+
+def _bare(host: bytes) -> bytes:
+    return host.lower().strip(b"[]")
+
+
+def _is_plain(message: Message, url: Url) -> bool:
+    """Whether nobody could refuse it."""
+    fields = (b"content-length", b"transfer-encoding", b"host", b"x", b"expect")
+    return (
+        url.host == b"a"
+        and all(
+            name.lower() in fields and value.isascii() and value.decode("ascii").isprintable()
+            for name, value in message.fields
+        )
+        and message.values(b"expect") in ([], [b"100-continue"])
+    )
+
+
+def _read_answers(told: bytes, asked: list[Asked]) -> list[tuple[bytes, bool]]:
+    """The status of each answer, and whether it ends the connection.
+
+    Each server's answer has come, each refusal is told, and nothing stands behind an end.
+    """
+    answers: list[tuple[bytes, bool]] = []
+    take, served, ends = Taker(told), 0, False
+    while take.rest:
+        assert not ends, told
+        found = _ANSWER_HEAD.match(take.rest)
+        assert found is not None, told
+        take(found.end())
+        size, ends = int(found[2] or 0), b"\r\nConnection: close\r\n" in found[0]
+        if found[1] == b"200":
+            served += 1
+            head = asked[served - 1].head.startswith(b"HEAD ")
+        else:
+            assert b"\r\nProxy-Status: gsocks; error=" in found[0], told
+            head = not take.rest or take.rest.startswith(b"HTTP/1.1 ")
+        assert head or len(take(size)) == size, told
+        answers.append((found[1], ends))
+    assert served == sum(one.body is not None for one in asked), (told, asked)
+    return answers
