@@ -23,6 +23,7 @@ TARGETS = (
     "http_requests",
     "http_answers",
     "exit_url",
+    "username",
 )
 
 ROOT = Path(__file__).parent.parent

@@ -101,7 +101,7 @@ def read_url(message: Message) -> Url:
     """Where a request to a proxy wants to go.  Raises Wrong."""
     if message.method == b"CONNECT":
         return _authority(message.target, None, b"")
-    found = re.fullmatch(rb"(?i:http)://([^/?#]*)(/[^#]*|\?[^#]*|)", message.target)
+    found = re.fullmatch(rb"(?i:http|ws)://([^/?#]*)(/[^#]*|\?[^#]*|)", message.target)
     if found is None:
         raise Wrong
     path = found[2]

@@ -19,6 +19,7 @@ import gsocks.handshake
 import gsocks.http.client
 import gsocks.http.origin
 import gsocks.proxy_protocol
+import gsocks.rotation.username
 import gsocks.tunnel
 from fuzz.__main__ import TARGETS, words_file
 from gsocks.crypto import Cipher
@@ -81,6 +82,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "hello": (gsocks.tunnel, "preferred", lambda offer: Cipher.SECRETBOX),
     "http_requests": (gsocks.http.client, "check_framing", lambda request: None),
     "http_answers": (gsocks.http.origin, "body_of_response", lambda response, method: Sized(5)),
+    "username": (gsocks.rotation.username, "parse_duration", lambda text: 1.0),
     "exit_url": (ExitSpec, "__repr__", lambda spec: f"<{spec.password}>"),
 }
 
@@ -88,7 +90,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_target_notices_a_fault(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*FAULTS[name])
-    with pytest.raises((AssertionError, ValueError)):
+    with pytest.raises((AssertionError, OSError)):
         look_at_seeds(name)
 
 
