@@ -124,6 +124,12 @@ class IPLiteral(str):
     __slots__ = ()
 
 
+class FilePath(str):
+    """A file that need not be there yet."""
+
+    __slots__ = ()
+
+
 class Rate(float):
     """Bytes a second, not so few that nothing would come through."""
 
@@ -290,6 +296,16 @@ class Server(Section, frozen=True, kw_only=True):
         return self.listen
 
 
+class Admin(_Strict, frozen=True, kw_only=True):
+    """The door for whoever runs it: JSON and metrics."""
+
+    listen: Addresses = Addresses((Address("127.0.0.1", 9090),))
+    #: what has to be shown, made at the first start; None: admin.token beside the config
+    token_file: FilePath | None = None
+    #: whether it may listen where other machines can reach it, unencrypted as it is
+    allow_remote: _Switch = False
+
+
 class Config(_Strict, frozen=True, kw_only=True):
     """A configuration file; ``local``, ``server`` or both are there."""
 
@@ -297,6 +313,7 @@ class Config(_Strict, frozen=True, kw_only=True):
     log: Log = Log()
     local: Local | None = None
     server: Server | None = None
+    admin: Admin | None = None
 
 
 #: which section a key belongs to, for whoever has put it elsewhere
@@ -422,6 +439,15 @@ def _check_together(config: Config) -> None:
             raise Mistake("needs an exit (left out, it is direct)", f".{name}.exits")
     if local is not None and not local.users and local.users_file is None:
         _check_open_door(local)
+    admin = config.admin
+    if admin is not None and not admin.allow_remote:
+        for address in admin.listen:
+            if address.ip is None or not address.ip.is_loopback:
+                raise Mistake(
+                    f"{address} can be reached by other machines, and the token would travel"
+                    " unencrypted (allow_remote: true if that is what you want)",
+                    ".admin.listen",
+                )
     if local is not None and server is not None:
         # SO_REUSEPORT would let both have it, and a client would meet either door by chance.
         for address in server.addresses:
@@ -456,6 +482,7 @@ def _hooks(base: Path) -> _Hooks:
         Exits: partial(_exits, base=base),
         RuleLines: _rules,
         Path: partial(_existing_file, base=base),
+        FilePath: lambda tree: FilePath(_path(tree, base)),
         IPLiteral: _ip_literal,
         Ports: _ports,
         UserHashes: _users,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from pathlib import Path
 
 from gsocks.address import Address
 from gsocks.errors import ConfigError
@@ -41,6 +42,23 @@ def reserve(address: Address) -> socket.socket:
     # both, another could bind as long as nobody listens.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return sock
+
+
+def listen_at_path(path: Path) -> socket.socket:
+    """A Unix socket that listens at ``path``, in place of whatever was there.
+
+    Raises ConfigError.
+    """
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.setblocking(False)
+        sock.bind(str(path))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise ConfigError(f"{path}: {error.strerror}") from None
     return sock
 
 

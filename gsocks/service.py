@@ -8,12 +8,19 @@ import signal
 import socket as std_socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import gevent
 from gevent.event import Event
 
 from gsocks import config
 from gsocks.address import Address
+from gsocks.admin.app import App
+from gsocks.admin.crew import Crew
+from gsocks.admin.listener import AdminServer
+from gsocks.admin.panel import Panel
+from gsocks.admin.tally import Tally
+from gsocks.admin.token import read_or_make_token
 from gsocks.assemble import make_logins, make_rules, make_ways_out
 from gsocks.crypto import Key, KeyRing, fast_ciphers
 from gsocks.dial import Resolver
@@ -23,7 +30,7 @@ from gsocks.exits import ExitSpec
 from gsocks.judge import Opinion, judge
 from gsocks.keyfile import create_key, read_key
 from gsocks.limits import Limits, Timeouts, Udp
-from gsocks.listen import listen, reserve
+from gsocks.listen import listen, listen_at_path, reserve
 from gsocks.local import LocalServer
 from gsocks.observe import AccessLog, NullObserver, Observer
 from gsocks.replay import ReplayGuard
@@ -55,6 +62,12 @@ class Service:
         self._users: Users | None = None
         self._locals: list[LocalServer] = []
         self._servers: list[RemoteServer] = []
+        self._ways: dict[str, WaysOut] = {}
+        self._admins: list[AdminServer] = []
+        self._tally = Tally(NullObserver())
+        self._token = ""
+        #: where the workers ask one another, by their indices
+        self._meetings: list[Path] = []
         self._stopped = Event()
         self._terminated = False
 
@@ -122,13 +135,20 @@ class Service:
             log.debug("%s", line)
         guard = ReplayGuard()
         addresses = [address for _, section in self._sections() for address in section.addresses]
+        if self._settings.admin is not None:
+            addresses += self._settings.admin.listen
+            self._token = read_or_make_token(self._token_file(self._settings.admin))
         count = worker_count(self._settings.workers)
         if count == 1:
             return self._work([listen(address, reuse_port=False) for address in addresses], guard)
         # the parent holds the ports, without listening; each worker listens on its own socket
         held = [reserve(address) for address in addresses]
         bound = [Address.from_sockaddr(sock.getsockname()) for sock in held]
-        return run_workers(count, lambda _: self._work_beside_others(bound, guard), log=log)
+        with TemporaryDirectory(prefix="gsocks-") as folder:
+            self._meetings = [Path(folder) / f"{index}.sock" for index in range(count)]
+            return run_workers(
+                count, lambda index: self._work_beside_others(bound, guard, index), log=log
+            )
 
     def _sections(self) -> Iterator[tuple[str, config.Local | config.Server]]:
         # the server first, so that a local end in the same process finds it listening
@@ -143,27 +163,41 @@ class Service:
         sources = server.keys.values() if server is not None else ()
         return [s.file for s in sources if s.file is not None and not s.file.exists()]
 
+    def _token_file(self, admin: config.Admin) -> Path:
+        if admin.token_file is None:
+            return self._path.absolute().parent / "admin.token"
+        return Path(admin.token_file)
+
     # --- in the process that serves ---------------------------------------------------------
 
-    def _work_beside_others(self, addresses: list[Address], guard: ReplayGuard) -> int:
+    def _work_beside_others(self, addresses: list[Address], guard: ReplayGuard, index: int) -> int:
         # A worker that takes a dead one's place must not bring back the keys and users that
         # stood in the file when the parent read it.
-        return self._work([listen(at, reuse_port=True) for at in addresses], guard, reread=True)
+        return self._work([listen(at, reuse_port=True) for at in addresses], guard, index)
 
     def _work(
-        self, listeners: list[std_socket.socket], guard: ReplayGuard, *, reread: bool = False
+        self,
+        listeners: list[std_socket.socket],
+        guard: ReplayGuard,
+        index: int | None = None,
     ) -> int:
-        self._make_doors(iter(listeners), guard)
-        if reread:
+        """Serve; ``index`` is that of a worker among others."""
+        waiting = iter(listeners)
+        self._make_doors(waiting, guard)
+        if index is not None:
             self._read_again()
         # who has spawned whom costs a walk up the stack at each spawn, and nobody asks
         gevent.config.track_greenlet_tree = False
+        if self._settings.admin is not None:
+            self._make_admins(waiting, index)
         # before the doors open: a signal that comes early must find its handler
         gevent.signal_handler(signal.SIGTERM, self._terminate)
         gevent.signal_handler(signal.SIGINT, self._interrupt)
         gevent.signal_handler(signal.SIGHUP, self._reload)
         for door in self._doors:
             door.start()
+        for admin in self._admins:
+            admin.start()
         _spare_the_collector()
         self._tell_where()
         self._stopped.wait()
@@ -171,9 +205,12 @@ class Service:
 
     def _make_doors(self, listeners: Iterator[std_socket.socket], guard: ReplayGuard) -> None:
         observer: Observer = AccessLog() if self._settings.log.access else NullObserver()
+        if self._settings.admin is not None:
+            observer = self._tally = Tally(observer)
         server, local = self._settings.server, self._settings.local
         if server is not None:
             ways, keys = _ways_out(server), _keys(server)
+            self._ways["server"] = ways
             shares = Shares(_limits(server))
             self._servers = [
                 RemoteServer(
@@ -193,6 +230,7 @@ class Service:
             ]
         if local is not None:
             ways, self._users = _ways_out(local), _users(local)
+            self._ways["local"] = ways
             logins = make_logins(self._users)
             shares = Shares(_limits(local))
             self._locals = [
@@ -214,6 +252,16 @@ class Service:
                 for listener in local.listen
             ]
 
+    def _make_admins(self, listeners: Iterator[std_socket.socket], index: int | None) -> None:
+        """What the admin can ask: this process, or by way of it the others too."""
+        panel = Panel(self._doors, self._ways, self._tally)
+        others = [path for number, path in enumerate(self._meetings) if number != index]
+        app = App(panel, Crew(others), self._token)
+        self._admins = [AdminServer(listener, app) for listener in listeners]
+        if index is not None:
+            own = listen_at_path(self._meetings[index])
+            self._admins.append(AdminServer(own, App(panel, Crew(), None)))
+
     @property
     def _doors(self) -> list[Door]:
         return [*self._servers, *self._locals]
@@ -223,6 +271,15 @@ class Service:
             log.info("server: waits for tunnels on %s", server.bound)
         for local in self._locals:
             log.info("local: SOCKS5, SOCKS4 and HTTP on %s", local.bound)
+        settings = self._settings.admin
+        token_file = None if settings is None else self._token_file(settings)
+        for admin in self._admins:
+            if isinstance(admin.address, tuple):
+                log.info(
+                    "admin: JSON and metrics on http://%s, for who shows the token in %s",
+                    admin.bound,
+                    token_file,
+                )
         if self._locals:
             log.info(
                 "try it: curl --socks5-hostname %s https://example.com/  (or set it as the SOCKS5"
@@ -256,6 +313,8 @@ class Service:
                 for door in self._doors
             ]
         )
+        for admin in self._admins:
+            admin.stop(0)
         self._stopped.set()
 
     def _reload(self) -> None:

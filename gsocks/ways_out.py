@@ -250,6 +250,10 @@ class WaysOut:
         self._named(name).draining = draining
         self.roster.changed()
 
+    def exit_of(self, user: str | None, session: str) -> str | None:
+        """The name of the exit that a session has; None if it has none at present."""
+        return self.sessions.exit_of((user or "", session), time.monotonic())
+
     def rotate(self, user: str | None, session: str) -> None:
         """Give a session another exit at its next request."""
         self.sessions.rotate((user or "", session), time.monotonic())

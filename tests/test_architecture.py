@@ -81,6 +81,15 @@ ROOMS = [
     "door",
     "local",
     "server",
+    "admin",
+    "admin.token",
+    "admin.tally",
+    "admin.snapshot",
+    "admin.metrics",
+    "admin.panel",
+    "admin.crew",
+    "admin.app",
+    "admin.listener",
     "gateway",
     "",
     "config",
@@ -95,7 +104,7 @@ ROOMS = [
 KEEPERS = {
     "nacl": {"crypto", "users"},
     "yaml": {"config"},
-    "msgspec": {"config"},
+    "msgspec": {"config", "admin.panel"},
     "argparse": {"main"},
 }
 
@@ -196,7 +205,7 @@ def test_the_document_lists_the_rooms_in_their_order() -> None:
     listed = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
     files = [
         name.replace(".", "/")
-        + ("/__init__" if name in ("exits", "http", "rotation") else "")
+        + ("/__init__" if name in ("admin", "exits", "http", "rotation") else "")
         + ".py"
         for name in ROOMS
         if name

@@ -114,6 +114,12 @@ class Sessions:
         if session is not None:
             session.is_served = session.is_bound = True
 
+    def exit_of(self, key: SessionKey, now: float) -> str | None:
+        """The name of the exit that the session has; None if it is not known."""
+        self._forget_idle(now)
+        session = self._sessions.get(key)
+        return None if session is None else session.exit
+
     def rotate(self, key: SessionKey, now: float) -> None:
         """Give the session another exit at its next request, if there is one."""
         self._forget_idle(now)

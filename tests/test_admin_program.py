@@ -1,0 +1,86 @@
+"""The admin's door of the running program: its token, its workers, its config."""
+
+from __future__ import annotations
+
+import json
+import stat
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from program import Program, gsocks
+
+CONFIG = """
+workers: {workers}
+admin: {{listen: 127.0.0.1:0}}
+local:
+  listen: 127.0.0.1:0
+  rules: [allow all]
+  exits: [{{url: direct, name: here}}, {{url: 'socks5://127.0.0.1:9', name: there, tags: [x]}}]
+"""
+
+
+class Admin:
+    """Whoever has the token."""
+
+    def __init__(self, program: Program, token: Path) -> None:
+        self.at = program.wait_for(r"admin: JSON and metrics on (http://\S+), .* in (.*)$")[0][1]
+        self.token = token.read_text().strip()
+
+    def ask(self, target: str, body: object = None) -> Any:
+        request = urllib.request.Request(
+            self.at + target,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Bearer {self.token}"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_the_admin_does_holds_for_every_worker(tmp_path: Path, workers: int) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG.format(workers=workers))
+    with Program("-c", tmp_path / "c.yaml") as program:
+        program.wait_for(r"local: .* on \S+:\d+$", workers)
+        token = tmp_path / "admin.token"
+        admin = Admin(program, token)
+        assert stat.S_IMODE(token.stat().st_mode) == 0o600
+        assert admin.token not in program.log
+        program.wait_for(r"admin: JSON", workers)
+        # whichever worker answers, it tells the same
+        assert {admin.ask("/status")["workers"] for _ in range(2 * workers)} == {workers}
+        assert admin.ask("/exits/there/drain", {}) == {"done": True}
+        for _ in range(2 * workers):
+            states = {each["name"]: each["state"] for each in admin.ask("/exits")}
+            assert states == {"here": "unproven", "there": "draining"}
+        own = [each["listen"] for each in admin.ask("/status")["doors"].values()]
+        assert len(own) == 1
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{admin.at}/exits", timeout=30)
+        program.process.terminate()
+        assert program.end() == 0
+
+
+def test_an_admin_whom_others_could_hear_is_refused_unless_that_is_meant(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "admin: {listen: 0.0.0.0:9090}\nlocal: {listen: 127.0.0.1:1080}\n"
+    )
+    done = gsocks("check", "-c", tmp_path / "c.yaml")
+    assert done.returncode == 2
+    assert "admin.listen: 0.0.0.0:9090 can be reached by other machines" in done.stderr
+    assert "allow_remote: true" in done.stderr
+    (tmp_path / "c.yaml").write_text(
+        "admin: {listen: 0.0.0.0:9090, allow_remote: true}\nlocal: {listen: 127.0.0.1:1080}\n"
+    )
+    assert gsocks("check", "-c", tmp_path / "c.yaml").returncode == 0
+
+
+def test_a_token_file_that_holds_something_else_is_named(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG.format(workers=1))
+    (tmp_path / "admin.token").write_text("my password")
+    done = gsocks("-c", tmp_path / "c.yaml")
+    assert done.returncode == 2
+    assert "admin.token: not a token" in done.stderr
+    assert "my password" not in done.stderr
