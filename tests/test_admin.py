@@ -346,6 +346,7 @@ def crew(tmp_path: Path) -> Iterator[tuple[Desk, Desk]]:
 def test_what_workers_know_is_told_as_one(crew: tuple[Desk, Desk]) -> None:
     first, second = crew
     first.used(Wish(exit="a", session="s1"))
+    first.ways.sessions._sessions["", "s1"].last -= 5.0
     second.used(Wish(exit="a", session="s2"))
     second.used(Wish(exit="b", session="s1"))
     second.ways.ban("b", 60.0)
