@@ -35,8 +35,8 @@ PATIENCE = 5
 #: bytes of an input
 LONGEST = 2048
 
-#: where what libFuzzer says of a failure begins
-_FAILURE = " === "
+#: what libFuzzer says when nothing is wrong
+_PROGRESS = re.compile("INFO:|WARNING:|#[0-9]|stat::")
 _EXECUTED = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 _COVERED = re.compile(r"\bcov: (\d+)")
 
@@ -83,7 +83,7 @@ def fuzz(name: str, seconds: float) -> bool:
         f"{name:12} {(executed or '?')[-1]:>8} inputs, {(covered or '?')[-1]:>5} edges", flush=True
     )
     if done.returncode:
-        print(said[said.find(_FAILURE) :], flush=True)
+        print("\n".join(line for line in said.splitlines() if not _PROGRESS.match(line)))
     return not done.returncode
 
 

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 from fuzz.wire import WAYS, Wire
 from gsocks.errors import ClientError
 from gsocks.handshake import SpeaksHttp, negotiate
+from gsocks.login import OPEN, Login
 from gsocks.request import Command, Request
+from gsocks.wish import ANY
 
 #: what may stand behind what is said
 THENS = ("end", "silence", "reset", "end")
@@ -26,8 +28,8 @@ class Heard(NamedTuple):
     behind: bytes
 
 
-def only_alice(name: str, password: bytes) -> bool:
-    return (name, password) == ("alice", b"secret")
+#: a door that asks for a password
+ALICE = Login(lambda name, password: (name, password) == ("alice", b"secret"), {"alice"})
 
 
 def hear(said: bytes, *, users: bool, then: str) -> Heard:
@@ -39,11 +41,11 @@ def hear(said: bytes, *, users: bool, then: str) -> Heard:
 
 def _hear_once(wire: Any, *, users: bool) -> Heard:
     try:
-        asked = negotiate(wire, only_alice if users else None, COMMANDS)
+        asked = negotiate(wire, ALICE if users else OPEN, COMMANDS)
     except ClientError as error:
         return Heard(None, error.word, bytes(wire.told), b"")
     if isinstance(asked, SpeaksHttp):
         return Heard(None, "http", bytes(wire.told), asked.said + wire.rest)
     request = asked[0]
     behind = request.payload + wire.rest
-    return Heard(request._replace(payload=b""), "", bytes(wire.told), behind)
+    return Heard(request._replace(payload=b"", wish=ANY), "", bytes(wire.told), behind)

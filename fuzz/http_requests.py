@@ -10,21 +10,24 @@ The first byte of the input says whether the door has users, and how the client 
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from typing import Any, NamedTuple
 
 import gevent
 from gevent.event import Event
 
-from fuzz.greeting import only_alice
+from fuzz.greeting import ALICE
 from fuzz.http_model import Message, Url, read_authority, read_body, read_head, read_host, read_url
 from fuzz.model import Dest, Short, Taker, Wrong
+from fuzz.username import model_split
 from fuzz.wire import Wire, at_random, byte_by_byte, whole
 from gsocks.address import Address
 from gsocks.door import Visit
 from gsocks.errors import GsocksError, StreamClosed
 from gsocks.exits.base import Connected
-from gsocks.handshake import Authenticate
+from gsocks.handshake import printable
 from gsocks.local import LocalServer
+from gsocks.login import OPEN, Login
 from gsocks.observe import Record
 from gsocks.request import Request
 from gsocks.rules import ALLOW_ALL
@@ -163,7 +166,7 @@ def _serve(said: bytes, pieces: Any, then: str, *, users: bool) -> Served:
     told_of = hub.handle_error
     hub.handle_error = lambda *fault: faults.append(fault)
     try:
-        _DOOR.begin(only_alice if users else None)
+        _DOOR.begin(ALICE if users else OPEN)
         _DOOR.serve(Visit(_DOOR, wire, Address("192.0.2.1", 50000)))
         _ORIGINS.settle()
     finally:
@@ -178,13 +181,13 @@ class _Door(LocalServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), WaysOut([_ORIGINS], ALLOW_ALL), observer=self)
 
-    def begin(self, authenticate: Authenticate | None) -> None:
+    def begin(self, login: Login) -> None:
         """Forget what was, and let those in."""
         self.outcomes: list[str] = []
-        self._welcomes = authenticate
+        self._welcomes = login
         _ORIGINS.all.clear()
 
-    def _authenticate(self, visit: Visit) -> Authenticate | None:
+    def _login(self, visit: Visit) -> Login:
         return self._welcomes
 
     def ended(self, record: Record) -> None:
@@ -193,7 +196,7 @@ class _Door(LocalServer):
 
     def carry(  # type: ignore[override]
         self, request: Request, answer: Any, client: Stream, record: Record, **more: Any
-    ) -> None:
+    ) -> bool:
         """CONNECT: what stands behind it is anybody's protocol."""
         answer.succeeded(request.dest, "nowhere")
         origin = _ORIGINS.add(request.dest, connect=True)
@@ -204,6 +207,7 @@ class _Door(LocalServer):
             pass  # reset, as it may be
         client.close()
         more["ended"]()
+        return True
 
 
 class _Origins:
@@ -340,9 +344,10 @@ def _model(said: bytes, *, users: bool) -> tuple[list[Wanted], bool, bool]:
     """The requests that may reach a server; whether there is no reason to refuse any; and whether
     there can be no others.
 
-    Behind a CONNECT without credentials stands another request, or what its client took for the
-    tunnel already; and a body behind other requests without them is taken if it is there.  Which of
-    the two it is, is told by whether it came before the refusal.
+    What is wished in a user's name may be refused.  Behind a CONNECT without credentials stands
+    another request, or what its client took for the tunnel already; and a body behind other requests
+    without them is taken if it is there.  Which of the two it is, is told by whether it came before
+    the refusal.
     """
     take, wanted, plain, settled = Taker(said), list[Wanted](), True, True
     try:
@@ -352,6 +357,9 @@ def _model(said: bytes, *, users: bool) -> tuple[list[Wanted], bool, bool]:
             if message.method == b"CONNECT" and size != 0:
                 raise Wrong
             if users and not _is_alice(message):
+                if _is_alice(message, wishing=True):
+                    settled = False
+                    break
                 if message.method == b"CONNECT" or size != 0:
                     settled = not take.rest
                     break
@@ -375,13 +383,19 @@ def _model(said: bytes, *, users: bool) -> tuple[list[Wanted], bool, bool]:
     return wanted, plain and not users, settled
 
 
-def _is_alice(message: Message) -> bool:
-    """Whether the credentials are hers; their scheme may be spelled otherwise."""
+def _is_alice(message: Message, *, wishing: bool = False) -> bool:
+    """Whether the credentials are hers; ``wishing``: also if something is wished in her name."""
     given = message.values(b"proxy-authorization")
     if len(given) != 1:
         return False
     scheme, _, rest = given[0].partition(b" ")
-    return scheme.lower() == b"basic" and rest.strip() == _ALICE.split()[2]
+    try:
+        name, _, password = b64decode(rest.strip()).partition(b":")
+    except ValueError:
+        return False
+    user, wish = model_split(printable(name), {"alice"})
+    hers = scheme.lower() == b"basic" and (user, password) == ("alice", b"secret")
+    return hers and (wishing or (not wish and rest.strip() == _ALICE.split()[2]))
 
 
 def _same(host: bytes, url: Url) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from fuzz.greeting import THENS, Heard, hear
 from fuzz.model import Dest, Short, Taker, Wrong
+from fuzz.username import model_split
+from gsocks.handshake import printable
 
 _TO_IPV4 = b"\x01\x01\x02\x03\x04\x00\x50"
 _TO_IPV6 = b"\x04" + bytes(15) + b"\x01\x01\xbb"
@@ -20,7 +22,9 @@ def _to(name: bytes) -> bytes:
 
 SEEDS = [
     b"\x00\x05\x01\x00\x05\x01\x00" + _TO_IPV4,
-    b"\x00\x05\x02\x00\x02\x05\x01\x00" + _TO_IPV6 + b"behind",
+    b"\x00\x05\x01\x00\x05\x01\x00" + _TO_IPV6 + b"behind",
+    b"\x00\x05\x02\x00\x02\x01\x01x\x00\x05\x01\x00" + _TO_IPV4,
+    b"\x01\x05\x01\x02\x01\x0falice-session-x\x06secret\x05\x01\x00" + _TO_IPV4,
     b"\x00\x05\x01\x00\x05\x02\x00" + _TO_MAPPED,
     b"\x00\x05\x01\x00\x05\x03\x00" + _to(b"0"),
     b"\x00\x05\x01\x00\x05\x01\x00" + _to(b"example.com"),
@@ -41,30 +45,34 @@ def check(data: bytes) -> None:
     users = bool(mode) and mode[0] & 1 == 1
     heard = hear(said, users=users, then=THENS[mode[0] >> 1 & 3] if mode else "end")
     try:
-        told, dest, command, behind = _model(said, users=users)
+        told, dest, command, behind, doubt = _model(said, users=users)
     except (Short, Wrong):
         assert heard.request is None, heard
         return
-    _compare(heard, told, dest, command, behind, "alice" if users else None)
+    if heard.request is not None or not doubt:
+        _compare(heard, told, dest, command, behind, "alice" if users else None)
 
 
-def _model(said: bytes, *, users: bool) -> tuple[bytes, Dest, int, bytes]:
-    """What the door has to say, where the client wants to go, by which command, and the rest."""
+def _model(said: bytes, *, users: bool) -> tuple[bytes, Dest, int, bytes, bool]:
+    """What the door has to say, where the client wants to go, by which command, and the rest; and
+    whether the door may refuse it for what the user name wishes.
+    """
     take = Taker(said[1:])
     methods = take(take(1)[0])
-    told = b"\x05\x00"
-    if users or 0 not in methods:
-        if 2 not in methods:
-            raise Wrong
+    told, wish = b"\x05\x00", ""
+    if 2 in methods:  # a client that offers it has a name, and the name may have a wish
         told = b"\x05\x02\x01\x00"
         version, name, password = take(1), take(take(1)[0]), take(take(1)[0])
-        if version != b"\x01" or (users and (name, password) != (b"alice", b"secret")):
+        user, wish = model_split(printable(name), {"alice"} if users else None)
+        if version != b"\x01" or (users and (user, password) != ("alice", b"secret")):
             raise Wrong
+    elif users or 0 not in methods:
+        raise Wrong
     again, command, _ = take(3)
     dest = take.dest()
     if again != 5 or command not in (1, 2, 3):
         raise Wrong
-    return told, dest, command, take.rest
+    return told, dest, command, take.rest, bool(wish)
 
 
 def _compare(

@@ -41,7 +41,7 @@ def check(data: bytes) -> None:
     name = printable(data[1:])
     users = None if data[:1] == b"\x01" else _USERS
     user, text = split(name, users)
-    assert (user, text) == _split(name, users is None), (user, text, name)
+    assert (user, text) == model_split(name, users), (user, text, name)
     try:
         wish = read_parameters(text)
     except BadParameters as error:
@@ -52,18 +52,19 @@ def check(data: bytes) -> None:
     assert wish.over(ANY) == ANY.over(wish) == wish
 
 
-def _split(name: str, is_open: bool) -> tuple[str | None, str]:
-    if is_open:
+def model_split(name: str, users: set[str] | None) -> tuple[str, str]:
+    """Who it is, and the parameters; at an open door (None) nobody."""
+    if users is None:
         words = name.split("-")
         while words and words[0].lower() not in _KEYS:
             del words[0]
-        return None, "-".join(words)
+        return "", "-".join(words)
     if len(name) > 255:
         return name, ""
     # the longest beginning that is somebody, and the shortest prefix in front of him
     found = [
         (-len(prefix + user), len(prefix), user)
-        for user in _USERS
+        for user in users
         for prefix in _PREFIXES
         if (name + "-").startswith(prefix + user + "-")
     ]
