@@ -107,6 +107,7 @@ def _offer(entry: SomeExit, ground: Ground) -> Offer:
             name=entry.name,
             tags=entry.tags,
             country=entry.country,
+            any_country=entry.any_country,
             key=entry,
         )
     return Offer(entry)

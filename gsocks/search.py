@@ -134,6 +134,9 @@ class Search:
     def _ask(self, chosen: Member, seconds: float | None) -> Any:
         """What ``chosen`` makes of the request; it has one connection more then."""
         request, roster = self._request, self._roster
+        if self._session is not None:
+            name = self._sessions.passed_on(self._session)
+            request = request._replace(wish=request.wish._replace(session=name))
         self._attempts[chosen] += 1
         began = time.monotonic()
         roster.asked(chosen, began)

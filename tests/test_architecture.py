@@ -55,6 +55,7 @@ ROOMS = [
     "judge",
     "dial",
     "exits.base",
+    "exits.credentials",
     "exits.url",
     "exits.udp",
     "exits.bind",

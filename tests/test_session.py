@@ -167,6 +167,16 @@ def test_a_session_moves_to_an_exit_with_the_same_tags_and_country() -> None:
     )
 
 
+def test_where_a_country_is_wished_for_an_exit_of_every_country_is_as_good() -> None:
+    german, gateway = House("de-1", country="de"), House("gateway", country="us")
+    for wish, moves in ((Wish(country="de"), True), (ANY, False)):
+        sessions = Sessions()
+        assert choose(sessions, [german], wish=wish) is german
+        sessions.served(ALICE)
+        moved = choose(sessions, [german, gateway], 1.0, out=[german], wish=wish)
+        assert moved is (gateway if moves else german)
+
+
 def test_a_session_keeps_its_exit_when_the_list_is_read_again() -> None:
     sessions = Sessions()
     first = choose(sessions, houses(5))
@@ -272,6 +282,19 @@ def test_a_rotated_session_has_another_exit_at_its_next_request() -> None:
             seen.append(choose(sessions, exits, now, key=key))
             assert choose(sessions, exits, now, key=key) is seen[-1]
             assert seen[-1] is not seen[-2]
+
+
+def test_a_rotated_session_has_another_name_for_the_gateways_behind_which_exits_stand() -> None:
+    sessions, exits = Sessions(idle=10.0), houses(1)
+    assert sessions.passed_on(ALICE) == "x"
+    names = []
+    for now in range(3):
+        choose(sessions, exits, now)
+        names.append(sessions.passed_on(ALICE))
+        sessions.rotate(ALICE, now)
+    assert names == ["x", "x/1", "x/2"]
+    choose(sessions, exits, 20.0)
+    assert sessions.passed_on(ALICE) == "x"
 
 
 def test_processes_that_are_told_to_rotate_agree_whether_they_know_the_session_or_not() -> None:

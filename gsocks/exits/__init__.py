@@ -11,6 +11,7 @@ from random import Random
 from gsocks.crypto import Cipher, Key, cipher_named
 from gsocks.dial import Dialer, Resolver
 from gsocks.exits.base import Connected, Exit
+from gsocks.exits.credentials import Credentials
 from gsocks.exits.direct import DirectExit, SourceNetwork
 from gsocks.exits.http import HttpExit
 from gsocks.exits.socks import Socks4aExit, Socks5Exit
@@ -95,15 +96,18 @@ def _socks5(spec: ExitSpec, ground: Ground, through: Exit) -> Exit:
         spec.address,
         through,
         label=spec.label,
-        user=spec.user,
-        password=spec.password,
+        credentials=_credentials(spec),
         timeout=ground.timeouts.connect,
     )
 
 
 def _socks4a(spec: ExitSpec, ground: Ground, through: Exit) -> Exit:
     return Socks4aExit(
-        spec.address, through, label=spec.label, user=spec.user, timeout=ground.timeouts.connect
+        spec.address,
+        through,
+        label=spec.label,
+        credentials=_credentials(spec),
+        timeout=ground.timeouts.connect,
     )
 
 
@@ -112,11 +116,16 @@ def _http(spec: ExitSpec, ground: Ground, through: Exit) -> Exit:
         spec.address,
         through,
         label=spec.label,
-        user=spec.user,
-        password=spec.password,
+        credentials=_credentials(spec),
         tls=ground.trust() if spec.scheme == "https" else None,
         timeout=ground.timeouts.connect,
     )
+
+
+def _credentials(spec: ExitSpec) -> Credentials | None:
+    if spec.user is None:
+        return None
+    return Credentials(spec.user, spec.password or "", spec.country)
 
 
 _KINDS: dict[str, Callable[[ExitSpec, Ground, Exit], Exit]] = {

@@ -29,6 +29,7 @@ from gsocks.errors import (
     Truncated,
 )
 from gsocks.exits.base import Connected, Exit
+from gsocks.exits.credentials import Credentials, Filled
 from gsocks.exits.opening import resumed
 from gsocks.exits.proxy import ProxyExit
 from gsocks.exits.tls import TlsStream
@@ -59,7 +60,7 @@ class HttpExit(ProxyExit):
     ``tls`` says whom to trust; the certificate must be for the proxy's host.
     """
 
-    __slots__ = ("_credentials", "_tls")
+    __slots__ = ("_tls",)
 
     def __init__(
         self,
@@ -67,33 +68,31 @@ class HttpExit(ProxyExit):
         through: Exit,
         *,
         label: str,
-        user: str | None = None,
-        password: str | None = None,
+        credentials: Credentials | None = None,
         tls: ssl.SSLContext | None = None,
         timeout: float = 10.0,
     ) -> None:
-        super().__init__(proxy, through, label=label, timeout=timeout)
-        self._credentials = None if user is None else _basic(user, password or "")
+        super().__init__(proxy, through, label=label, credentials=credentials, timeout=timeout)
         self._tls = tls
 
-    def _greet(self, stream: Stream) -> Stream:
+    def _greet(self, stream: Stream, login: Filled | None) -> Stream:  # noqa: ARG002
         if self._tls is None:
             return stream
         secured = TlsStream(stream, self._tls, self._proxy.host)
         secured.handshake()
         return secured
 
-    def _ask(self, stream: Stream, dest: Address) -> Connected:
-        answer, behind = _connect(stream, dest, self._credentials)
+    def _ask(self, stream: Stream, dest: Address, login: Filled | None) -> Connected:
+        answer, behind = _connect(stream, dest, None if login is None else _basic(login))
         if 200 <= answer.status_code < 300:
             # no HTTP proxy tells its outbound address
             return Connected(resumed(stream, behind), UNSPECIFIED)
-        raise _failure(answer, dest, self._credentials is not None)
+        raise _failure(answer, dest, login is not None)
 
 
-def _basic(user: str, password: str) -> str:
+def _basic(login: Filled) -> str:
     """Credentials as RFC 7617 has them, in UTF-8."""
-    return "Basic " + b64encode(f"{user}:{password}".encode()).decode("ascii")
+    return "Basic " + b64encode(":".join(login).encode()).decode("ascii")
 
 
 def _connect(stream: Stream, dest: Address, credentials: str | None) -> tuple[h11.Response, bytes]:

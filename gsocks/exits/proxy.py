@@ -19,6 +19,7 @@ from gsocks.errors import (
     StreamError,
 )
 from gsocks.exits.base import Connected, Exit
+from gsocks.exits.credentials import Credentials, Filled
 from gsocks.request import Command, Request
 from gsocks.stream import Stream
 
@@ -27,13 +28,23 @@ class ProxyExit:
     """What all proxies have in common; a subclass says how its kind is asked.
 
     ``through``: the exit by which the proxy is reached; to start and to close it is its owner's.
-    ``timeout``: seconds from the connection to the proxy until the destination is connected.
+    ``credentials``: for the proxy; None: it asks for none.  ``timeout``: seconds from the
+    connection to the proxy until the destination is connected.
     """
 
-    __slots__ = ("_proxy", "_through", "_timeout", "label")
+    __slots__ = ("_credentials", "_proxy", "_through", "_timeout", "label")
 
-    def __init__(self, proxy: Address, through: Exit, *, label: str, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        proxy: Address,
+        through: Exit,
+        *,
+        label: str,
+        credentials: Credentials | None = None,
+        timeout: float = 10.0,
+    ) -> None:
         self._proxy = proxy
+        self._credentials = credentials
         self._through = through
         self._timeout = timeout
         self.label = label
@@ -43,9 +54,7 @@ class ProxyExit:
 
     def connect(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Exit.connect`."""
-        connected = gevent.with_timeout(
-            self._timeout, self._connect, request.dest, timeout_value=None
-        )
+        connected = gevent.with_timeout(self._timeout, self._connect, request, timeout_value=None)
         if connected is None:
             raise ExitDoubtful(f"{self.label}: no answer within {self._timeout:g} s")
         return connected
@@ -53,26 +62,28 @@ class ProxyExit:
     def close(self) -> None:
         """Nothing is kept."""
 
-    def _greet(self, stream: Stream) -> Stream:
+    def _greet(self, stream: Stream, login: Filled | None) -> Stream:  # noqa: ARG002
         """What comes before the request, and can fail by no fault of the destination's.
 
-        ``stream`` is the connection to the proxy, which is the caller's to abort.  Returns the
-        stream for the request.  Raises ConnectFailed or StreamError.
+        ``stream`` is the connection to the proxy, which is the caller's to abort; ``login``: the
+        credentials for this request.  Returns the stream for the request.  Raises ConnectFailed
+        or StreamError.
         """
         return stream
 
-    def _ask(self, stream: Stream, dest: Address) -> Connected:
+    def _ask(self, stream: Stream, dest: Address, login: Filled | None) -> Connected:
         """Have the proxy connect to ``dest``.  Raises ConnectFailed or StreamError."""
         raise NotImplementedError
 
-    def _connect(self, dest: Address) -> Connected:
-        stream = self._reach()
+    def _connect(self, request: Request) -> Connected:
+        login = None if self._credentials is None else self._credentials.filled(request)
+        stream = self._reach(request)
         # Many proxies just hang up when they can't reach a destination.
         broken = ExitFailed
         try:
-            greeted = self._greet(stream)
+            greeted = self._greet(stream, login)
             broken = ExitDoubtful
-            return self._ask(greeted, dest)
+            return self._ask(greeted, request.dest, login)
         except StreamError as error:
             stream.abort()
             raise broken(f"{self.label}: {error}") from None
@@ -83,9 +94,11 @@ class ProxyExit:
             stream.abort()
             raise
 
-    def _reach(self) -> Stream:
+    def _reach(self, request: Request) -> Stream:
+        # with the same wish, if that is a proxy, too
+        nearer = Request(Command.CONNECT, self._proxy, request.user, wish=request.wish)
         try:
-            return self._through.connect(Request(Command.CONNECT, self._proxy)).stream
+            return self._through.connect(nearer).stream
         except (LimitReached, OutOfResources):  # in most cases of this machine
             raise
         except GsocksError as error:

@@ -22,7 +22,8 @@ from gsocks.errors import (
     HostUnreachable,
     NetworkUnreachable,
 )
-from gsocks.exits.base import Connected, Exit
+from gsocks.exits.base import Connected
+from gsocks.exits.credentials import Filled
 from gsocks.exits.opening import Opening
 from gsocks.exits.proxy import ProxyExit
 from gsocks.request import Command
@@ -56,36 +57,22 @@ _FAILURES: dict[int, tuple[type[ConnectFailed], str]] = {
 class Socks5Exit(ProxyExit):
     """A SOCKS5 proxy.
 
-    With a ``user`` no other method is offered than user name and password: a proxy that would
+    With ``credentials`` no other method is offered than user name and password: a proxy that would
     rather have none would ignore what providers put into user names (sessions, countries).
     """
 
-    __slots__ = ("_password", "_user")
+    __slots__ = ()
 
-    def __init__(
-        self,
-        proxy: Address,
-        through: Exit,
-        *,
-        label: str,
-        user: str | None = None,
-        password: str | None = None,
-        timeout: float = 10.0,
-    ) -> None:
-        super().__init__(proxy, through, label=label, timeout=timeout)
-        self._user = user
-        self._password = password
-
-    def _greet(self, stream: Stream) -> Stream:
+    def _greet(self, stream: Stream, login: Filled | None) -> Stream:
         opening = Opening(stream)
-        if self._user is None:
+        if login is None:
             _greet(stream, opening, _NO_AUTHENTICATION)
         else:
             _greet(stream, opening, _USERNAME_PASSWORD)
-            _log_in(stream, opening, self._user, self._password or "")
+            _log_in(stream, opening, login)
         return opening.rest()
 
-    def _ask(self, stream: Stream, dest: Address) -> Connected:
+    def _ask(self, stream: Stream, dest: Address, login: Filled | None) -> Connected:  # noqa: ARG002
         opening = Opening(stream)
         stream.write(bytes((_VERSION, Command.CONNECT, 0x00)) + dest.encode())
         version, reply = opening.exactly(2, "its reply")
@@ -107,9 +94,9 @@ def _greet(stream: Stream, opening: Opening, method: int) -> None:
         raise ExitFailed(f"the proxy {wants} user name and password (it chose {chosen:#04x})")
 
 
-def _log_in(stream: Stream, opening: Opening, user: str, password: str) -> None:
+def _log_in(stream: Stream, opening: Opening, login: Filled) -> None:
     """User name and password, RFC 1929 section 2."""
-    name, secret = user.encode(), password.encode()
+    name, secret = login.user.encode(), login.password.encode()
     stream.write(
         bytes((_LOGIN_VERSION, len(name))) + name + bytes((len(secret),)) + secret  # lengths < 256
     )
@@ -156,22 +143,10 @@ _NAME_FOLLOWS = bytes((0, 0, 0, 1))  # 0.0.0.x with x not 0
 class Socks4aExit(ProxyExit):
     """A SOCKS4a proxy: it takes IPv4 addresses and names, and a user name without a password."""
 
-    __slots__ = ("_user",)
+    __slots__ = ()
 
-    def __init__(
-        self,
-        proxy: Address,
-        through: Exit,
-        *,
-        label: str,
-        user: str | None = None,
-        timeout: float = 10.0,
-    ) -> None:
-        super().__init__(proxy, through, label=label, timeout=timeout)
-        self._user = user
-
-    def _ask(self, stream: Stream, dest: Address) -> Connected:
-        stream.write(_socks4a_request(dest, self._user or ""))
+    def _ask(self, stream: Stream, dest: Address, login: Filled | None) -> Connected:
+        stream.write(_socks4a_request(dest, "" if login is None else login.user))
         opening = Opening(stream)
         version, reply = opening.exactly(2, "its reply")
         _expect(version, _REPLY_VERSION_4)

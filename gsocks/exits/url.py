@@ -9,6 +9,9 @@ the URL as its query (``socks5://10.0.0.7?weight=2&tags=de,residential``), which
 proxies carries them; there an ``@`` is written ``%40``, because a password may hold anything
 else: the last ``@`` is the one that ends it.
 
+User names and passwords may pass on what a client wishes for: ``me-sessid-{session}`` (see
+gsocks/exits/credentials.py).
+
 No message here repeats any part of a URL but its scheme.  Where a URL is wrong, nobody can tell
 which part of it was meant to be the secret one.
 """
@@ -29,6 +32,7 @@ from urllib.parse import quote, unquote
 from gsocks.address import Address
 from gsocks.crypto import Key
 from gsocks.errors import BadAddress, ConfigError
+from gsocks.exits.credentials import PLACES, has_unknown_place, longest, passes_country
 from gsocks.wording import Mistake, did_you_mean, shown, unknown_key
 
 #: every scheme, with its default port; HTTP proxies have no port that people agree on
@@ -117,7 +121,7 @@ class ExitSpec:
             return "direct" if self.source is None else f"direct://?source={self.source}"
         user = ""
         if self.user is not None:
-            user = quote(self.user, safe="") + ("" if self.password is None else ":***") + "@"
+            user = quote(self.user, safe="{}") + ("" if self.password is None else ":***") + "@"
         text = f"{self.scheme}://{user}{self.address}"
         return text if self.via is None else f"{text} via {self.via.label}"
 
@@ -146,6 +150,11 @@ class ExitSpec:
             options["via"] = self.via.url
         query = "&".join(f"{name}={quote(text, safe='')}" for name, text in options.items())
         return f"{self.scheme}://{secret}{self.address}" + ("?" + query if query else "")
+
+    @property
+    def any_country(self) -> bool:
+        """Whether it serves every country: which one is wished for is passed on to it."""
+        return passes_country((self.user or "") + (self.password or ""))
 
     def __str__(self) -> str:
         return self.label
@@ -284,7 +293,22 @@ def _build(
     if scheme in ("http", "https") and ":" in (spec.user or ""):
         # Basic credentials are user:password (RFC 7617 section 2).
         raise Mistake("HTTP can't carry a user name with a colon", ".user")
+    _check_places(spec)
     return spec
+
+
+def _check_places(spec: ExitSpec) -> None:
+    """What is filled in for each request must be known, and must not become too long."""
+    if has_unknown_place(spec.user or ""):  # a password may have braces that mean nothing
+        raise Mistake(f"has a word in braces that is none of {' '.join(PLACES)}", ".user")
+    for name, text in (("user", spec.user), ("password", spec.password)):
+        if longest(text or "") > _LONGEST_CREDENTIAL:
+            raise Mistake(f"can become longer than {_LONGEST_CREDENTIAL} bytes", f".{name}")
+    if spec.any_country and spec.country is None:
+        raise Mistake(
+            "missing (the credentials pass the country on, and not every client asks for one)",
+            ".country",
+        )
 
 
 # --- the options ----------------------------------------------------------------------------

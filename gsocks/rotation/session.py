@@ -90,7 +90,7 @@ class Sessions:
         if now - session.first >= self._lifetime(wish):
             session.begin_again(now, "it has lasted long enough")
         last = session.exit
-        chosen = self._home(key, session, members, available)
+        chosen = self._home(key, session, wish, members, available)
         if last not in (None, chosen.name):
             why = session.to_move or _reason(last, members)
             log.info("session %s: from %s to %s, %s", _shown(key), last, chosen.name, why)
@@ -125,6 +125,16 @@ class Sessions:
         self._forget_idle(now)
         self._use(key, now).begin_again(now, "another one was asked for")
 
+    def passed_on(self, key: SessionKey) -> str:
+        """The session's name towards an exit that has sessions of its own behind it.
+
+        Another one each time that it begins again: there it is to have another exit as well.
+        """
+        session = self._sessions.get(key)
+        if session is None or not session.generation:
+            return key[1]
+        return f"{key[1]}/{session.generation}"  # which no session has in its name
+
     def listing(self, now: float) -> Iterator[Seen]:
         """The sessions that have an exit at present, those first that were silent longest."""
         self._forget_idle(now)
@@ -157,7 +167,12 @@ class Sessions:
             del self._sessions[key]
 
     def _home(
-        self, key: SessionKey, session: _Session, members: Sequence[C], available: Sequence[C]
+        self,
+        key: SessionKey,
+        session: _Session,
+        wish: Wish,
+        members: Sequence[C],
+        available: Sequence[C],
     ) -> C:
         generation = session.generation
         if session.to_move:
@@ -173,7 +188,7 @@ class Sessions:
             return kept
         if not session.is_bound:  # it has not been seen anywhere
             return winner(key, generation, available or members)
-        alike = [each for each in available if session.fits(each)]
+        alike = [each for each in available if session.fits(each, wish)]
         if alike:
             return winner(key, generation, alike)
         return _named(session.exit, members) or winner(key, generation, available or members)
@@ -218,8 +233,10 @@ class _Session:
         self.exit, self.tags, self.country = home.name, home.tags, home.country
         self.to_move = ""
 
-    def fits(self, home: Home) -> bool:
-        return set(home.tags) == set(self.tags) and home.country == self.country
+    def fits(self, home: Home, wish: Wish) -> bool:
+        # where a country is wished for, all serve that one, whatever other ones they serve
+        there = wish.country is not None or home.country == self.country
+        return there and set(home.tags) == set(self.tags)
 
 
 def winner(key: SessionKey, generation: int, exits: Sequence[C]) -> C:
