@@ -37,36 +37,49 @@ def make_ways_out(
     health: HealthSettings = HealthSettings(),
     sessions: Sessions | None = None,
     tries: int = 3,
+    ground: Ground | None = None,
 ) -> WaysOut:
     """The exits and the rules behind a door.
 
     ``rules`` None: private addresses are denied and the rest is allowed.  ``rotate``: the policy
     by which an exit is chosen, one of :data:`gsocks.rotation.policy.POLICIES`.  ``health``: when
     an exit is given up for a while; ``sessions``: for how long a session keeps its exit;
-    ``tries``: how many exits a request may try.  Raises ConfigError.
+    ``tries``: how many exits a request may try.  ``ground``: what the exits stand on, and may
+    be given to later ones too (:func:`make_offers`); its rules, timeouts and pool then count.
+    Raises ConfigError.
     """
     if isinstance(exits, WaysOut):
         return exits
-    asked = make_rules(rules)
-    ground = Ground(
-        asked,
-        Resolver(),
-        timeouts=timeouts,
-        pool_size=pool_size,
-        pool_max_idle=pool_max_idle,
-    )
-    offers = [_offer(entry, ground) for entry in exits]
+    if ground is None:
+        ground = Ground(
+            make_rules(rules),
+            Resolver(),
+            timeouts=timeouts,
+            pool_size=pool_size,
+            pool_max_idle=pool_max_idle,
+        )
     policy = make_policy(rotate, ground.random)
     return WaysOut(
-        offers,
-        asked,
+        make_offers(exits, ground),
+        ground.rules,
         policy=policy,
-        timeout=timeouts.connect,
+        timeout=ground.timeouts.connect,
         tries=tries,
         health=health,
         sessions=sessions,
         random=ground.random,
     )
+
+
+def make_offers(
+    exits: Iterable[SomeExit], ground: Ground, now: WaysOut | None = None
+) -> list[Offer]:
+    """What :meth:`WaysOut.update` takes, for exits on the same ground as those of before.
+
+    Those that ``now`` has already are not made again.  Raises ConfigError.
+    """
+    known = {member.key: member.exit for member in now.roster} if now is not None else {}
+    return [_offer(entry, ground, known) for entry in exits]
 
 
 def make_rules(rules: SomeRules) -> Rules:
@@ -95,12 +108,12 @@ def make_keys(keys: SomeKeys) -> KeyRing:
     )
 
 
-def _offer(entry: SomeExit, ground: Ground) -> Offer:
+def _offer(entry: SomeExit, ground: Ground, known: Mapping[object, Exit]) -> Offer:
     if isinstance(entry, (str, Mapping)):
         entry = ExitSpec.parse(entry)
     if isinstance(entry, ExitSpec):
         return Offer(
-            make_exit(entry, ground),
+            known.get(entry) or make_exit(entry, ground),
             weight=entry.weight,
             max_connections=entry.max_connections,
             requests_per_minute=entry.requests_per_minute,

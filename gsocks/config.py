@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 import msgspec
 import yaml
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from gsocks import limits
 from gsocks.address import Address
@@ -30,6 +31,7 @@ from gsocks.crypto import Key
 from gsocks.errors import BadAddress, ConfigError
 from gsocks.exits.url import DIRECT, ExitSpec, parse_path
 from gsocks.networks import Networks
+from gsocks.rotation.sources import Source, parse_source
 from gsocks.rules import Rule
 from gsocks.units import format_rate, format_size, parse_duration, parse_rate
 from gsocks.wish import ANY, Wish, as_country, as_exit, as_session, as_tag
@@ -112,6 +114,12 @@ class Exits(tuple[ExitSpec, ...]):
     __slots__ = ()
 
 
+class ExitSources(tuple[Source, ...]):
+    """Lists of exits that are kept elsewhere; files are there, and none is named twice."""
+
+    __slots__ = ()
+
+
 class RuleLines(tuple[str, ...]):
     """Rules that :meth:`gsocks.rules.Rules.parse` takes."""
 
@@ -190,12 +198,6 @@ class Log(_Strict, frozen=True, kw_only=True):
     access: _Switch = True
 
 
-class ExitSource(_Strict, frozen=True, kw_only=True):
-    """A list of exits that is kept elsewhere."""
-
-    file: Path
-
-
 class Limits(_Strict, frozen=True, kw_only=True):
     """The counts and rates of :class:`gsocks.limits.Limits`."""
 
@@ -255,7 +257,7 @@ class Section(_Strict, frozen=True, kw_only=True):
     proxy_protocol_from: Networks | None = None
     #: empty only where there are ``exit_sources``
     exits: Exits = Exits((DIRECT,))
-    exit_sources: tuple[ExitSource, ...] = ()
+    exit_sources: ExitSources = ExitSources()
     rotate: _Rotate = "round_robin"
     #: None: the rules of :meth:`gsocks.rules.Rules.default`
     rules: RuleLines | None = None
@@ -370,6 +372,16 @@ def parse(text: str, base: Path, *, name: str = "config.yaml") -> Config:
     return config
 
 
+def with_exits(config: Config, of: Config) -> Config:
+    """``config`` with the exits that ``of`` has at the same doors."""
+    changed: dict[str, Section] = {}
+    for name in ("local", "server"):
+        section, other = getattr(config, name), getattr(of, name)
+        if section is not None and other is not None:
+            changed[name] = replace(section, exits=other.exits, exit_sources=other.exit_sources)
+    return replace(config, **changed)
+
+
 def _spelled_out(tree: dict[str, _Tree]) -> dict[str, _Tree]:
     """``tree`` with no exits where there are only sources of them.
 
@@ -480,6 +492,7 @@ def _hooks(base: Path) -> _Hooks:
         Addresses: _addresses,
         Listeners: _listeners,
         Exits: partial(_exits, base=base),
+        ExitSources: partial(_exit_sources, base=base),
         RuleLines: _rules,
         Path: partial(_existing_file, base=base),
         FilePath: lambda tree: FilePath(_path(tree, base)),
@@ -638,6 +651,23 @@ def _exits(tree: _Tree, base: Path) -> Exits:
     return Exits(found)
 
 
+def _exit_sources(tree: _Tree, base: Path) -> ExitSources:
+    found: list[Source] = []
+    for at, item in _items(tree):
+        if not isinstance(item, dict):
+            raise Mistake(f"{shown(item)} is not a mapping (expected e.g. file: proxies.txt)", at)
+        try:
+            source = parse_source(item, base)
+        except Mistake as mistake:
+            raise mistake.within(at) from None
+        for file in source.needs:
+            _check_is_file(file, at)
+        if any(source.kept == other.kept for other in found):
+            raise Mistake("the list of another source, or kept in the same file", at)
+        found.append(source)
+    return ExitSources(found)
+
+
 def _rules(tree: _Tree) -> RuleLines:
     lines: list[str] = []
     for at, item in _items(tree):
@@ -655,13 +685,17 @@ def _rules(tree: _Tree) -> RuleLines:
 
 def _existing_file(tree: _Tree, base: Path) -> Path:
     path = _path(tree, base)
+    _check_is_file(path)
+    return path
+
+
+def _check_is_file(path: Path, at: str = "") -> None:
     try:
         is_file = path.is_file()
     except OSError as error:
-        raise Mistake(f"{path}: {error.strerror}") from None
+        raise Mistake(f"{path}: {error.strerror}", at) from None
     if not is_file:
-        raise Mistake(f"{path} is not there, or not a file")
-    return path
+        raise Mistake(f"{path} is not there, or not a file", at)
 
 
 def _users(tree: _Tree) -> UserHashes:

@@ -76,6 +76,12 @@ class ConfigError(GsocksError):
     word = "bad_config"
 
 
+class FetchFailed(GsocksError):
+    """A page of the web that could not be had."""
+
+    word = "fetch_failed"
+
+
 # --- what a client does before its request is known -----------------------------------------
 
 

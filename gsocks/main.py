@@ -45,7 +45,7 @@ To try it on one machine, with nothing to edit:
   curl --socks5-hostname 127.0.0.1:1080 https://example.com/
 
 SIGTERM stops after the open connections have ended (a second one at once), SIGINT stops at
-once, SIGHUP reads keys and users again.
+once, SIGHUP reads keys, users and exits again.
 """
 
 

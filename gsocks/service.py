@@ -6,7 +6,7 @@ import gc
 import logging
 import signal
 import socket as std_socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,7 +26,8 @@ from gsocks.crypto import Key, KeyRing, fast_ciphers
 from gsocks.dial import Resolver
 from gsocks.door import Door
 from gsocks.errors import ConfigError
-from gsocks.exits import ExitSpec
+from gsocks.exits import ExitSpec, Ground
+from gsocks.feed import Feed, read_source
 from gsocks.judge import Opinion, judge
 from gsocks.keyfile import create_key, read_key
 from gsocks.limits import Limits, Timeouts, Udp
@@ -35,10 +36,11 @@ from gsocks.local import LocalServer
 from gsocks.observe import AccessLog, NullObserver, Observer
 from gsocks.replay import ReplayGuard
 from gsocks.rotation.session import Sessions
-from gsocks.rotation.sources import read_exit_list
+from gsocks.rotation.sources import UrlSource
 from gsocks.server import RemoteServer
 from gsocks.shares import Shares
 from gsocks.supervisor import run_workers, worker_count
+from gsocks.supply import Supply
 from gsocks.units import format_duration
 from gsocks.users import Users
 from gsocks.users_file import FileUsers
@@ -68,6 +70,7 @@ class Service:
         self._token = ""
         #: where the workers ask one another, by their indices
         self._meetings: list[Path] = []
+        self._supplies: dict[str, Supply] = {}
         self._stopped = Event()
         self._terminated = False
 
@@ -76,16 +79,14 @@ class Service:
     def describe(self) -> Iterator[str]:
         """What it would run, a line each.  Raises ConfigError for what can't be."""
         to_be_made = self._missing_keys()
-        for name, section in self._sections():
+        for name, section in _sections(self._settings):
             make_rules(section.rules)
-            exits = _exit_specs(section)
+            exits = known_exits(section)
             for spec in exits:
                 if spec.key_file is not None and spec.key_file not in to_be_made:
                     read_key(spec.key_file)
             where = ", ".join(_listening(section))
-            more = f" and {len(exits) - 3} more" if len(exits) > 3 else ""
-            ways = ", ".join(spec.label for spec in exits[:3])
-            yield f"{name}: listens on {where}, goes out by {ways}{more}"
+            yield f"{name}: listens on {where}, goes out by {_ways(section, exits)}"
         local, server = self._settings.local, self._settings.server
         users = _users(local) if local is not None else None
         if users is not None:
@@ -134,7 +135,8 @@ class Service:
         for line in self.describe():
             log.debug("%s", line)
         guard = ReplayGuard()
-        addresses = [address for _, section in self._sections() for address in section.addresses]
+        sections = [section for _, section in _sections(self._settings)]
+        addresses = [address for section in sections for address in section.addresses]
         if self._settings.admin is not None:
             addresses += self._settings.admin.listen
             self._token = read_or_make_token(self._token_file(self._settings.admin))
@@ -149,13 +151,6 @@ class Service:
             return run_workers(
                 count, lambda index: self._work_beside_others(bound, guard, index), log=log
             )
-
-    def _sections(self) -> Iterator[tuple[str, config.Local | config.Server]]:
-        # the server first, so that a local end in the same process finds it listening
-        if self._settings.server is not None:
-            yield "server", self._settings.server
-        if self._settings.local is not None:
-            yield "local", self._settings.local
 
     def _missing_keys(self) -> list[Path]:
         """Files of the server's own keys that are not there yet; these it makes."""
@@ -183,6 +178,8 @@ class Service:
     ) -> int:
         """Serve; ``index`` is that of a worker among others."""
         waiting = iter(listeners)
+        if index is not None:
+            self._settings = self._with_exits_of_now()
         self._make_doors(waiting, guard)
         if index is not None:
             self._read_again()
@@ -209,8 +206,7 @@ class Service:
             observer = self._tally = Tally(observer)
         server, local = self._settings.server, self._settings.local
         if server is not None:
-            ways, keys = _ways_out(server), _keys(server)
-            self._ways["server"] = ways
+            ways, keys = self._ways_out("server", server), _keys(server)
             shares = Shares(_limits(server))
             self._servers = [
                 RemoteServer(
@@ -229,8 +225,7 @@ class Service:
                 for _ in server.addresses
             ]
         if local is not None:
-            ways, self._users = _ways_out(local), _users(local)
-            self._ways["local"] = ways
+            ways, self._users = self._ways_out("local", local), _users(local)
             logins = make_logins(self._users)
             shares = Shares(_limits(local))
             self._locals = [
@@ -251,6 +246,19 @@ class Service:
                 )
                 for listener in local.listen
             ]
+
+    def _ways_out(self, name: str, section: config.Section) -> WaysOut:
+        feed = Feed(section.exits, section.exit_sources)
+        ground = _ground(section)
+        ways = make_ways_out(
+            feed.begin(),
+            ground=ground,
+            rotate=section.rotate,
+            sessions=_sessions(section) if isinstance(section, config.Local) else None,
+        )
+        self._ways[name] = ways
+        self._supplies[name] = Supply(name, ways, ground, feed)
+        return ways
 
     def _make_admins(self, listeners: Iterator[std_socket.socket], index: int | None) -> None:
         """What the admin can ask: this process, or by way of it the others too."""
@@ -307,6 +315,8 @@ class Service:
         self._stop(0)
 
     def _stop(self, seconds: float | None) -> None:
+        for supply in self._supplies.values():
+            supply.close()
         gevent.joinall(
             [
                 gevent.spawn(door.stop, door.timeouts.drain if seconds is None else seconds)
@@ -318,12 +328,19 @@ class Service:
         self._stopped.set()
 
     def _reload(self) -> None:
-        """SIGHUP: other keys and users, without touching a connection."""
-        if self._read_again():
-            log.info("read again: keys and users of %s (other changes need a restart)", self._path)
+        """SIGHUP: other keys, users and exits, without touching a connection."""
+        settings = self._read_again()
+        if settings is None or not self._take_exits(settings):
+            return
+        log.info(
+            "read again: keys, users and exits of %s (other changes need a restart)", self._path
+        )
 
-    def _read_again(self) -> bool:
-        """Take the keys and users that the config has now; or all stays as it was."""
+    def _read_again(self) -> config.Config | None:
+        """Take the keys and users that the config has now; or all stays as it was.
+
+        Returns the config, unless it can't be used.
+        """
         try:
             settings = config.load(self._path)
             keys = _keys(settings.server) if settings.server is not None else None
@@ -338,11 +355,32 @@ class Service:
                 self._users.replace(hashes)
         except ConfigError as error:
             log.error("not read again, all stays as it was: %s", error)
-            return False
+            return None
         if keys is not None:
             for server in self._servers:
                 server.replace_keys(keys)
-        return True
+        return settings
+
+    def _take_exits(self, settings: config.Config) -> bool:
+        """Whether that was possible at every door; where it wasn't, they stay as they were."""
+        taken = True
+        for name, section in _sections(settings):
+            if name not in self._supplies:
+                continue
+            try:
+                self._supplies[name].replace(section.exits, section.exit_sources)
+            except ConfigError as error:
+                log.error("%s: the exits stay as they were: %s", name, error)
+                taken = False
+        return taken
+
+    def _with_exits_of_now(self) -> config.Config:
+        """The config of the start, with the exits that stand in the file now if it can be used."""
+        try:
+            found = config.load(self._path)
+        except ConfigError:
+            return self._settings  # which it is, is told to whoever changes it
+        return config.with_exits(self._settings, found)
 
 
 def _spare_the_collector() -> None:
@@ -359,15 +397,22 @@ def _spare_the_collector() -> None:
 # --- from the config's structs to the engine's parts ----------------------------------------
 
 
-def _ways_out(section: config.Section) -> WaysOut:
-    return make_ways_out(
-        _exit_specs(section),
-        section.rules,
+def _sections(
+    settings: config.Config,
+) -> Iterator[tuple[str, config.Local | config.Server]]:
+    # the server first, so that a local end in the same process finds it listening
+    if settings.server is not None:
+        yield "server", settings.server
+    if settings.local is not None:
+        yield "local", settings.local
+
+
+def _ground(section: config.Section) -> Ground:
+    return Ground(
+        make_rules(section.rules),
         timeouts=_timeouts(section),
         pool_size=section.pool.size,
         pool_max_idle=section.pool.max_idle,
-        rotate=section.rotate,
-        sessions=_sessions(section) if isinstance(section, config.Local) else None,
     )
 
 
@@ -375,9 +420,19 @@ def _sessions(local: config.Local) -> Sessions:
     return Sessions(idle=local.sessions.idle, longest=local.sessions.longest)
 
 
-def _exit_specs(section: config.Section) -> list[ExitSpec]:
-    listed = [spec for source in section.exit_sources for spec in read_exit_list(source.file)]
-    return [*section.exits, *listed]
+def known_exits(section: config.Section) -> list[ExitSpec]:
+    """All exits that can be known without fetching a list.  Raises ConfigError."""
+    lists = [read_source(source) for source in section.exit_sources]
+    listed = (spec for found in lists if found for spec in found.exits)
+    return list(dict.fromkeys([*section.exits, *listed]))
+
+
+def _ways(section: config.Section, exits: Sequence[ExitSpec]) -> str:
+    named = [spec.label for spec in exits[:3]]
+    if len(exits) > 3:
+        named.append(f"{len(exits) - 3} more")
+    fetched = [str(each) for each in section.exit_sources if isinstance(each, UrlSource)]
+    return ", ".join(named + [f"what {url} lists" for url in fetched])
 
 
 def _listening(section: config.Local | config.Server) -> Iterator[str]:
@@ -411,7 +466,7 @@ def _users(local: config.Local) -> Users | None:
 
 def _judge(section: config.Section, dest: Address, user: str | None, resolver: Resolver) -> Opinion:
     """What the rules of ``section`` say; only direct looks names up at this end."""
-    here = any(spec.scheme == "direct" for spec in _exit_specs(section))
+    here = any(spec.scheme == "direct" for spec in known_exits(section))
     return judge(make_rules(section.rules), dest, user, resolver.resolve if here else None)
 
 

@@ -133,7 +133,7 @@ def test_every_key_of_the_design_is_read(base: Path) -> None:
     )
     proxy = section.exits[3]
     assert (proxy.weight, proxy.tags, proxy.max_connections) == (2.0, ("de", "residential"), 50)
-    assert section.exit_sources == (config.ExitSource(file=base / "proxies.txt"),)
+    assert [source.kept for source in section.exit_sources] == [base / "proxies.txt"]
     assert section.rotate == "round_robin"
     assert section.rules == ("deny private", "allow *.example.com:443", "allow all")
     assert section.limits == config.Limits(connections=10_000, per_client=256)
@@ -561,8 +561,15 @@ def test_no_mistake_repeats_a_secret(
             " (expected a two-letter code such as de)",
         ),
         ("exit_sources: proxies.txt", "local.exit_sources: 'proxies.txt' is not a list"),
-        ("exit_sources: [proxies.txt]", "local.exit_sources[0]: 'proxies.txt' is not a mapping"),
-        ("exit_sources: [{}]", "local.exit_sources[0].file: missing"),
+        (
+            "exit_sources: [proxies.txt]",
+            "local.exit_sources[0]: 'proxies.txt' is not a mapping"
+            " (expected e.g. file: proxies.txt)",
+        ),
+        (
+            "exit_sources: [{}]",
+            "local.exit_sources[0]: has either a file or a url, and needs one",
+        ),
         ("exit_sources: []", "local.exits: needs an exit (left out, it is direct)"),
         (
             'exit_sources: [{file: ""}]',
@@ -675,7 +682,7 @@ def test_a_bad_rule_is_named() -> None:
 def test_a_source_that_is_not_there_is_named(base: Path) -> None:
     settings = "exit_sources: [{file: proxies.txt}, {file: %s}]"
     assert local_refusal(settings % "gone.txt", base) == (
-        f"local.exit_sources[1].file: {base}/gone.txt is not there, or not a file"
+        f"local.exit_sources[1]: {base}/gone.txt is not there, or not a file"
     )
     assert local_refusal(settings % ".", base).endswith("is not there, or not a file")
     assert local_refusal(settings % ("x" * 300), base).endswith(": File name too long")

@@ -13,6 +13,8 @@ from program import ROOT, TOO_LONG, Program, run, web_server
 
 from gsocks import config
 from gsocks.crypto import Key
+from gsocks.rotation import sources
+from gsocks.rotation.lists import Manner, parse_list
 from gsocks.rules import DEFAULT_RULES
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,7 +33,7 @@ def blocks(path: Path, language: str) -> Iterator[str]:
     ],
 )
 def test_every_config_in_the_documents_loads(text: str, tmp_path: Path) -> None:
-    for name in ("gsocks.key", "laptop.key", "phone.key", "users.txt"):
+    for name in ("gsocks.key", "laptop.key", "phone.key", "users.txt", "proxies.txt", "token.txt"):
         (tmp_path / name).write_text(Key.generate().text())
     config.parse(text, tmp_path)
 
@@ -58,6 +60,17 @@ def test_the_reference_names_every_key_of_the_config() -> None:
     for struct in (*structs, config.Timeouts, config.Pool):
         for key in struct.__struct_fields__:
             assert key in text, key
+    for key in sources.KEYS:
+        assert f" {key}: " in text, key
+
+
+def test_every_form_of_a_line_in_the_reference_is_read() -> None:
+    text = (ROOT / "docs" / "config.md").read_text().split("A line is an exit;", 1)[1]
+    forms = re.findall(r"^ {4}(.*)$", text.split("The scheme of a line", 1)[0], re.MULTILINE)
+    found = parse_list("\n".join(forms).encode(), Manner())
+    assert len(forms) == 8
+    assert not found.left_out
+    assert found.repeated == 4  # four spell the same one, and one is the first with options
 
 
 def test_the_readme_tells_the_rules_that_apply_where_none_are_given() -> None:

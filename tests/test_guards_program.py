@@ -92,7 +92,7 @@ def test_a_users_file_is_followed_while_the_program_runs(tmp_path: Path) -> None
         file.write_text(f"carol:{cheap(b'other')}\n")
         config.write_text(config.read_text().replace("alice", "dave"))
         program.signal(signal.SIGHUP)
-        program.wait_for("read again: keys and users")
+        program.wait_for("read again: keys, users and exits")
         assert log_in(port, b"carol", b"other")
         assert log_in(port, b"dave", b"secret")
         assert not log_in(port, b"alice", b"secret")

@@ -49,7 +49,7 @@ SCHEMES: dict[str, int | None] = {
 CIPHERS = ("secretbox", "aegis256")
 
 # curl tells by the scheme who resolves names; here it is always the proxy
-_ALIASES = {"socks5h": "socks5"}
+_ALIASES = {"socks5h": "socks5", "socks4": "socks4a"}
 
 #: RFC 1929: a user name's and a password's length each travel in one byte
 _LONGEST_CREDENTIAL = 255
@@ -61,6 +61,8 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,15}")
 _HOST_PORT = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]:]+)(?::(?P<port>[0-9]{1,5}))?")
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _COUNTRY = re.compile(r"[A-Za-z]{2}")
+
+_NOTHING: Mapping[str, Any] = {}
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -101,13 +103,19 @@ class ExitSpec:
     requests_per_minute: int | None = field(default=None, compare=False)
 
     @classmethod
-    def parse(cls, entry: str | Mapping[str, object], base: Path = Path()) -> ExitSpec:
+    def parse(
+        cls,
+        entry: str | Mapping[str, object],
+        base: Path = Path(),
+        given: Mapping[str, Any] = _NOTHING,
+    ) -> ExitSpec:
         """The exit that a URL, or a mapping with a ``url``, describes.
 
-        Relative files are relative to ``base``.  Raises ConfigError (a
-        :class:`gsocks.wording.Mistake`, which tells the key at fault).
+        Relative files are relative to ``base``.  ``given``: options that it has where its own
+        don't say otherwise, as :func:`parse_option` returns them; tags add up.  Raises
+        ConfigError (a :class:`gsocks.wording.Mistake`, which tells the key at fault).
         """
-        return _parse(entry, base, _MOST_HOPS)
+        return _parse(entry, base, _MOST_HOPS, given)
 
     @property
     def address(self) -> Address:
@@ -179,9 +187,14 @@ DIRECT = ExitSpec("direct")
 # --- the URL --------------------------------------------------------------------------------
 
 
-def _parse(entry: str | Mapping[str, object], base: Path, hops: int) -> ExitSpec:
+def _parse(
+    entry: str | Mapping[str, object],
+    base: Path,
+    hops: int,
+    given: Mapping[str, Any] = _NOTHING,
+) -> ExitSpec:
     if isinstance(entry, str):
-        return _build(*_split(entry), base, hops)
+        return _build(*_split(entry), base, hops, given)
     options = dict(entry)
     for name in options:
         if name != "url" and name not in _OPTIONS:
@@ -196,7 +209,7 @@ def _parse(entry: str | Mapping[str, object], base: Path, hops: int) -> ExitSpec
     for name in options:
         if name in in_url:
             raise Mistake("the url says it as well (leave one out)", f".{name}")
-    return _build(scheme, address, in_url | options, base, hops)
+    return _build(scheme, address, in_url | options, base, hops, given)
 
 
 def _split(url: str) -> tuple[str, Address | None, dict[str, object]]:
@@ -275,14 +288,20 @@ def _decoded(text: str) -> str:
 
 
 def _build(
-    scheme: str, address: Address | None, options: dict[str, object], base: Path, hops: int
+    scheme: str,
+    address: Address | None,
+    options: dict[str, object],
+    base: Path,
+    hops: int,
+    given: Mapping[str, Any],
 ) -> ExitSpec:
-    read: dict[str, Any] = {}
+    read = {name: value for name, value in given.items() if _is_for(name, scheme)}
     for name, value in options.items():
-        schemes = _ONLY_FOR.get(name)
-        if schemes is not None and scheme not in schemes:
-            raise Mistake(f"not for {scheme} (only for {', '.join(schemes)})", f".{name}")
-        read[name] = _via(value, base, hops - 1) if name == "via" else _option(name, value, base)
+        if not _is_for(name, scheme):
+            raise Mistake(f"not for {scheme} (only for {', '.join(_ONLY_FOR[name])})", f".{name}")
+        read[name] = _option(name, value, base, hops)
+        if name == "tags" and "tags" in given:
+            read[name] = tuple(dict.fromkeys(given["tags"] + read[name]))
     if address is not None:
         read |= {"host": address.host, "port": address.port}
     spec = ExitSpec(scheme, **read)
@@ -314,7 +333,21 @@ def _check_places(spec: ExitSpec) -> None:
 # --- the options ----------------------------------------------------------------------------
 
 
-def _option(name: str, value: object, base: Path) -> object:
+def parse_option(name: str, value: object, base: Path) -> object:
+    """What one of :data:`USES` says.  Relative files are relative to ``base``.
+
+    Raises Mistake, which begins with the option's name.
+    """
+    return _option(name, value, base, _MOST_HOPS)
+
+
+def _is_for(name: str, scheme: str) -> bool:
+    return name not in _ONLY_FOR or scheme in _ONLY_FOR[name]
+
+
+def _option(name: str, value: object, base: Path, hops: int) -> object:
+    if name == "via":
+        return _via(value, base, hops - 1)
     try:
         return parse_path(value, base) if name == "key_file" else _PARSERS[name](value)
     except (ValueError, ConfigError) as error:
@@ -442,6 +475,9 @@ _PARSERS: dict[str, Callable[[object], object]] = {
 }
 
 _OPTIONS = (*_PARSERS, "key_file", "via")
+
+#: options that many exits may have in common
+USES = ("weight", "tags", "country", "max_connections", "requests_per_minute", "via")
 
 #: has its place before the @, and none in a query
 _SECRET = frozenset({"user", "password", "key"})
