@@ -126,6 +126,12 @@ class RuleLines(tuple[str, ...]):
     __slots__ = ()
 
 
+class Statuses(tuple[int, ...]):
+    """HTTP statuses that tell of a failure."""
+
+    __slots__ = ()
+
+
 class IPLiteral(str):
     """An IP address, in its canonical form."""
 
@@ -178,6 +184,7 @@ _Workers = Annotated[
     Annotated[int, Meta(ge=1, le=1024)] | Literal["auto"],
     Meta(description="auto or a whole number from 1 to 1024"),
 ]
+_Tries = Annotated[int, Meta(ge=1, le=10, description="a whole number from 1 to 10")]
 _Rotate = Annotated[
     Literal["round_robin", "random", "weighted", "least_connections", "fastest", "least_recent"],
     Meta(
@@ -259,6 +266,8 @@ class Section(_Strict, frozen=True, kw_only=True):
     exits: Exits = Exits((DIRECT,))
     exit_sources: ExitSources = ExitSources()
     rotate: _Rotate = "round_robin"
+    #: exits that a request may try, while nothing has flowed
+    tries: _Tries = 3
     #: None: the rules of :meth:`gsocks.rules.Rules.default`
     rules: RuleLines | None = None
     limits: Limits = Limits()
@@ -278,6 +287,8 @@ class Local(Section, frozen=True, kw_only=True):
     udp: Udp = Udp()
     #: whether clients are told of success before it is known
     fast_open: _Switch = False
+    #: HTTP statuses that make another exit be tried
+    retry_on: Statuses = Statuses()
     sessions: Sessions = Sessions()
 
     @property
@@ -327,6 +338,7 @@ _HOMES = {
     "udp": "local",
     "sessions": "local",
     "fast_open": "local",
+    "retry_on": "local",
     "keys": "server",
 }
 
@@ -488,6 +500,7 @@ def _hooks(base: Path) -> _Hooks:
     return {
         Seconds: _seconds,
         Rate: _rate,
+        Statuses: _statuses,
         Networks: _networks,
         Addresses: _addresses,
         Listeners: _listeners,
@@ -521,6 +534,15 @@ def _rate(tree: _Tree) -> Rate:
     if rate < _SLOWEST:
         raise Mistake(f"{shown(tree)} is less than {format_rate(_SLOWEST)}, the least there may be")
     return Rate(rate)
+
+
+def _statuses(tree: _Tree) -> Statuses:
+    found: dict[int, None] = {}
+    for at, item in _items(tree):
+        if not isinstance(item, str) or not re.fullmatch("[45][0-9]{2}", item):
+            raise Mistake(f"{shown(item)} is not a status of a failure (expected e.g. 429)", at)
+        found[int(item)] = None
+    return Statuses(found)
 
 
 def _networks(tree: _Tree) -> Networks:

@@ -11,7 +11,7 @@ import os
 import socket as std_socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any, cast
 
@@ -392,9 +392,16 @@ class Door(StreamServer):
         return True
 
     def _find_way(
-        self, request: Request, record: Record, waiting: WaitingClient | None = None
+        self,
+        request: Request,
+        record: Record,
+        waiting: WaitingClient | None = None,
+        failed: Collection[str] = (),
     ) -> Way:
-        """A way for ``request``; that there is none is in the access log when it is raised."""
+        """A way for ``request``, by none of the ``failed`` exits.
+
+        That there is none is in the access log when it is raised.
+        """
         record.user = request.user
         record.session = request.wish.session
         record.command = request.command.name.lower()
@@ -404,7 +411,7 @@ class Door(StreamServer):
             if request.user is not None:
                 self._shares.enter(request.user)
                 self._sharing[record] = request.user
-            way = self._ask_exits(request, record, waiting)
+            way = self._ask_exits(request, record, waiting, failed)
             return way._replace(stream=self._shares.limited(way.stream, request))
         except (ConnectFailed, ClientError) as error:
             self._over(record, error.word, str(error))
@@ -413,14 +420,20 @@ class Door(StreamServer):
             self._over(record, "stopped")
             raise
 
-    def _ask_exits(self, request: Request, record: Record, waiting: WaitingClient | None) -> Way:
+    def _ask_exits(
+        self,
+        request: Request,
+        record: Record,
+        waiting: WaitingClient | None,
+        failed: Collection[str],
+    ) -> Way:
         tried = partial(setattr, record, "exit")
         if request.command is Command.UDP_ASSOCIATE:
             return self._ways_out.associate(request, tried, partial(_note_first, record))
         if waiting is not None:
             seconds = self.timeouts.bind
             return waiting.wait(partial(self._ways_out.bind, request, tried, seconds))
-        return self._ways_out.connect(request, tried)
+        return self._ways_out.connect(request, tried, failed)
 
     def _relay(
         self, client: Stream, way: Way, record: Record, ended: Callable[[], None] | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket as std_socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import gevent
@@ -42,6 +42,8 @@ from gsocks.wish import ANY, Wish
 #: seconds that a client has to read a last answer before its connection is closed for good
 LAST_WORDS = 2.0
 
+_IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
+
 #: clients beyond a limit that are told so at a time, in their own protocol: a page that wants one
 #: connection too many sees why, while a flood is closed without a word and costs nothing
 MAX_TURNED_AWAY = 64
@@ -53,7 +55,9 @@ class LocalServer(Door):
     ``users``: who may come in, as names and Argon2id hashes, as a Users object, or as a Throttle
     that doors share; None leaves the door open.  ``udp``: what associations there may be.
     ``fast_open``: a client that wants to CONNECT through a gsocks server is told of success at
-    once, so that its first bytes travel with its request; what then fails is a reset.  ``wish``:
+    once, so that its first bytes travel with its request; what then fails is a reset.
+    ``retry_on``: statuses of HTTP answers that are not wanted, so that the request is put to
+    another exit while there is one.  ``wish``:
     what is asked of the exit for everybody who comes; a client's own parameters in its user name
     count over it.  ``by_client``: where no session is asked for, the client's address is one.  The
     rest is as in :class:`gsocks.door.Door`.
@@ -72,6 +76,7 @@ class LocalServer(Door):
         limits: Limits = Limits(),
         udp: Udp = Udp(),
         fast_open: bool = False,
+        retry_on: Collection[int] = (),
         wish: Wish = ANY,
         by_client: bool = False,
         clients: SomeNetworks = None,
@@ -97,6 +102,7 @@ class LocalServer(Door):
         self._turned_away = Group()
         self._associations = Associations(udp)
         self._fast_open = fast_open
+        self._retry_on = frozenset(retry_on)
         self._commands = frozenset(Command)
         if not self._associations.served:
             self._commands -= {Command.UDP_ASSOCIATE}
@@ -230,21 +236,42 @@ class LocalServer(Door):
         if asked.head.method == b"CONNECT":
             request = request._replace(fast_open=self._fast_open)
             return self.carry(request, client, client.stream(), record, ended=visit.end)
+        failed: list[str] = []
+        while True:
+            try:
+                way = self._find_way(request, record, failed=failed)
+            except (ConnectFailed, ClientError) as error:
+                client.failed(error)
+                return False
+            failed.append(way.name)
+            again = asked.repeatable and self._ways_out.may_try_again(request, failed)
+            exchange, totals = self._exchange(client, asked, way, record, again)
+            if exchange.switched:
+                self._relay(client.stream(), way, record, visit.end)
+                return True
+            self._over_http(way, exchange, totals, record)
+            if not exchange.unanswered:
+                return False
+            if not again or (totals.error is not None and totals.side != "remote"):
+                client.failed(totals.error or GsocksError())
+                return False
+            record = Record(self.name, str(visit.client))
+
+    def _exchange(
+        self, client: Client, asked: _Asked, way: Way, record: Record, again: bool
+    ) -> tuple[Exchange, Totals]:
+        """Have ``way`` carry a request and its answer; ``again``: another one may be tried."""
+        exchange = Exchange(
+            client,
+            asked.head,
+            asked.target,
+            way.stream,
+            way.exit,
+            idle=self.timeouts.idle,
+            half_closed=self.timeouts.half_closed,
+            unwanted=self._retry_on if again else (),
+        )
         try:
-            way = self._find_way(request, record)
-        except (ConnectFailed, ClientError) as error:
-            client.failed(error)
-            return False
-        try:
-            exchange = Exchange(
-                client,
-                asked.head,
-                asked.target,
-                way.stream,
-                way.exit,
-                idle=self.timeouts.idle,
-                half_closed=self.timeouts.half_closed,
-            )
             totals = exchange.run()
         except BaseException:
             way.stream.abort()
@@ -252,16 +279,21 @@ class LocalServer(Door):
             self._over(record, "stopped")
             raise
         record.up, record.down = totals.up, totals.down
-        if exchange.switched:
-            self._relay(client.stream(), way, record, visit.end)
-            return True
-        self._over(record, totals.word, str(totals.error or ""))
+        if exchange.status is not None and self._retry_on:
+            ok = exchange.status not in self._retry_on
+            self._ways_out.report(way.name, ok, asked.target.dest.host)
+        return exchange, totals
+
+    def _over_http(self, way: Way, exchange: Exchange, totals: Totals, record: Record) -> None:
+        """An exchange is over, and its exit has one connection less."""
+        unwanted = exchange.unanswered and totals.error is None
+        word = f"http_{exchange.status}" if unwanted else totals.word
+        self._over(record, word, str(totals.error or ""))
         if exchange.clean:
             gevent.spawn(_take_leave, way, totals)
         else:
             way.stream.abort()
             way.release(totals.up, totals.down)
-        return False
 
     def drain(self) -> None:
         """End the connections of HTTP clients that ask nothing at present."""
@@ -290,6 +322,18 @@ class _Asked(NamedTuple):
     head: h11.Request
     target: Target
     caller: Caller
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be put to a server twice: idempotent, and with nothing to be kept for it.
+
+        RFC 9110 section 9.2.2.
+        """
+        has_body = any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0"))
+            for name, value in self.head.headers
+        )
+        return self.head.method in _IDEMPOTENT and not has_body
 
 
 def _take_leave(way: Way, totals: Totals) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import gevent
@@ -35,10 +35,15 @@ BREATH = 0.25
 
 
 class Search:
-    """The search of one request among the exits of ``roster``."""
+    """The search of one request among the exits of ``roster`` that it has not ``given_up``."""
 
     def __init__(
-        self, request: Request, roster: Roster, sessions: Sessions, policy: Policy
+        self,
+        request: Request,
+        roster: Roster,
+        sessions: Sessions,
+        policy: Policy,
+        given_up: Collection[Member] = (),
     ) -> None:
         self._request = request
         self._roster = roster
@@ -51,7 +56,7 @@ class Search:
         #: seconds
         self._timeout = 0.0
         self._attempts: Counter[Member] = Counter()
-        self._given_up: set[Member] = set()
+        self._given_up: set[Member] = set(given_up)
         #: failures that are the exit's if another one does better
         self._unclear: list[tuple[Member, GsocksError]] = []
 

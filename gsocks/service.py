@@ -239,6 +239,7 @@ class Service:
                     wish=listener.wish,
                     by_client=local.sessions.by_client,
                     fast_open=local.fast_open,
+                    retry_on=local.retry_on,
                     clients=local.clients,
                     proxy_protocol_from=local.proxy_protocol_from,
                     shares=shares,
@@ -254,6 +255,7 @@ class Service:
             feed.begin(),
             ground=ground,
             rotate=section.rotate,
+            tries=section.tries,
             sessions=_sessions(section) if isinstance(section, config.Local) else None,
         )
         self._ways[name] = ways

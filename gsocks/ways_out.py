@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from random import Random
 from typing import Any, NamedTuple, Protocol
@@ -120,18 +120,32 @@ class WaysOut:
                 member.exit.close()
         return changes
 
-    def connect(self, request: Request, tried: Callable[[str], None]) -> Way:
+    def connect(
+        self, request: Request, tried: Callable[[str], None], failed: Collection[str] = ()
+    ) -> Way:
         """Reach the destination by one exit, or by the next ones if it fails.
 
-        ``tried`` is told the label of each exit that is asked.  Raises ConnectFailed or
-        ClientError: the destination's failure at once, the last exit's own when all have failed,
-        LimitReached where every exit has as many connections as it may have, NoExit where none
-        is what the request wishes for.
+        ``tried`` is told the label of each exit that is asked; ``failed`` are the names of those
+        by which the same was tried before, and that have connected it in vain.  Raises
+        ConnectFailed or ClientError: the destination's failure at once, the last exit's own when
+        all have failed, LimitReached where every exit has as many connections as it may have,
+        NoExit where none is what the request wishes for.
         """
         self._ask_rules(request)
-        member, made = self._reach(request, tried)
+        member, made = self._reach(request, tried, failed)
         connected: Connected = made
         return self._way(member, *connected)
+
+    def may_try_again(self, request: Request, failed: Collection[str]) -> bool:
+        """Whether ``request`` may go by another exit, after ``failed`` ones.
+
+        The request of a session may not: it has one exit.
+        """
+        if request.wish.session is not None or len(failed) >= self._tries:
+            return False
+        given_up = self._members(failed)
+        available = self.roster.available(request, given_up, time.monotonic())
+        return any(member not in given_up for member in available)
 
     def associate(
         self, request: Request, tried: Callable[[str], None], sent_to: Callable[[Address], None]
@@ -192,9 +206,12 @@ class WaysOut:
     def _way(self, member: Member, stream: Stream, bound: Address) -> Way:
         return Way(stream, bound, member.label, partial(self._leave, member), member.name)
 
-    def _reach(self, request: Request, tried: Callable[[str], None]) -> tuple[Member, Any]:
+    def _reach(
+        self, request: Request, tried: Callable[[str], None], failed: Collection[str] = ()
+    ) -> tuple[Member, Any]:
         """An exit, which has one connection more now, and what it made of the request."""
-        search = Search(request, self.roster, self.sessions, self._policy)
+        given_up = self._members(failed)
+        search = Search(request, self.roster, self.sessions, self._policy, given_up)
         # A timeout that is no ConnectFailed: an exit takes those for failures of its own parts.
         reached = gevent.with_timeout(
             self._timeout, search.run, self._timeout, self._tries, tried, timeout_value=None
@@ -202,6 +219,10 @@ class WaysOut:
         if reached is None:
             raise ConnectTimeout(f"{request.dest}: not connected within {self._timeout:g} s")
         return reached
+
+    def _members(self, names: Collection[str]) -> set[Member]:
+        found = (self.roster.named(name) for name in names)
+        return {member for member in found if member is not None}
 
     def _leave(self, member: Member, up: int = 0, down: int = 0) -> None:
         self.roster.left(member, up, down, time.monotonic())

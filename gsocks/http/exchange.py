@@ -10,7 +10,7 @@ of its request: 100 (Continue), or a refusal of what is too long.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from http import HTTPStatus
 
 import gevent
@@ -38,7 +38,8 @@ _TURN = 16
 class Exchange:
     """Carries one request and its answer between ``client`` and ``stream``.
 
-    ``via``: the label of the exit that serves it.  ``idle``: seconds without a byte in either
+    ``via``: the label of the exit that serves it.  ``unwanted``: statuses of answers that are not
+    passed on, since another exit may have a better one.  ``idle``: seconds without a byte in either
     direction after which it is given up; ``half_closed``: the same once the client has ended its
     direction behind the request.
     """
@@ -53,12 +54,14 @@ class Exchange:
         *,
         idle: float,
         half_closed: float,
+        unwanted: Container[int] = (),
     ) -> None:
         self._client = client
         self._client_knows_1xx = request.http_version >= b"1.1"  # RFC 9110 section 15.2
         self._stream = stream
         self._origin = Origin(stream, to_origin(request, target))
         self._via = via
+        self._unwanted = unwanted
         self._idle = idle
         self._half_closed = half_closed
         self._expiry = Expiry(self)
@@ -66,14 +69,17 @@ class Exchange:
         self._answering = False
         self._answered = False
         self._over = False
+        #: the status of the server's answer; None before it
+        self.status: int | None = None
         self._error: GsocksError | None = None
         self._side = ""
         #: monotonic seconds
         self.last_byte = time.monotonic()
 
     def run(self) -> Totals:
-        """Carry both to their ends; if that fails, tell the client as far as it can be told.
+        """Carry both to their ends, or as far as they come.
 
+        A client that has been told nothing yet (:attr:`unanswered`) is the caller's to answer.
         Bytes are counted at the origin's side, with the heads.
         """
         self._expiry.restart()
@@ -84,11 +90,8 @@ class Exchange:
             self._over = True
             uploader.kill()
             self._expiry.stop()
-        if self._error is not None:
-            if self._answering:
-                self._client.abort()
-            else:
-                self._client.failed(self._error)
+        if self._error is not None and self._answering:
+            self._client.abort()
         return Totals(self._origin.sent, self._origin.received, self._error, self._side)
 
     # --- the two directions -----------------------------------------------------------------
@@ -153,6 +156,10 @@ class Exchange:
                 if self._client_knows_1xx:
                     passed.append(informational(part))
             elif isinstance(part, h11.Response):
+                self.status = part.status_code
+                if self.status in self._unwanted:
+                    self._answered = True
+                    return
                 self._answering = True
                 # Whoever is answered early may or may not send the rest of its request.
                 closing = not self._client.heard_out
@@ -170,9 +177,14 @@ class Exchange:
         return self._origin.switched and self._error is None
 
     @property
+    def unanswered(self) -> bool:
+        """Whether the client has been told nothing of the answer, or there is none."""
+        return not self._answering
+
+    @property
     def clean(self) -> bool:
         """Whether the server was asked all and has answered all."""
-        return self._error is None and self._client.heard_out
+        return self._error is None and self._client.heard_out and self._answering
 
     @property
     def bound(self) -> float:
