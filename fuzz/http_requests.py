@@ -345,7 +345,7 @@ def _model(said: bytes, *, users: bool) -> tuple[list[Wanted], bool, bool]:
     there can be no others.
 
     What is wished in a user's name may be refused.  Behind a CONNECT without credentials stands
-    another request, or what its client took for the tunnel already; and a body behind other requests
+    another request, or what its client took for the tunnel already; and a body behind others
     without them is taken if it is there.  Which of the two it is, is told by whether it came before
     the refusal.
     """
