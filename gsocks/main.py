@@ -32,6 +32,7 @@ _ABOUT = """\
 An encrypted SOCKS5 tunnel with a pool of ready connections, and a proxy with many ways out.
 
   gsocks -c config.yaml          run what the file describes: a local end, a server, or both
+      --live                          and show its exits and connections meanwhile
   gsocks check -c config.yaml    say what is wrong with it, or what it would run
       --to HOST:PORT [--user NAME]    or which rule decides about a destination
   gsocks keygen [FILE]           make the key that both ends share
@@ -74,6 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gsocks {__version__}")
     parser.add_argument("-c", "--config", metavar="FILE", type=Path, help="the config to run")
+    parser.add_argument(
+        "--live", action="store_true", help="show exits, connections and the log on the terminal"
+    )
     parser.set_defaults(run=_run)
     commands = parser.add_subparsers(title="commands", metavar="")
 
@@ -107,9 +111,34 @@ def _load(options: argparse.Namespace) -> config.Config:
 
 def _run(options: argparse.Namespace) -> int:
     settings = _load(options)
+    if options.live:
+        return _show(options.config, settings)
+    return _serve(options.config, settings)
+
+
+def _serve(path: Path, settings: config.Config, watched_in: Path | None = None) -> int:
     _log_to_stderr(settings.log)
     _raise_descriptor_limit(settings)
-    return Service(options.config, settings).run()
+    return Service(path, settings, watched_in).run()
+
+
+def _show(path: Path, settings: config.Config) -> int:
+    """Serve in a child, whose state is shown on the terminal."""
+    if not sys.stdout.isatty():
+        raise ConfigError("--live needs a terminal")
+    try:
+        from gsocks import live
+    except ImportError:
+        raise ConfigError("--live needs rich (pip install 'gsocks[cli]')") from None
+
+    def program(folder: Path) -> int:
+        try:
+            return _serve(path, settings, folder)
+        except ConfigError as error:
+            print(f"gsocks: {error}", file=sys.stderr)
+            return MISTAKE
+
+    return live.show(program)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -56,11 +56,15 @@ GC_THRESHOLD = 20_000
 
 
 class Service:
-    """What ``gsocks -c FILE`` runs.  Raises ConfigError for what only shows when it is made."""
+    """What ``gsocks -c FILE`` runs.  Raises ConfigError for what only shows when it is made.
 
-    def __init__(self, path: Path, settings: config.Config) -> None:
+    ``watched_in``: a folder in which each worker tells at a Unix socket how it stands.
+    """
+
+    def __init__(self, path: Path, settings: config.Config, watched_in: Path | None = None) -> None:
         self._path = path
         self._settings = settings
+        self._watched_in = watched_in
         self._users: Users | None = None
         self._locals: list[LocalServer] = []
         self._servers: list[RemoteServer] = []
@@ -141,13 +145,16 @@ class Service:
             addresses += self._settings.admin.listen
             self._token = read_or_make_token(self._token_file(self._settings.admin))
         count = worker_count(self._settings.workers)
+        if self._watched_in is not None:
+            self._meetings = [self._watched_in / f"{index}.sock" for index in range(count)]
         if count == 1:
             return self._work([listen(address, reuse_port=False) for address in addresses], guard)
         # the parent holds the ports, without listening; each worker listens on its own socket
         held = [reserve(address) for address in addresses]
         bound = [Address.from_sockaddr(sock.getsockname()) for sock in held]
         with TemporaryDirectory(prefix="gsocks-") as folder:
-            self._meetings = [Path(folder) / f"{index}.sock" for index in range(count)]
+            if not self._meetings:
+                self._meetings = [Path(folder) / f"{index}.sock" for index in range(count)]
             return run_workers(
                 count, lambda index: self._work_beside_others(bound, guard, index), log=log
             )
@@ -185,8 +192,7 @@ class Service:
             self._read_again()
         # who has spawned whom costs a walk up the stack at each spawn, and nobody asks
         gevent.config.track_greenlet_tree = False
-        if self._settings.admin is not None:
-            self._make_admins(waiting, index)
+        self._make_admins(waiting, index or 0)
         # before the doors open: a signal that comes early must find its handler
         gevent.signal_handler(signal.SIGTERM, self._terminate)
         gevent.signal_handler(signal.SIGINT, self._interrupt)
@@ -202,7 +208,7 @@ class Service:
 
     def _make_doors(self, listeners: Iterator[std_socket.socket], guard: ReplayGuard) -> None:
         observer: Observer = AccessLog() if self._settings.log.access else NullObserver()
-        if self._settings.admin is not None:
+        if self._settings.admin is not None or self._meetings:
             observer = self._tally = Tally(observer)
         server, local = self._settings.server, self._settings.local
         if server is not None:
@@ -262,13 +268,13 @@ class Service:
         self._supplies[name] = Supply(name, ways, ground, feed)
         return ways
 
-    def _make_admins(self, listeners: Iterator[std_socket.socket], index: int | None) -> None:
+    def _make_admins(self, listeners: Iterator[std_socket.socket], index: int) -> None:
         """What the admin can ask: this process, or by way of it the others too."""
         panel = Panel(self._doors, self._ways, self._tally)
         others = [path for number, path in enumerate(self._meetings) if number != index]
         app = App(panel, Crew(others), self._token)
         self._admins = [AdminServer(listener, app) for listener in listeners]
-        if index is not None:
+        if self._meetings:
             own = listen_at_path(self._meetings[index])
             self._admins.append(AdminServer(own, App(panel, Crew(), None)))
 

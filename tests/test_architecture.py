@@ -103,6 +103,7 @@ ROOMS = [
     "listen",
     "supervisor",
     "service",
+    "live",
     "main",
     "__main__",
 ]
