@@ -20,7 +20,7 @@ import hmac
 import os
 from collections.abc import Mapping
 from enum import IntFlag
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nacl import bindings as sodium
 from nacl._sodium import ffi, lib  # type: ignore[import-not-found]
@@ -385,11 +385,6 @@ class _Counter:
         self._key = key
         self._number = 0
 
-    def _nonce(self) -> bytes:
-        nonce = self._number.to_bytes(self.nonce_size, "little")
-        self._number += 1
-        return nonce
-
 
 class Sealer(_Counter):
     """Seals one message after the other."""
@@ -428,26 +423,50 @@ class Opener(_Counter):
         raise NotImplementedError
 
 
+# A frame's header is a box of 4 bytes, for which each call and each look-up shows: so these two
+# stand ready, and each way is one function.
+_box = lib.crypto_secretbox_easy
+_unbox = lib.crypto_secretbox_open_easy
+_NONCE = sodium.crypto_secretbox_NONCEBYTES
+_TAG = sodium.crypto_secretbox_MACBYTES
+_NULL = ffi.NULL
+
+# Where the bytes of a buffer lie, for libsodium, which does not ask how many there are: so each
+# call is behind a check.
+_at = ffi.from_buffer
+_BYTES = ffi.typeof("unsigned char[]")
+
+
 class _SecretBoxSealer(Sealer):
     __slots__ = ()
-    nonce_size = sodium.crypto_secretbox_NONCEBYTES
-    overhead = sodium.crypto_secretbox_MACBYTES
+    nonce_size = _NONCE
+    overhead = _TAG
 
     def seal_into(self, sealed: Writable, plaintext: Readable) -> None:
-        room = _at(sealed, len(plaintext) + self.overhead)
-        lib.crypto_secretbox_easy(room, _at(plaintext), len(plaintext), self._nonce(), self._key)
+        length, number = len(plaintext), self._number
+        if len(sealed) < length + _TAG:
+            raise ValueError(f"{len(sealed)} bytes for a box of {length + _TAG}")
+        self._number = number + 1
+        _box(
+            _at(_BYTES, sealed), _at(_BYTES, plaintext), length,
+            number.to_bytes(_NONCE, "little"), self._key,
+        )  # fmt: skip
 
 
 class _SecretBoxOpener(Opener):
     __slots__ = ()
-    nonce_size = sodium.crypto_secretbox_NONCEBYTES
-    overhead = sodium.crypto_secretbox_MACBYTES
+    nonce_size = _NONCE
+    overhead = _TAG
 
     def open_into(self, plaintext: Writable, sealed: Readable) -> None:
-        room = _at(plaintext, len(sealed) - self.overhead)
-        if lib.crypto_secretbox_open_easy(
-            room, _at(sealed, self.overhead), len(sealed), self._nonce(), self._key
-        ):
+        length, number = len(sealed), self._number
+        if not 0 <= length - _TAG <= len(plaintext):
+            raise ValueError(f"{len(plaintext)} bytes for what a box of {length} holds")
+        self._number = number + 1
+        if _unbox(
+            _at(_BYTES, plaintext), _at(_BYTES, sealed), length,
+            number.to_bytes(_NONCE, "little"), self._key,
+        ):  # fmt: skip
             raise Tampered("a frame that the other end did not seal")
 
 
@@ -457,10 +476,13 @@ class _AegisSealer(Sealer):
     overhead = sodium.crypto_aead_aegis256_ABYTES
 
     def seal_into(self, sealed: Writable, plaintext: Readable) -> None:
-        room = _at(sealed, len(plaintext) + self.overhead)
+        length, number = len(plaintext), self._number
+        if len(sealed) < length + self.overhead:
+            raise ValueError(f"{len(sealed)} bytes for a box of {length + self.overhead}")
+        self._number = number + 1
         lib.crypto_aead_aegis256_encrypt(
-            room, _NULL, _at(plaintext), len(plaintext), _NULL, 0, _NULL,
-            self._nonce(), self._key,
+            _at(_BYTES, sealed), _NULL, _at(_BYTES, plaintext), length, _NULL, 0, _NULL,
+            number.to_bytes(self.nonce_size, "little"), self._key,
         )  # fmt: skip
 
 
@@ -470,22 +492,12 @@ class _AegisOpener(Opener):
     overhead = sodium.crypto_aead_aegis256_ABYTES
 
     def open_into(self, plaintext: Writable, sealed: Readable) -> None:
-        room = _at(plaintext, len(sealed) - self.overhead)
+        length, number = len(sealed), self._number
+        if not 0 <= length - self.overhead <= len(plaintext):
+            raise ValueError(f"{len(plaintext)} bytes for what a box of {length} holds")
+        self._number = number + 1
         if lib.crypto_aead_aegis256_decrypt(
-            room, _NULL, _NULL, _at(sealed, self.overhead), len(sealed), _NULL, 0,
-            self._nonce(), self._key,
+            _at(_BYTES, plaintext), _NULL, _NULL, _at(_BYTES, sealed), length, _NULL, 0,
+            number.to_bytes(self.nonce_size, "little"), self._key,
         ):  # fmt: skip
             raise Tampered("a frame that the other end did not seal")
-
-
-_NULL = ffi.NULL
-
-
-def _at(buffer: Readable, room: int = 0) -> Any:
-    """Where the bytes of ``buffer`` lie, for libsodium, which does not ask how many there are.
-
-    Raises ValueError if they are fewer than ``room``.
-    """
-    if len(buffer) < room:
-        raise ValueError(f"{len(buffer)} bytes where {room} are needed")
-    return ffi.from_buffer("unsigned char[]", buffer)
