@@ -73,20 +73,28 @@ class Expiry:
     __slots__ = ("_sweep", "_watched")
 
     def __init__(self, watched: Expiring) -> None:
-        self._watched = watched
+        #: None once it was stopped: whoever is watched knows its watch, which would be a cycle
+        self._watched: Expiring | None = watched
         self._sweep: Sweep | None = None
 
     def restart(self) -> None:
         """Look at it often enough for its present bound; until :meth:`stop`."""
-        self.stop()
-        self._sweep = _sweep_for(self._watched.bound)
-        self._sweep.add(self._watched)
+        watched = self._watched
+        if watched is None:
+            return
+        sweep = _sweep_for(watched.bound)
+        if sweep is not self._sweep:
+            if self._sweep is not None:
+                self._sweep.discard(watched)
+            self._sweep = sweep
+            sweep.add(watched)
 
     def stop(self) -> None:
         """Look no more.  Does nothing the second time."""
+        watched, self._watched = self._watched, None
         sweep, self._sweep = self._sweep, None
-        if sweep is not None:
-            sweep.discard(self._watched)
+        if sweep is not None and watched is not None:
+            sweep.discard(watched)
 
 
 def _sweep_for(bound: float) -> Sweep:

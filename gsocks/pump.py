@@ -61,14 +61,16 @@ class Pump:
 
     def start(self) -> None:
         """Begin with what has come together with something before the stream."""
+        source = self._sides[self._source]
         try:
-            fd = self._sides[self._source].fileno()
+            fd = source.fileno()
         except StreamError as error:
             self._carrier.failed(error, self._source)
             return
         self._readable = gevent.get_hub().loop.io(fd, _READ)
         self._readable.start(self._carry)
-        self._carry()
+        if source.read_ahead:  # else the event loop will tell
+            self._carry()
 
     def stop(self) -> None:
         """Carry nothing any more.  Does nothing the second time."""

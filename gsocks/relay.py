@@ -88,7 +88,8 @@ class Relay:
         self._streams = (client, remote)
         self._idle = idle
         self._half_closed = half_closed
-        self._ended = ended
+        #: None once it was called
+        self._ended: Callable[[Totals], None] | None = ended
         self._pipes = 2
         self._pumps: tuple[Pump, ...] = ()
         self._error: StreamError | None = None
@@ -197,4 +198,9 @@ class Relay:
         for stream in self._streams:
             stream.close()
         up, down = self.carried
-        self._ended(Totals(up, down, self._error, self._side))
+        # A closure and a traceback are likely to know this relay.  If it went on knowing them, only
+        # the garbage collector could let all of it go.
+        ended, error = self._ended, self._error
+        self._ended = self._error = None
+        if ended is not None:
+            ended(Totals(up, down, error, self._side))

@@ -118,6 +118,11 @@ class Pollable:
         """Whether there is something to read that the descriptor does not tell of."""
         raise NotImplementedError
 
+    @property
+    def read_ahead(self) -> bool:
+        """Whether bytes have come together with what was before the stream; perhaps too few."""
+        raise NotImplementedError
+
     def write_nowait(self, data: Bytes, bench: Workbench) -> bool:
         """Take all of ``data``; whether it is on its way, else :meth:`flush_nowait` follows."""
         raise NotImplementedError
@@ -214,6 +219,8 @@ class SocketStream(Pollable):
     @property
     def at_hand(self) -> bool:
         return bool(self._pending)
+
+    read_ahead = at_hand
 
     def write_nowait(self, data: Bytes, bench: Workbench) -> bool:  # noqa: ARG002
         sent = send_now(self.fileno(), data)

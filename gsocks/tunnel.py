@@ -433,6 +433,10 @@ class TunnelStream(_Inside, Pollable):
     def at_hand(self) -> bool:
         return self._behind is not None
 
+    @property
+    def read_ahead(self) -> bool:
+        return not self._open_tunnel().between_frames
+
     def write_nowait(self, data: Bytes, bench: Workbench) -> bool:
         return self._sent(self._open_tunnel().send_nowait(Frame.DATA, data, bench))
 

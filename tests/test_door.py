@@ -194,27 +194,55 @@ def test_whoever_is_accepted_has_no_delay_and_is_noticed_when_dead(
             assert visit.sock.getsockopt(level, getattr(std_socket, name)) == value, name
 
 
+def fails_at(dest: Address) -> Callable[[Ends, Address], None]:
+    def ask(ends: Ends, _: Address) -> None:
+        with connect(ends.local.bound) as sock:
+            sock.sendall(socks_request(dest))
+            with pytest.raises(Refused):
+                read_answer(sock)
+
+    return ask
+
+
+def succeeds(ends: Ends, target: Address) -> None:
+    assert ask_echo(ends.local.bound, target, b"hello") == b"hello"
+
+
+def is_aborted(ends: Ends, target: Address) -> None:
+    with through(ends.local.bound, target) as sock:
+        reset(sock)
+
+
 @pytest.mark.parametrize(
-    "dest", [Address("127.0.0.1", 1), Address("10.0.0.1", 80)], ids=["refused", "forbidden"]
+    "ask",
+    [
+        succeeds,
+        is_aborted,
+        fails_at(Address("127.0.0.1", 1)),
+        fails_at(Address("10.0.0.1", 80)),
+    ],
+    ids=["succeeds", "aborted", "refused", "forbidden"],
 )
-def test_a_request_that_fails_leaves_nothing_for_the_garbage_collector(dest: Address) -> None:
+def test_a_connection_leaves_nothing_for_the_garbage_collector(
+    echo_server: Address, ask: Callable[[Ends, Address], None]
+) -> None:
     with both_ends(ways_out=direct(Rules.parse(["deny 10.0.0.0/8", "allow all"]))) as ends:
 
-        def fail() -> None:
-            with connect(ends.local.bound) as sock:
-                sock.sendall(socks_request(dest))
-                with pytest.raises(Refused):
-                    read_answer(sock)
+        def ask_and_wait() -> None:
+            ask(ends, echo_server)
             eventually(lambda: ends.local.connections == 0)
+            eventually(lambda: ends.server.connections == ends.exit.pool.ready)
+            gevent.idle()
 
-        fail()  # what is made once is made
+        ask_and_wait()  # what is made once is made
         gc.collect()
         gc.disable()
         gc.set_debug(gc.DEBUG_SAVEALL)
         try:
-            fail()
+            ask_and_wait()
             gc.collect()
-            assert not [each for each in gc.garbage if type(each).__module__.startswith("gsocks.")]
+            ours = [each for each in gc.garbage if type(each).__module__.startswith("gsocks.")]
+            assert not ours
         finally:
             gc.garbage.clear()
             gc.set_debug(0)
