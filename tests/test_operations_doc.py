@@ -1,0 +1,69 @@
+"""docs/operations.md says what is so: its commands run, its tables are whole."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from program import ROOT, Program, run
+from prometheus_client.parser import text_string_to_metric_families as families
+
+from gsocks import errors
+
+TEXT = (ROOT / "docs" / "operations.md").read_text()
+
+CONFIG = """
+admin: {listen: 127.0.0.1:0}
+local:
+  listen: 127.0.0.1:0
+  exits: [{url: direct, name: berlin-1}, {url: 'direct://?source=127.0.0.0/8', name: b}]
+"""
+
+
+def every_error(kind: type[errors.GsocksError] = errors.GsocksError) -> set[str]:
+    return {kind.word}.union(*map(every_error, kind.__subclasses__()))
+
+
+def test_every_word_of_the_log_is_explained() -> None:
+    table = TEXT.split("| word |")[1].split("\n\n")[0]
+    told = set(re.findall(r"`(\w+)`", table))
+    # an embedder's, and those that no connection ends by
+    assert every_error() - told <= {"error", "bad_config", "withdrawn", "fetch_failed"}
+    assert told - every_error() == {"stopped"}
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    with Program("-c", tmp_path / "c.yaml") as running:
+        yield running
+
+
+def test_the_admins_commands_run_as_they_stand(program: Program, tmp_path: Path) -> None:
+    port = program.wait_for(r"admin: JSON and metrics on http://127\.0\.0\.1:(\d+)")[0][1]
+    script = TEXT.split("```sh\n")[1].split("```")[0].replace(":9090", f":{port}")
+    done = run("bash", "-euc", script, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    answers = done.stdout.splitlines()[:7]
+    assert "error" not in done.stdout.replace('"last_error"', "")
+    assert [json.loads(line) for line in answers[3:]] == [{"done": True}] * 4
+    told = {
+        sample.name
+        for family in families("\n".join(done.stdout.splitlines()[7:]) + "\n")
+        for sample in family.samples
+    }
+    table = TEXT.split("| metric |")[1].split("\n\n")[0]
+    listed = set(re.findall(r"`(gsocks_\w+)`", table))
+    # without connections of clients there is nothing to be counted yet
+    assert told <= listed
+    assert listed - told <= {"gsocks_requests_total"}
+
+
+def test_every_request_of_the_admin_is_listed() -> None:
+    from gsocks.admin import app
+
+    assert app.__doc__ is not None
+    for target in re.findall(r"(?:GET|POST) +(/[\w/]+)", app.__doc__):
+        assert target in TEXT
