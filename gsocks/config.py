@@ -33,7 +33,7 @@ from gsocks.exits.url import DIRECT, ExitSpec, parse_path
 from gsocks.networks import Networks
 from gsocks.rotation.sources import Source, parse_source
 from gsocks.rules import Rule
-from gsocks.units import format_rate, format_size, parse_duration, parse_rate
+from gsocks.units import format_rate, format_size, parse_duration, parse_rate, parse_size
 from gsocks.wish import ANY, Wish, as_country, as_exit, as_session, as_tag
 from gsocks.wording import Mistake, shown, unknown_key
 
@@ -144,6 +144,12 @@ class FilePath(str):
     __slots__ = ()
 
 
+class Size(int):
+    """Bytes."""
+
+    __slots__ = ()
+
+
 class Rate(float):
     """Bytes a second, not so few that nothing would come through."""
 
@@ -212,6 +218,7 @@ class Limits(_Strict, frozen=True, kw_only=True):
     per_client: _Count = limits.Limits().per_client
     handshakes: _Count = limits.Limits().handshakes
     per_user: _Count | None = None
+    request_body: Size | None = None
     bandwidth_per_connection: Rate | None = None
     bandwidth_per_user: Rate | None = None
 
@@ -221,6 +228,7 @@ class Timeouts(_Strict, frozen=True, kw_only=True):
 
     handshake: Seconds = Seconds(limits.Timeouts().handshake)
     connect: Seconds = Seconds(limits.Timeouts().connect)
+    keep_alive: Seconds = Seconds(limits.Timeouts().keep_alive)
     idle: Seconds = Seconds(limits.Timeouts().idle)
     half_closed: Seconds = Seconds(limits.Timeouts().half_closed)
     bind: Seconds = Seconds(limits.Timeouts().bind)
@@ -499,6 +507,7 @@ def _check_open_door(local: Local) -> None:
 def _hooks(base: Path) -> _Hooks:
     return {
         Seconds: _seconds,
+        Size: _size,
         Rate: _rate,
         Statuses: _statuses,
         Networks: _networks,
@@ -524,6 +533,13 @@ def _seconds(tree: _Tree) -> Seconds:
     if not seconds:
         raise Mistake(f"{shown(tree)} is not a duration above zero (expected e.g. 30s or 10m)")
     return Seconds(seconds)
+
+
+def _size(tree: _Tree) -> Size:
+    try:
+        return Size(parse_size(tree if isinstance(tree, str) else ""))
+    except ValueError:
+        raise Mistake(f"{shown(tree)} is not a size (expected e.g. 64KiB or 10MB)") from None
 
 
 def _rate(tree: _Tree) -> Rate:

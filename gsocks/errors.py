@@ -103,6 +103,13 @@ class HeadTooLarge(BadRequest):
     http_status = 431
 
 
+class BodyTooLarge(BadRequest):
+    """The body of an HTTP request is larger than ``limits.request_body``."""
+
+    word = "body_too_large"
+    http_status = 413
+
+
 class TransferCodingNotSupported(BadRequest):
     """A transfer coding other than chunked (RFC 9112 section 6.1)."""
 

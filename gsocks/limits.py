@@ -12,6 +12,8 @@ class Timeouts(NamedTuple):
     handshake: float = 10.0
     #: for a request to be connected, whatever is tried for it
     connect: float = 10.0
+    #: for an HTTP client that has been served to ask again
+    keep_alive: float = 60.0
     #: without a byte in either direction
     idle: float = 600.0
     #: the same once one direction has ended
@@ -33,6 +35,8 @@ class Limits(NamedTuple):
     handshakes: int = 1000
     #: connections at a time of one user (at a server: of one key)
     per_user: int | None = None
+    #: bytes of the body of one HTTP request
+    request_body: int | None = None
     #: bytes a second of one connection, in each direction
     bandwidth_per_connection: float | None = None
     #: the same of all connections of one user together

@@ -25,9 +25,11 @@ from gsocks.errors import (
 from gsocks.handshake import Answer, SpeaksHttp, negotiate
 from gsocks.http.client import Client
 from gsocks.http.exchange import Exchange
-from gsocks.http.head import Target, target
+from gsocks.http.forward import forwards_left
+from gsocks.http.head import Target, check_length, target
 from gsocks.http.login import log_in
 from gsocks.http.origin import take_leave
+from gsocks.http.status import answer_to
 from gsocks.limits import Limits, Timeouts, Udp
 from gsocks.login import OPEN, Caller, Login
 from gsocks.networks import SomeNetworks
@@ -118,7 +120,7 @@ class LocalServer(Door):
             self._over(record, error.word, str(error))
         else:
             if isinstance(asked, SpeaksHttp):
-                self._serve_http(visit, Client(sock, asked.said))
+                self._serve_http(visit, Client(sock, asked.said, self.limits.request_body))
                 return
             visit.understood()
             request, answer = asked
@@ -185,7 +187,7 @@ class LocalServer(Door):
             else:
                 client = Client(sock, asked.said)
                 client.read_request()
-                client.failed(error)
+                client.failed(error, last=True)
         except ClientError:
             pass  # it asked for nothing that could be refused, or has gone
         close_after_reply(sock, LAST_WORDS)
@@ -206,11 +208,20 @@ class LocalServer(Door):
                     return
                 if not client.reusable or self.stopping:
                     break
+                # whoever has not come in yet gets no time for nothing
+                if asked is not None and not self._waits_for_more(client):
+                    break
                 patience = self.timeouts.handshake
         finally:
             self._http_clients.discard(client)
         close_after_reply(visit.sock, LAST_WORDS)
         visit.end()
+
+    def _waits_for_more(self, client: Client) -> bool:
+        """Whether a client that has been served begins another request before it is given up."""
+        return bool(
+            gevent.with_timeout(self.timeouts.keep_alive, client.asks_again, timeout_value=False)
+        )
 
     def _hear(self, visit: Visit, client: Client, record: Record, seconds: float) -> _Asked | None:
         """The next request; None if there is none to serve, after the client was told why."""
@@ -221,6 +232,7 @@ class LocalServer(Door):
                     return None
                 caller = log_in(head, self._login(visit))
                 record.user = caller.user
+                check_length(head, self.limits.request_body)
                 return _Asked(head, target(head), caller)
         except ClientError as error:
             # Silence between two requests is how a connection ends that was kept in case.
@@ -231,6 +243,11 @@ class LocalServer(Door):
 
     def _serve_asked(self, visit: Visit, client: Client, asked: _Asked, record: Record) -> bool:
         """Serve one request; whether the connection is no longer HTTP, and goes on by itself."""
+        if forwards_left(asked.head) == 0:
+            record.dest = str(asked.target.dest)
+            client.answered(*answer_to(asked.head, closing=not client.heard_out))
+            self._over(record, "ok")
+            return False
         user, wish = asked.caller
         request = Request(Command.CONNECT, asked.target.dest, user, wish=wish)
         if asked.head.method == b"CONNECT":

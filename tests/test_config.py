@@ -368,14 +368,18 @@ def test_limits_and_networks_are_read_as_the_runtime_wants_them() -> None:
     found = local(
         "clients: [10.0.0.0/8, '::1']\n"
         "proxy_protocol_from: [127.0.0.1]\n"
-        "limits: {handshakes: 7, per_user: 3, bandwidth_per_connection: 64KiB/s,"
+        "limits: {handshakes: 7, per_user: 3, request_body: 1MB, bandwidth_per_connection: 64KiB/s,"
         " bandwidth_per_user: 10MB}\n"
         f"users: {{alice: '{HASH}'}}"
     )
     assert found.clients == Networks(["10.0.0.0/8", "::1"])
     assert found.proxy_protocol_from == Networks(["127.0.0.1"])
     assert limits.Limits(**msgspec.structs.asdict(found.limits)) == limits.Limits(
-        handshakes=7, per_user=3, bandwidth_per_connection=65536.0, bandwidth_per_user=1e7
+        handshakes=7,
+        per_user=3,
+        request_body=1_000_000,
+        bandwidth_per_connection=65536.0,
+        bandwidth_per_user=1e7,
     )
     assert local("").clients is local("").proxy_protocol_from is None
 
@@ -461,11 +465,15 @@ def test_no_mistake_repeats_a_secret(
         (
             "limits: {visits: 1}",
             "local.limits.visits: unknown key (known: connections, per_client, handshakes,"
-            " per_user, bandwidth_per_connection, bandwidth_per_user)",
+            " per_user, request_body, bandwidth_per_connection, bandwidth_per_user)",
         ),
         ("keys: {}", "local.keys: not a key of this place (only of server)"),
         ("limits: {handshakes: 0}", "local.limits.handshakes: '0' is not a whole number from 1"),
         ("limits: {per_user: many}", "local.limits.per_user: 'many' is not a whole number from 1"),
+        (
+            "limits: {request_body: 10Mb}",
+            "local.limits.request_body: '10Mb' is not a size (expected e.g. 64KiB or 10MB)",
+        ),
         (
             "limits: {bandwidth_per_connection: 10Mb}",
             "local.limits.bandwidth_per_connection: '10Mb' is not a rate"

@@ -437,6 +437,7 @@ def test_an_http_client_for_whom_there_is_no_room_is_told_so(make_local, head: b
     assert status == 503
     assert b"Proxy-Status: gsocks; error=connection_limit_reached\r\n" in answer
     assert b"too many connections from that address" in answer
+    assert b"\r\nConnection: close\r\n" in answer
 
 
 @pytest.mark.parametrize("said", [b"", b"\x05", b"G", b"GET / HTTP/1.1\r\n"])

@@ -337,7 +337,7 @@ def test_no_bytes_hang_the_door_or_make_it_fail_or_accept_what_is_wrong(
     said: bytes, ended: bool
 ) -> None:
     seen, nowhere = Seen(), Nowhere()
-    bounds = Timeouts(handshake=0.03, connect=1, idle=0.03, half_closed=0.03)
+    bounds = Timeouts(0.03, connect=1, keep_alive=0.03, idle=0.03, half_closed=0.03)
     door = LocalServer(
         ("127.0.0.1", 0), WaysOut([nowhere], ALLOW_ALL), timeouts=bounds, observer=seen
     )

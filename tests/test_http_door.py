@@ -21,7 +21,7 @@ from gsocks import errors
 from gsocks.address import Address
 from gsocks.http.client import MAX_REFUSED_LOGINS, Client
 from gsocks.http.head import MAX_HEAD
-from gsocks.limits import Timeouts
+from gsocks.limits import Limits, Timeouts
 from gsocks.local import LocalServer
 from gsocks.stream import reset
 from gsocks.throttle import Throttle
@@ -598,6 +598,99 @@ def test_a_client_that_is_gone_when_connect_succeeds_is_an_outcome() -> None:
         assert seen.next().outcome in ("client_reset", "client_closed")
 
 
+# --- bodies that are too large -------------------------------------------------------------------
+
+SMALL = Limits(request_body=5)
+
+
+def test_a_body_of_the_largest_size_is_served() -> None:
+    with http_door(limits=SMALL) as (door, _), web(ok(b"")) as origin, talk_to(door) as client:
+        whole = get(origin, b"/", b"Content-Length: 5", method=b"POST") + b"hello"
+        assert client.ask(whole, "POST").status == 200
+        chunked = get(origin, b"/", b"Transfer-Encoding: chunked", method=b"POST")
+        assert client.ask(chunked + b"3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n", "POST").status == 200
+
+
+@pytest.mark.parametrize(
+    "field", [b"Content-Length: 6", b"Content-Length: 6\r\nExpect: 100-continue"]
+)
+def test_a_length_beyond_the_limit_is_refused_before_anybody_is_asked(field: bytes) -> None:
+    with http_door(limits=SMALL) as (door, seen), web(ok(b"")) as origin, talk_to(door) as client:
+        reply = client.ask(get(origin, b"/", field, method=b"POST"), "POST")
+        assert (reply.status, reply["connection"]) == (413, "close")
+        assert reply["proxy-status"] == "gsocks; error=http_request_error"
+        assert reply.body.decode() == "413 Request Entity Too Large: a body of more than 5 bytes\n"
+        client.hear_end()
+        assert origin.connections.empty()
+        assert seen.next().outcome == "body_too_large"
+
+
+def test_chunks_beyond_the_limit_are_refused_where_they_pass_it(origin: Web) -> None:
+    with http_door(limits=SMALL) as (door, seen), talk_to(door) as client:
+        client.say(get(origin, b"/", b"Transfer-Encoding: chunked", method=b"POST"))
+        with origin.next() as heard:
+            client.say(b"3\r\nhel\r\n")
+            assert heard.hear_until(b"hel\r\n").endswith(b"3\r\nhel\r\n")
+            client.say(b"3\r\nlo!\r\n")
+            assert is_reset(heard.sock)  # no server takes a part for the whole
+        reply = client.hear("POST")
+        assert (reply.status, reply["connection"]) == (413, "close")
+        client.hear_end()
+        assert seen.next().outcome == "body_too_large"
+
+
+def test_chunks_beyond_the_limit_end_an_answer_that_has_begun(origin: Web) -> None:
+    with http_door(limits=SMALL) as (door, seen), talk_to(door) as client:
+        client.say(get(origin, b"/", b"Transfer-Encoding: chunked", method=b"POST"))
+        with origin.next() as heard:
+            heard.say(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhel")
+            client.hear_until(b"hel")
+            client.say(b"6\r\nhello!\r\n")
+            assert is_reset(client.sock)
+        assert seen.next().outcome == "body_too_large"
+
+
+def test_strangers_are_asked_for_a_password_before_their_body_is_judged() -> None:
+    options = {"users": users(), "limits": SMALL}
+    with http_door(**options) as (door, _), web() as origin, talk_to(door) as client:
+        ask = get(origin, b"/", b"Content-Length: 6", method=b"POST")
+        assert client.ask(ask, "POST").status == 407
+
+
+# --- for whom a request is ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["TRACE", "OPTIONS"])
+def test_a_request_that_may_go_no_further_is_answered_here(client: Talk, method: str) -> None:
+    """Twice: it is a whole answer, behind which another request may stand."""
+    with web(ok(b"wrong")) as origin:
+        for _ in range(2):
+            fields = (b"Max-Forwards: 0", b"X: y", credentials(), b"Cookie: secret")
+            reply = client.ask(get(origin, b"/a", *fields, method=method.encode()), method)
+            assert reply.status == 200
+            if method == "TRACE":
+                assert reply["content-type"] == "message/http"
+                assert reply.body == (
+                    b"TRACE " + origin.url + b"/a HTTP/1.1\r\nHost: " + origin.host + b"\r\n"
+                    b"Max-Forwards: 0\r\nX: y\r\n\r\n"
+                )
+            else:
+                assert (reply.body, reply["content-length"]) == (b"", "0")
+            assert "proxy-status" not in reply
+        assert origin.heads == []
+
+
+def test_who_asks_only_this_proxy_is_in_the_log() -> None:
+    with http_door() as (door, seen), talk_to(door) as client:
+        client.ask(
+            b"OPTIONS http://192.0.2.1:81 HTTP/1.1\r\nHost: 192.0.2.1:81\r\n"
+            b"Max-Forwards: 0\r\n\r\n",
+            "OPTIONS",
+        )
+        record = seen.next()
+        assert (record.outcome, record.dest, record.exit) == ("ok", "192.0.2.1:81", "")
+
+
 # --- who may come in --------------------------------------------------------------------------
 
 USERS = Users({"alice": hash_password(b"wonder:land")})
@@ -679,7 +772,7 @@ def test_a_refused_request_whose_body_has_not_come_ends_the_connection() -> None
 
 # --- clients that hang up, or say nothing -----------------------------------------------------
 
-SHORT = Timeouts(handshake=0.1, idle=0.1, half_closed=0.1)
+SHORT = Timeouts(handshake=0.1, keep_alive=0.1, idle=0.1, half_closed=0.1)
 
 
 @pytest.mark.parametrize("said", [b"G", b"GET http://a/ HTTP/1.1\r\nHost: a\r\n"])
@@ -708,6 +801,29 @@ def test_silence_behind_an_answer_is_the_end_without_a_word(behind: bytes) -> No
             client.hear_end()
         eventually(lambda: not door.connections)
         assert seen.outcomes == ["ok"]
+
+
+def test_between_two_requests_a_client_has_more_time_than_for_a_head() -> None:
+    bounds = SHORT._replace(keep_alive=TOO_LONG)
+    with (
+        http_door(timeouts=bounds) as (door, seen),
+        web(ok(b"")) as origin,
+        talk_to(door) as client,
+    ):
+        assert client.ask(get(origin)).status == 200
+        with gevent.Timeout(3 * SHORT.handshake, False):
+            assert client.sock.recv(1) != b""  # the door does not hang up
+        assert client.ask(get(origin)).status == 200
+        assert client.ask(b"GET ").status == 408  # and a head that has begun has its own bound
+        assert seen.outcomes == ["ok", "ok", "handshake_timeout"]
+
+
+def test_a_stranger_has_no_time_between_two_requests() -> None:
+    bounds = SHORT._replace(keep_alive=TOO_LONG)
+    options = {"users": users(), "timeouts": bounds}
+    with http_door(**options) as (door, _), web() as origin, talk_to(door) as client:
+        assert client.ask(get(origin)).status == 407
+        client.hear_end()
 
 
 def test_a_client_that_hangs_up_between_two_requests_is_no_event() -> None:

@@ -23,15 +23,20 @@ Fields = list[tuple[bytes, bytes]]
 HOST = (b"Host", b"a")
 
 
-def request(*fields: tuple[bytes, bytes], version: bytes = b"1.1") -> h11.Request:
+TARGET = Target(Address("a", 80), b"/")
+
+
+def request(
+    *fields: tuple[bytes, bytes], version: bytes = b"1.1", method: str = "GET"
+) -> h11.Request:
     return h11.Request(
-        method=b"GET", target=b"http://a/", headers=[HOST, *fields], http_version=version
+        method=method, target=b"http://a/", headers=[HOST, *fields], http_version=version
     )
 
 
 def forwarded(*fields: tuple[bytes, bytes], version: bytes = b"1.1") -> Fields:
     """The fields that the origin server gets, without Host."""
-    sent = to_origin(request(*fields, version=version), Target(Address("a", 80), b"/"))
+    sent = to_origin(request(*fields, version=version), TARGET)
     host, *rest = sent.headers.raw_items()
     assert host == HOST
     return rest
@@ -112,6 +117,24 @@ def test_a_length_is_never_taken_from_a_message(option: bytes) -> None:
     length = (b"Content-Length", b"3")
     assert forwarded((b"Connection", option), length) == [length, CLOSE]
     assert returned(200, (b"Connection", option), length) == [length]
+
+
+@pytest.mark.parametrize(
+    ("method", "said", "passed"),
+    [
+        ("TRACE", b"5", b"4"),
+        ("OPTIONS", b"1", b"0"),
+        ("OPTIONS", b"010", b"9"),
+        ("OPTIONS", b"9" * 5000, b"999999998"),
+        ("GET", b"5", b"5"),  # it means nothing there, RFC 9110 section 7.6.2
+        ("TRACE", b"-1", b"-1"),
+        ("TRACE", b"x", b"x"),
+    ],
+)
+def test_one_proxy_less_may_pass_it_on(method: str, said: bytes, passed: bytes) -> None:
+    assert (b"max-forwards", passed) in list(
+        to_origin(request((b"Max-Forwards", said), method=method), TARGET).headers
+    )
 
 
 def test_a_chunked_body_stays_chunked() -> None:

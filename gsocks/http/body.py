@@ -14,7 +14,7 @@ from typing import Protocol
 
 import h11
 
-from gsocks.errors import BadRequest
+from gsocks.errors import BadRequest, BodyTooLarge
 from gsocks.http.head import MAX_HEAD, header
 
 # chunk-size and chunk-ext of RFC 9112 section 7.1; 16 digits are more than any file has bytes.
@@ -148,10 +148,38 @@ class Chunked:
                 self._between = 0
 
 
-def body_of_request(request: h11.Request) -> Body:
-    """The body behind the head of ``request``."""
+class Bounded:
+    """A body of so many bytes at most, however long it says that it is."""
+
+    def __init__(self, body: Body, most: int) -> None:
+        self._body = body
+        self._most = most
+        self._content = 0
+        self.end = body.end
+
+    @property
+    def over(self) -> bool:
+        return self._body.over
+
+    @property
+    def rest(self) -> bytes:
+        return self._body.rest
+
+    def feed(self, data: bytes) -> bytes:
+        content = self._body.feed(data)
+        self._content += len(content)
+        if self._content > self._most:
+            raise BodyTooLarge(f"a body of more than {self._most} bytes")
+        return content
+
+
+def body_of_request(request: h11.Request, most: int | None = None) -> Body:
+    """The body behind the head of ``request``; chunks have ``most`` bytes of content at most.
+
+    A length that is said is for :func:`gsocks.http.head.check_length` to judge.
+    """
     if header(request, b"transfer-encoding") is not None:
-        return Chunked()
+        return Chunked() if most is None else Bounded(Chunked(), most)
     return Sized(int(header(request, b"content-length") or 0))
 
 

@@ -42,12 +42,14 @@ Event: TypeAlias = (
 class Client:
     """What an HTTP client asks, request after request, and what it is answered.
 
-    ``said`` is what has been read from ``sock`` already.  As a :class:`gsocks.handshake.Answer`
+    ``said`` is what has been read from ``sock`` already; ``most``: bytes of a request's body that
+    comes in chunks.  As a :class:`gsocks.handshake.Answer`
     this answers the request that was read last.  One greenlet may read while another answers.
     """
 
-    def __init__(self, sock: socket, said: bytes = b"") -> None:
+    def __init__(self, sock: socket, said: bytes = b"", most: int | None = None) -> None:
         self._sock = sock
+        self._most = most
         #: read, and not yet understood
         self._ahead = bytearray(said)
         self._begin()
@@ -68,6 +70,18 @@ class Client:
 
     # --- what it asks -----------------------------------------------------------------------
 
+    def asks_again(self) -> bool:
+        """Wait until the client begins another request, and whether it does or hangs up.
+
+        Runs under the caller's timeout.
+        """
+        self.asking = False
+        try:
+            self.wait()
+        except StreamError:
+            return False
+        return not self.ended
+
     def read_request(self) -> h11.Request | None:
         """The head of the next request; None if the client hangs up instead.
 
@@ -81,7 +95,7 @@ class Client:
         request = self._parse(head)
         self._method = request.method
         check_framing(request)
-        self._body = body_of_request(request)
+        self._body = body_of_request(request, self._most)
         self._understand()
         return request
 
@@ -177,12 +191,16 @@ class Client:
         status = b"Proxy-Status: " + next_hop(via)
         send_all(self._sock, b"HTTP/1.1 200 Connection established\r\n" + status + b"\r\n\r\n")
 
-    def failed(self, error: GsocksError) -> None:
+    def failed(self, error: GsocksError, *, last: bool = False) -> None:
         """The request is not served, because of ``error``.  Never raises.
 
-        :attr:`reusable` tells whether the client may ask again.
+        :attr:`reusable` tells whether the client may ask again; not if this is the ``last`` answer.
         """
-        response, body = answer_for(error, closing=not self._may_ask_again(error))
+        closing = last or not self._may_ask_again(error)
+        self.answered(*answer_for(error, closing=closing))
+
+    def answered(self, response: h11.Response, body: bytes) -> None:
+        """The request is answered by the proxy itself.  Never raises."""
         parts: list[Event] = [response]
         if self._method != b"HEAD":
             parts.append(h11.Data(body))

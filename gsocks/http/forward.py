@@ -39,6 +39,9 @@ _HOP_BY_HOP = frozenset(
     }
 )
 _LENGTH = b"content-length"
+_MAX_FORWARDS = b"max-forwards"
+#: more than any path has proxies
+_MOST_FORWARDS = 999_999_999
 
 _Fields = list[tuple[bytes, bytes]]
 
@@ -52,7 +55,12 @@ def to_origin(request: h11.Request, target: Target) -> h11.Request:
     dropped = {b"host"}
     if request.http_version < b"1.1":
         dropped.add(b"expect")  # its client knows no 100 (RFC 9110 section 10.1.1)
+    left = forwards_left(request)
+    if left is not None:
+        dropped.add(_MAX_FORWARDS)
     fields = [(b"Host", _host(target.dest)), *_kept(request, dropped)]
+    if left is not None:
+        fields.append((b"Max-Forwards", str(left - 1).encode("ascii")))
     if header(request, b"transfer-encoding") is not None:
         fields.append((b"Transfer-Encoding", b"chunked"))
     protocols = _upgrade(request)
@@ -61,6 +69,18 @@ def to_origin(request: h11.Request, target: Target) -> h11.Request:
     else:
         fields.append((b"Connection", b"close"))
     return h11.Request(method=request.method, target=target.path, headers=fields)
+
+
+def forwards_left(request: h11.Request) -> int | None:
+    """How many may still pass ``request`` on, where its client says so (RFC 9110 section 7.6.2).
+
+    It may for TRACE and OPTIONS.  With 0 this proxy is who has to answer.
+    """
+    said = header(request, _MAX_FORWARDS)
+    if request.method not in (b"TRACE", b"OPTIONS") or said is None or not said.isdigit():
+        return None
+    digits = said.lstrip(b"0")
+    return int(digits or b"0") if len(digits) < len(str(_MOST_FORWARDS)) else _MOST_FORWARDS
 
 
 def to_client(response: h11.Response, via: str, *, closing: bool) -> h11.Response:

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 import h11
 
 from gsocks.address import MAX_NAME, Address
-from gsocks.errors import BadAddress, BadRequest, HeadTooLarge
+from gsocks.errors import BadAddress, BadRequest, BodyTooLarge, HeadTooLarge
 
 #: bytes of a head, and of what stands between two chunks of a body
 MAX_HEAD = 65536
@@ -96,6 +96,12 @@ def check_framing(request: h11.Request) -> None:
         raise BadRequest("Transfer-Encoding in a request of HTTP/1.0")
     if request.method == b"CONNECT" and (chunked or int(length or 0)):
         raise BadRequest("CONNECT has no body")
+
+
+def check_length(request: h11.Request, most: int | None) -> None:
+    """Raises BodyTooLarge if the request says that its body has more than ``most`` bytes."""
+    if most is not None and int(header(request, b"content-length") or 0) > most:
+        raise BodyTooLarge(f"a body of more than {most} bytes")
 
 
 def target(request: h11.Request) -> Target:

@@ -39,6 +39,8 @@ _TYPES: dict[type[GsocksError], str] = {
     errors.HalfClosedTimeout: "http_response_timeout",
 }
 
+_SECRET = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
+
 
 def next_hop(via: str) -> bytes:
     """The Proxy-Status of what the exit ``via`` serves."""
@@ -51,6 +53,27 @@ def next_hop(via: str) -> bytes:
 def error_type(error: GsocksError) -> str:
     """The type that RFC 9209 has for ``error``."""
     return next(_TYPES[kind] for kind in type(error).__mro__ if kind in _TYPES)
+
+
+def answer_to(request: h11.Request, *, closing: bool) -> tuple[h11.Response, bytes]:
+    """Head and body of the answer to TRACE or OPTIONS that this proxy is to answer itself.
+
+    TRACE is told what has come here, without what is secret (RFC 9110 section 9.3.8).
+    ``closing``: as in :func:`answer_for`.
+    """
+    fields, body = [], b""
+    if request.method == b"TRACE":
+        version = b" HTTP/" + request.http_version
+        lines = [request.method + b" " + request.target + version]
+        for field, (name, _) in zip(request.headers.raw_items(), request.headers, strict=True):
+            if name not in _SECRET:
+                lines.append(b": ".join(field))
+        body = b"\r\n".join(lines) + b"\r\n\r\n"
+        fields.append(("Content-Type", "message/http"))
+    fields.append(("Content-Length", str(len(body))))
+    if closing:
+        fields.append(("Connection", "close"))
+    return h11.Response(status_code=HTTPStatus.OK, headers=fields, reason=b"OK"), body
 
 
 def answer_for(error: GsocksError, *, closing: bool) -> tuple[h11.Response, bytes]:
