@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import logging
+import re
 import resource
 import sys
 from collections.abc import Sequence
@@ -15,9 +16,13 @@ from gsocks.address import Address
 from gsocks.crypto import Key
 from gsocks.dial import Resolver
 from gsocks.errors import BadAddress, ConfigError
+from gsocks.http.url import WebUrl
 from gsocks.keyfile import create_key
 from gsocks.observe import JsonFormatter, TextFormatter
+from gsocks.report import as_json, counted, progress, table
 from gsocks.service import Service
+from gsocks.survey import Finding, Question, survey
+from gsocks.units import parse_duration
 from gsocks.users import hash_password
 
 log = logging.getLogger("gsocks")
@@ -28,6 +33,12 @@ MISTAKE = 2
 #: exit status of ``gsocks check --to`` where the rules deny it
 DENIED = 1
 
+#: exit status of ``gsocks exits`` where no exit works, or with --all not every one does
+NONE_WORKS = 1
+
+#: exit status after Ctrl-C, as shells have it
+INTERRUPTED = 130
+
 _ABOUT = """\
 An encrypted SOCKS5 tunnel with a pool of ready connections, and a proxy with many ways out.
 
@@ -35,6 +46,8 @@ An encrypted SOCKS5 tunnel with a pool of ready connections, and a proxy with ma
       --live                          and show its exits and connections meanwhile
   gsocks check -c config.yaml    say what is wrong with it, or what it would run
       --to HOST:PORT [--user NAME]    or which rule decides about a destination
+  gsocks exits -c config.yaml    ask all exits at once, and say which of them work
+      [--url URL | --to HOST:PORT] [--json] [--at-once N] [--timeout 10s] [--all]
   gsocks keygen [FILE]           make the key that both ends share
   gsocks passwd                  make the hash of a password, for local.users
 """
@@ -60,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"gsocks: {error}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # gsocks keygen | head
         return 1
 
@@ -68,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gsocks",
-        usage="gsocks -c FILE | gsocks {check,keygen,passwd} ...",
+        usage="gsocks -c FILE | gsocks {check,exits,keygen,passwd} ...",
         description=_ABOUT,
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -91,6 +104,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--user", metavar="NAME", help="who asks: a user of local, a server's key")
     check.set_defaults(run=_check)
+
+    exits = commands.add_parser("exits", help="ask all exits at once, and say which of them work")
+    exits.add_argument(
+        "-c", "--config", metavar="FILE", type=Path, default=argparse.SUPPRESS, help="the config"
+    )
+    what = exits.add_mutually_exclusive_group()
+    what.add_argument("--url", metavar="URL", help="ask for that page, which may tell an address")
+    what.add_argument("--to", metavar="HOST:PORT", help="ask to be connected to that")
+    exits.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    exits.add_argument("--at-once", metavar="N", default="100", help="so many at a time (100)")
+    exits.add_argument("--timeout", metavar="10s", default="10s", help="for each of them (10s)")
+    exits.add_argument("--all", action="store_true", help="status 0 only if all of them work")
+    exits.set_defaults(run=_exits)
 
     keygen = commands.add_parser("keygen", help="make the key that both ends share")
     keygen.add_argument(
@@ -118,7 +144,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _serve(path: Path, settings: config.Config, watched_in: Path | None = None) -> int:
     _log_to_stderr(settings.log)
-    _raise_descriptor_limit(settings)
+    _check_descriptors(settings)
     return Service(path, settings, watched_in).run()
 
 
@@ -155,10 +181,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _judge(service: Service, dest: str, user: str | None) -> int:
     """Which rules decide; 0 if all of them allow it, else DENIED."""
-    try:
-        address = Address.parse(dest)
-    except BadAddress as error:
-        raise ConfigError(f"--to: {error}") from None
+    address = _destination(dest)
     status = 0
     for who, opinion in service.judge(address, user, Resolver()):
         for line in opinion.lines:
@@ -166,6 +189,77 @@ def _judge(service: Service, dest: str, user: str | None) -> int:
         if not opinion.allowed:
             status = DENIED
     return status
+
+
+def _exits(options: argparse.Namespace) -> int:
+    """0 if one of the exits works, or with --all if all do, else NONE_WORKS."""
+    settings = _load(options)
+    asked, at_once, timeout = _question(options), _at_once(options.at_once), _timeout(options)
+    _log_to_stderr(config.Log(level="warning"))
+    _raise_descriptor_limit()
+    found: dict[str, list[Finding]] = {}
+    total, interrupted = 0, False
+    try:
+        for door, ways, wanted in Service(options.config, settings).exits(timeout):
+            members = list(ways.roster)
+            total += len(members)
+            found[door] = []
+            with progress(len(members), sys.stderr) as one_more:
+                for finding in survey(members, asked or wanted, at_once=at_once, timeout=timeout):
+                    found[door].append(finding)
+                    one_more()
+    except KeyboardInterrupt:  # what is known is worth having
+        interrupted = True
+    for those in found.values():
+        those.sort(key=lambda finding: finding.member.number)
+    findings = [finding for those in found.values() for finding in those]
+    if options.json:
+        print(as_json(found))
+    else:
+        for door, those in found.items():
+            print(f"{door}:")
+            for line in table(those):
+                print(f"  {line}")
+    print(counted(findings, total), file=sys.stderr)
+    if interrupted:
+        return INTERRUPTED
+    working = [finding for finding in findings if finding.trouble is None]
+    return 0 if working and (len(working) == total or not options.all) else NONE_WORKS
+
+
+def _question(options: argparse.Namespace) -> Question | None:
+    """What the exits are asked for; None if that is left to the config."""
+    if options.to is not None:
+        return Question(dest=_destination(options.to))
+    if options.url is None:
+        return None
+    try:
+        return Question(url=WebUrl.parse(options.url))
+    except ValueError as error:
+        raise ConfigError(f"--url: {error}") from None
+
+
+def _at_once(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not int(text):
+        raise ConfigError("--at-once: expected a whole number from 1 to 99999")
+    return int(text)
+
+
+def _timeout(options: argparse.Namespace) -> float:
+    try:
+        seconds = parse_duration(options.timeout)
+    except ValueError as error:
+        raise ConfigError(f"--timeout: {error}") from None
+    if not seconds:
+        raise ConfigError("--timeout: expected more than no time at all")
+    return seconds
+
+
+def _destination(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except BadAddress as error:
+        raise ConfigError(f"--to: {error}") from None
 
 
 def _keygen(options: argparse.Namespace) -> int:
@@ -200,11 +294,17 @@ def _log_to_stderr(settings: config.Log) -> None:
     log.propagate = False
 
 
-def _raise_descriptor_limit(settings: config.Config) -> None:
-    """Up to what the system allows; a proxied connection holds two descriptors."""
+def _raise_descriptor_limit() -> int:
+    """Up to what the system allows, which is returned."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def _check_descriptors(settings: config.Config) -> None:
+    """A proxied connection holds two descriptors."""
+    hard = _raise_descriptor_limit()
     doors = [door for door in (settings.local, settings.server) if door is not None]
     wanted = 2 * max(door.limits.connections for door in doors)
     if hard != resource.RLIM_INFINITY and wanted > hard:

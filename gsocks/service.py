@@ -7,6 +7,7 @@ import logging
 import signal
 import socket as std_socket
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -41,6 +42,7 @@ from gsocks.server import RemoteServer
 from gsocks.shares import Shares
 from gsocks.supervisor import run_workers, worker_count
 from gsocks.supply import Supply
+from gsocks.survey import Question
 from gsocks.units import format_duration
 from gsocks.users import Users
 from gsocks.users_file import FileUsers
@@ -130,6 +132,21 @@ class Service:
                 of_keys.setdefault(_judge(server, dest, key, resolver), []).append(str(key))
             for opinion, those in of_keys.items():
                 yield f"server, key {_some(those)}", opinion
+
+    def exits(self, timeout: float) -> Iterator[tuple[str, WaysOut, Question]]:
+        """Each door, its exits to be asked one by one, and for what the config wants them asked.
+
+        Lists are read, and fetched if need be.  ``timeout``: seconds for an exit to connect.
+        Raises ConfigError.
+        """
+        for name, section in _sections(self._settings):
+            feed = Feed(section.exits, section.exit_sources)
+            try:
+                found = feed.begin()
+            finally:
+                feed.close()
+            ground = replace(_ground(section), timeouts=Timeouts(connect=timeout), pool_size=0)
+            yield name, make_ways_out(found, ground=ground), Question()
 
     def run(self) -> int:
         """Serve until a signal ends it; returns the exit status."""

@@ -1,0 +1,249 @@
+"""gsocks exits: the real program asks real proxies, of which some are dead."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from program import ROOT, TOO_LONG, Program, gsocks
+
+
+class _Mirror(BaseHTTPRequestHandler):
+    """Tells whoever asks his address; /fail fails."""
+
+    def do_GET(self) -> None:
+        body = json.dumps({"ip": self.client_address[0]}).encode()
+        self.send_response(500 if self.path == "/fail" else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def mirror() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Mirror)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A proxy for SOCKS and HTTP, with a user whose password is right."""
+    folder = tmp_path_factory.mktemp("proxy")
+    hashed = gsocks("passwd", stdin="right\n").stdout.strip()
+    config = folder / "c.yaml"
+    config.write_text(
+        f"local: {{listen: '127.0.0.1:0', users: {{joe: '{hashed}'}}, rules: [allow all]}}"
+    )
+    with Program("-c", config) as program:
+        yield f"127.0.0.1:{program.port()}"
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """Somebody who accepts, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@contextmanager
+def dead() -> Iterator[str]:
+    """A port on which nobody listens, and that the kernel gives to nobody meanwhile."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{sock.getsockname()[1]}"
+
+
+def config_of(folder: Path, *entries: str, more: str = "") -> Path:
+    (folder / "list.txt").write_text("\n".join(entries))
+    path = folder / "c.yaml"
+    path.write_text(
+        f"local: {{listen: '127.0.0.1:0', exit_sources: [{{file: list.txt}}], {more}}}\n"
+    )
+    return path
+
+
+def found(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    return {each["name"]: each for each in json.loads(done.stdout)}
+
+
+def test_each_exit_is_asked_for_the_page_and_those_that_fail_say_why(
+    tmp_path: Path, proxy: str, mirror: str
+) -> None:
+    with dead() as nobody, silent() as mute:
+        config = config_of(
+            tmp_path,
+            f"socks5://joe:right@{proxy} name=socks country=de tags=a,b",
+            f"{proxy}:joe:right name=http",
+            f"{proxy}:joe:wrong-secret name=login",
+            f"{nobody} name=dead",
+            f"{mute} name=mute",
+            f"{mirror} name=web",
+        )
+        url = f"http://{mirror}/"
+        done = gsocks("exits", "-c", config, "--url", url, "--json", "--timeout", "2s")
+        exits = found(done)
+        assert done.returncode == 0
+        assert {name for name, each in exits.items() if each["works"]} == {"socks", "http"}
+        works = exits["socks"]
+        assert (works["door"], works["country"], works["tags"]) == ("local", "de", ["a", "b"])
+        assert works["exit"] == f"socks5://joe:***@{proxy}"
+        assert works["address"] == "127.0.0.1"
+        assert 0 < works["connect_ms"] < 2000
+        for name, why in {
+            "login": "the proxy wants other credentials",
+            "dead": "refused",
+            "mute": "2 s",
+            "web": "50",  # 501: a web server knows no CONNECT
+        }.items():
+            assert why in exits[name]["trouble"], exits[name]
+            assert not exits[name]["trouble"].startswith("http")
+        assert "2 of 6 exits work" in done.stderr
+        assert (
+            gsocks("exits", "-c", config, "--url", url, "--timeout", "2s", "--all").returncode == 1
+        )
+        assert "secret" not in done.stdout + done.stderr
+
+
+def test_the_table_has_a_line_for_each_in_the_order_of_the_list(
+    tmp_path: Path, proxy: str, mirror: str
+) -> None:
+    with dead() as nobody:
+        config = config_of(tmp_path, f"{nobody} name=no", f"{proxy}:joe:right name=yes country=de")
+        done = gsocks("exits", "-c", config, "--to", mirror)
+    head, names, no, yes = done.stdout.splitlines()
+    assert head == "local:"
+    assert names.split() == ["name", "exit", "country", "tags", "works", "ms", "address"]
+    assert re.fullmatch(rf"  no    http://{nobody} +-  +-  +Connection refused  -   -", no)
+    assert re.fullmatch(rf"  yes   http://joe:\*\*\*@{proxy}  de +-  +yes +\d+ +-", yes)
+    assert done.returncode == 0
+
+
+def test_a_page_that_fails_is_the_exits_failure(tmp_path: Path, proxy: str, mirror: str) -> None:
+    config = config_of(tmp_path, f"{proxy}:joe:right name=a")
+    done = gsocks("exits", "-c", config, "--url", f"http://{mirror}/fail", "--json")
+    assert found(done)["a"]["trouble"] == "the page answers with status 500"
+    assert done.returncode == 1
+
+
+def test_without_a_page_an_exit_works_that_answers_as_its_kind_does(
+    tmp_path: Path, proxy: str, mirror: str
+) -> None:
+    with dead() as nobody, silent() as mute:
+        config = config_of(
+            tmp_path,
+            f"socks5://joe:right@{proxy} name=socks",
+            f"socks5://joe:wrong@{proxy} name=login",
+            f"{proxy}:joe:right name=http",
+            f"{nobody} name=dead",
+            f"socks5://{mute} name=mute",
+            f"socks5://{mirror} name=web",
+        )
+        exits = found(gsocks("exits", "-c", config, "--json", "--timeout", "2s"))
+    assert {name for name, each in exits.items() if each["works"]} == {"socks", "http"}
+
+
+def test_a_thousand_exits_are_asked_at_once(tmp_path: Path, proxy: str, mirror: str) -> None:
+    with dead() as nobody:
+        entries = [f"http://u{number}@{nobody}" for number in range(990)]
+        config = config_of(tmp_path, *entries, *[f"{proxy}:joe:right name=n{n}" for n in range(1)])
+        done = gsocks("exits", "-c", config, "--to", mirror, "--json")
+    assert len(json.loads(done.stdout)) == 991
+    assert "1 of 991 exits work" in done.stderr
+
+
+def test_so_many_are_asked_at_a_time(tmp_path: Path) -> None:
+    with silent() as mute:
+        config = config_of(tmp_path, *[f"http://u{n}@{mute}" for n in range(400)])
+        began = os.times().elapsed
+        done = gsocks("exits", "-c", config, "--at-once", "400", "--timeout", "1s")
+        assert os.times().elapsed - began < 30  # one after the other would take 400 s
+    assert "0 of 400 exits work" in done.stderr
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("rich", [True, False], ids=["rich", "plain"])
+def test_on_a_terminal_it_shows_how_far_it_is_and_ctrl_c_prints_what_is_known(
+    rich: bool, tmp_path: Path, proxy: str, mirror: str
+) -> None:
+    folders = [str(ROOT)]
+    if not rich:
+        (tmp_path / "rich").mkdir()
+        (tmp_path / "rich" / "__init__.py").write_text("raise ImportError")
+        folders.insert(0, str(tmp_path))
+    ours, theirs = pty.openpty()
+    with silent() as mute:
+        config = config_of(tmp_path, f"{proxy}:joe:right name=fine", f"{mute} name=mute")
+        options = ("--to", mirror, "--timeout", "50s", "--at-once", "1")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gsocks", "exits", "-c", config, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            text=True,
+            env={**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(folders)},
+        )
+        os.close(theirs)
+        screen = ""
+        while not re.search("50%" if rich else "\r1 of 2", screen):
+            screen += os.read(ours, 4096).decode()
+        process.send_signal(signal.SIGINT)
+        table = process.communicate(timeout=TOO_LONG)[0]
+    screen += _rest(ours)
+    assert process.returncode == 130
+    assert re.search(r"^  fine .* yes ", table, re.MULTILINE)
+    assert "mute" not in table
+    assert "1 of 1 exits work, 1 of 2 were not asked to the end" in screen
+    assert "Traceback" not in screen
+
+
+def _rest(terminal: int) -> str:
+    """What else was shown, once nobody writes there any more."""
+    shown = ""
+    try:
+        while True:
+            shown += os.read(terminal, 4096).decode()
+    except OSError:
+        return shown
+    finally:
+        os.close(terminal)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--url", "secret"), "--url: expected e.g. https://example.com/list"),
+        (("--to", "nowhere"), "--to: 'nowhere' is not host:port"),
+        (("--at-once", "0"), "--at-once: expected a whole number from 1"),
+        (("--timeout", "soon"), "--timeout: 'soon' is not a duration"),
+        (("--timeout", "0"), "--timeout: expected more than no time at all"),
+    ],
+)
+def test_a_mistake_is_named(options: tuple[str, str], why: str, tmp_path: Path) -> None:
+    done = gsocks("exits", "-c", config_of(tmp_path, "10.0.0.7:80"), *options)
+    assert (done.returncode, why in done.stderr) == (2, True), done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_a_list_without_exits_is_told(tmp_path: Path) -> None:
+    done = gsocks("exits", "-c", config_of(tmp_path, "# none"))
+    assert done.returncode == 2
+    assert "no exits: " in done.stderr
