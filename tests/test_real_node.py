@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-import threading
 
 import needs
 from program import ROOT, TOO_LONG
@@ -59,15 +58,10 @@ def test_it_sends_a_datagram_and_hears_the_answer(door: Door) -> None:
         server.bind(("127.0.0.1", 0))
         server.settimeout(TOO_LONG)
         port = server.getsockname()[1]
-
-        def shout_back() -> None:
-            data, source = server.recvfrom(100)
-            server.sendto(data.upper(), source)
-
-        thread = threading.Thread(target=shout_back)
-        thread.start()
-        told = ended(node(door, "associate", "127.0.0.1", port))
-        thread.join(TOO_LONG)
+        process = node(door, "associate", "127.0.0.1", port)
+        data, source = server.recvfrom(100)
+        server.sendto(data.upper(), source)
+        told = ended(process)
         assert told == f"127.0.0.1 {port} HELLO\n"
         door.carried(f"127.0.0.1:{port}", command="udp_associate")
 

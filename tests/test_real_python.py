@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import socket
 import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
@@ -23,7 +25,7 @@ import requests
 import socks
 import websocket
 import websockets.sync.client
-from program import TOO_LONG
+from program import TOO_LONG, Program
 from real import (
     GONE_EARLY,
     NAME,
@@ -151,6 +153,35 @@ def test_aiohttp_with_aiohttp_socks(doors: Doors, web: int, scheme: str, rdns: b
         assert run_to_the_end(fetch(door.url(scheme))) == "found"
         # HTTP has no other way than to leave names to the proxy
         door.carried(f"{'localhost' if rdns or scheme == 'http' else '127.0.0.1'}:{web}")
+
+
+def test_keep_alive_pins_the_exit_but_not_that_of_plain_pages_by_http(
+    doors: Doors, tmp_path: Path, web: int
+) -> None:
+    upstream = [door.url("socks5") for door in doors]
+    config = tmp_path / "rotating.yaml"
+    config.write_text(
+        f"local: {{listen: '127.0.0.1:0', rules: [allow all], exits: {json.dumps(upstream)}}}"
+    )
+
+    def fetch_three(scheme: str, host: str) -> None:
+        with requests.Session() as session:
+            session.trust_env = False
+            session.proxies = {"http": f"{scheme}://127.0.0.1:{program.port()}"}
+            for word in ("one", "two", "three"):
+                url = f"http://{host}:{web}/text/{word}"
+                assert session.get(url, timeout=TOO_LONG).text == word
+
+    def exits_to(host: str, times: int) -> list[str]:
+        return [line[1] for line in program.wait_for(rf"dest={host}:\d+ exit=(\S+)", times)]
+
+    with Program("-c", config) as program:
+        fetch_three("http", "127.0.0.1")
+        first, second, third = exits_to("127.0.0.1", times=3)
+        assert first == third != second
+        fetch_three("socks5h", "localhost")
+        exits_to("localhost", times=1)
+        assert program.log.count("dest=localhost:") == 1
 
 
 # --- PySocks ------------------------------------------------------------------------------------
