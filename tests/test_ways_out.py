@@ -277,9 +277,9 @@ def test_where_even_a_fresh_tunnel_breaks_the_exit_has_failed(exits) -> None:
     """A server that agrees on keys and then hangs up on every request."""
 
     class HangsUp(RemoteServer):
-        def carry(self, request, answer, *_: object, **__: object) -> errors.GsocksError:
+        def carry(self, request, answer, *_: object, **__: object) -> bool:
             answer.abort()
-            return errors.ConnectFailed()
+            return False
 
     server = HangsUp(("127.0.0.1", 0), direct(), {"default": KEY})
     with running_door(server):
