@@ -27,6 +27,7 @@ from gsocks.errors import (
     ClientError,
     ClientForbidden,
     ConnectFailed,
+    Fault,
     GsocksError,
     HandshakeTimeout,
     LimitReached,
@@ -439,7 +440,7 @@ class Door(StreamServer):
         self, client: Stream, way: Way, record: Record, ended: Callable[[], None] | None
     ) -> None:
         def over(totals: Totals) -> None:
-            way.release(totals.up, totals.down)
+            way.release(totals.up, totals.down, _broken(totals))
             self._relays.discard(relay)
             record.up += totals.up
             record.down += totals.down
@@ -471,6 +472,14 @@ class Door(StreamServer):
         except Exception:
             # it may be anybody's code, and the connection is not to suffer from its mistakes
             log.exception("the observer of %s failed", self.name)
+
+
+def _broken(totals: Totals) -> bool:
+    """Whether the exit, or the destination, broke a connection that was there."""
+    error = totals.error
+    if isinstance(error, Withdrawn) and error.cause is not None:
+        return error.cause.fault in (Fault.EXIT, Fault.UNCLEAR)
+    return totals.side == "remote"
 
 
 def _note_first(record: Record, dest: Address) -> None:

@@ -57,8 +57,10 @@ class Search:
         self._timeout = 0.0
         self._attempts: Counter[Member] = Counter()
         self._given_up: set[Member] = set(given_up)
-        #: failures that are the exit's if another one does better
-        self._unclear: list[tuple[Member, GsocksError]] = []
+        #: when each was last asked
+        self._asked: dict[Member, float] = {}
+        #: failures that are the exit's if another one does better, and when it was asked
+        self._unclear: list[tuple[Member, GsocksError, float]] = []
 
     def run(self, timeout: float, tries: int, tried: Callable[[str], None]) -> tuple[Member, Any]:
         """An exit, and what it made of the request.
@@ -143,7 +145,7 @@ class Search:
             name = self._sessions.passed_on(self._session)
             request = request._replace(wish=request.wish._replace(session=name))
         self._attempts[chosen] += 1
-        began = time.monotonic()
+        began = self._asked[chosen] = time.monotonic()
         roster.asked(chosen, began)
         try:
             made = gevent.with_timeout(
@@ -167,9 +169,9 @@ class Search:
     def _note_success(self, chosen: Member) -> None:
         now = time.monotonic()
         self._roster.connected(chosen, now)
-        for member, error in self._unclear:
+        for member, error, began in self._unclear:
             if member is not chosen:
-                self._roster.failed(member, error, now)
+                self._roster.failed(member, error, now, began=began)
         if self._session is not None:
             self._sessions.served(self._session)
 
@@ -177,9 +179,9 @@ class Search:
         """Blame whom it is right to blame, and give the exit up or ask it again."""
         now = time.monotonic()
         if failure.fault is Fault.EXIT:
-            self._roster.failed(chosen, failure, now)
+            self._roster.failed(chosen, failure, now, began=self._asked[chosen])
         elif failure.fault is Fault.UNCLEAR:
-            self._unclear.append((chosen, failure))
+            self._unclear.append((chosen, failure, self._asked[chosen]))
         if self._session is None or self._kept(self._session, now) is not chosen:
             self._given_up.add(chosen)
         elif self._attempts[chosen] < ATTEMPTS:

@@ -38,8 +38,22 @@ __all__ = ["Offer", "Way", "WaysOut"]
 class Release(Protocol):
     """Tells that a way's stream is closed."""
 
-    def __call__(self, up: int = 0, down: int = 0) -> None:
-        """``up`` and ``down``: bytes that were carried to the destination and from it."""
+    def __call__(self, up: int = 0, down: int = 0, broken: bool = False) -> None:
+        """``up`` and ``down``: bytes that were carried to the destination and from it.
+
+        ``broken``: whether the stream did not come to its proper end, and not by the client's
+        doing.
+        """
+
+
+class Companion(Protocol):
+    """What works for the ways while a door uses them."""
+
+    def start(self) -> None:
+        """Begin.  The exits are started then."""
+
+    def close(self) -> None:
+        """End.  Never blocks."""
 
 
 class Way(NamedTuple):
@@ -88,18 +102,28 @@ class WaysOut:
         self._timeout = timeout
         self._tries = tries
         self._doors = 0
+        self._companions: list[Companion] = []
+
+    def accompany(self, companion: Companion) -> None:
+        """Have ``companion`` start and close with the ways."""
+        self._companions.append(companion)
 
     def start(self) -> None:
         """Let every exit begin to prepare.  Each door that shares these ways calls it."""
         self._doors += 1
         for member in self.roster:
             member.exit.start()
+        if self._doors == 1:
+            for companion in self._companions:
+                companion.start()
 
     def close(self) -> None:
         """Let go what is idle in every exit, if no other door needs it."""
         self._doors -= 1
         if self._doors > 0:
             return
+        for companion in self._companions:
+            companion.close()
         for member in self.roster:
             member.exit.close()
 
@@ -224,8 +248,8 @@ class WaysOut:
         found = (self.roster.named(name) for name in names)
         return {member for member in found if member is not None}
 
-    def _leave(self, member: Member, up: int = 0, down: int = 0) -> None:
-        self.roster.left(member, up, down, time.monotonic())
+    def _leave(self, member: Member, up: int = 0, down: int = 0, broken: bool = False) -> None:
+        self.roster.left(member, up, down, time.monotonic(), broken=broken)
 
     # --- what others know of the exits ------------------------------------------------------
 

@@ -126,6 +126,18 @@ def test_requests_that_began_before_it_went_out_make_nothing_worse() -> None:
     assert (patient.out_until, patient.ejections) == (300.0, 1)
 
 
+def test_a_request_that_fails_late_says_nothing_of_what_was_learnt_meanwhile() -> None:
+    """An exit was silent for a while: what was asked then fails seconds after it is well again."""
+    patient = health()
+    patient.succeeded(10.0)
+    assert not any(patient.failed(12.0, began=9.9) for _ in range(10))
+    assert patient.proven
+    assert [patient.failed(12.0, began=10.1) for _ in range(3)] == [False, False, True]
+    back = patient.out_until
+    assert not patient.failed(back, began=11.9)
+    assert patient.failed(back, began=12.1)
+
+
 def test_a_success_of_an_exit_that_is_out_brings_it_back() -> None:
     patient = put_out(health())
     patient.succeeded(10.0)

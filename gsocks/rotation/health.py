@@ -40,6 +40,7 @@ class Health:
     __slots__ = (
         "_chance",
         "_down_since",
+        "_news_at",
         "_on_probation",
         "_settings",
         "asking",
@@ -65,6 +66,8 @@ class Health:
         self.has_worked = False
         #: when it is back; infinity while it is down, and in the past if it is not out
         self.out_until = -math.inf
+        #: when it had its last success, or was put out
+        self._news_at = -math.inf
         self._down_since: float | None = None
         self._on_probation = False
 
@@ -77,12 +80,18 @@ class Health:
         self.ejections = 0
         self._on_probation = False
 
-    def failed(self, now: float, among: Iterable[Health] | None = None) -> bool:
+    def failed(
+        self, now: float, among: Iterable[Health] | None = None, *, began: float = math.inf
+    ) -> bool:
         """A request failed by its fault; whether that puts it out.
 
         ``among``: all exits, this one too, of which only a share may be out; they are gone
-        through only if this one should go out.  None: there is no such bound.
+        through only if this one should go out.  None: there is no such bound.  ``began``: when
+        the request was put to it.  What fails by silence is old news when it fails, and counts
+        for nothing if something newer is known.
         """
+        if began < self._news_at:
+            return False
         self.proven = False
         if self.is_out(now):
             # Of a request that began before, or that was tried in despair: it is out already.
@@ -157,6 +166,7 @@ class Health:
 
     def _recover(self, now: float) -> None:
         self.proven = self.has_worked = True
+        self._news_at = now
         self._down_since = None
         self.out_until = min(self.out_until, now)
 
@@ -167,6 +177,7 @@ class Health:
         self.failures = 0
         self.ejections += 1
         self._on_probation = True
+        self._news_at = now
 
 
 # --- many exits -------------------------------------------------------------------------------

@@ -316,9 +316,11 @@ class Roster:
             self.changed()
         member.health.succeeded(now)
 
-    def failed(self, member: Member, error: Exception, now: float) -> None:
-        """It has failed by itself."""
-        self._fail(member, str(error), 1, now)
+    def failed(
+        self, member: Member, error: Exception, now: float, *, began: float = math.inf
+    ) -> None:
+        """It has failed by itself, at a request that was put to it when it ``began``."""
+        self._fail(member, str(error), 1, now, began)
 
     def doubted(self, member: Member, error: Exception, now: float) -> None:
         """It could not connect a request that no other exit may be asked for.
@@ -334,11 +336,12 @@ class Roster:
         member.health.checked(ok, now)
         self.changed()
 
-    def left(self, member: Member, up: int, down: int, now: float) -> None:
+    def left(self, member: Member, up: int, down: int, now: float, *, broken: bool = False) -> None:
         """A connection through it is over, which carried so much.
 
         An exit that says it is connected when it isn't shows by connections through which nothing
-        comes back.  One of them may be the destination's doing.
+        comes back, though something was sent, or which it breaks.  One of them may be the
+        destination's doing.
         """
         if member.is_full:
             self.changed()
@@ -347,17 +350,19 @@ class Roster:
         member.counts.down += down
         if down:
             member.hollow = 0
-        elif up:
+        elif up or broken:
             member.hollow += 1
             if member.hollow >= self._settings.failures:
                 # each began with a success, by which those before it were forgiven
                 self._fail(member, "connected, but nothing came back", member.hollow, now)
 
-    def _fail(self, member: Member, why: str, times: int, now: float) -> None:
+    def _fail(
+        self, member: Member, why: str, times: int, now: float, began: float = math.inf
+    ) -> None:
         member.counts.failed += 1
         member.counts.last_error = why
         everybody = [each.health for each in self._order]
-        if any(member.health.failed(now, everybody) for _ in range(times)):
+        if any(member.health.failed(now, everybody, began=began) for _ in range(times)):
             seconds = member.health.out_until - now
             log.warning(
                 "exit %s (%s) is out for %.0f s: %s", member.name, member.label, seconds, why
