@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
+from gsocks.checks import Checks, CheckSettings
 from gsocks.crypto import Key, KeyRing
 from gsocks.dial import Resolver
 from gsocks.errors import ConfigError
@@ -35,6 +36,7 @@ def make_ways_out(
     pool_size: int = 8,
     pool_max_idle: float = 300.0,
     health: HealthSettings = HealthSettings(),
+    checks: CheckSettings = CheckSettings(),
     sessions: Sessions | None = None,
     tries: int = 3,
     ground: Ground | None = None,
@@ -43,10 +45,10 @@ def make_ways_out(
 
     ``rules`` None: private addresses are denied and the rest is allowed.  ``rotate``: the policy
     by which an exit is chosen, one of :data:`gsocks.rotation.policy.POLICIES`.  ``health``: when
-    an exit is given up for a while; ``sessions``: for how long a session keeps its exit;
-    ``tries``: how many exits a request may try.  ``ground``: what the exits stand on, and may
-    be given to later ones too (:func:`make_offers`); its rules, timeouts and pool then count.
-    Raises ConfigError.
+    an exit is given up for a while; ``checks``: how exits are found that are down;
+    ``sessions``: for how long a session keeps its exit; ``tries``: how many exits a request may
+    try.  ``ground``: what the exits stand on, and may be given to later ones too
+    (:func:`make_offers`); its rules, timeouts and pool then count.  Raises ConfigError.
     """
     if isinstance(exits, WaysOut):
         return exits
@@ -59,7 +61,7 @@ def make_ways_out(
             pool_max_idle=pool_max_idle,
         )
     policy = make_policy(rotate, ground.random)
-    return WaysOut(
+    ways_out = WaysOut(
         make_offers(exits, ground),
         ground.rules,
         policy=policy,
@@ -69,6 +71,9 @@ def make_ways_out(
         sessions=sessions,
         random=ground.random,
     )
+    if checks.urls:
+        ways_out.accompany(Checks(ways_out.roster, checks, ground.random, trust=ground.trust))
+    return ways_out
 
 
 def make_offers(

@@ -27,10 +27,13 @@ from msgspec.structs import replace
 
 from gsocks import limits
 from gsocks.address import Address
+from gsocks.checks import CheckSettings
 from gsocks.crypto import Key
 from gsocks.errors import BadAddress, ConfigError
 from gsocks.exits.url import DIRECT, ExitSpec, parse_path
+from gsocks.http.url import WebUrl
 from gsocks.networks import Networks
+from gsocks.rotation.health import HealthSettings
 from gsocks.rotation.sources import Source, parse_source
 from gsocks.rules import Rule
 from gsocks.units import format_rate, format_size, parse_duration, parse_rate, parse_size
@@ -57,6 +60,8 @@ _LONGEST_NAME = 255
 
 #: bytes a second; with less, a stream would hardly move from one timeout to the next
 _SLOWEST = 1024
+
+_PERCENT = re.compile(r"([0-9]{1,3})%")
 
 _PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 
@@ -156,6 +161,18 @@ class Rate(float):
     __slots__ = ()
 
 
+class Share(float):
+    """A part of all, from 0 to 1."""
+
+    __slots__ = ()
+
+
+class CheckUrls(tuple[WebUrl, ...]):
+    """Pages that exits are checked with, none of them twice."""
+
+    __slots__ = ()
+
+
 class Ports(tuple[int, int]):
     """The first and the last of some ports."""
 
@@ -180,6 +197,7 @@ class KeySource:
 
 _Count = Annotated[int, Meta(ge=1, description="a whole number from 1")]
 _CountOrNone = Annotated[int, Meta(ge=0, description="a whole number from 0")]
+_Status = Annotated[int, Meta(ge=100, le=599, description="a status from 100 to 599")]
 _Switch = Annotated[bool, Meta(description="true or false")]
 _Level = Annotated[
     Literal["debug", "info", "warning", "error"],
@@ -243,6 +261,27 @@ class Pool(_Strict, frozen=True, kw_only=True):
     max_idle: Seconds = Seconds(300)
 
 
+class Health(_Strict, frozen=True, kw_only=True):
+    """The bounds of :class:`gsocks.rotation.health.HealthSettings`."""
+
+    failures: _Count = HealthSettings().failures
+    base: Seconds = Seconds(HealthSettings().base)
+    longest: Seconds = Seconds(HealthSettings().longest)
+    unproven: _Count = HealthSettings().unproven
+    most_out: Share = Share(HealthSettings().most_out)
+
+
+class Checks(_Strict, frozen=True, kw_only=True):
+    """What :class:`gsocks.checks.CheckSettings` says."""
+
+    #: empty: no checks
+    urls: CheckUrls = CheckUrls()
+    interval: Seconds = Seconds(CheckSettings().interval)
+    timeout: Seconds = Seconds(CheckSettings().timeout)
+    #: None: any below 500
+    status: _Status | None = None
+
+
 class Udp(_Strict, frozen=True, kw_only=True):
     """The bounds of :class:`gsocks.limits.Udp`."""
 
@@ -281,6 +320,8 @@ class Section(_Strict, frozen=True, kw_only=True):
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     pool: Pool = Pool()
+    health: Health = Health()
+    checks: Checks = Checks()
 
 
 class Local(Section, frozen=True, kw_only=True):
@@ -520,6 +561,8 @@ def _hooks(base: Path) -> _Hooks:
         FilePath: lambda tree: FilePath(_path(tree, base)),
         IPLiteral: _ip_literal,
         Ports: _ports,
+        Share: _share,
+        CheckUrls: _check_urls,
         UserHashes: _users,
         KeySources: partial(_keys, base=base),
     }
@@ -668,6 +711,26 @@ def _ports(tree: _Tree) -> Ports:
         if 0 < first <= last <= 65535:
             return Ports((first, last))
     raise Mistake(f"{shown(tree)} is not a range of ports (expected e.g. 40000-40999)")
+
+
+def _share(tree: _Tree) -> Share:
+    found = _PERCENT.fullmatch(tree) if isinstance(tree, str) else None
+    if found is None or int(found[1]) > 100:
+        raise Mistake(f"{shown(tree)} is not a share (expected e.g. 50%)")
+    return Share(int(found[1]) / 100)
+
+
+def _check_urls(tree: _Tree) -> CheckUrls:
+    found: list[WebUrl] = []
+    for at, item in _items(tree):
+        try:
+            url = WebUrl.parse(item if isinstance(item, str) else "")
+        except ValueError as error:  # the URL may hold a key, and is not repeated
+            raise Mistake(f"not an http:// or https:// URL: {error}", at) from None
+        if url in found:
+            raise Mistake(f"{url} stands here twice", at)
+        found.append(url)
+    return CheckUrls(found)
 
 
 def _exits(tree: _Tree, base: Path) -> Exits:

@@ -23,6 +23,7 @@ from gsocks.admin.panel import Panel
 from gsocks.admin.tally import Tally
 from gsocks.admin.token import read_or_make_token
 from gsocks.assemble import make_logins, make_rules, make_ways_out
+from gsocks.checks import CheckSettings
 from gsocks.crypto import Key, KeyRing, fast_ciphers
 from gsocks.dial import Resolver
 from gsocks.door import Door
@@ -36,6 +37,7 @@ from gsocks.listen import listen, listen_at_path, reserve
 from gsocks.local import LocalServer
 from gsocks.observe import AccessLog, NullObserver, Observer
 from gsocks.replay import ReplayGuard
+from gsocks.rotation.health import HealthSettings
 from gsocks.rotation.session import Sessions
 from gsocks.rotation.sources import UrlSource
 from gsocks.server import RemoteServer
@@ -279,6 +281,8 @@ class Service:
             ground=ground,
             rotate=section.rotate,
             tries=section.tries,
+            health=_health(section),
+            checks=_checks(section),
             sessions=_sessions(section) if isinstance(section, config.Local) else None,
         )
         self._ways[name] = ways
@@ -481,6 +485,16 @@ def _timeouts(section: config.Section) -> Timeouts:
 
 def _limits(section: config.Section) -> Limits:
     return Limits(**{name: getattr(section.limits, name) for name in Limits._fields})
+
+
+def _health(section: config.Section) -> HealthSettings:
+    return HealthSettings(
+        **{name: getattr(section.health, name) for name in HealthSettings._fields}
+    )
+
+
+def _checks(section: config.Section) -> CheckSettings:
+    return CheckSettings(**{name: getattr(section.checks, name) for name in CheckSettings._fields})
 
 
 def _users(local: config.Local) -> Users | None:

@@ -79,6 +79,7 @@ ROOMS = [
     "rotation.sources",
     "search",
     "ways_out",
+    "checks",
     "shares",
     "waiting",
     "observe",

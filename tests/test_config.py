@@ -12,10 +12,13 @@ import yaml
 
 from gsocks import config, limits
 from gsocks.address import Address
+from gsocks.checks import CheckSettings
 from gsocks.config import Config, KeySource, Listener, Local, Server, load
 from gsocks.errors import ConfigError
 from gsocks.exits.url import DIRECT, ExitSpec
+from gsocks.http.url import WebUrl
 from gsocks.networks import Networks
+from gsocks.rotation.health import HealthSettings
 from gsocks.rotation.session import Sessions
 from gsocks.wish import Wish
 
@@ -156,6 +159,8 @@ def test_defaults_are_those_of_the_runtime() -> None:
     section = local("")
     assert msgspec.structs.asdict(section.limits) == limits.Limits()._asdict()
     assert msgspec.structs.asdict(section.timeouts) == limits.Timeouts()._asdict()
+    assert msgspec.structs.asdict(section.health) == HealthSettings()._asdict()
+    assert msgspec.structs.asdict(section.checks) == CheckSettings()._asdict()
     assert section.exits == (DIRECT,)
     assert section.rules is None
     assert section.users == {}
@@ -384,6 +389,23 @@ def test_limits_and_networks_are_read_as_the_runtime_wants_them() -> None:
     assert local("").clients is local("").proxy_protocol_from is None
 
 
+def test_health_and_checks_are_read_as_the_runtime_wants_them() -> None:
+    found = local(
+        "health: {failures: 5, base: 1m, longest: 10m, unproven: 1, most_out: 25%}\n"
+        "checks: {urls: [http://a.example/, https://b.example/x?y], interval: 1m, timeout: 5s,"
+        " status: 204}"
+    )
+    assert HealthSettings(**msgspec.structs.asdict(found.health)) == HealthSettings(
+        failures=5, base=60.0, longest=600.0, unproven=1, most_out=0.25
+    )
+    assert CheckSettings(**msgspec.structs.asdict(found.checks)) == CheckSettings(
+        urls=(WebUrl.parse("http://a.example/"), WebUrl.parse("https://b.example/x?y")),
+        interval=60.0,
+        timeout=5.0,
+        status=204,
+    )
+
+
 # --- secrets --------------------------------------------------------------------------------
 
 
@@ -518,6 +540,38 @@ def test_no_mistake_repeats_a_secret(
         (
             "limits: {per_client: many}",
             "local.limits.per_client: 'many' is not a whole number from 1",
+        ),
+        ("health: {failures: 0}", "local.health.failures: '0' is not a whole number from 1"),
+        (
+            "health: {base: soon}",
+            "local.health.base: 'soon' is not a duration (expected e.g. 30s, 10m or 1h30m)",
+        ),
+        ("health: {unproven: 0}", "local.health.unproven: '0' is not a whole number from 1"),
+        (
+            "health: {most_out: 0.5}",
+            "local.health.most_out: '0.5' is not a share (expected e.g. 50%)",
+        ),
+        (
+            "health: {most_out: 101%}",
+            "local.health.most_out: '101%' is not a share (expected e.g. 50%)",
+        ),
+        (
+            "checks: {urls: https://a.example/}",
+            "local.checks.urls: 'https://a.example/' is not a list",
+        ),
+        (
+            "checks: {urls: [https://a.example/, a.example]}",
+            "local.checks.urls[1]: not an http:// or https:// URL:"
+            " expected e.g. https://example.com/list",
+        ),
+        (
+            "checks: {urls: [https://a.example/?s3cret, https://a.example/?s3cret]}",
+            "local.checks.urls[1]: https://a.example/... stands here twice",
+        ),
+        ("checks: {status: 99}", "local.checks.status: '99' is not a status from 100 to 599"),
+        (
+            "checks: {interval: 0}",
+            "local.checks.interval: '0' is not a duration above zero (expected e.g. 30s or 10m)",
         ),
         ("pool: {size: -1}", "local.pool.size: '-1' is not a whole number from 0"),
         (

@@ -57,7 +57,7 @@ def test_the_readme_is_under_two_screens_and_names_every_key_of_the_config() -> 
 def test_the_reference_names_every_key_of_the_config() -> None:
     text = (ROOT / "docs" / "config.md").read_text()
     structs = (config.Config, config.Log, config.Local, config.Server, config.Limits)
-    for struct in (*structs, config.Timeouts, config.Pool):
+    for struct in (*structs, config.Timeouts, config.Pool, config.Health, config.Checks):
         for key in struct.__struct_fields__:
             assert key in text, key
     for key in sources.KEYS:
