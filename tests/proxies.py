@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import ssl
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gevent
 import needs
@@ -19,10 +20,12 @@ import trustme
 from engine import connect, free_port, serving
 from gevent import subprocess
 from gevent.event import Event
+from gevent.server import StreamServer
 from gevent.socket import create_connection, socket
 
 from gsocks.address import Address
 from gsocks.errors import StreamError
+from gsocks.exits.opening import Opening
 from gsocks.exits.tls import TlsStream
 from gsocks.relay import Relay
 from gsocks.stream import SocketStream, Stream, tune
@@ -30,11 +33,22 @@ from gsocks.stream import SocketStream, Stream, tune
 # --- Debian's ---------------------------------------------------------------------------------
 
 
+#: by the port that each listens on
+_processes: dict[int, Any] = {}
+
+
+def send_signal(proxy: Address, number: signal.Signals) -> None:
+    """SIGSTOP: it is silent from now on; SIGCONT: it goes on; SIGKILL: nothing listens there."""
+    os.killpg(_processes[proxy.port].pid, number)
+    if number is signal.SIGKILL:
+        _processes[proxy.port].wait()
+
+
 @contextmanager
 def _running(package: str, program: str, *arguments: str, port: int) -> Iterator[Address]:
     """A program that listens on ``port`` of loopback, and is killed at the end."""
     path = needs.program(program, package)
-    process = subprocess.Popen(
+    process = _processes[port] = subprocess.Popen(
         [path, *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -49,8 +63,9 @@ def _running(package: str, program: str, *arguments: str, port: int) -> Iterator
             gevent.sleep(0.01)
         yield Address("127.0.0.1", port)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)  # its own group, and dante is a family
-        process.wait()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # its own group, and dante is a family
+            process.wait()
         process.stderr.close()
 
 
@@ -63,8 +78,10 @@ def _listens(port: int) -> bool:
 
 
 @contextmanager
-def microsocks(user: str | None = None, password: str | None = None) -> Iterator[Address]:
-    port = free_port()
+def microsocks(
+    user: str | None = None, password: str | None = None, port: int | None = None
+) -> Iterator[Address]:
+    port = port or free_port()
     login = ["-u", user, "-P", password] if user and password else []
     with _running(
         "microsocks", "microsocks", "-i", "127.0.0.1", "-p", str(port), *login, port=port
@@ -137,8 +154,11 @@ def _until(stream: Stream, end: bytes) -> bytes:
 
 
 def _relay(client: Stream, dest: Address) -> None:
+    _carry(client, SocketStream(connect(dest)))
+
+
+def _carry(client: Stream, remote: Stream) -> None:
     ended = Event()
-    remote = SocketStream(connect(dest))
     Relay(client, remote, idle=60, half_closed=60, ended=lambda _: ended.set()).run()
     ended.wait()
 
@@ -255,3 +275,139 @@ def stage(
 
     with serving(serve) as address:
         yield address
+
+
+# --- one that changes its mind ------------------------------------------------------------------
+
+
+class Mood(NamedTuple):
+    """What a proxy does wrong, and where."""
+
+    what: str
+    step: str = ""
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, self))
+
+
+WELL = Mood("well")
+
+#: every way to fail before success is told
+FAILURES = [
+    Mood(what, step)
+    for step in ("accept", "greeting", "login", "reply")
+    for what in ("hang", "garbage", "close", "reset")
+]
+
+
+class Moody:
+    """A SOCKS5 proxy of ours that is in some mood, and can be away."""
+
+    def __init__(self, mood: Mood = WELL, source: str = "") -> None:
+        self.mood = mood
+        #: the address from which it reaches destinations; empty: whatever the kernel takes
+        self.source = source
+        #: connections that came, and user names
+        self.asked = 0
+        self.users: list[str] = []
+        #: destinations that say nothing
+        self.blackholes: set[Address] = set()
+        self._port = free_port()
+        self._server: StreamServer | None = None
+        self._open: set[Stream] = set()
+
+    def __enter__(self) -> Moody:
+        self.come()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.go()
+
+    @property
+    def url(self) -> str:
+        return f"socks5://user:pass@127.0.0.1:{self._port}"
+
+    @property
+    def is_away(self) -> bool:
+        """Whether it does not serve at present."""
+        return self._server is None or self.mood is not WELL
+
+    def come(self) -> None:
+        """Listen."""
+        if self._server is None:
+            self._server = StreamServer(("127.0.0.1", self._port), self._serve, backlog=1024)
+            self._server.start()
+
+    def go(self) -> None:
+        """Listen no longer, and reset every connection."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
+        for stream in list(self._open):
+            stream.abort()
+
+    def _serve(self, sock: socket, _: object) -> None:
+        tune(sock)
+        stream = SocketStream(sock)
+        self.asked += 1
+        self._open.add(stream)
+        try:
+            self._be_a_proxy(stream)
+        except (StreamError, OSError):
+            stream.abort()  # by its mood, or by the other side's
+        finally:
+            self._open.discard(stream)
+
+    def _be_a_proxy(self, stream: Stream) -> None:
+        opening = Opening(stream)
+        self._say(stream, "accept", b"")
+        _, count = opening.exactly(2, "")
+        methods = opening.exactly(count, "")
+        if b"\x02" in methods:
+            self._say(stream, "greeting", b"\x05\x02")
+            user = opening.exactly(opening.exactly(2, "")[1], "").decode()
+            opening.exactly(opening.exactly(1, "")[0], "")
+            self.users.append(user)
+            self._say(stream, "login", b"\x01\x00")
+        else:
+            self._say(stream, "greeting", b"\x05\x00")
+        opening.exactly(3, "")
+        dest = Address.read(lambda count: opening.exactly(count, ""))
+        if dest in self.blackholes:
+            hang(stream)
+            raise StreamError("nobody waits any more")
+        self._say(stream, "reply", b"")
+        if self.mood.what == "lie":
+            stream.write(_SUCCESS)
+            if self.mood.step == "silent":
+                hang(stream)
+            stream.close()
+            return
+        remote = SocketStream(create_connection(tuple(dest), source_address=(self.source, 0)))
+        self._open.add(remote)
+        try:
+            stream.write(_SUCCESS)
+            if self.mood.what == "die":
+                stream.write(remote.read()[:1000])
+                remote.abort()
+                raise StreamError("dead")
+            _carry(stream, remote)
+        finally:
+            self._open.discard(remote)
+
+    def _say(self, stream: Stream, step: str, data: bytes) -> None:
+        if self.mood.step != step:
+            stream.write(data)
+            return
+        if self.mood.what == "hang":
+            hang(stream)
+        elif self.mood.what == "garbage":
+            stream.write(_NOISE)
+            hang(stream)
+        elif self.mood.what == "close":
+            stream.write_eof()
+        raise StreamError(self.mood.what)
+
+
+_SUCCESS = b"\x05\x00\x00\x01" + bytes(6)
+_NOISE = b"\xee" + random.Random(1).randbytes(300)
