@@ -119,12 +119,15 @@ class Pump:
         except StreamError as error:
             self._carrier.failed(error, 1 - self._source)
             return
+        self._read_on()
+        if self._passed() and self._sides[self._source].at_hand:
+            self._carry()
+
+    def _read_on(self) -> None:
+        """The sink has room again."""
         self._writable.close()
         self._writable = None
-        if self._passed():
-            self._readable.start(self._carry)
-            if self._sides[self._source].at_hand:
-                self._carry()
+        self._readable.start(self._carry)
 
     def _passed(self) -> bool:
         """All that was taken is on its way; whether more may come."""

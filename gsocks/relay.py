@@ -24,6 +24,7 @@ import gevent
 from gsocks.errors import GsocksError, HalfClosedTimeout, IdleTimeout, StreamClosed, StreamError
 from gsocks.expiry import Expiry
 from gsocks.pump import Pump
+from gsocks.splice import pump_between
 from gsocks.stream import Stream, can_poll
 
 _CLIENT, _REMOTE = 0, 1
@@ -106,7 +107,7 @@ class Relay:
         client, remote = self._streams
         if can_poll(client) and can_poll(remote):
             sides = client, remote
-            self._pumps = Pump(self, sides, _CLIENT), Pump(self, sides, _REMOTE)
+            self._pumps = tuple(pump_between(self, sides, source) for source in (_CLIENT, _REMOTE))
             for pump in self._pumps:
                 pump.start()
         else:

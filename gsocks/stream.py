@@ -210,7 +210,7 @@ class SocketStream(Pollable):
             return data
         if self._read_ended:
             return b""
-        count = receive_into(fd, bench.plain[:CHUNK])
+        count = receive_into(fd, bench.plain)
         if count is None:
             return None
         self._read_ended = not count

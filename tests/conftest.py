@@ -22,6 +22,7 @@ from program import web_server
 from real import Certified, Door, Doors, both_doors
 
 from gsocks.address import Address
+from gsocks.splice import pipes_of_this_hub
 
 
 @pytest.fixture
@@ -48,11 +49,13 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         report(context, kind, *rest)
 
     monkeypatch.setattr(hub, "handle_error", note)
+    pipes_of_this_hub().close()  # which it may keep, for whoever comes next
     descriptors = open_descriptors()
     gc.freeze()  # the collector sees only what is made from here on, which is quick, too
     try:
         yield
         eventually(lambda: not living_greenlets())
+        pipes_of_this_hub().close()
         eventually(lambda: open_descriptors() <= descriptors)
     finally:
         gc.unfreeze()

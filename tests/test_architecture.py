@@ -28,6 +28,7 @@ ROOMS = [
     "closing",
     "expiry",
     "pump",
+    "splice",
     "bandwidth",
     "proxy_protocol",
     "rotation",
@@ -191,7 +192,13 @@ def test_a_room_without_input_or_output_does_not_import_gevent(room: str) -> Non
 
 def test_the_relay_knows_no_protocol() -> None:
     ours = {name for name in imported(modules()["relay"]) if name.startswith("gsocks")}
-    assert ours == {"gsocks.errors", "gsocks.expiry", "gsocks.pump", "gsocks.stream"}
+    assert ours == {
+        "gsocks.errors",
+        "gsocks.expiry",
+        "gsocks.pump",
+        "gsocks.splice",
+        "gsocks.stream",
+    }
 
 
 def test_nothing_is_validated_by_assert_and_nothing_swallows_every_exception() -> None:
