@@ -46,7 +46,7 @@ from gsocks.request import Command, Request
 from gsocks.shares import Shares
 from gsocks.stream import Stream, tune
 from gsocks.waiting import WaitingClient
-from gsocks.ways_out import Way, WaysOut
+from gsocks.ways_out import Release, Way, WaysOut
 
 log = logging.getLogger("gsocks.door")
 
@@ -84,6 +84,34 @@ class Visit:
         door, self._door = self._door, None
         if door is not None:
             door._leave(self)
+
+
+class _Carried:
+    """What is to be done when a relay is over: the little that a connection keeps until then."""
+
+    __slots__ = ("_door", "_ended", "_record", "_release", "relay")
+
+    relay: Relay
+
+    def __init__(
+        self, door: Door, record: Record, release: Release, ended: Callable[[], None] | None
+    ) -> None:
+        self._door = door
+        self._record = record
+        self._release = release
+        self._ended = ended
+
+    def __call__(self, totals: Totals) -> None:
+        door, record, error = self._door, self._record, totals.error
+        self._release(totals.up, totals.down, _broken(totals))
+        door._relays.discard(self.relay)
+        record.up += totals.up
+        record.down += totals.down
+        word = error.word if isinstance(error, Withdrawn) else totals.word
+        door._over(record, word, str(error or ""))
+        if self._ended is not None:
+            self._ended()
+        door._notice_desertion()
 
 
 class Door(StreamServer):
@@ -439,24 +467,13 @@ class Door(StreamServer):
     def _relay(
         self, client: Stream, way: Way, record: Record, ended: Callable[[], None] | None
     ) -> None:
-        def over(totals: Totals) -> None:
-            way.release(totals.up, totals.down, _broken(totals))
-            self._relays.discard(relay)
-            record.up += totals.up
-            record.down += totals.down
-            error = totals.error
-            word = error.word if isinstance(error, Withdrawn) else totals.word
-            self._over(record, word, str(error or ""))
-            if ended is not None:
-                ended()
-            self._notice_desertion()
-
-        relay = Relay(
+        carried = _Carried(self, record, way.release, ended)
+        carried.relay = relay = Relay(
             client,
             way.stream,
             idle=self.timeouts.idle,
             half_closed=self.timeouts.half_closed,
-            ended=over,
+            ended=carried,
         )
         self._relays.add(relay)
         relay.run()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import gevent
 
@@ -25,10 +25,11 @@ from gsocks.errors import GsocksError, HalfClosedTimeout, IdleTimeout, StreamClo
 from gsocks.expiry import Expiry
 from gsocks.pump import Pump
 from gsocks.splice import pump_between
-from gsocks.stream import Stream, can_poll
+from gsocks.stream import Pollable, Stream, can_poll
 
 _CLIENT, _REMOTE = 0, 1
-_SIDES = ("client", "remote")
+_SIDES = (_CLIENT, _REMOTE)
+_NAMES = ("client", "remote")
 
 # Chunks that a pipe carries before it lets others run.  A socket that is always ready never
 # makes its greenlet wait, so one fast download would stop every other connection.
@@ -106,8 +107,8 @@ class Relay:
         self._expiry.restart()
         client, remote = self._streams
         if can_poll(client) and can_poll(remote):
-            sides = client, remote
-            self._pumps = tuple(pump_between(self, sides, source) for source in (_CLIENT, _REMOTE))
+            sides = cast(tuple[Pollable, Pollable], self._streams)
+            self._pumps = tuple([pump_between(self, sides, source) for source in _SIDES])
             for pump in self._pumps:
                 pump.start()
         else:
@@ -181,7 +182,7 @@ class Relay:
 
     def failed(self, error: StreamError, side: int | None) -> None:
         """That side has failed, or we."""
-        self.abort(error, "" if side is None else _SIDES[side])
+        self.abort(error, "" if side is None else _NAMES[side])
 
     # --- the end ----------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable
-from functools import partial
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
@@ -68,6 +67,19 @@ class Way(NamedTuple):
     release: Release
     #: the name of the exit
     name: str = ""
+
+
+class _Leave:
+    """A :class:`Release`.  No partial: there is one for each connection, and this is small."""
+
+    __slots__ = ("_member", "_roster")
+
+    def __init__(self, roster: Roster, member: Member) -> None:
+        self._roster = roster
+        self._member = member
+
+    def __call__(self, up: int = 0, down: int = 0, broken: bool = False) -> None:
+        self._roster.left(self._member, up, down, time.monotonic(), broken=broken)
 
 
 class WaysOut:
@@ -216,7 +228,7 @@ class WaysOut:
             if connected is None:
                 raise ConnectTimeout(f"{request.dest}: has not connected within {seconds:g} s")
         except BaseException:
-            self._leave(member)
+            self.roster.left(member, 0, 0, time.monotonic())
             raise
         finally:
             listening.close()
@@ -228,7 +240,7 @@ class WaysOut:
             raise Forbidden(f"{request.dest} is forbidden: {decision.reason}")
 
     def _way(self, member: Member, stream: Stream, bound: Address) -> Way:
-        return Way(stream, bound, member.label, partial(self._leave, member), member.name)
+        return Way(stream, bound, member.label, _Leave(self.roster, member), member.name)
 
     def _reach(
         self, request: Request, tried: Callable[[str], None], failed: Collection[str] = ()
@@ -247,9 +259,6 @@ class WaysOut:
     def _members(self, names: Collection[str]) -> set[Member]:
         found = (self.roster.named(name) for name in names)
         return {member for member in found if member is not None}
-
-    def _leave(self, member: Member, up: int = 0, down: int = 0, broken: bool = False) -> None:
-        self.roster.left(member, up, down, time.monotonic(), broken=broken)
 
     # --- what others know of the exits ------------------------------------------------------
 

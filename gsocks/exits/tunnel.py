@@ -6,7 +6,6 @@ import fcntl
 import sys
 import termios
 import time
-from functools import partial
 from typing import Any, cast
 
 import gevent
@@ -86,7 +85,7 @@ class TunnelExit:
     def associate(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Associates.associate`."""
         tunnel, bound = self._ask(request)
-        return Connected(TunnelDatagrams(tunnel, partial(self._stream_ended, tunnel)), bound)
+        return Connected(TunnelDatagrams(tunnel, _Return(self.pool, tunnel)), bound)
 
     def bind(self, request: Request) -> Listening:
         """See :meth:`gsocks.exits.base.Binds.bind`."""
@@ -99,7 +98,7 @@ class TunnelExit:
 
     def stream_in(self, tunnel: ClientTunnel) -> TunnelStream:
         """The stream that was opened in a tunnel, which comes back to the pool after it."""
-        return TunnelStream(tunnel, partial(self._stream_ended, tunnel))
+        return TunnelStream(tunnel, _Return(self.pool, tunnel))
 
     def _ask(self, request: Request) -> tuple[ClientTunnel, Address]:
         """Put a request to the server, and have its answer.
@@ -160,10 +159,6 @@ class TunnelExit:
             tunnel.abort()
             self.pool.distrust(asked)
 
-    def _stream_ended(self, tunnel: ClientTunnel, reusable: bool) -> None:
-        if reusable:
-            self.pool.give_back(tunnel)
-
     def _open_tunnel(self) -> ClientTunnel:
         late = ExitFailed(
             f"no answer in {self._timeout:g} s: another key, clocks more than 30 s apart,"
@@ -176,6 +171,23 @@ class TunnelExit:
             except BaseException:
                 sock.close()
                 raise
+
+
+class _Return:
+    """What a stream does with its tunnel when it is over.
+
+    No partial: there is one for each connection, and this is a quarter of its size.
+    """
+
+    __slots__ = ("_pool", "_tunnel")
+
+    def __init__(self, pool: Pool, tunnel: ClientTunnel) -> None:
+        self._pool = pool
+        self._tunnel = tunnel
+
+    def __call__(self, reusable: bool) -> None:
+        if reusable:
+            self._pool.give_back(self._tunnel)
 
 
 class _TunnelListener:
@@ -232,7 +244,7 @@ class _EarlyStream(TunnelStream):
     def __init__(
         self, way: TunnelExit, tunnel: ClientTunnel, request: Request, fresh: bool
     ) -> None:
-        super().__init__(tunnel, partial(way._stream_ended, tunnel))
+        super().__init__(tunnel, _Return(way.pool, tunnel))
         self._exit = way
         self._request = request
         #: whether the tunnel has not waited, so that there is no doubt about its path
