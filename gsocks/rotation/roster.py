@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from gsocks.address import Address
-from gsocks.exits.base import Associates, Binds, Exit
+from gsocks.exits.base import Exit
 from gsocks.exits.url import derived_name
 from gsocks.request import Command, Request
 from gsocks.rotation.health import Domains, Health, HealthSettings, domain_of, usable
@@ -198,12 +198,13 @@ class Roster:
             wanted.setdefault(_key(offer), offer)
         removed = [member for key, member in before.items() if key not in wanted]
         taken = {member.name for key, member in before.items() if key in wanted}
+        numbers: dict[str, int] = {}
         added = []
         members: dict[object, Member] = {}
         for key, offer in wanted.items():
             member = before.get(key)
             if member is None:
-                name = _free_name(offer.name or derived_name(offer.exit.label), taken)
+                name = _free_name(offer.name or derived_name(offer.exit.label), taken, numbers)
                 taken.add(name)
                 health = Health(self._settings, self._random)
                 member = Member(next(self._numbers), name, offer, health)
@@ -374,11 +375,16 @@ def _key(offer: Offer) -> object:
     return offer.exit if offer.key is None else offer.key
 
 
-def _free_name(name: str, taken: Collection[str]) -> str:
-    """``name``, or the first of name-2, name-3... that nobody has."""
+def _free_name(name: str, taken: Collection[str], numbers: dict[str, int]) -> str:
+    """``name``, or the first of name-2, name-3... that nobody has.
+
+    ``numbers``: with which of them to begin, because those before it are taken.
+    """
     if name not in taken:
         return name
-    return next(other for number in count(2) if (other := f"{name}-{number}") not in taken)
+    number = next(n for n in count(numbers.get(name, 2)) if f"{name}-{n}" not in taken)
+    numbers[name] = number + 1
+    return f"{name}-{number}"
 
 
 def _is_any(wish: Wish) -> bool:
@@ -397,8 +403,8 @@ def _domains(dest: Address) -> Iterator[str]:
 
 def _served(way: Exit) -> dict[Command, Callable[[Request], Any]]:
     served: dict[Command, Callable[[Request], Any]] = {Command.CONNECT: way.connect}
-    if isinstance(way, Associates):
-        served[Command.UDP_ASSOCIATE] = way.associate
-    if isinstance(way, Binds):
-        served[Command.BIND] = way.bind
+    # Not by isinstance of the protocols, which takes longer than all else that makes a member.
+    for command, name in ((Command.UDP_ASSOCIATE, "associate"), (Command.BIND, "bind")):
+        if (method := getattr(way, name, None)) is not None:
+            served[command] = method
     return served
