@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -133,6 +134,22 @@ def test_workers_fetch_a_url_once_and_all_go_out_by_it(tmp_path: Path) -> None:
             program.wait_for(f"exit=http://127.0.0.1:{behind} .*outcome=ok", times=6)
             assert (tmp_path / "kept").read_bytes().endswith(f"127.0.0.1:{behind}".encode())
             program.wait_for(r"sources: http://127\.0\.0\.1:\d+/\.\.\.: 1 exits", times=2)
+
+
+def test_a_worker_that_takes_a_dead_ones_place_has_the_exits_of_now(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("10.0.0.7:80\n")
+    config = config_of(tmp_path, "exit_sources: [{file: list.txt}]", "workers: 2")
+    with proxies(tmp_path, 1) as (now,), web_server() as web, Program("-c", config) as program:
+        port = program.port()
+        program.wait_for(r"local: .* on \S+", times=2)
+        config_of(tmp_path, f"exits: ['http://127.0.0.1:{now}']", "workers: 2")
+        (tmp_path / "list.txt").unlink()
+        pid = program.process.pid
+        for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            os.kill(int(worker), signal.SIGKILL)
+        program.wait_for(r"local: .* on \S+", times=4)
+        assert curl(port, web, "again") == "again"
+        program.wait_for(f"exit=http://127.0.0.1:{now} .*outcome=ok")
 
 
 def test_a_program_without_any_exit_says_so_and_ends(tmp_path: Path) -> None:
