@@ -234,7 +234,7 @@ def _question(options: argparse.Namespace) -> Question | None:
     if options.url is None:
         return None
     try:
-        return Question(url=WebUrl.parse(options.url))
+        return Question(urls=(WebUrl.parse(options.url),))
     except ValueError as error:
         raise ConfigError(f"--url: {error}") from None
 

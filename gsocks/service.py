@@ -148,7 +148,8 @@ class Service:
             finally:
                 feed.close()
             ground = replace(_ground(section), timeouts=Timeouts(connect=timeout), pool_size=0)
-            yield name, make_ways_out(found, ground=ground), Question()
+            asked = Question(section.checks.urls, status=section.checks.status)
+            yield name, make_ways_out(found, ground=ground), asked
 
     def run(self) -> int:
         """Serve until a signal ends it; returns the exit status."""

@@ -31,15 +31,16 @@ _ADDRESSES = ("ip", "origin", "address", "query", "ip_addr")
 
 
 class Question(NamedTuple):
-    """What every exit is asked for: a page, or else a destination.
+    """What every exit is asked for: one of some pages, or else a destination.
 
     Neither: whether the exit itself answers as its kind does, and takes its credentials.  What
     else it would do is not known then.
     """
 
-    url: WebUrl | None = None
+    #: the next one is asked for if one fails, which may be its own fault
+    urls: tuple[WebUrl, ...] = ()
     dest: Address | None = None
-    #: the status that the page must have; None: any below 500
+    #: the status that a page must have; None: any below 500
     status: int | None = None
 
 
@@ -121,17 +122,32 @@ def _ask(
     way: _Timed, question: Question, timeout: float, trust: Callable[[], ssl.SSLContext]
 ) -> str | None:
     """The address that a page tells.  Raises GsocksError."""
-    if question.url is None:
-        if question.dest is None:
-            way.answers(timeout)
-        else:
-            way.connect(Request(Command.CONNECT, question.dest)).stream.abort()
+    if question.dest is not None:
+        way.connect(Request(Command.CONNECT, question.dest)).stream.abort()
         return None
-    page = fetch(question.url, way, largest=_LARGEST, timeout=timeout, trust=trust)
-    wanted = page.status < 500 if question.status is None else page.status == question.status
-    if not wanted:
+    if not question.urls:
+        way.answers(timeout)
+        return None
+    url, *others = question.urls
+    try:
+        return _address(_page(url, way, question.status, timeout, trust))
+    except FetchFailed:
+        if not others:
+            raise
+    return _ask(way, question._replace(urls=tuple(others)), timeout, trust)
+
+
+def _page(
+    url: WebUrl,
+    way: _Timed,
+    status: int | None,
+    timeout: float,
+    trust: Callable[[], ssl.SSLContext],
+) -> bytes:
+    page = fetch(url, way, largest=_LARGEST, timeout=timeout, trust=trust)
+    if page.status != status and (status is not None or page.status >= 500):
         raise FetchFailed(f"the page answers with status {page.status}")
-    return _address(page.body)
+    return page.body
 
 
 def _address(body: bytes) -> str | None:

@@ -144,6 +144,17 @@ def test_a_page_that_fails_is_the_exits_failure(tmp_path: Path, proxy: str, mirr
     assert done.returncode == 1
 
 
+def test_the_pages_of_the_configs_checks_are_asked_for_until_one_can_be_had(
+    tmp_path: Path, proxy: str, mirror: str
+) -> None:
+    with dead() as nobody:
+        checks = f"checks: {{urls: ['http://{nobody}/', 'http://{mirror}/']}}"
+        config = config_of(tmp_path, f"{proxy}:joe:right name=a", more=checks)
+        assert found(gsocks("exits", "-c", config, "--json"))["a"]["address"] == "127.0.0.1"
+        config_of(tmp_path, f"{proxy}:joe:right name=a", more=checks[:-1] + ", status: 204}")
+        assert not found(gsocks("exits", "-c", config, "--json"))["a"]["works"]
+
+
 def test_without_a_page_an_exit_works_that_answers_as_its_kind_does(
     tmp_path: Path, proxy: str, mirror: str
 ) -> None:
