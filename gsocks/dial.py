@@ -37,6 +37,7 @@ from gsocks.errors import (
 )
 from gsocks.rules import Rules, Verdict
 from gsocks.stream import tune
+from gsocks.within import within
 
 #: the IP addresses of a name, as text; raises OSError, socket.gaierror among them
 Lookup = Callable[[str], Sequence[str]]
@@ -217,9 +218,7 @@ class Dialer:
             return self._connect_to_only(dest)
         race = _Race(dest.port, self._source, self._freebind)
         try:
-            sock = gevent.with_timeout(
-                self.timeout, self._connect, dest, user, race, timeout_value=None
-            )
+            sock = within(self.timeout, None, self._connect, dest, user, race)
             if sock is None:
                 race.failures.append(ConnectTimeout(f"{dest}: no answer within {self.timeout:g} s"))
                 raise race.most_telling_failure()
@@ -261,8 +260,7 @@ class Dialer:
         """Connect to a destination that is an address, which takes no race."""
         sock = _begin(dest.host, dest.port, self._source, self._freebind)
         try:
-            late = gevent.with_timeout(self.timeout, wait_write, sock.fileno(), timeout_value=True)
-            if late:
+            if within(self.timeout, True, wait_write, sock.fileno()):
                 raise ConnectTimeout(f"{dest}: no answer within {self.timeout:g} s")
             _raise_failure(sock)
         except BaseException:
@@ -323,8 +321,10 @@ class _Race:
         """The attempts that have come to an end, the earliest first."""
         if len(self.under_way) == 1:  # nearly always, and 25 us less than by poll
             (fd,) = self.under_way
-            late = gevent.with_timeout(seconds, wait_write, fd, timeout_value=True)
-            return [] if late else [fd]
+            if seconds is None:
+                wait_write(fd)
+                return [fd]
+            return [] if within(seconds, True, wait_write, fd) else [fd]
         changes = poll()
         for fd in self.under_way:
             changes.register(fd, POLLOUT)

@@ -17,12 +17,12 @@ from typing import Any, cast
 
 import gevent
 from gevent.event import Event
-from gevent.pool import Group
 from gevent.server import StreamServer
 from gevent.socket import socket
 
 from gsocks.address import Address
 from gsocks.assemble import SomeExit, SomeRules, make_ways_out
+from gsocks.crew import Crew
 from gsocks.errors import (
     ClientError,
     ClientForbidden,
@@ -162,7 +162,7 @@ class Door(StreamServer):
         #: those of which it is not known yet what they want
         self._greeting: set[Visit] = set()
         self._by_client: Counter[str] = Counter()
-        self._greeters = Group()
+        self._greeters = Crew()
         self._relays: set[Relay] = set()
         #: who has a share for which connection
         self._sharing: dict[Record, str] = {}
@@ -205,10 +205,11 @@ class Door(StreamServer):
         self._give_up_reserve()
         self.drain()
         if not self._deserted.wait(self.stop_timeout if timeout is None else timeout):
-            self._greeters.kill(block=False)
+            self._greeters.kill()
             for relay in list(self._relays):
                 relay.abort(StreamClosed("stopped"))
             self._deserted.wait()
+        self._greeters.close()
         self._ways_out.close()
 
     def drain(self) -> None:

@@ -27,6 +27,7 @@ from gsocks.rotation.policy import Policy
 from gsocks.rotation.roster import Member, Roster
 from gsocks.rotation.session import SessionKey, Sessions
 from gsocks.wish import Wish
+from gsocks.within import within
 
 #: times that a request asks the exit of its session, and the seconds in between: it may just be
 #: starting again
@@ -148,9 +149,8 @@ class Search:
         began = self._asked[chosen] = time.monotonic()
         roster.asked(chosen, began)
         try:
-            made = gevent.with_timeout(
-                seconds, chosen.served[request.command], request, timeout_value=None
-            )
+            ask = chosen.served[request.command]
+            made = ask(request) if seconds is None else within(seconds, None, ask, request)
             if made is None:
                 raise ExitDoubtful(f"{chosen.label}: not connected within {seconds:.3g} s")
         except BaseException as error:

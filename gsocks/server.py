@@ -28,6 +28,7 @@ from gsocks.request import Command, Request
 from gsocks.shares import Shares
 from gsocks.tunnel import ServerTunnel, TunnelDatagrams, TunnelStream, accept_tunnel, discard
 from gsocks.ways_out import WaysOut
+from gsocks.within import within
 
 log = logging.getLogger("gsocks.server")
 
@@ -36,6 +37,7 @@ log = logging.getLogger("gsocks.server")
 MAX_STRANGERS = 1024
 
 _NO_KEYS: SomeKeys = {}
+_LATE = IdleTimeout()
 
 
 class RemoteServer(Door):
@@ -143,10 +145,12 @@ class RemoteServer(Door):
     def _wait_for_request(self, tunnel: ServerTunnel) -> Request | None:
         self._idle.add(tunnel)
         try:
-            with gevent.Timeout(self.timeouts.idle, IdleTimeout()):
-                return tunnel.accept()
+            request = within(self.timeouts.idle, _LATE, tunnel.accept)
         finally:
             self._idle.discard(tunnel)
+        if isinstance(request, IdleTimeout):
+            raise IdleTimeout
+        return request
 
     def _stream_ended(self, visit: Visit, tunnel: ServerTunnel, reusable: bool) -> None:
         if reusable and self._is_welcome(tunnel):
@@ -186,9 +190,14 @@ class RemoteServer(Door):
         if self._owns_guard:
             self._guard.close()
 
+    def _give_up(self, greeter: greenlet) -> None:
+        if greeter in self._unproven:  # else it has something else to do now
+            greeter.throw()
+
     def drain(self) -> None:
         """Close what carries nothing: idle tunnels, and whoever has proved nothing yet."""
-        gevent.killall(list(self._unproven), block=False)
+        for greeter in self._unproven:
+            gevent.get_hub().loop.run_callback(self._give_up, greeter)
         for tunnel in list(self._idle):
             tunnel.close()
 

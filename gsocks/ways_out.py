@@ -9,8 +9,6 @@ from collections.abc import Callable, Collection, Iterable
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
-import gevent
-
 from gsocks.address import Address
 from gsocks.datagram import Screened
 from gsocks.errors import (
@@ -28,6 +26,7 @@ from gsocks.rotation.session import Sessions
 from gsocks.rules import Rules, Verdict
 from gsocks.search import Search
 from gsocks.stream import Stream
+from gsocks.within import within
 
 log = logging.getLogger("gsocks.rotation")
 
@@ -224,7 +223,7 @@ class WaysOut:
         listening: Listening = made
         try:
             waits(listening, member.label)
-            connected = gevent.with_timeout(seconds, listening.accept, timeout_value=None)
+            connected = within(seconds, None, listening.accept)
             if connected is None:
                 raise ConnectTimeout(f"{request.dest}: has not connected within {seconds:g} s")
         except BaseException:
@@ -249,9 +248,7 @@ class WaysOut:
         given_up = self._members(failed)
         search = Search(request, self.roster, self.sessions, self._policy, given_up)
         # A timeout that is no ConnectFailed: an exit takes those for failures of its own parts.
-        reached = gevent.with_timeout(
-            self._timeout, search.run, self._timeout, self._tries, tried, timeout_value=None
-        )
+        reached = within(self._timeout, None, search.run, self._timeout, self._tries, tried)
         if reached is None:
             raise ConnectTimeout(f"{request.dest}: not connected within {self._timeout:g} s")
         return reached
