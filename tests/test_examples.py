@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import gevent
 import pytest
@@ -15,8 +21,8 @@ import requests
 from engine import KEY, free_port, make_server, read_to_end, running_door, serving
 from gevent.pywsgi import WSGIServer
 from gevent.ssl import PROTOCOL_TLS_SERVER, SSLContext
-from program import ROOT
-from proxies import authority
+from program import ROOT, TOO_LONG, Program
+from proxies import authority, certified
 
 from gsocks import Gateway
 from gsocks.errors import ConnectionRefused, ConnectTimeout, Forbidden
@@ -171,3 +177,116 @@ def test_failures_are_those_of_requests_and_their_cause_is_ours() -> None:
             with pytest.raises(requests.ConnectTimeout) as caught:
                 session.get(silent, timeout=(0.05, 1))
             assert isinstance(cause(caught.value), ConnectTimeout)
+
+
+# --- Scrapy -----------------------------------------------------------------------------------
+
+SPIDER = """
+from scrapy import Request, Spider
+from scrapy_middleware import banned
+
+
+class Shop(Spider):
+    name = "shop"
+
+    async def start(self):
+        for scheme in ("http", "https"):
+            for n in range(4):
+                yield self.page(scheme, f"{scheme} alone", f"/{n}")
+                yield self.page(scheme, f"{scheme} cart", f"/{n}", session="cart17", country="de")
+        yield self.page("http", "forbidden", "/forbidden", session="cart18")
+        yield self.page("http", "captcha", "/captcha", session="cart19")
+        yield self.page("http", "never", "/never")
+
+    def page(self, scheme, kind, path, **wishes):
+        url = getattr(self, scheme) + path
+        return Request(url, self.parse, dont_filter=True, meta={"gsocks": wishes, "kind": kind})
+
+    def parse(self, response):
+        if response.text == "captcha":
+            return banned(response.request)
+        return {"kind": response.meta["kind"], "status": response.status, "from": response.text}
+"""
+
+GATEWAY = "local:\n  listen: 127.0.0.1:0\n  rules: [allow all]\n  exits:\n" + "".join(
+    f"    - {{url: 'direct://?source=127.0.0.{n}', country: {'de' if n < 14 else 'fr'}}}\n"
+    for n in range(11, 19)
+)
+
+
+class _Shop(BaseHTTPRequestHandler):
+    """Says who came; some pages are not for the first address that asks for them."""
+
+    protocol_version = "HTTP/1.1"
+    first: ClassVar[dict[str, str]] = {}
+
+    def do_GET(self) -> None:
+        who, status = self.client_address[0], 200
+        if self.path in ("/forbidden", "/captcha") and who == self.first.setdefault(self.path, who):
+            who, status = ("captcha", 200) if self.path == "/captcha" else ("no", 403)
+        elif self.path == "/never":
+            status = 429
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(who)))
+        self.end_headers()
+        self.wfile.write(who.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def shop(tls: bool) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Shop)
+    if tls:
+        server.socket = certified("127.0.0.1").wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_scrapy_has_sessions_countries_and_another_exit_after_a_ban(tmp_path: Path) -> None:
+    (tmp_path / "spider.py").write_text(SPIDER)
+    (tmp_path / "gateway.yaml").write_text(GATEWAY)
+    with (
+        shop(tls=False) as http,
+        shop(tls=True) as https,
+        Program("-c", tmp_path / "gateway.yaml") as gateway,
+    ):
+        settings = {
+            "GSOCKS_PROXY": f"http://127.0.0.1:{gateway.port()}",
+            "DOWNLOADER_MIDDLEWARES": '{"scrapy_middleware.GsocksMiddleware": 745}',
+            "HTTPERROR_ALLOW_ALL": "1",
+            "RETRY_ENABLED": "0",
+            "TELNETCONSOLE_ENABLED": "0",
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "scrapy", "runspider", "spider.py", "-O", "pages.json"]
+            + [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
+            + ["-a", f"http={http}", "-a", f"https={https}"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "examples")},
+            capture_output=True,
+            text=True,
+            timeout=TOO_LONG,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    pages: dict[str, list[tuple[int, str]]] = {}
+    for page in json.loads((tmp_path / "pages.json").read_text()):
+        pages.setdefault(page["kind"], []).append((page["status"], page["from"]))
+    german = {f"127.0.0.{n}" for n in range(11, 14)}
+    for scheme in ("http", "https"):
+        assert len({who for _, who in pages[f"{scheme} alone"]}) > 1, done.stderr
+        (cart,) = {who for _, who in pages[f"{scheme} cart"]}
+        assert cart in german
+    ((status, who),) = pages["forbidden"]
+    assert (status, who) != (200, _Shop.first["/forbidden"])
+    assert status == 200
+    ((_, who),) = pages["captcha"]
+    assert who not in ("captcha", _Shop.first["/captcha"])
+    assert [status for status, _ in pages["never"]] == [429]
