@@ -46,7 +46,7 @@ $(VENV)/installed: $(BIN)/python pyproject.toml
 	@touch $@
 
 $(VENV)/installed-dev: $(BIN)/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,clients]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,clients,scraping]'
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-fuzz: $(BIN)/python pyproject.toml

@@ -14,7 +14,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,13 +28,18 @@ TOO_LONG = 60
 
 
 class Program:
-    """``python -m gsocks`` with these arguments; its log is read as it comes."""
+    """``python -m gsocks`` with these arguments; its log is read as it comes.
 
-    def __init__(self, *arguments: str | Path, cwd: Path = ROOT) -> None:
+    ``within``: the beginning of a command line by which it runs elsewhere.
+    """
+
+    def __init__(
+        self, *arguments: str | Path, cwd: Path = ROOT, within: Sequence[str] = ()
+    ) -> None:
         self.lines: list[str] = []
         self._news = threading.Condition()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gsocks", *map(str, arguments)],
+            [*within, sys.executable, "-m", "gsocks", *map(str, arguments)],
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
