@@ -208,7 +208,14 @@ class Shop(Spider):
         return {"kind": response.meta["kind"], "status": response.status, "from": response.text}
 """
 
-GATEWAY = "local:\n  listen: 127.0.0.1:0\n  rules: [allow all]\n  exits:\n" + "".join(
+GATEWAY = """
+log: {level: debug}
+admin: {listen: 127.0.0.1:0}
+local:
+  listen: 127.0.0.1:0
+  rules: [allow all]
+  exits:
+""" + "".join(
     f"    - {{url: 'direct://?source=127.0.0.{n}', country: {'de' if n < 14 else 'fr'}}}\n"
     for n in range(11, 19)
 )
@@ -259,6 +266,8 @@ def test_scrapy_has_sessions_countries_and_another_exit_after_a_ban(tmp_path: Pa
     ):
         settings = {
             "GSOCKS_PROXY": f"http://127.0.0.1:{gateway.port()}",
+            "GSOCKS_ADMIN": gateway.wait_for(r"admin: JSON and metrics on (http://\S+),")[0][1],
+            "GSOCKS_TOKEN": (tmp_path / "admin.token").read_text().strip(),
             "DOWNLOADER_MIDDLEWARES": '{"scrapy_middleware.GsocksMiddleware": 745}',
             "HTTPERROR_ALLOW_ALL": "1",
             "RETRY_ENABLED": "0",
@@ -275,7 +284,9 @@ def test_scrapy_has_sessions_countries_and_another_exit_after_a_ban(tmp_path: Pa
             timeout=TOO_LONG,
             check=False,
         )
-    assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stderr
+        # /forbidden and /captcha once, and /never at each try but the last
+        gateway.wait_for(r"exit \S+ has served 127\.0\.0\.1 badly: banned", 4)
     pages: dict[str, list[tuple[int, str]]] = {}
     for page in json.loads((tmp_path / "pages.json").read_text()):
         pages.setdefault(page["kind"], []).append((page["status"], page["from"]))
