@@ -110,6 +110,9 @@ class Search:
         if not fulfilling:
             return None
         available = self._roster.available(request, self._given_up, now)
+        others = self._asked_by_others(session, now)
+        if others is not None and others not in available:
+            available = [*available, others]
         chosen = self._sessions.choose(session, request.wish, fulfilling, available, now)
         stays = chosen in self._given_up or self._roster.refuses(chosen, now)
         return None if stays or not chosen.fits(request) else chosen
@@ -121,6 +124,17 @@ class Search:
         if kept is None or kept in self._given_up:
             return None
         return kept if self._roster.serves(kept, self._request, now) else None
+
+    def _asked_by_others(self, session: SessionKey, now: float) -> Member | None:
+        """The exit that other requests of a new session are waiting for.
+
+        It may have as much to do as it gets until it has proved itself; but a session is not to
+        begin at several exits at once.
+        """
+        asked = self._roster.named(self._sessions.asked(session) or "")
+        if asked is None or asked in self._given_up or self._roster.refuses(asked, now):
+            return None
+        return asked if self._roster.serves(asked, self._request, now) else None
 
     def _why_none(self) -> GsocksError:
         """Why no exit may be asked."""

@@ -321,6 +321,15 @@ def test_a_session_keeps_its_exit_until_another_one_is_asked_for(tells_who_came:
         assert after != before
 
 
+def test_the_first_requests_of_a_session_at_once_have_one_exit(tells_who_came: Address) -> None:
+    """Also if they are more than an exit is given of which nothing good is known yet."""
+    with many_exits() as gateway:
+        asking = [
+            gevent.spawn(exits_of, gateway, 1, tells_who_came, session="cart-17") for _ in range(20)
+        ]
+        assert len({each.get()[0] for each in asking}) == 1
+
+
 def test_a_session_ends_with_its_lifetime(
     tells_who_came: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,6 +97,14 @@ class Sessions:
         session.settle(chosen)
         return chosen
 
+    def asked(self, key: SessionKey) -> str | None:
+        """The name of the exit that was chosen for the session last, whether it has served or not.
+
+        None if there was none, or if it is to have another one.
+        """
+        session = self._sessions.get(key)
+        return None if session is None or session.to_move else session.exit
+
     def kept(self, key: SessionKey, wish: Wish, now: float) -> str | None:
         """The name of the exit that has served the session and that it keeps while it can.
 
