@@ -23,6 +23,7 @@ TARGETS = (
     "http_requests",
     "http_answers",
     "exit_url",
+    "exit_list",
     "username",
 )
 

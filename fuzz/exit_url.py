@@ -27,7 +27,7 @@ SEEDS = [
     b"ftp://user:7f3a9c@10.0.0.7:21",
 ]
 #: what no word of gsocks has in it
-_MARK = "7f3a9c"
+MARK = "7f3a9c"
 
 WORDS = [
     *(b"direct", b"socks5://", b"socks4a://", b"http://", b"https://", b"gsocks://", b"socks5h://"),
@@ -88,8 +88,8 @@ def _is_secret(text: str) -> bool:
     """Whether the mark stands where a password or a key does, and nowhere else."""
     before = text.partition("://")[2].rpartition("@")[0]
     secret = before if text.lower().startswith("gsocks") else before.partition(":")[2]
-    return unquote(text).count(_MARK) == 1 and _MARK in unquote(secret)
+    return unquote(text).count(MARK) == 1 and MARK in unquote(secret)
 
 
 def _hides(shown: str, text: str) -> None:
-    assert not (_is_secret(text) and _MARK in shown), (shown, text)
+    assert not (_is_secret(text) and MARK in shown), (shown, text)

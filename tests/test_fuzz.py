@@ -19,6 +19,7 @@ import gsocks.handshake
 import gsocks.http.client
 import gsocks.http.origin
 import gsocks.proxy_protocol
+import gsocks.rotation.lists
 import gsocks.rotation.username
 import gsocks.tunnel
 from fuzz.__main__ import TARGETS, words_file
@@ -83,6 +84,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "http_requests": (gsocks.http.client, "check_framing", lambda request: None),
     "http_answers": (gsocks.http.origin, "body_of_response", lambda response, method: Sized(5)),
     "username": (gsocks.rotation.username, "parse_duration", lambda text: 1.0),
+    "exit_list": (gsocks.rotation.lists, "_check_foreign", lambda spec, trusted: None),
     "exit_url": (ExitSpec, "__repr__", lambda spec: f"<{spec.password}>"),
 }
 
