@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import logging
+import os
 import re
 import resource
 import sys
@@ -275,15 +276,23 @@ def _keygen(options: argparse.Namespace) -> int:
 
 def _passwd(_: argparse.Namespace) -> int:
     if sys.stdin.isatty():
-        password = getpass.getpass("password: ")
-        if getpass.getpass("once more: ") != password:
+        password = _ask("password: ")
+        if _ask("once more: ") != password:
             raise ConfigError("the two passwords differ")
     else:
-        password = sys.stdin.readline().rstrip("\n")
+        password = sys.stdin.buffer.readline().removesuffix(b"\n").removesuffix(b"\r")
     if not password:
         raise ConfigError("an empty password keeps nobody out")
-    print(hash_password(password.encode()))
+    print(hash_password(password))
     return 0
+
+
+def _ask(prompt: str) -> bytes:
+    try:
+        return os.fsencode(getpass.getpass(prompt))  # its bytes, whatever text they may be
+    except EOFError:
+        print(file=sys.stderr)  # the prompt stands on its line
+        raise ConfigError("no password was given") from None
 
 
 def _log_to_stderr(settings: config.Log) -> None:

@@ -51,6 +51,16 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "gzip": (501, POST + b"Transfer-Encoding: gzip\r\n\r\n"),
     "gzip and chunks": (501, POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n"),
     "chunks twice": (501, POST + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n"),
+    "chunks with a parameter": (501, POST + b"Transfer-Encoding: chunked;x=y\r\n\r\n"),
+    "an empty coding": (501, POST + b"Transfer-Encoding: \r\n\r\n"),
+    "identity": (501, POST + b"Transfer-Encoding: identity\r\nContent-Length: 5\r\n\r\n"),
+    "a tab before the colon": (400, POST + b"Transfer-Encoding\t: chunked\r\n\r\n"),
+    "a first field that goes on": (
+        400,
+        b"POST http://ORIGIN/ HTTP/1.1\r\n X: y\r\nHost: ORIGIN\r\n\r\n",
+    ),
+    "a tab in the first line": (400, POST.replace(b" HTTP", b"\tHTTP") + b"\r\n"),
+    "a version beyond": (400, POST.replace(b"1.1", b"1.10") + b"\r\n"),
     "hidden chunks": (501, POST + b"Transfer-Encoding: xchunked\r\n\r\n"),
     "chunks with a control byte": (400, POST + b"Transfer-Encoding: \x0bchunked\r\n\r\n"),
     "chunks in HTTP/1.0": (

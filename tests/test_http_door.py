@@ -598,6 +598,25 @@ def test_a_client_that_is_gone_when_connect_succeeds_is_an_outcome() -> None:
         assert seen.next().outcome in ("client_reset", "client_closed")
 
 
+def test_one_length_said_twice_goes_on_once(client: Talk, origin: Web) -> None:
+    field = b"Content-Length: 5, 5\r\nContent-Length: 5"
+    client.say(get(origin, b"/", field, method=b"POST") + b"hello")
+    with origin.next() as heard:
+        assert heard.head.lower().count(b"content-length: 5\r\n") == 1
+        assert heard.head.lower().count(b"content-length") == 1
+        assert heard.hear_body() == b"hello"
+
+
+def test_what_stands_around_chunks_stays_here(client: Talk, origin: Web) -> None:
+    head = get(origin, b"/", b"Transfer-Encoding: chunked", b"Trailer: X-Admin", method=b"POST")
+    client.say(head + b"0005;ext=1\r\nhello\r\n000\r\nX-Admin: yes\r\n\r\n")
+    with origin.next() as heard:
+        assert b"railer" not in heard.head
+        assert heard.hear_until(b"0\r\n\r\n").endswith(b"5\r\nhello\r\n0\r\n\r\n")
+        heard.say(ok(b""))
+        assert client.hear("POST").status == 200
+
+
 # --- bodies that are too large -------------------------------------------------------------------
 
 SMALL = Limits(request_body=5)

@@ -31,6 +31,7 @@ from program import (
 
 from gsocks import __version__
 from gsocks.crypto import Key
+from gsocks.users import Users
 
 ONE_PROCESS = """
 server:
@@ -296,6 +297,24 @@ def test_passwd_hashes_one_line_from_a_pipe() -> None:
     done = gsocks("passwd", stdin="secret\n")
     assert done.stdout.startswith("$argon2id$")
     assert "secret" not in done.stdout + done.stderr
+
+
+def test_passwd_hashes_whatever_bytes_a_client_may_send() -> None:
+    for said in (b"\xff\xfe\n", b"\xff\xfe\r\n", b"\xff\xfe"):
+        done = subprocess.run(
+            [sys.executable, "-m", "gsocks", "passwd"],
+            input=said,
+            capture_output=True,
+            cwd=ROOT,
+            check=True,
+        )
+        assert Users({"alice": done.stdout.decode().strip()}).verify("alice", b"\xff\xfe")
+
+
+def test_passwd_that_is_left_without_an_answer_says_so() -> None:
+    shown, ended = answer_on_a_terminal(["passwd"], ["\4"])  # Ctrl-D
+    assert os.waitstatus_to_exitcode(ended) == 2
+    assert shown.splitlines()[-1] == "gsocks: no password was given"
 
 
 def test_passwd_takes_no_empty_password() -> None:
