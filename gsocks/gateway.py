@@ -17,9 +17,11 @@ import gevent
 from gevent.socket import socket
 
 from gsocks.address import Address
-from gsocks.assemble import SomeExit, SomeRules, make_ways_out
+from gsocks.assemble import SomeExit, SomeRules, make_offers, make_rules, make_ways_out
 from gsocks.bridge import Bridge, loopback_pair
+from gsocks.checks import CheckSettings
 from gsocks.closing import HasFileno, OpenSockets
+from gsocks.dial import Resolver
 from gsocks.errors import (
     ConfigError,
     ConnectTimeout,
@@ -27,6 +29,7 @@ from gsocks.errors import (
     ShuttingDown,
     connect_failure,
 )
+from gsocks.exits import Ground
 from gsocks.limits import Timeouts
 from gsocks.request import Command, Request
 from gsocks.rotation.health import HealthSettings
@@ -53,8 +56,8 @@ class Gateway:
     """Opens connections by exits that take turns.
 
     ``exits`` and ``rotate`` are as in the config; or ``exits`` is a WaysOut, which a gateway may
-    share with doors of its thread.  ``health``, ``sessions`` and ``tries`` are those of
-    :class:`gsocks.ways_out.WaysOut`.
+    share with doors of its thread.  ``health``, ``checks``, ``sessions`` and
+    ``tries`` are as for :func:`gsocks.assemble.make_ways_out`.
 
     ``rules`` are as at a door, too: left out, private addresses are denied, because what a program
     fetches is often named by others.  ``rules=["allow all"]`` lets it reach whatever this machine
@@ -76,20 +79,27 @@ class Gateway:
         pool_size: int = 8,
         pool_max_idle: float = 300.0,
         health: HealthSettings = HealthSettings(),
+        checks: CheckSettings = CheckSettings(),
         sessions: Sessions | None = None,
         tries: int = 3,
     ) -> None:
-        #: the exits, to be asked about and to be changed
-        self.ways_out = make_ways_out(
-            exits,
-            rules,
-            rotate=rotate,
+        self._ground = Ground(
+            make_rules(rules),
+            Resolver(),
             timeouts=timeouts,
             pool_size=pool_size,
             pool_max_idle=pool_max_idle,
+        )
+        #: the exits, to be asked about and to be banned
+        self.ways_out = make_ways_out(
+            exits,
+            rotate=rotate,
+            timeouts=timeouts,
             health=health,
+            checks=checks,
             sessions=sessions,
             tries=tries,
+            ground=self._ground,
         )
         self._sockets: OpenSockets[_Served] | None = None
         self._closed = False
@@ -154,6 +164,14 @@ class Gateway:
     def rotate(self, session: str) -> None:
         """Give a session another exit from its next connection on."""
         self.ways_out.rotate(None, session)
+
+    def update(self, exits: Iterable[SomeExit]) -> None:
+        """Have these exits from now on; no connection ends by it.
+
+        What is known of those that stay is kept, and so are their sessions.  Raises ConfigError,
+        and keeps what it has.
+        """
+        self.ways_out.update(make_offers(exits, self._ground, self.ways_out))
 
     def close(self) -> None:
         """Let go what is idle, such as tunnels; sockets that are open stay so."""

@@ -402,6 +402,20 @@ def test_a_report_says_of_what(tells_who_came: Address) -> None:
             gateway.report("exit-9", ok=False, domain="example.com")
 
 
+def test_other_exits_may_come_while_connections_are_open(tells_who_came: Address) -> None:
+    with many_exits(2) as gateway, gateway.connect(*tells_who_came, exit="exit-0") as sock:
+        sources = {"url": "direct://?source=127.0.0.12", "name": "exit-1"}
+        gateway.update([sources, {"url": "direct://?source=127.0.0.19", "name": "exit-8"}])
+        assert set(exits_of(gateway, 4, tells_who_came)) == {"exit-1", "exit-8"}
+        with pytest.raises(ConfigError):
+            gateway.update([])
+        with pytest.raises(ConfigError):
+            gateway.update(["nonsense://"])
+        assert gateway.exit_of(sock) == "exit-0"
+        sock.sendall(b"?")
+        assert read_to_end(sock) == b"127.0.0.11"
+
+
 def test_an_exit_that_fails_is_replaced_by_the_next_one(tells_who_came: Address) -> None:
     dead = f"socks5://127.0.0.1:{free_port()}"
     with Gateway([dead, "direct"], rules=["allow all"]) as gateway:
