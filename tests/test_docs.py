@@ -127,6 +127,33 @@ def test_the_readmes_two_machines_work_as_written(tmp_path: Path) -> None:
             assert run("curl", "-sS", "--socks5-hostname", proxy, url).stdout == "there"
 
 
+def test_the_readmes_rotating_proxy_works_as_written(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    make, start, ask = re.findall(r"^ {4}scraper\$ (.*)$", text, re.MULTILINE)
+    assert start == "gsocks -c gateway.yaml"
+    make = make.replace("127.0.0.1:1080", "127.0.0.1:0").replace(
+        "rotate:", "rules: [allow all], rotate:"
+    )
+    with (
+        web_server() as web,
+        Program("-c", _direct_http(tmp_path)) as upstream,
+    ):
+        (tmp_path / "proxies.txt").write_text(f"127.0.0.1:{upstream.port()}:u:p country=de\n")
+        subprocess.run(["bash", "-c", make], cwd=tmp_path, check=True, timeout=TOO_LONG)
+        with Program("-c", tmp_path / "gateway.yaml") as program:
+            line = ask.replace(":1080", f":{program.port()}")
+            line = line.replace("https://example.com/", f"http://127.0.0.1:{web}/text/there")
+            assert run("bash", "-c", line.replace("curl", "curl -sS")).stdout == "there"
+            program.wait_for(r"session=cart17 .*exit=http://u:\*\*\*@127\.0\.0\.1")
+
+
+def _direct_http(folder: Path) -> Path:
+    """The config of what stands for somebody's proxy."""
+    path = folder / "upstream.yaml"
+    path.write_text("local: {listen: '127.0.0.1:0', rules: [allow all]}")
+    return path
+
+
 def _with_path() -> dict[str, str]:
     import os
 
