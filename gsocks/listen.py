@@ -13,6 +13,9 @@ from gsocks.stream import tune
 #: connections that wait to be accepted; the kernel caps it at net.core.somaxconn
 BACKLOG = 1024
 
+#: seconds after which the kernel hands over a client that has said nothing; the least there is
+FIRST_WORDS = 1
+
 _REASONS = {
     errno.EADDRINUSE: "address already in use",
     errno.EACCES: "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
@@ -82,6 +85,9 @@ def _socket(address: Address, *, reuse_port: bool, listening: bool) -> socket.so
         sock.bind(address)
         if listening:
             tune(sock)
+            # All clients speak first, SOCKS, HTTP or tunnel: who is accepted has done so, and
+            # nobody is woken twice.  Who says nothing is accepted when this time is over.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, FIRST_WORDS)
             sock.listen(BACKLOG)
     except OSError as error:
         sock.close()

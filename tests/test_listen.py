@@ -37,6 +37,11 @@ def has_ipv6() -> bool:
     return True
 
 
+def accept(sock: socket.socket, seconds: float = 20) -> socket.socket:
+    assert select.select([sock], [], [], seconds)[0]
+    return sock.accept()[0]
+
+
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
@@ -48,6 +53,28 @@ def test_a_listener_takes_clients_and_does_not_block(host: str, closing: ExitSta
         sock.accept()
     reached_at = "127.0.0.1" if host == "0.0.0.0" else host
     closing.enter_context(socket.create_connection((reached_at, bound(sock).port)))
+
+
+def test_a_client_is_handed_over_with_its_first_words(closing: ExitStack) -> None:
+    sock = closing.enter_context(listen(ANY_PORT))
+    client = closing.enter_context(socket.create_connection(bound(sock)))
+    with pytest.raises(BlockingIOError):
+        sock.accept()
+    client.sendall(b"hello")
+    accepted = closing.enter_context(accept(sock))
+    assert accepted.recv(5, socket.MSG_DONTWAIT) == b"hello"
+
+
+def test_a_client_that_ends_without_a_word_is_handed_over_at_once(closing: ExitStack) -> None:
+    sock = closing.enter_context(listen(ANY_PORT))
+    socket.create_connection(bound(sock)).close()
+    assert closing.enter_context(accept(sock)).recv(1) == b""
+
+
+def test_a_client_that_says_nothing_is_handed_over_after_a_while(closing: ExitStack) -> None:
+    sock = closing.enter_context(listen(ANY_PORT))
+    closing.enter_context(socket.create_connection(bound(sock)))
+    closing.enter_context(accept(sock))
 
 
 def test_an_address_that_is_listened_on_is_told_to_be_in_use(closing: ExitStack) -> None:
@@ -90,9 +117,10 @@ def test_a_port_that_is_only_held_refuses_clients(closing: ExitStack) -> None:
 def test_a_port_that_clients_have_just_left_is_free_again() -> None:
     with listen(ANY_PORT) as sock:
         address = bound(sock)
-        with socket.create_connection(address):
+        with socket.create_connection(address) as client:
+            client.sendall(b"hello")
             # the server's end closes first and stays in TIME_WAIT
-            sock.accept()[0].close()
+            accept(sock).close()
     listen(address).close()
     with reserve(address):
         listen(address, reuse_port=True).close()
