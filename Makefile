@@ -2,6 +2,7 @@
 # make test   all tests, with branch coverage
 # make lint   style and types
 # make fuzz   every grammar that a stranger reaches, each for FUZZ_SECONDS
+# make soak   exits die and return while 200 clients go on, for SOAK_SECONDS
 # make bench        gsocks beside other proxies, about 35 minutes, into docs/benchmarks.md
 # make bench-quick  the same in small, under 2 minutes: shows that it works, not how fast
 
@@ -10,8 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # tests wait more than they work, so that a few processes are quicker than one even on one core
 TESTERS ?= 4
+SOAK_SECONDS ?= 300
 
-.PHONY: run test lint fuzz bench bench-quick clean
+.PHONY: run test lint fuzz soak bench bench-quick clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/gsocks -c config.example.yaml
@@ -29,6 +31,9 @@ lint: $(VENV)/installed-dev
 
 fuzz: $(VENV)/installed-fuzz
 	$(BIN)/python -m fuzz
+
+soak: $(VENV)/installed-dev
+	PYTHONPATH=. $(BIN)/python tests/soak.py --seconds $(SOAK_SECONDS)
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m bench

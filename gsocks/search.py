@@ -205,7 +205,7 @@ class Search:
         else:
             # No other exit may show whose fault it is; and if it goes on, it is this one's.
             if failure.fault is Fault.UNCLEAR:
-                self._roster.doubted(chosen, failure, now)
+                self._roster.doubted(chosen, failure, now, began=self._asked[chosen])
             raise failure
 
 

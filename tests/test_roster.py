@@ -354,6 +354,19 @@ def test_doubts_in_a_row_put_an_exit_out_and_a_success_clears_them() -> None:
     assert member.health.is_out(0.0)
 
 
+def test_doubts_about_what_was_asked_before_the_last_success_count_for_nothing() -> None:
+    exits = roster(*offers(2))
+    member = exits.named("e0")
+    assert member is not None
+    exits.connected(member, 10.0)
+    for _ in range(9):
+        exits.doubted(member, FAILED, 12.0, began=9.0)
+    assert not member.health.is_out(12.0)
+    for _ in range(3):
+        exits.doubted(member, FAILED, 12.0, began=11.0)
+    assert member.health.is_out(12.0)
+
+
 # --- the remembered answer --------------------------------------------------------------------
 
 _STEPS = ["ask", "answer", "connect", "leave", "fail", "check", "down", "ban", "drain", "update"]

@@ -87,10 +87,9 @@ class Health:
 
         ``among``: all exits, this one too, of which only a share may be out; they are gone
         through only if this one should go out.  None: there is no such bound.  ``began``: when
-        the request was put to it.  What fails by silence is old news when it fails, and counts
-        for nothing if something newer is known.
+        the request was put to it; it counts for nothing if newer is known.
         """
-        if began < self._news_at:
+        if self.knows_newer(began):
             return False
         self.proven = False
         if self.is_out(now):
@@ -125,6 +124,13 @@ class Health:
     def is_out(self, now: float) -> bool:
         """Whether it is better not asked."""
         return now < self.out_until
+
+    def knows_newer(self, began: float) -> bool:
+        """Whether it had a success, or was put out, after a request ``began``.
+
+        What fails by silence is old news by then.
+        """
+        return began < self._news_at
 
     @property
     def is_down(self) -> bool:

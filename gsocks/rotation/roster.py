@@ -323,11 +323,15 @@ class Roster:
         """It has failed by itself, at a request that was put to it when it ``began``."""
         self._fail(member, str(error), 1, now, began)
 
-    def doubted(self, member: Member, error: Exception, now: float) -> None:
+    def doubted(
+        self, member: Member, error: Exception, now: float, *, began: float = math.inf
+    ) -> None:
         """It could not connect a request that no other exit may be asked for.
 
         One may be the destination's doing; so many in a row that would put it out are its own.
         """
+        if member.health.knows_newer(began):
+            return
         member.doubts += 1
         if member.doubts >= self._settings.failures:
             self._fail(member, str(error), member.doubts, now)
