@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,12 +100,14 @@ class World:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
         assert program.stdout is not None
         try:
             yield (line.strip() for line in program.stdout)
         finally:
-            program.terminate()
+            # with its children, and without their patience
+            os.killpg(program.pid, signal.SIGKILL)
             program.communicate(timeout=TOO_LONG)
 
     def _start(self, command: list[str]) -> subprocess.Popen[str]:
