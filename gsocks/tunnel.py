@@ -160,15 +160,20 @@ class Tunnel:
         how many bytes; and the header of the first one that is something else, behind which
         nothing is read.  Raises as :meth:`receive` does.
         """
-        plain, sealed = bench.plain, bench.sealed[: bench.room]
+        opener = self._opener
+        head = HEADER_SIZE + opener.overhead
+        plain, sealed = bench.plain, bench.sealed
         kept = self._reader.take_rest()
         end = len(kept)
         sealed[:end] = kept
-        count = receive_into(self.fileno(), sealed[end:])
+        # as many of the largest frames as fit: then they end where a read ends, and none is cut
+        # that would have to be kept
+        whole = bench.room // MAX_BODY * (head + MAX_BODY + opener.overhead)
+        if self._due is not None:
+            whole -= head
+        count = receive_into(self.fileno(), sealed[end:whole])
         end += count or 0
         start, filled, other = 0, 0, None
-        opener = self._opener
-        head = HEADER_SIZE + opener.overhead
         while other is None:
             if self._due is None:
                 if end - start < head:

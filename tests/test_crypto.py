@@ -457,6 +457,43 @@ def test_a_box_sent_back_to_its_sender_does_not_open(cipher: Cipher) -> None:
             end.open(end.seal(b"mirror"))
 
 
+@ciphers
+def test_buffers_take_turns_with_bytes_and_nothing_is_written_beyond_the_message(
+    cipher: Cipher,
+) -> None:
+    near, far = agreed(cipher)
+    for size in (0, 1, 1000, 65536):
+        message, room, back = os.urandom(size), bytearray(70_000), bytearray(70_000)
+        near.sealer.seal_into(memoryview(room)[7:], message)
+        end = 7 + size + near.overhead
+        assert not any(room[:7])
+        assert not any(room[end:])
+        far.opener.open_into(memoryview(back)[3:], memoryview(room)[7:end])
+        assert back[3 : 3 + size] == message
+        assert not any(back[:3])
+        assert not any(back[3 + size :])
+        assert far.open(near.seal(message)) == message
+
+
+@ciphers
+def test_a_buffer_without_room_is_refused_before_anything_is_written(cipher: Cipher) -> None:
+    near, far = agreed(cipher)
+    sealed = near.seal(b"message")
+    for room in range(7 + near.overhead):
+        with pytest.raises(ValueError, match="bytes for"):
+            near.sealer.seal_into(bytearray(room), b"message")
+    for room in range(7):
+        with pytest.raises(ValueError, match="bytes for"):
+            far.opener.open_into(bytearray(room), sealed)
+    with pytest.raises(ValueError, match="bytes for"):
+        far.opener.open_into(bytearray(100), sealed[: near.overhead - 1])
+    # and none of it has counted as a message
+    room = bytearray(7)
+    far.opener.open_into(room, sealed)
+    assert room == b"message"
+    assert far.open(near.seal(b"next")) == b"next"
+
+
 def test_a_box_of_one_cipher_does_not_open_with_the_other() -> None:
     for sealing, opening in (tuple(Cipher), tuple(reversed(Cipher))):
         with pytest.raises(Tampered):

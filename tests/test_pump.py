@@ -207,6 +207,25 @@ def test_the_largest_frames_fit_on_the_bench() -> None:
         assert b"".join(data for data in read() if data) == b"".join(bodies)
 
 
+@pytest.mark.parametrize("cipher", list(Cipher), ids=lambda cipher: cipher.name)
+@pytest.mark.parametrize("first", [1, 20, 36, 37, 100, 70_000])
+def test_the_largest_frames_fit_wherever_the_first_piece_ends(cipher: Cipher, first: int) -> None:
+    sender, receiver = sessions(cipher)
+    near, far = tcp_pair()
+    with near, far:
+        stream, bench = TunnelStream(Tunnel(far, receiver), nobody_cares), Workbench()
+        bodies = [os.urandom(MAX_BODY) for _ in range(6)]
+        wire = b"".join(frame(sender, Frame.DATA, body) for body in bodies)
+        near.sendall(wire[:first])
+        given = [bytes(stream.read_nowait(bench) or b"")]
+        sending = gevent.spawn(near.sendall, wire[first:])
+        while sum(map(len, given)) < 6 * MAX_BODY:
+            gevent.idle()
+            given.append(bytes(stream.read_nowait(bench) or b""))
+        assert b"".join(given) == b"".join(bodies)
+        sending.get()
+
+
 def test_what_stands_behind_the_end_is_for_whoever_reads_next() -> None:
     sender, receiver = sessions()
     near, far = socketpair()
