@@ -103,7 +103,9 @@ class _Carried:
 
     def __call__(self, totals: Totals) -> None:
         door, record, error = self._door, self._record, totals.error
-        self._release(totals.up, totals.down, _broken(totals))
+        # what left with a request that was refused has come nowhere
+        carried = 0 if isinstance(error, Withdrawn) else totals.up
+        self._release(carried, totals.down, _broken(totals))
         door._relays.discard(self.relay)
         record.up += totals.up
         record.down += totals.down

@@ -8,6 +8,7 @@ serves again when it is well and its time is over.
 from __future__ import annotations
 
 import signal
+import socket as std_socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,14 +17,18 @@ from random import Random
 
 import pytest
 from engine import (
+    FakeExit,
     Refused,
     ask_echo,
     eventually,
     free_port,
     gather,
     is_reset,
+    make_exit,
+    make_server,
     read_exactly,
     read_to_end,
+    running_door,
     serving,
     through,
 )
@@ -41,6 +46,7 @@ from proxies import (
     tinyproxy,
 )
 
+from gsocks import errors
 from gsocks.address import Address
 from gsocks.assemble import make_ways_out
 from gsocks.checks import Checks, CheckSettings
@@ -50,6 +56,7 @@ from gsocks.limits import Timeouts
 from gsocks.local import LocalServer
 from gsocks.request import Command, Request
 from gsocks.rotation.roster import Member
+from gsocks.rules import ALLOW_ALL
 from gsocks.ways_out import WaysOut
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
@@ -151,6 +158,30 @@ def test_an_exit_that_lies_about_success_goes_out(step: str, echo_server: Addres
                 eventually(lambda: first.open == second.open == 0)
             assert is_out(first)
             assert lost == 3
+
+
+@pytest.mark.parametrize(
+    ("failure", "out"), [(errors.ExitFailed("x"), True), (errors.ConnectionRefused("x"), False)]
+)
+def test_a_success_that_is_withdrawn_is_held_against_an_exit_that_failed_by_itself(
+    failure: errors.ConnectFailed, out: bool, echo_server: Address
+) -> None:
+    """With fast_open the client was told before the far end has connected."""
+    with (
+        running_door(make_server(ways_out=WaysOut([FakeExit("far", failure)], ALLOW_ALL))) as bad,
+        running_door(make_server()) as good,
+    ):
+        ways_out = WaysOut([make_exit(bad.bound), make_exit(good.bound)], ALLOW_ALL)
+        first, second = ways_out.roster
+        door = LocalServer(("127.0.0.1", 0), ways_out, fast_open=True)
+        with running_door(door):
+            for _ in range(8):
+                with through(door.bound, echo_server) as client:
+                    client.sendall(b"hello")
+                    client.shutdown(std_socket.SHUT_WR)
+                    is_reset(client)  # or echoed, and ended
+                eventually(lambda: first.open == second.open == 0)
+        assert [is_out(member) for member in ways_out.roster] == [out, False]
 
 
 def test_an_exit_that_is_killed_in_the_middle_goes_out_and_others_serve(
