@@ -262,13 +262,13 @@ class _EarlyStream(TunnelStream):
         if self._due:
             if not self._asked.wait(self._exit.first_words_within) and not self._asking:
                 self._ask()
-            self._asked.wait()
+            self._await_asked()
             self._await_answer()
         return super().read()
 
     def write(self, data: bytes) -> None:
         if self._asking:
-            self._asked.wait()
+            self._await_asked()
         elif data:
             self._ask((Frame.DATA, data[:MAX_BODY]))
             data = data[MAX_BODY:]
@@ -276,7 +276,7 @@ class _EarlyStream(TunnelStream):
 
     def write_eof(self) -> None:
         if self._asking:
-            self._asked.wait()
+            self._await_asked()
             super().write_eof()
         else:
             self._ask((Frame.FIN, b""))
@@ -302,6 +302,13 @@ class _EarlyStream(TunnelStream):
         finally:
             self._writing = False
             self._asked.set()
+
+    def _await_asked(self) -> None:
+        """Returns when OPEN has left."""
+        # Whoever waits for an event that is set, while others are told of it, takes its turn behind
+        # them, and in gevent 26.9 that turn may never come.
+        if not self._asked.is_set():
+            self._asked.wait()
 
     def _await_answer(self) -> None:
         """Returns when the stream is open.  Raises Withdrawn, StreamClosed."""
