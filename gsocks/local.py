@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket as std_socket
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
 import gevent
@@ -21,6 +22,7 @@ from gsocks.errors import (
     GsocksError,
     HandshakeTimeout,
     LimitReached,
+    NoExit,
 )
 from gsocks.handshake import Answer, SpeaksHttp, negotiate
 from gsocks.http.client import Client
@@ -298,7 +300,8 @@ class LocalServer(Door):
         record.up, record.down = totals.up, totals.down
         if exchange.status is not None and self._retry_on:
             ok = exchange.status not in self._retry_on
-            self._ways_out.report(way.name, ok, asked.target.dest.host)
+            with suppress(NoExit):  # its list may be another one by now
+                self._ways_out.report(way.name, ok, asked.target.dest.host)
         return exchange, totals
 
     def _over_http(self, way: Way, exchange: Exchange, totals: Totals, record: Record) -> None:

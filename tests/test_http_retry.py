@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from random import Random
 
 import pytest
-from engine import Seen, running_door
+from engine import Seen, eventually, running_door
 from web import Reply, Web, ok, talk_to, web
 
 from gsocks.address import Address
@@ -171,3 +171,37 @@ def test_half_an_answer_is_no_answer_to_try_again_after(stack: ExitStack) -> Non
     with pytest.raises(OSError, match="reset"):
         place.ask()
     assert place.asked == [1, 0]
+
+
+class Going(To):
+    """An exit that is no more by the time that its server answers: its list is another one."""
+
+    def __init__(self, label: str, address: Address, gone: Callable[[], object]) -> None:
+        super().__init__(label, address)
+        self._gone = gone
+
+    def connect(self, request: Request) -> Connected:
+        connected = super().connect(request)
+        self._gone()
+        return connected
+
+
+@pytest.mark.parametrize("answer", [ok(b"welcome"), BANNED])
+def test_an_exit_that_goes_while_it_serves_is_missed_by_nobody(
+    stack: ExitStack, answer: bytes
+) -> None:
+    place = Place(stack, ok(b"welcome"))
+    (stays,) = place.ways.roster
+    server = stack.enter_context(web(answer))
+
+    def gone() -> None:
+        place.ways.update([Offer(stays.exit, name="e0")])
+
+    going = Going("going", server.address, gone)
+    place.ways.update([Offer(going, name="going")])
+    (member,) = place.ways.roster
+    reply = place.ask()
+    assert (reply.status, reply.body) == (200, b"welcome")
+    place.seen.next()
+    assert [each.name for each in place.ways.roster] == ["e0"]
+    eventually(lambda: member.open == 0)
