@@ -97,7 +97,28 @@ def test_round_robin_stays_even_while_some_are_missing() -> None:
     everybody, chooser = candidates(*[1.0] * 6), policy("round_robin")
     there = [everybody[0], everybody[1], everybody[5]]
     assert choices(chooser, there, 6) == [0, 1, 5, 0, 1, 5]
-    assert choices(chooser, everybody, 3) == [0, 1, 2]
+    # those that come back have had no turn for longest, and get one each, not all that they missed
+    assert choices(chooser, everybody, 9) == [2, 3, 4, 0, 1, 5, 2, 3, 4]
+
+
+def test_round_robin_starves_nobody_where_wishes_of_two_kinds_take_turns() -> None:
+    everybody, chooser = candidates(*[1.0] * 6), policy("round_robin")
+    of_a_country = everybody[3:]
+    any_, some = Counter[int](), Counter[int]()
+    for _ in range(600):
+        any_.update(choices(chooser, everybody, 1))
+        some.update(choices(chooser, of_a_country, 1))
+    assert min((any_ + some)[each.number] for each in everybody) >= 150
+    assert some == {3: 200, 4: 200, 5: 200}
+
+
+def test_round_robin_starves_nobody_while_the_candidates_change_all_the_time() -> None:
+    everybody, chooser, chance = candidates(*[1.0] * 10), policy("round_robin"), Random(5)
+    counts = Counter[int]()
+    for _ in range(2000):
+        some = sorted(chance.sample(everybody, 7), key=lambda each: each.number)
+        counts.update(choices(chooser, some, 1))
+    assert max(counts.values()) - min(counts.values()) <= 10
 
 
 # --- weighted ---------------------------------------------------------------------------------

@@ -9,12 +9,11 @@ The weight of an exit counts where a policy says so.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from random import Random
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from gsocks.errors import ConfigError
 from gsocks.wording import did_you_mean
@@ -54,7 +53,7 @@ class DecayedAverage:
 class Candidate:
     """What the policies know of one exit."""
 
-    __slots__ = ("connect_time", "credit", "number", "open", "weight")
+    __slots__ = ("connect_time", "credit", "number", "open", "turn", "weight")
 
     def __init__(self, number: int, weight: float = 1.0) -> None:
         #: its place in the order of all exits, of which the candidates may be a part
@@ -67,11 +66,13 @@ class Candidate:
         self.connect_time = DecayedAverage()
         #: the turns that ``weighted`` owes it
         self.credit = 0.0
+        #: the number of its last turn with ``round_robin``; 0 if it had none
+        self.turn = 0
 
 
 C = TypeVar("C", bound=Candidate)
 
-_number = attrgetter("number")
+_turn = attrgetter("turn")
 
 
 class Policy(Protocol):
@@ -80,20 +81,33 @@ class Policy(Protocol):
     def choose(self, candidates: Sequence[C], host: str, now: float, /) -> C:
         """One of the candidates, of which there is at least one, for a request to ``host``.
 
-        The candidates stand in the order of their numbers; ``now`` is in monotonic seconds.
+        The candidates stand in the order of their numbers, and a sequence of them is never
+        changed once it was handed in; ``now`` is in monotonic seconds.
         """
 
 
 class RoundRobin:
-    """One after the other, in their order."""
+    """One after the other, in their order: the one whose last turn is the longest ago.
+
+    Not the next one behind the last: where clients of two kinds take turns, some of whom want
+    exits of one country, that would give some exits all requests and others none.
+    """
 
     def __init__(self) -> None:
-        self._last = -1
+        self._turn = 0
+        self._among: Sequence[Candidate] = ()
+        self._next: deque[Candidate] = deque()
 
     def choose(self, candidates: Sequence[C], _host: str, _now: float, /) -> C:
-        behind = bisect_right(candidates, self._last, key=_number)
-        chosen = candidates[behind % len(candidates)]
-        self._last = chosen.number
+        order = cast("deque[C]", self._next)
+        # thousands are the same ones as the last time, and put into order only if they aren't
+        if candidates is not self._among:
+            order = deque(sorted(candidates, key=_turn))
+            self._among, self._next = candidates, cast("deque[Candidate]", order)
+        chosen = order[0]
+        order.rotate(-1)
+        self._turn += 1
+        chosen.turn = self._turn
         return chosen
 
 
