@@ -12,12 +12,13 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+import gevent
 import pytest
 from engine import Seen, connect, free_port, read_to_end, running_door, through
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from gsocks.address import Address
-from gsocks.admin import metrics
+from gsocks.admin import listener, metrics
 from gsocks.admin.app import LARGEST_BODY, App
 from gsocks.admin.crew import Crew
 from gsocks.admin.listener import AdminServer
@@ -310,6 +311,87 @@ def test_a_body_without_end_is_not_read(desk: Desk) -> None:
     head = b"POST /exits/a/ban HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
     chunked = b"\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n"
     assert desk.raw(head + TOKEN.encode() + chunked).status == 400
+
+
+def test_a_body_in_chunks_is_read_like_any_other(desk: Desk) -> None:
+    head = "POST /exits/a/{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    head += f"Authorization: Bearer {TOKEN}\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    def told(command: str, body: bytes) -> int:
+        return desk.raw(
+            head.format(command).encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        ).status
+
+    desk.post("/exits/a/ban", {"seconds": 60})
+    assert told("unban", b'{"domain": "shop.example"}') == 200
+    assert desk.get("/exits/a")["state"] == "banned"  # for the domain alone it was lifted
+    assert told("unban", b" " * (LARGEST_BODY + 1)) == 413
+    assert desk.get("/exits/a")["state"] == "banned"
+
+
+@pytest.mark.parametrize("most", ["%C2%B2", "-1", "9" * 5000, ""])
+def test_a_number_that_is_none_is_told(desk: Desk, most: str) -> None:
+    answer = desk.ask("GET", f"/sessions?most={most}")
+    assert answer.status == (400 if most else 200)
+
+
+_SLOW = {
+    "says nothing": b"",
+    "stops in its first line": b"GET /sta",
+    "stops in its head": b"GET /status HTTP/1.1\r\nHost: x\r\nAuthor",
+    "stops in its body": b"POST /exits/a/ban HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+    b"Authorization: Bearer " + TOKEN.encode() + b"\r\n\r\n{",
+    "stops in a body that nobody wants": b"POST /x HTTP/1.1\r\nHost: x\r\n"
+    b"Content-Length: 999999999999\r\n\r\n{",
+}
+
+
+@pytest.mark.parametrize("patience", ["PATIENCE", "LONGEST"])
+@pytest.mark.parametrize("said", _SLOW.values(), ids=_SLOW)
+def test_whoever_is_slow_is_left_without_a_word_in_the_log(
+    desk: Desk,
+    said: bytes,
+    patience: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(listener, patience, 0.05)
+    with connect(desk.server.bound) as sock:
+        sock.sendall(said)
+        read_to_end(sock)
+    assert desk.get("/status")["workers"] == 1
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("how", ["ends", "resets"])
+@pytest.mark.parametrize("said", _SLOW.values(), ids=_SLOW)
+def test_whoever_goes_before_all_is_said_leaves_no_word_in_the_log(
+    desk: Desk, said: bytes, how: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with connect(desk.server.bound) as sock:
+        sock.sendall(said)
+        gevent.sleep(0)
+        if how == "ends":
+            sock.shutdown(std_socket.SHUT_WR)
+            read_to_end(sock)
+        else:
+            sock.setsockopt(std_socket.SOL_SOCKET, std_socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    assert desk.get("/exits/a")["state"] == "unproven"
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("end", [b"", b"Content-Length: 99999\r\n\r\n"])
+@pytest.mark.parametrize("token", [b"", b"Authorization: Bearer " + TOKEN.encode() + b"\r\n"])
+def test_whoever_goes_on_byte_by_byte_is_left_too(
+    desk: Desk, token: bytes, end: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "LONGEST", 0.1)
+    with connect(desk.server.bound) as sock, pytest.raises(OSError, match=r"reset|pipe"):
+        sock.sendall(b"POST /exits/a/drain HTTP/1.1\r\n" + token + end)
+        for _ in range(500):
+            sock.sendall(b"x")
+            gevent.sleep(0.01)
+    assert desk.get("/exits/a")["state"] == "unproven"
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
