@@ -376,8 +376,8 @@ def test_an_update_starts_and_closes_exits_while_a_door_is_open() -> None:
 
 @pytest.fixture
 def hanging() -> Street:
-    street = Street(3, timeout=0.2, health=HealthSettings(failures=1))
-    street.houses["e0"].does = lambda: gevent.sleep(5)
+    street = Street(3, timeout=2.0, health=HealthSettings(failures=1))
+    street.houses["e0"].does = lambda: gevent.sleep(60)
     return street
 
 
