@@ -48,6 +48,17 @@ def reserve(address: Address) -> socket.socket:
     return sock
 
 
+def await_first_words(sock: socket.socket) -> socket.socket:
+    """Have the kernel hand over whoever comes to ``sock`` together with its first words.
+
+    For clients of SOCKS and HTTP, who always speak first: nobody is woken twice for them.  Not
+    for strangers of a server: who says nothing is handed over a second later than who speaks,
+    and its SYN-ACK is sent again; by that a prober could tell it from other programs.
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, FIRST_WORDS)
+    return sock
+
+
 def listen_at_path(path: Path) -> socket.socket:
     """A Unix socket that listens at ``path``, in place of whatever was there.
 
@@ -85,9 +96,6 @@ def _socket(address: Address, *, reuse_port: bool, listening: bool) -> socket.so
         sock.bind(address)
         if listening:
             tune(sock)
-            # All clients speak first, SOCKS, HTTP or tunnel: who is accepted has done so, and
-            # nobody is woken twice.  Who says nothing is accepted when this time is over.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, FIRST_WORDS)
             sock.listen(BACKLOG)
     except OSError as error:
         sock.close()

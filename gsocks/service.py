@@ -33,7 +33,7 @@ from gsocks.feed import Feed, read_source
 from gsocks.judge import Opinion, judge
 from gsocks.keyfile import create_key, read_key
 from gsocks.limits import Limits, Timeouts, Udp
-from gsocks.listen import listen, listen_at_path, reserve
+from gsocks.listen import await_first_words, listen, listen_at_path, reserve
 from gsocks.local import LocalServer
 from gsocks.observe import AccessLog, NullObserver, Observer
 from gsocks.replay import ReplayGuard
@@ -256,7 +256,7 @@ class Service:
             shares = Shares(_limits(local))
             self._locals = [
                 LocalServer(
-                    next(listeners),
+                    await_first_words(next(listeners)),
                     ways,
                     users=logins,
                     timeouts=_timeouts(local),

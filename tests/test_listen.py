@@ -13,7 +13,7 @@ import pytest
 
 from gsocks.address import Address
 from gsocks.errors import ConfigError
-from gsocks.listen import listen, reserve
+from gsocks.listen import await_first_words, listen, reserve
 
 ANY_PORT = Address("127.0.0.1", 0)
 
@@ -56,7 +56,7 @@ def test_a_listener_takes_clients_and_does_not_block(host: str, closing: ExitSta
 
 
 def test_a_client_is_handed_over_with_its_first_words(closing: ExitStack) -> None:
-    sock = closing.enter_context(listen(ANY_PORT))
+    sock = await_first_words(closing.enter_context(listen(ANY_PORT)))
     client = closing.enter_context(socket.create_connection(bound(sock)))
     with pytest.raises(BlockingIOError):
         sock.accept()
@@ -66,15 +66,22 @@ def test_a_client_is_handed_over_with_its_first_words(closing: ExitStack) -> Non
 
 
 def test_a_client_that_ends_without_a_word_is_handed_over_at_once(closing: ExitStack) -> None:
-    sock = closing.enter_context(listen(ANY_PORT))
+    sock = await_first_words(closing.enter_context(listen(ANY_PORT)))
     socket.create_connection(bound(sock)).close()
     assert closing.enter_context(accept(sock)).recv(1) == b""
 
 
 def test_a_client_that_says_nothing_is_handed_over_after_a_while(closing: ExitStack) -> None:
-    sock = closing.enter_context(listen(ANY_PORT))
+    sock = await_first_words(closing.enter_context(listen(ANY_PORT)))
     closing.enter_context(socket.create_connection(bound(sock)))
     closing.enter_context(accept(sock))
+
+
+def test_who_says_nothing_is_handed_over_at_once_where_nobody_waits_for_it(
+    closing: ExitStack,
+) -> None:
+    sock = closing.enter_context(listen(ANY_PORT))
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) == 0
 
 
 def test_an_address_that_is_listened_on_is_told_to_be_in_use(closing: ExitStack) -> None:
@@ -167,7 +174,7 @@ def test_a_privileged_port_is_told_to_be_one() -> None:
 import os
 from gsocks.address import Address
 from gsocks.errors import ConfigError
-from gsocks.listen import listen
+from gsocks.listen import await_first_words, listen
 if os.getuid() == 0:
     os.setresuid(65534, 65534, 65534)
 try:

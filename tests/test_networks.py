@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gsocks.errors import ConfigError
@@ -90,6 +90,8 @@ def test_it_agrees_with_the_standard_library(
     near: ipaddress.IPv4Address | ipaddress.IPv6Address,
     data: st.DataObject,
 ) -> None:
+    # which stand for IPv4 addresses here, and for themselves there
+    assume(not any(getattr(each, "ipv4_mapped", None) for each in (ip, near)))
     prefix = data.draw(st.integers(0, near.max_prefixlen))
     network = ipaddress.ip_network((near, prefix), strict=False)
     assert (str(ip) in Networks([str(network)])) == (ip in network)
