@@ -105,7 +105,7 @@ class _Carried:
         door, record, error = self._door, self._record, totals.error
         # what left with a request that was refused has come nowhere
         carried = 0 if isinstance(error, Withdrawn) else totals.up
-        self._release(carried, totals.down, _broken(totals))
+        self._release(carried, totals.down, *_broken(totals))
         door._relays.discard(self.relay)
         record.up += totals.up
         record.down += totals.down
@@ -494,12 +494,14 @@ class Door(StreamServer):
             log.exception("the observer of %s failed", self.name)
 
 
-def _broken(totals: Totals) -> bool:
-    """Whether the exit, or the destination, broke a connection that was there."""
+def _broken(totals: Totals) -> tuple[bool, bool]:
+    """Whether the exit, or the destination, broke a connection that was there; and whether it is
+    known that the exit did."""
     error = totals.error
     if isinstance(error, Withdrawn) and error.cause is not None:
-        return error.cause.fault in (Fault.EXIT, Fault.UNCLEAR)
-    return totals.side == "remote"
+        fault = error.cause.fault
+        return fault in (Fault.EXIT, Fault.UNCLEAR), fault is Fault.EXIT
+    return totals.side == "remote", False
 
 
 def _note_first(record: Record, dest: Address) -> None:

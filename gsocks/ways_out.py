@@ -36,11 +36,13 @@ __all__ = ["Offer", "Way", "WaysOut"]
 class Release(Protocol):
     """Tells that a way's stream is closed."""
 
-    def __call__(self, up: int = 0, down: int = 0, broken: bool = False) -> None:
+    def __call__(
+        self, up: int = 0, down: int = 0, broken: bool = False, by_itself: bool = False
+    ) -> None:
         """``up`` and ``down``: bytes that were carried to the destination and from it.
 
         ``broken``: whether the stream did not come to its proper end, and not by the client's
-        doing.
+        doing; ``by_itself``: whether the exit has told that this was its own.
         """
 
 
@@ -71,14 +73,25 @@ class Way(NamedTuple):
 class _Leave:
     """A :class:`Release`.  No partial: there is one for each connection, and this is small."""
 
-    __slots__ = ("_member", "_roster")
+    __slots__ = ("_dest", "_member", "_roster")
 
-    def __init__(self, roster: Roster, member: Member) -> None:
+    def __init__(self, roster: Roster, member: Member, dest: Address | None) -> None:
         self._roster = roster
         self._member = member
+        self._dest = dest
 
-    def __call__(self, up: int = 0, down: int = 0, broken: bool = False) -> None:
-        self._roster.left(self._member, up, down, time.monotonic(), broken=broken)
+    def __call__(
+        self, up: int = 0, down: int = 0, broken: bool = False, by_itself: bool = False
+    ) -> None:
+        self._roster.left(
+            self._member,
+            up,
+            down,
+            time.monotonic(),
+            dest=self._dest,
+            broken=broken,
+            by_itself=by_itself,
+        )
 
 
 class WaysOut:
@@ -169,7 +182,7 @@ class WaysOut:
         self._ask_rules(request)
         member, made = self._reach(request, tried, failed)
         connected: Connected = made
-        return self._way(member, *connected)
+        return self._way(member, *connected, request.dest)
 
     def may_try_again(self, request: Request, failed: Collection[str]) -> bool:
         """Whether ``request`` may go by another exit, after ``failed`` ones.
@@ -238,8 +251,11 @@ class WaysOut:
         if decision.verdict is Verdict.DENY:
             raise Forbidden(f"{request.dest} is forbidden: {decision.reason}")
 
-    def _way(self, member: Member, stream: Stream, bound: Address) -> Way:
-        return Way(stream, bound, member.label, _Leave(self.roster, member), member.name)
+    def _way(
+        self, member: Member, stream: Stream, bound: Address, dest: Address | None = None
+    ) -> Way:
+        """``dest``: where something has to come back from."""
+        return Way(stream, bound, member.label, _Leave(self.roster, member, dest), member.name)
 
     def _reach(
         self, request: Request, tried: Callable[[str], None], failed: Collection[str] = ()

@@ -17,7 +17,7 @@ from gsocks.errors import ExitFailed
 from gsocks.exits.base import Connected
 from gsocks.exits.url import derived_name
 from gsocks.request import Command, Request
-from gsocks.rotation.health import HealthSettings
+from gsocks.rotation.health import Health, HealthSettings
 from gsocks.rotation.roster import Member, Offer, Roster
 from gsocks.wish import ANY, Wish
 
@@ -292,26 +292,84 @@ def test_a_domain_that_has_banned_all_is_still_served() -> None:
 # --- lies -------------------------------------------------------------------------------------
 
 
-def serve(exits: Roster, member: Member, up: int, down: int, now: float = 0.0) -> None:
+def serve(
+    exits: Roster, member: Member, up: int, down: int, now: float = 0.0, host: str = SITE
+) -> None:
     exits.asked(member, now)
     exits.answered(member)
     exits.connected(member, now)
-    exits.left(member, up, down, now)
+    exits.left(member, up, down, now, dest=Address(host, 443))
 
 
 def test_who_says_it_is_connected_and_is_not_is_found_out() -> None:
     exits = roster(*offers(2))
     liar = exits.named("e0")
     assert liar is not None
-    for _ in range(2):
-        serve(exits, liar, up=100, down=0)
+    for number in range(2):
+        serve(exits, liar, up=100, down=0, host=f"{number}.example")
     assert not liar.health.is_out(0.0)
-    serve(exits, liar, up=100, down=0)
+    serve(exits, liar, up=100, down=0, host="2.example")
     assert liar.health.is_out(0.0)
     assert liar.counts.last_error == "connected, but nothing came back"
     back = liar.health.out_until
     serve(exits, liar, up=100, down=0, now=back)  # it has learned nothing
     assert liar.health.is_out(back)
+
+
+def test_a_site_that_never_answers_is_no_failure_of_the_exits_for_others() -> None:
+    exits = roster(*offers(3))
+    for _ in range(5):
+        for member in exits:
+            serve(exits, member, up=100, down=0)
+    assert available(exits, host="other.example") == ["e0", "e1", "e2"]
+    assert available(exits)  # the site itself is still asked, by the least bad ones
+    assert [member.counts.failed for member in exits] == [0, 0, 0]
+
+
+def test_an_exit_through_which_one_site_says_nothing_is_not_asked_for_it() -> None:
+    exits = roster(*offers(2))
+    member = exits.named("e0")
+    assert member is not None
+    for _ in range(3):
+        assert available(exits) == ["e0", "e1"]
+        serve(exits, member, up=100, down=0)
+    assert available(exits) == ["e1"]
+    ((name, domain, state, back),) = exits.domains.listed(0.0)
+    assert (name, domain, state) == ("e0", SITE, "out")
+    assert available(exits, now=back) == ["e0", "e1"]
+    serve(exits, member, up=100, down=0, now=back)  # it has learned nothing
+    assert available(exits, now=back) == ["e1"]
+
+
+def test_of_what_needs_no_answer_none_is_missed() -> None:
+    exits = roster(*offers(2))
+    member = exits.named("e0")
+    assert member is not None
+    for _ in range(10):
+        exits.asked(member, 0.0)
+        exits.answered(member)
+        exits.left(member, 100, 0, 0.0)  # an association's datagrams
+    assert available(exits) == ["e0", "e1"]
+
+
+def test_silence_that_goes_on_is_not_gone_through_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exits = roster(*offers(1))
+    (member,) = exits
+    calls = []
+    failed = Health.failed
+
+    def counted(self: Health, *given: Any, **named: Any) -> bool:
+        calls.append(1)
+        return failed(self, *given, **named)
+
+    monkeypatch.setattr(Health, "failed", counted)
+    for number in range(300):
+        serve(exits, member, up=1, down=0, host=f"{number % 7}.example")
+        exits.doubted(member, FAILED, 0.0)
+    assert len(member.hollow) <= 4
+    assert len(calls) <= 300 * 6
 
 
 @pytest.mark.parametrize(("up", "down"), [(100, 1), (0, 0), (0, 100)])

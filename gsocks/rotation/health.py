@@ -278,7 +278,8 @@ class Domains:
     """Which exits don't do for which domains, though they may be well for all others.
 
     Fed by what somebody says who has seen an answer: a scraper that was asked for a captcha, an
-    HTTP status.  That an exit can't connect is never counted here.
+    HTTP status; and by connections through which nothing came back.  That an exit can't connect is
+    never counted here.
 
     ``most``: pairs of exit and domain that are remembered; those of which nothing was told for
     the longest time are forgotten.

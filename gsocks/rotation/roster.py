@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import count
 from random import Random
@@ -93,8 +93,9 @@ class Member(Candidate):
         self.served = _served(offer.exit)
         #: requests in a row that may have failed by it
         self.doubts = 0
-        #: connections in a row through which nothing came back
-        self.hollow = 0
+        #: connections in a row through which nothing came back, by destination; None: whatever
+        #: the destination is, it was not by its doing
+        self.hollow: Counter[str | None] = Counter()
         #: monotonic seconds; until then somebody wants it to be left alone
         self.banned_until = -math.inf
         #: it is asked nothing more, and what is open goes on
@@ -334,19 +335,30 @@ class Roster:
             return
         member.doubts += 1
         if member.doubts >= self._settings.failures:
-            self._fail(member, str(error), member.doubts, now)
+            self._fail(member, str(error), self._settings.failures, now)
 
     def checked(self, member: Member, ok: bool, now: float) -> None:
         """An active check has found it well, or not."""
         member.health.checked(ok, now)
         self.changed()
 
-    def left(self, member: Member, up: int, down: int, now: float, *, broken: bool = False) -> None:
+    def left(
+        self,
+        member: Member,
+        up: int,
+        down: int,
+        now: float,
+        *,
+        dest: Address | None = None,
+        broken: bool = False,
+        by_itself: bool = False,
+    ) -> None:
         """A connection through it is over, which carried so much.
 
         An exit that says it is connected when it isn't shows by connections through which nothing
-        comes back, though something was sent, or which it breaks.  One of them may be the
-        destination's doing.
+        comes back, though something was sent, or which it breaks.  One destination may do so too,
+        or to one exit: then that is not asked for it, and for others is.  ``dest``: None where
+        nothing has to come back.  ``by_itself``: the exit has told that it failed.
         """
         if member.is_full:
             self.changed()
@@ -354,12 +366,29 @@ class Roster:
         member.counts.up += up
         member.counts.down += down
         if down:
-            member.hollow = 0
-        elif up or broken:
-            member.hollow += 1
-            if member.hollow >= self._settings.failures:
-                # each began with a success, by which those before it were forgiven
-                self._fail(member, "connected, but nothing came back", member.hollow, now)
+            member.hollow.clear()
+        elif by_itself:
+            self._note_hollow(member, None, now)
+        elif dest is not None and (up or broken):
+            self._note_hollow(member, domain_of(dest.host), now)
+
+    def _note_hollow(self, member: Member, domain: str | None, now: float) -> None:
+        most, hollow = self._settings.failures, member.hollow
+        if len(hollow) > most:  # which of them there were is known well enough
+            del hollow[next(iter(hollow))]
+        # each began with a success, by which those before it were forgiven
+        hollow[domain] += 1
+        if hollow[None] + len(hollow.keys() - {None}) >= most:
+            self._fail(member, "connected, but nothing came back", most, now)
+        elif domain is not None and hollow[domain] >= most and len(self._order) > 1:
+            out = [self.domains.failed(member.name, domain, now) for _ in range(most)]
+            if any(out):
+                log.warning(
+                    "exit %s (%s) is out for %s: connected, but nothing came back",
+                    member.name,
+                    member.label,
+                    domain,
+                )
 
     def _fail(
         self, member: Member, why: str, times: int, now: float, began: float = math.inf
