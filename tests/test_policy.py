@@ -139,6 +139,23 @@ def test_weights_hold_among_those_that_are_there() -> None:
     assert counts == pytest.approx({0: 100, 1: 200, 2: 300}, abs=2)
 
 
+def test_what_weights_owed_among_many_is_no_burst_among_the_few_that_are_left() -> None:
+    everybody, chooser = candidates(*[1.0] * 1000), policy("weighted")
+    choices(chooser, everybody, 500)
+    few = [everybody[0], everybody[999]]  # that had its turn, and one that waits for it
+    counts = Counter(choices(chooser, few, 20))
+    assert min(counts[each.number] for each in few) >= 9
+
+
+def test_other_weights_count_at_once() -> None:
+    among, chooser = candidates(1000, 1), policy("weighted")
+    choices(chooser, among, 501)
+    for each in among:
+        each.weight = 1
+    counts = Counter(choices(chooser, among, 20))
+    assert min(counts[each.number] for each in among) >= 9
+
+
 # --- least_connections ------------------------------------------------------------------------
 
 

@@ -130,10 +130,13 @@ class Weighted:
     """
 
     def choose(self, candidates: Sequence[C], _host: str, _now: float, /) -> C:
+        most = sum(candidate.weight for candidate in candidates)
         for candidate in candidates:
-            candidate.credit += candidate.weight
+            # What is more is of other times, when there were more candidates, or other weights:
+            # some would have all turns until it is spent.
+            candidate.credit = max(-most, min(candidate.credit, most)) + candidate.weight
         chosen = max(candidates, key=attrgetter("credit"))
-        chosen.credit -= sum(candidate.weight for candidate in candidates)
+        chosen.credit -= most
         return chosen
 
 
