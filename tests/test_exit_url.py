@@ -247,6 +247,9 @@ def test_so_is_that_of_the_other_kinds(url: str) -> None:
         ("socks5://user:hunter2@10.0.0.7", "socks5://user:***@10.0.0.7:1080"),
         ("socks5://u%40corp:hunter2@[::1]", "socks5://u%40corp:***@[::1]:1080"),
         ("socks4a://joe@10.0.0.7", "socks4a://joe@10.0.0.7:1080"),
+        ("http://hunter2@10.0.0.7:80", "http://***@10.0.0.7:80"),  # an API key
+        ("https://hunter2:@10.0.0.7:443", "https://***@10.0.0.7:443"),
+        ("socks5://hunter2:@10.0.0.7", "socks5://***@10.0.0.7:1080"),
         ("http://10.0.0.7:80", "http://10.0.0.7:80"),
     ],
 )

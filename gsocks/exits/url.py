@@ -130,6 +130,9 @@ class ExitSpec:
         user = ""
         if self.user is not None:
             user = quote(self.user, safe="{}") + ("" if self.password is None else ":***") + "@"
+            # where others have a password, a name that stands alone is a provider's API key
+            if not self.password and self.scheme != "socks4a":
+                user = "***@"
         text = f"{self.scheme}://{user}{self.address}"
         return text if self.via is None else f"{text} via {self.via.label}"
 
