@@ -28,7 +28,8 @@ class Stage:
 
     def __init__(self, route: Route, pids: list[int], count: socket.socket) -> None:
         self.route = route
-        self._pids = pids
+        #: all processes of the contender
+        self.pids = pids
         self._count = count
 
     def sunk(self) -> int:
@@ -38,7 +39,7 @@ class Stage:
 
     def cpu(self) -> float:
         """Seconds of CPU time of all processes of the contender so far."""
-        return processes.cpu_seconds(self._pids)
+        return processes.cpu_seconds(self.pids)
 
     def cpu_when_settled(self) -> float:
         """The same, once the contender is done with what it does on its own afterwards."""
@@ -58,11 +59,11 @@ class Stage:
 
     def memory(self) -> int:
         """Bytes of all processes of the contender (PSS)."""
-        return processes.memory_bytes(self._pids)
+        return processes.memory_bytes(self.pids)
 
     def largest_process(self) -> int:
         """Bytes of its largest process (RSS)."""
-        return processes.largest_rss_bytes(self._pids)
+        return processes.largest_rss_bytes(self.pids)
 
 
 @contextlib.contextmanager

@@ -10,19 +10,23 @@ from bench.figures.base import Figure, Goal, Measure, everybody
 from bench.load.conversation import ask, hold, receive_exactly
 from bench.load.target import ECHO
 from bench.scale import Scale
-from bench.stage import stage
+from bench.stage import Stage, stage
 
 _MESSAGE = ECHO * 64
 _WARM_UP = 100
 
 
 def sample(contender: Contender, scale: Scale) -> dict[str, float]:
-    with stage(contender) as scene, scene.route.connect() as sock:
-        hold(sock, ask(scene.route, _MESSAGE, len(_MESSAGE)))
-        for _ in range(_WARM_UP):
-            _there_and_back(sock)
-        times = sorted(_there_and_back(sock) for _ in range(scale.echoes))
+    with stage(contender) as scene:
+        times = sorted(echoes(scene, scale.echoes))
     return {"p50": times[len(times) // 2] / 1000, "p99": times[len(times) * 99 // 100] / 1000}
+
+
+def echoes(scene: Stage, count: int) -> list[int]:
+    """Nanoseconds of each message on one connection, after some that don't count."""
+    with scene.route.connect() as sock:
+        hold(sock, ask(scene.route, _MESSAGE, len(_MESSAGE)))
+        return [_there_and_back(sock) for _ in range(_WARM_UP + count)][_WARM_UP:]
 
 
 def _there_and_back(sock: socket.socket) -> int:
