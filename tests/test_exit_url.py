@@ -204,7 +204,9 @@ def test_how_an_exit_is_used_does_not_make_it_another() -> None:
     assert plain.url == used.url
 
 
-texts = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=60)
+# No braces: what is to be filled in may need a country, which says how an exit is used and is no
+# part of its URL.
+texts = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="{}"), max_size=60)
 proxies = st.builds(
     ExitSpec,
     st.sampled_from(["socks5", "http", "https"]),
