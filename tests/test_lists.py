@@ -179,10 +179,14 @@ def test_an_exit_that_stands_there_again_counts_once() -> None:
         ("socks5://joe:hunter2:10.0.0.7:1080", "what stands behind socks5:// is not HOST:PORT"),
         ("ftp://joe:hunter2@10.0.0.7:21", "unknown scheme ftp://"),
         ("10.0.0.7:8080 weigth=2", "weigth: unknown key (did you mean weight?)"),
-        ("10.0.0.7:8080 weight=none", "weight: 'none' is not a weight"),
+        ("10.0.0.7:8080 weight=none", "weight: this value is not a weight"),
         ("10.0.0.7:8080 weight=1 weight=2", "weight: stands here twice"),
         ("x" * 5000, "longer than 4096 characters"),
         ("10.0.0.7:8080:joe:hunter2\x07", "password: is not printable text"),
+        ("us:8080 country=de:joe:hunter2", "country: this value is not a country"),
+        ("10.0.0.7:8080 tags=joe:hunter2", "tags: this value is not a word"),
+        ("10.0.0.7:8080 weight=1joe:hunter2", "weight: this value is not a weight"),
+        ("10.0.0.7:8080 name=it's:hunter2", "name: this value is not a word"),
     ],
 )
 def test_a_bad_line_is_left_out_by_its_number_and_nothing_of_it_is_told(

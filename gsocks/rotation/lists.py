@@ -49,6 +49,9 @@ _HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|direct$")
 _COMMENT = re.compile(r"\s#.*")
 _LAST_OPTION = re.compile(r"(?P<rest>.*\S)\s+(?P<name>[a-z_]+)=(?P<value>\S*)")
 
+# What a mistake says of a value that stands in the wrong place, and may be a password.
+_VALUE = re.compile(r"^(?:(['\"]).*\1|[0-9]\S*)(?= is )", re.DOTALL)
+
 # [2001:db8::7]:8080 begins with a bracket as well
 _JSON = re.compile(r"\s*(?:\{|\[\s*[\"{\]])")
 
@@ -106,8 +109,9 @@ def parse_list(raw: bytes, manner: Manner) -> ExitList:
         try:
             found[_exit(entry, manner)] = None
         except Mistake as mistake:
-            told = mistake.message if mistake.at == ".url" else str(mistake)
-            left_out.append(LeftOut(place, told))
+            told = _VALUE.sub("this value", mistake.message)
+            at = "" if mistake.at == ".url" else mistake.at
+            left_out.append(LeftOut(place, str(Mistake(told, at))))
     if not entries:
         raise ConfigError("no exit in it")
     if not found:
