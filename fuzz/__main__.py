@@ -74,6 +74,7 @@ def fuzz(name: str, seconds: float) -> bool:
         command = [
             *(sys.executable, "-u", "-m", "fuzz.one", name, str(KEPT / f"{name}-failed")),
             *(f"-max_total_time={seconds:.0f}", f"-timeout={PATIENCE}", f"-max_len={LONGEST}"),
+            f"-seed={os.environ.get('FUZZ_SEED', '0')}",  # 0: another one each time
             *(f"-dict={words}", f"-artifact_prefix={KEPT}/{name}-", "-print_final_stats=1"),
             *map(str, (found, seeds)),
         ]
