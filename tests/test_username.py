@@ -213,3 +213,10 @@ def test_any_text_is_read_or_refused_and_no_part_of_it_is_lost(name: str) -> Non
         except BadParameters:
             continue
         assert (wish == ANY) == (not parameters)
+
+
+def test_a_lifetime_beyond_a_year_is_a_slip() -> None:
+    assert read_parameters("session-x-lifetime-366d").lifetime == 366 * 86400
+    for text in ("367d", "4" * 32):
+        with pytest.raises(BadParameters, match="no session lasts longer than a year"):
+            read_parameters(f"session-x-lifetime-{text}")

@@ -36,6 +36,9 @@ LONGEST_NAME = 255
 # RFC 9562 section 4
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
+#: seconds; what is longer is a slip
+_LONGEST_LIFETIME = 366 * 86400
+
 _PREFIXES = ("", "customer-", "user-")
 
 
@@ -114,6 +117,8 @@ def _lifetime(text: str) -> float:
     seconds = parse_duration(text)
     if not seconds:
         raise ValueError("a session that ends at once is none")
+    if seconds > _LONGEST_LIFETIME:
+        raise ValueError("no session lasts longer than a year")
     return seconds
 
 
