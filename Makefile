@@ -1,19 +1,32 @@
 # make run    both ends on this machine, on loopback: a proxy to point curl or a browser at
 # make test   all tests, with branch coverage
+# make test-matrix [SESSIONS=lowest]  its core with the lowest and the newest dependencies, and with
+#             the locked ones on every Python from 3.10 on that the machine has; noxfile.py
 # make lint   style and types
+# make docs   the documents with the API reference as a site; a broken reference fails
+# make dist   the wheel and the sdist, into dist/
+# make lock   renews the exact versions in requirements/, by which all other targets install
 # make fuzz   every grammar that a stranger reaches, each for FUZZ_SECONDS
-# make soak   exits die and return while 200 clients go on, for SOAK_SECONDS
+# make mutation  puts MUTANTS small faults into the core, which its tests must find; takes an hour
+# make exits  all the real proxies that gsocks is tested with as exits, Debian's and others, as root;
+#             builds those of Go, PyPI and npm; gost (no Go module by its version) has to be on PATH
+# make soak   200 clients for SOAK_SECONDS, half an hour, while exits die and return, other peers attack,
+#             the config is reloaded and workers are killed
 # make bench        gsocks beside other proxies, about 35 minutes, into docs/benchmarks.md
 # make bench-quick  the same in small, under 2 minutes: shows that it works, not how fast
+# make bench-gateway  gsocks beside other rotating proxies, into docs/benchmarks-gateway.md
+# make bench-compare BASE=REV [NEW=REV] [ARGS=--counts]  gsocks beside another revision of itself, about 3 minutes
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # tests wait more than they work, so that a few processes are quicker than one even on one core
 TESTERS ?= 4
-SOAK_SECONDS ?= 300
+SOAK_SECONDS ?= 1800
+MUTANTS ?= 300
+EXITS := $(CURDIR)/build/exits
 
-.PHONY: run test lint fuzz soak bench bench-quick clean
+.PHONY: run test test-matrix lint docs lock dist fuzz mutation exits soak bench bench-quick bench-gateway bench-compare clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/gsocks -c config.example.yaml
@@ -24,16 +37,38 @@ test: $(VENV)/installed-dev tests/node/node_modules
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
+test-matrix: $(VENV)/installed-tools
+	$(BIN)/nox $(if $(SESSIONS),--sessions $(SESSIONS))
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/installed-docs
+	rm -rf docs/_build docs/reference
+	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build
+
 fuzz: $(VENV)/installed-fuzz
 	$(BIN)/python -m fuzz
 
+mutation: $(VENV)/installed-dev $(VENV)/installed-mutation
+	$(BIN)/python -m tests.support.mutation --count $(MUTANTS)
+
+exits: $(VENV)/installed-dev build/exits/made
+	ALL_EXITS=1 $(BIN)/python -m pytest -n $(TESTERS) tests/test_real_exits.py
+
+build/exits/made: tests/exits/requirements.txt tests/exits/goproxy/main.go tests/exits/goproxy/go.mod
+	cd tests/exits/goproxy && GOBIN=$(EXITS)/bin go install .
+	GOBIN=$(EXITS)/bin go install github.com/sagernet/sing-box/cmd/sing-box@v1.14.1
+	command -v glider || GOBIN=$(EXITS)/bin go install github.com/nadoo/glider@v0.16.4
+	$(PYTHON) -m venv $(EXITS)/venv
+	$(EXITS)/venv/bin/pip install --quiet --disable-pip-version-check -r tests/exits/requirements.txt
+	npm install --silent --no-audit --no-fund --prefix $(EXITS)/node proxy-chain@3.0.1
+	touch $@
+
 soak: $(VENV)/installed-dev
-	PYTHONPATH=. $(BIN)/python tests/soak.py --seconds $(SOAK_SECONDS)
+	$(BIN)/python -m tests.support.soak --seconds $(SOAK_SECONDS)
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m bench
@@ -42,29 +77,76 @@ bench: $(VENV)/installed-bench
 bench-quick: $(VENV)/installed-bench
 	$(BIN)/python -m bench --quick
 
+bench-gateway: $(VENV)/installed-bench
+	$(BIN)/python -m bench.gateway
+	$(BIN)/python -m bench.document bench/results/gateway.json
+
+# needs none of the packages in the extra "bench"
+bench-compare: $(VENV)/installed
+	$(BIN)/python -m bench.compare $(BASE) $(NEW) $(ARGS)
+
+dist: $(VENV)/installed $(VENV)/installed-tools
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation
+
+# LOCK_OPTIONS= adds what pyproject.toml has come to need and leaves all other versions alone
+LOCK_OPTIONS ?= --upgrade
+lock = $(BIN)/uv --quiet --no-config pip compile --universal --python-version 3.10 \
+	--generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock"
+# a package that is in several files has one version, that of dev.txt
+same = $(lock) --constraints requirements/dev.txt $(LOCK_OPTIONS)
+
+lock: $(VENV)/installed-tools
+	$(lock) $(LOCK_OPTIONS) --group build -o requirements/build.txt
+	$(lock) $(LOCK_OPTIONS) pyproject.toml --extra test --extra lint --extra clients \
+		--extra scraping -o requirements/dev.txt
+	$(same) pyproject.toml -o requirements/run.txt
+	$(same) pyproject.toml --extra test --extra clients -o requirements/core.txt
+	$(same) pyproject.toml --extra docs -o requirements/docs.txt
+	$(same) pyproject.toml --extra fuzz -o requirements/fuzz.txt
+	$(same) pyproject.toml --extra mutation -o requirements/mutation.txt
+	$(same) pyproject.toml --extra bench -o requirements/bench.txt
+	$(same) --group tools -o requirements/tools.txt
+	$(lock) --upgrade --resolution lowest-direct pyproject.toml --extra test --extra clients \
+		-o requirements/lowest.txt
+
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "gsocks needs Python 3.10 or newer")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: $(BIN)/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+# exact versions, held by their hashes; then gsocks itself, built by the setuptools of the lock
+define install
+$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes \
+	-r requirements/build.txt -r requirements/$(1).txt
+$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+@touch $@ $(VENV)/installed
+endef
+
+$(VENV)/installed: $(BIN)/python pyproject.toml requirements/build.txt requirements/run.txt
+	$(call install,run)
+
+$(VENV)/installed-dev: $(BIN)/python pyproject.toml requirements/build.txt requirements/dev.txt
+	$(call install,dev)
+
+$(VENV)/installed-docs: $(BIN)/python pyproject.toml requirements/build.txt requirements/docs.txt
+	$(call install,docs)
+
+$(VENV)/installed-fuzz: $(BIN)/python pyproject.toml requirements/build.txt requirements/fuzz.txt
+	$(call install,fuzz)
+
+$(VENV)/installed-mutation: $(BIN)/python pyproject.toml requirements/build.txt requirements/mutation.txt
+	$(call install,mutation)
+
+$(VENV)/installed-bench: $(BIN)/python pyproject.toml requirements/build.txt requirements/bench.txt
+	$(call install,bench)
+
+$(VENV)/installed-tools: $(BIN)/python requirements/tools.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/tools.txt
 	@touch $@
-
-$(VENV)/installed-dev: $(BIN)/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,clients,scraping]'
-	@touch $@ $(VENV)/installed
-
-$(VENV)/installed-fuzz: $(BIN)/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[fuzz]'
-	@touch $@ $(VENV)/installed
-
-$(VENV)/installed-bench: $(BIN)/python pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[bench]'
-	@touch $@ $(VENV)/installed
 
 # Node's clients; where there is no npm, their tests are skipped and say so
 tests/node/node_modules: tests/node/package-lock.json
 	@if command -v npm >/dev/null; then npm ci --silent --prefix tests/node && touch $@; fi
 
 clean:
-	rm -rf $(VENV) tests/node/node_modules .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .nox build dist docs/_build docs/reference tests/node/node_modules .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -7,34 +7,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
 
+from bench import signals
 from bench.contenders import CONTENDERS
 from bench.figures import FIGURES
+from bench.options import parser_of, wanted
 from bench.plot import can_plot, plot
 from bench.processes import ROOT, adopt_orphans
 from bench.report import report
 from bench.run import run
-from bench.scale import FULL, QUICK
 
 
 def main() -> int:
     options = _parser().parse_args()
-    signal.signal(signal.SIGTERM, _end)
     adopt_orphans()
-    scale = QUICK if options.quick else FULL
-    if options.rounds:
-        scale = scale._replace(rounds=options.rounds)
-    figures = [figure for figure in FIGURES if figure.name in options.figures]
-    contenders = [who for who in CONTENDERS if who.name in options.contenders]
-    try:
-        results = run(figures, contenders, scale)
-    except KeyboardInterrupt:
-        print("interrupted: all contenders are ended, nothing is written", file=sys.stderr)
-        return 130
+    scale, figures, contenders = wanted(options, FIGURES, CONTENDERS)
+    results = run(figures, contenders, scale)
     print(report(results))
     options.output.mkdir(parents=True, exist_ok=True)
     # a part of the figures is no replacement for all of them
@@ -52,19 +42,9 @@ def main() -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench", description="gsocks beside the other proxies on this machine."
+    parser = parser_of(
+        "bench", "gsocks beside the other proxies on this machine.", FIGURES, CONTENDERS
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="small sizes, one round: shows that it works"
-    )
-    parser.add_argument("--rounds", metavar="N", type=int, help="rounds, instead of the form's own")
-    for option, known in (("figures", FIGURES), ("contenders", CONTENDERS)):
-        names = [one.name for one in known]
-        parser.add_argument(
-            f"--{option}", nargs="+", choices=names, default=names, metavar="NAME",
-            help=f"only these (known: {', '.join(names)})",
-        )  # fmt: skip
     parser.add_argument(
         "--output",
         metavar="FOLDER",
@@ -75,10 +55,5 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _end(number: int, _: object) -> NoReturn:
-    """End on SIGTERM as on Ctrl-C: through everything that cleans up."""
-    sys.exit(128 + number)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(signals.interruptible(main))

@@ -1,8 +1,9 @@
-"""Write the tables of a results file into docs/benchmarks.md, between its two markers.
+"""Write the tables of a results file into its document in docs/, between two markers.
 
-    python -m bench.document bench/results/full.json
+    python -m bench.document bench/results/full.json       into docs/benchmarks.md
+    python -m bench.document bench/results/gateway.json    into docs/benchmarks-gateway.md
 
-Nobody types a number into that document, so it says what was measured and nothing else.
+No number is typed into that document, so it contains only what was measured.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from bench.processes import ROOT
 from bench.report import report
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
+GATEWAY_DOCUMENT = ROOT / "docs" / "benchmarks-gateway.md"
 BEGIN = "<!-- results: written by python -m bench.document -->"
 END = "<!-- end of results -->"
 
@@ -32,11 +34,12 @@ def with_results(text: str, results: str) -> str:
 def main() -> None:
     source = Path(sys.argv[1]).resolve()
     results = report(json.loads(source.read_text()))
+    document = GATEWAY_DOCUMENT if source.stem == "gateway" else DOCUMENT
     picture = source.with_suffix(".png")
     if picture.exists():
-        results += f"\n![all measures as bars]({os.path.relpath(picture, DOCUMENT.parent)})\n"
-    DOCUMENT.write_text(with_results(DOCUMENT.read_text(), results))
-    print(f"{os.path.relpath(DOCUMENT)}: results of {os.path.relpath(source)}")
+        results += f"\n![all measures as bars]({os.path.relpath(picture, document.parent)})\n"
+    document.write_text(with_results(document.read_text(), results))
+    print(f"{os.path.relpath(document)}: results of {os.path.relpath(source)}")
 
 
 if __name__ == "__main__":

@@ -6,14 +6,21 @@ import contextlib
 import ctypes
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from bench import signals
 
 ROOT = Path(__file__).resolve().parent.parent
+
+#: seconds; a program on valgrind takes 5 to start, on a machine with other work several times that
+START_TIMEOUT = 60.0
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PR_SET_PDEATHSIG = 1
@@ -34,21 +41,35 @@ def adopt_orphans() -> None:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def start(argv: Sequence[str], folder: Path, **kwargs: object) -> subprocess.Popen[bytes]:
+def raise_descriptor_limit() -> int:
+    """Up to what the system allows; what we start inherits it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def start(
+    argv: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    **kwargs: Any,
+) -> subprocess.Popen[bytes]:
     """Start a program in ``folder``; it dies with us, however we die."""
     env = os.environ | {
         "PYTHONPATH": str(ROOT),
         # dante keeps files there, and removes them only if it is ended gently
         "TMPDIR": str(folder),
     }
-    return subprocess.Popen(
-        list(argv), cwd=folder, env=env, preexec_fn=_die_with_parent, start_new_session=True,
-        **kwargs,
-    )  # fmt: skip
+    env |= environment or {}
+    with signals.held() as blocked:
 
+        def prepare() -> None:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        return subprocess.Popen(
+            list(argv), cwd=folder, env=env, preexec_fn=prepare, start_new_session=True, **kwargs
+        )
 
 
 @contextlib.contextmanager
@@ -57,16 +78,20 @@ def ended_after(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
     try:
         yield
     finally:
-        pids = family([process.pid for process in processes])
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        for process in processes:
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    pipe.close()
-        _reap_adopted()
+        with signals.held():
+            _end(processes)
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    for pid in family([process.pid for process in processes]):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for process in processes:
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+    _reap_adopted()
 
 
 def _reap_adopted() -> None:
@@ -81,7 +106,7 @@ def _reap_adopted() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody uses, from below the range that the kernel takes for outgoing connections."""
+    """Unused ports, from below the range that the kernel takes for outgoing connections."""
     found: list[int] = []
     while len(found) < count:
         port = random.randint(20_000, 32_000)
@@ -96,19 +121,20 @@ def free_ports(count: int) -> list[int]:
 
 
 def wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Return when somebody listens on ``port``.  Raises Failed.
+    """Return when a program listens on ``port``.  Raises Failed.
 
     Looks into the kernel's table instead of connecting: a connection that says nothing is
     work for a proxy, and may be taken for a prober.
     """
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
+        signals.check()
         if process.poll() is not None:
             raise Failed(f"ended with status {process.returncode} at start: {_last_words(log)}")
         if _listening(port):
             return
         time.sleep(0.01)
-    raise Failed(f"did not listen on port {port} within 15 s: {_last_words(log)}")
+    raise Failed(f"did not listen on port {port} within {START_TIMEOUT:g} s: {_last_words(log)}")
 
 
 def _listening(port: int) -> bool:

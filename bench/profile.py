@@ -22,7 +22,7 @@ from pathlib import Path
 
 from bench.contenders import CONTENDERS
 from bench.figures.bulk import download
-from bench.figures.connections import visits
+from bench.figures.connections import connection_cost
 from bench.figures.echo import echoes
 from bench.scale import FULL
 from bench.stage import Stage, stage
@@ -32,7 +32,7 @@ SECONDS = 8
 
 
 def _connections(scene: Stage) -> None:
-    visits(scene, 6000)
+    connection_cost(scene, 6000)
 
 
 def _echo(scene: Stage) -> None:

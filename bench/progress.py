@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-try:
+from bench import signals
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def _new_bar() -> Progress | None:
+    """A bar where there is a terminal, and rich, which is in the extra "bench"."""
+    if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
+        return None
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
         TextColumn,
-        TimeRemainingColumn,  # fmt: skip
+        TimeRemainingColumn,
     )
-except ImportError:  # it is in the extra "bench"
-    Progress = None
+
+    return Progress(
+        MofNCompleteColumn(),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        # its thread would run beside the load
+        auto_refresh=False,
+    )
 
 
 class Steps:
@@ -23,16 +41,8 @@ class Steps:
     def __init__(self, count: int) -> None:
         self._count = count
         self._done = 0
-        self._bar = None
-        if Progress is not None and sys.stderr.isatty():
-            self._bar = Progress(
-                MofNCompleteColumn(),
-                BarColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}"),
-                # its thread would run beside the load
-                auto_refresh=False,
-            )
+        self._bar = _new_bar()
+        if self._bar is not None:
             self._task = self._bar.add_task("", total=count)
 
     def __enter__(self) -> Steps:
@@ -45,9 +55,12 @@ class Steps:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if kind is None:
+            signals.check()
 
     def begin(self, name: str) -> None:
-        """The step before is over, and this one begins."""
+        """The step before is over, and this one begins.  Raises Interrupted."""
+        signals.check()
         self._done += 1
         if self._bar is None:
             print(f"[{self._done}/{self._count}] {name}", file=sys.stderr, flush=True)

@@ -8,9 +8,18 @@ from typing import Any
 from bench.summary import Spread, figure_named, ratio, spread, values
 
 #: the contenders of ours that the others are compared with
-_OURS = {"gsocks-secretbox": "SecretBox", "gsocks-aegis256": "AEGIS", "gsocks-plain": "gsocks"}
+_OURS = {
+    "gsocks-secretbox": "SecretBox",
+    "gsocks-aegis256": "AEGIS",
+    "gsocks-plain": "gsocks",
+    "gsocks": "gsocks",
+}
 
-_KINDS = {"pair": "Pairs, encrypted between their ends", "plain": "Plain SOCKS5 servers"}
+_KINDS = {
+    "pair": "Pairs, encrypted between their ends",
+    "plain": "Plain SOCKS5 servers",
+    "gateway": "Rotating proxies",
+}
 
 #: with fewer, a median and a spread are not worth their names
 _ROUNDS_THAT_COUNT = 5

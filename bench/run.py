@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from bench import summary
 from bench.contenders import Contender
 from bench.figures import Figure
 from bench.link import kind_of_link
-from bench.processes import ROOT, Failed
+from bench.processes import ROOT, Failed, raise_descriptor_limit
 from bench.progress import Steps
 from bench.scale import Scale
 
@@ -32,7 +31,7 @@ _ENOUGH = 2
 
 def run(figures: Sequence[Figure], contenders: Sequence[Contender], scale: Scale) -> dict[str, Any]:
     """The results.  Shows its progress on stderr."""
-    scale = scale.within(_raise_descriptor_limit())
+    scale = scale.within(raise_descriptor_limit())
     missing = {contender.name: contender.missing() for contender in contenders}
     present = [contender for contender in contenders if not missing[contender.name]]
     results: dict[str, Any] = {
@@ -91,13 +90,6 @@ def _measure(
         "samples": samples,
         "failures": failures,
     }
-
-
-def _raise_descriptor_limit() -> int:
-    """Up to what the system allows; what we start inherits it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
 
 
 def _about(scale: Scale) -> dict[str, Any]:

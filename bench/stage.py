@@ -8,12 +8,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench import processes
 from bench.contenders import Contender
-from bench.contenders.base import Ground, Kind
+from bench.contenders.base import Endpoints, Kind
 from bench.link import long_link
 from bench.load.conversation import receive_exactly
 from bench.load.route import PATIENCE, Place, Route
@@ -46,16 +46,9 @@ class Stage:
         self.settle()
         return self.cpu()
 
-    def settle(self, *, quiet: float = 0.1, longest: float = 10.0) -> None:
-        """Wait until it uses less than 2% of a core for ``quiet`` seconds."""
-        deadline = time.monotonic() + longest
-        before = self.cpu()
-        while time.monotonic() < deadline:
-            time.sleep(quiet)
-            now = self.cpu()
-            if now - before < 0.02 * quiet:
-                return
-            before = now
+    def settle(self, *, quiet: float = 0.1) -> None:
+        """Wait until it is idle for ``quiet`` seconds."""
+        settle(self.pids, quiet=quiet)
 
     def memory(self) -> int:
         """Bytes of all processes of the contender (PSS)."""
@@ -64,6 +57,18 @@ class Stage:
     def largest_process(self) -> int:
         """Bytes of its largest process (RSS)."""
         return processes.largest_rss_bytes(self.pids)
+
+
+def settle(pids: Sequence[int], *, quiet: float = 0.1, longest: float = 10.0) -> None:
+    """Wait until the processes use less than 2% of a core for ``quiet`` seconds."""
+    deadline = time.monotonic() + longest
+    before = processes.cpu_seconds(pids)
+    while time.monotonic() < deadline:
+        time.sleep(quiet)
+        now = processes.cpu_seconds(pids)
+        if now - before < 0.02 * quiet:
+            return
+        before = now
 
 
 @contextlib.contextmanager
@@ -75,16 +80,16 @@ def stage(contender: Contender, *, far_away: bool = False) -> Iterator[Stage]:
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gsocks-bench-")))
-        door, far, target = (Place(LOOPBACK, port) for port in processes.free_ports(3))
+        inbound, far, target = (Place(LOOPBACK, port) for port in processes.free_ports(3))
         far_seen, target_seen = far, target
         if far_away and contender.kind is Kind.NONE:
             target, target_seen = stack.enter_context(long_link(target.port, folder))
         elif far_away:
             far, far_seen = stack.enter_context(long_link(far.port, folder))
         _start_target(stack, target, folder)
-        pids = _start_contender(stack, contender, Ground(folder, door, far, far_seen))
+        pids = _start_contender(stack, contender, Endpoints(folder, inbound, far, far_seen))
         count = stack.enter_context(socket.create_connection(target, timeout=PATIENCE))
-        proxy = None if contender.kind is Kind.NONE else door
+        proxy = None if contender.kind is Kind.NONE else inbound
         yield Stage(Route(proxy, target_seen), pids, count)
 
 
@@ -99,15 +104,20 @@ def _start_target(stack: contextlib.ExitStack, place: Place, folder: Path) -> No
 
 
 def _start_contender(
-    stack: contextlib.ExitStack, contender: Contender, ground: Ground
+    stack: contextlib.ExitStack, contender: Contender, endpoints: Endpoints
 ) -> list[int]:
     started: list[subprocess.Popen[bytes]] = []
     stack.enter_context(processes.ended_after(started))
-    for command in contender.set_up(ground):
-        path = ground.folder / f"{len(started)}.log"
+    for command in contender.set_up(endpoints):
+        path = endpoints.folder / f"{len(started)}.log"
         with path.open("wb") as log:
             process = processes.start(
-                command.argv, ground.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command.argv,
+                endpoints.folder,
+                command.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         started.append(process)
         processes.wait_until_listening(process, command.port, path)

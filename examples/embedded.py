@@ -64,7 +64,7 @@ def main() -> None:
     )
     local.start()
 
-    page = Address("127.0.0.1", web.server_port)
+    page = Address("127.0.0.1", web.socket.getsockname()[1])
     print(fetch(local.bound, page).decode(), end="")
 
     local.stop(timeout=5)

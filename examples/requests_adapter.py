@@ -16,7 +16,7 @@ gevent.ssl.  Each process needs a gateway of its own, and each thread.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from gevent.ssl import PROTOCOL_TLS_CLIENT, SSLContext
 from requests import PreparedRequest, Response
@@ -33,16 +33,16 @@ SESSION = "Gateway-Session"
 
 
 class GatewayAdapter(HTTPAdapter):
-    """Opens its connections by ``gateway``, with these wishes, as :meth:`Gateway.connect` has them.
+    """Opens its connections by ``gateway``, with an exit selector as of :meth:`Gateway.connect`.
 
     A connection is kept, and with it the exit, for the next request of the same session to the
     same place.  Responses have an attribute ``exit``, the name of the exit that has served them.
     """
 
-    def __init__(self, gateway: Gateway, *, session: str | None = None, **wishes: Any) -> None:
+    def __init__(self, gateway: Gateway, *, session: str | None = None, **selectors: Any) -> None:
         self._gateway = gateway
         self._session = session
-        self._wishes = wishes
+        self._selector = selectors
         self._by_session: dict[str | None, PoolManager] = {}
         super().__init__()
 
@@ -55,9 +55,9 @@ class GatewayAdapter(HTTPAdapter):
         return super().send(request, *args, **options)
 
     def build_response(self, req: PreparedRequest, resp: Any) -> Response:
-        response = super().build_response(req, resp)
+        response: Any = super().build_response(req, resp)
         response.exit = resp.connection.exit
-        return response
+        return cast(Response, response)
 
     def close(self) -> None:
         for manager in self._by_session.values():
@@ -68,11 +68,12 @@ class GatewayAdapter(HTTPAdapter):
         manager = self._by_session.pop(session, None)
         if manager is None:
             manager = PoolManager(maxsize=10)
-            opens = partial(self._gateway.connect, session=session, **self._wishes)
-            manager.pool_classes_by_scheme = {
+            opens = partial(self._gateway.connect, session=session, **self._selector)
+            pools: dict[str, Any] = {
                 "http": partial(_pool, HTTPConnectionPool, partial(_Plain, self._gateway, opens)),
                 "https": partial(_pool, HTTPSConnectionPool, partial(_Tls, self._gateway, opens)),
             }
+            manager.pool_classes_by_scheme = pools
             if len(self._by_session) >= 1000:
                 self._by_session.pop(next(iter(self._by_session))).clear()
         self._by_session[session] = manager
@@ -84,12 +85,12 @@ def _pool(kind: Any, connection: Any, host: str, port: int, **options: Any) -> H
         options["ssl_context"] = context = SSLContext(PROTOCOL_TLS_CLIENT)
         context.check_hostname = options.get("cert_reqs") != "CERT_NONE"
         context.set_alpn_protocols(["http/1.1"])
-    pool = kind(host, port, **options)
+    pool: HTTPConnectionPool = kind(host, port, **options)
     pool.ConnectionCls = connection
     return pool
 
 
-class _ByGateway:
+class _ByGateway(HTTPConnection):
     """What both kinds of urllib3's connections do in place of a lookup and a connect."""
 
     exit = ""

@@ -60,11 +60,11 @@ class GsocksMiddleware:
         before = request.meta.pop("gsocks_banned", None)
         if before is not None and self._admin is not None:
             await self._report(before, urlsplit(request.url).hostname)
-        wishes = dict(request.meta.get("gsocks", {}))
-        session = wishes.get("session")
-        wishes["session"] = uuid4().hex if session is None else self._name(session, before)
-        request.meta["gsocks_session"] = wishes["session"]
-        request.meta["proxy"] = self._with_user(wishes)
+        selectors = dict(request.meta.get("gsocks", {}))
+        session = selectors.get("session")
+        selectors["session"] = uuid4().hex if session is None else self._name(session, before)
+        request.meta["gsocks_session"] = selectors["session"]
+        request.meta["proxy"] = self._with_user(selectors)
 
     def process_response(self, request: Request, response: Response) -> Request | Response:
         if response.status not in self._banned or request.meta.get("gsocks_try", 1) >= self._tries:
@@ -79,8 +79,11 @@ class GsocksMiddleware:
             turn = self._turns[session] = turn + 1
         return _in_turn(session, turn)
 
-    def _with_user(self, wishes: dict[str, Any]) -> str:
-        words = [self._proxy.username or "", *(f"{key}-{value}" for key, value in wishes.items())]
+    def _with_user(self, selectors: dict[str, Any]) -> str:
+        words = [
+            self._proxy.username or "",
+            *(f"{key}-{value}" for key, value in selectors.items()),
+        ]
         user = quote("-".join(word for word in words if word), safe="%")
         place = self._proxy.netloc.rpartition("@")[2]
         return f"{self._proxy.scheme}://{user}:{self._proxy.password or ''}@{place}"

@@ -25,6 +25,7 @@ TARGETS = (
     "exit_url",
     "exit_list",
     "username",
+    "dns_answer",
 )
 
 ROOT = Path(__file__).parent.parent

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fuzz.model import Short, Taker, Wrong
 from gsocks.address import Address
-from gsocks.datagram import Screened, address_of, split, with_header, without_header
 from gsocks.errors import BadRequest
+from gsocks.net.datagram import FilteredDatagrams, address_of, split, with_header, without_header
 
 SEEDS = [
     b"\x00\x00\x00\x01\x01\x02\x03\x04\x00\x35query",
@@ -61,7 +61,7 @@ def _look_at_wire_form(datagram: bytes) -> None:
 
 def _passed(datagram: bytes, allows: object) -> list[bytes]:
     out = _Out()
-    Screened(out, allows).write(datagram)  # type: ignore[arg-type]
+    FilteredDatagrams(out, allows).write(datagram)  # type: ignore[arg-type]
     return out.written
 
 

@@ -1,7 +1,7 @@
-"""Lists of exits, as a provider or anybody else may serve them at a URL.
+"""Lists of exits, as a provider or an attacker may serve them at a URL.
 
-The first byte of the input says whether the list is one of this machine, or comes from elsewhere:
-then no exit of it may read a file here, or go out directly.
+The first byte of the input selects whether the list is a file of this machine, or from elsewhere:
+then no exit of it may read a file here, or connect directly.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fuzz.exit_url import MARK
 from gsocks.errors import ConfigError
-from gsocks.exits.url import ExitSpec
-from gsocks.rotation.lists import Manner, parse_list
+from gsocks.exits.spec import ExitSpec
+from gsocks.rotation.lists import ListOptions, parse_list
 
 SEEDS = [
     b"\x00# ours\n10.0.0.7:8080\n10.0.0.7:8080:user:7f3a9c\nuser:7f3a9c@10.0.0.8:8080\n",
@@ -23,12 +23,21 @@ SEEDS = [
     b'\x01{"proxies": [{"host": "10.0.0.8", "port": "8080", "protocol": "socks5"}]}',
     b"\x01ip,port,country\n10.0.0.7,8080,de\n10.0.0.8,8081,fr\n",
     b"\x01<html>",
+    b"\x00http://10.0.0.7:8080:user:7f3a9c\n10.0.0.7 8080 user 7f3a9c\n10.0.0.7:8080:Germany\n",
+    b"\x00[ProxyList]\nsocks5 10.0.0.7 1080 user 7f3a9c\nraw 10.0.0.8 80 user 7f3a9c\n",
+    b"\x00proxies:\n  - {type: vmess, server: 10.0.0.7, port: 1, password: 7f3a9c, tls: true}\n",
+    b'\x01{"socks5": ["10.0.0.7:1080"], "vmess": ["7f3a9c"]}',
+    b'\x01{"ip": "10.0.0.7", "port": 1, "type": "7f3a9c"}\n{"proxy": "10.0.0.8:80", "type": 5}\n',
+    b"\x01c29ja3M1Oi8vdXNlcjo3ZjNhOWNAMTAuMC4wLjc6MTA4MAo=",
+    b"\x01socks://dXNlcjo3ZjNhOWM=@10.0.0.7:1080#7f3a9c\n10.0.0.7:80 US-N-S! +\na|80|7f3a9c\n",
     b"\x01user:7f3a9c@nowhere\n10.0.0.7:99999\n10.0.0.7:8080\n",
 ]
 WORDS = [
     *(b"10.0.0.7:8080", b":user:7f3a9c", b"user:7f3a9c@", b"[2001:db8::7]:8080", b"direct", b"\n"),
     *(b" country=de", b" tags=a,b", b" name=x", b"key_file=", b"?key_file=x", b"via=direct", b"{}"),
     *(b'"ip": ', b'"port": 8080', b'"url": "', b"socks5://", b"gsocks://", b"ip,port\n", b"[[["),
+    *(b'"type": "vmess"', b'"tls": true', b"[ProxyList]\n", b"proxies:\n", b"- {", b"vless://"),
+    *(b"#7f3a9c", b"|", b"\t", b",", b" 8080 ", b"\xf4", b"\xef\xbb\xbf", b":Germany", b"raw "),
 ]
 
 _PLAIN = re.compile(rb"([1-9][0-9]?(?:\.[1-9][0-9]?){3}):([1-9][0-9]{0,3})(?::([a-z]+):([a-z]+))?")
@@ -36,17 +45,17 @@ _PLAIN = re.compile(rb"([1-9][0-9]?(?:\.[1-9][0-9]?){3}):([1-9][0-9]{0,3})(?::([
 
 def check(data: bytes) -> None:
     here, raw = data[:1] != b"\x01", data[1:]
-    manner = Manner(base=Path("/nowhere") if here else None)
+    options = ListOptions(base=Path("/nowhere") if here else None)
     plain = _plain_lines(raw)
     try:
-        found = parse_list(raw, manner)
+        found = parse_list(raw, options)
     except ConfigError as error:
         assert MARK not in str(error) or _is_a_key(raw), (error, raw)
         assert not plain, raw
         return
-    for left_out in found.left_out:
-        assert left_out.reason.isprintable(), left_out
-        assert MARK not in left_out.reason or _is_a_key(raw), left_out
+    for skipped in found.skipped:
+        assert skipped.reason.isprintable(), skipped
+        assert MARK not in skipped.reason or _is_a_key(raw), skipped
     for spec in found.exits:
         _look_at(spec, here)
     assert len(set(found.exits)) == len(found.exits)
@@ -67,15 +76,19 @@ def _look_at(spec: ExitSpec, here: bool) -> None:
 
 
 def _is_a_key(raw: bytes) -> bool:
-    """Whether the mark stands in a key of JSON, which is told if it is not known."""
+    """Whether the mark is in a key of JSON, which is reported if it is unknown."""
     return bool(re.search(rb'"[^"]*' + MARK.encode() + rb'[^"]*"\s*:', raw))
 
 
 def _plain_lines(raw: bytes) -> list[tuple[str, int, str | None, str | None]]:
-    """What is meant by a list of nothing but lines that can be understood in one way."""
+    """The exits of a list that has only unambiguous lines."""
     lines = [line for line in raw.split(b"\n") if line]
     found = [_PLAIN.fullmatch(line) for line in lines]
     if not all(found):
         return []
-    said = [tuple(part and part.decode() for part in each.groups()) for each in found if each]
-    return [(host, int(port), user, password) for host, port, user, password in said]
+    said = [
+        [None if part is None else part.decode() for part in each.groups()]
+        for each in found
+        if each
+    ]
+    return [(str(host), int(str(port)), user, password) for host, port, user, password in said]

@@ -10,7 +10,7 @@ import re
 from urllib.parse import unquote, urlsplit
 
 from gsocks.errors import ConfigError
-from gsocks.exits.url import ExitSpec
+from gsocks.exits.spec import ExitSpec
 
 SEEDS = [
     b"direct",
@@ -30,7 +30,16 @@ SEEDS = [
 MARK = "7f3a9c"
 
 WORDS = [
-    *(b"direct", b"socks5://", b"socks4a://", b"http://", b"https://", b"gsocks://", b"socks5h://"),
+    *(
+        b"direct",
+        b"socks5://",
+        b"socks4a://",
+        b"socks4://",
+        b"http://",
+        b"https://",
+        b"gsocks://",
+        b"socks5h://",
+    ),
     *(
         b"weight=",
         b"tags=",

@@ -1,22 +1,35 @@
-"""What stands inside of the tunnel's frames, from somebody who has the key.
+"""The content of the tunnel's frames, from a peer that has the key.
 
-He can seal whatever he likes; so here nothing is sealed, and the input is the frames themselves.
-Its first byte says which end hears them, and how the other one ends.
+Such a peer can seal any bytes, so nothing is sealed here, and the input is the frames themselves.
+Its first byte selects the end that receives them, and how the other end ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from fuzz.model import Dest, Short, Taker, Wrong
 from fuzz.wire import WAYS, Wire
 from gsocks.address import Address
 from gsocks.crypto import Cipher, Key, Session
-from gsocks.errors import ClientError, ConnectFailed, ConnectionRefused, StreamError
+from gsocks.errors import (
+    ClientError,
+    ConnectFailed,
+    ConnectionRefused,
+    StreamError,
+    stream_failure,
+)
 from gsocks.request import Command, Request
-from gsocks.stream import Reader
-from gsocks.tunnel import ClientTunnel, Frame, ServerTunnel, TunnelDatagrams, TunnelStream
+from gsocks.stream import Bytes
+from gsocks.tunnel import (
+    ClientTunnel,
+    Frame,
+    ServerTunnel,
+    Tunnel,
+    TunnelDatagrams,
+    TunnelStream,
+)
 
 THENS = ("end", "reset")
 _TO = b"\x01\x01\x02\x03\x04\x00\x50"
@@ -64,7 +77,7 @@ def check(data: bytes) -> None:
     results = {_hear(hear, data[1:], pieces, THENS[mode >> 1 & 1]) for pieces in WAYS}
     assert len(results) == 1, results
     heard = results.pop()
-    expected = _expected(model, data[1:])
+    expected = _joined(_expected(model, data[1:]))
     for event, wanted in zip(heard.events, expected, strict=False):
         if isinstance(wanted, Asked):
             assert wanted.means(event), (event, wanted)
@@ -87,6 +100,17 @@ class Asked(NamedTuple):
         return event in (("bad",), ("refused",)) and not self.dest.is_plain
 
 
+def _joined(events: Iterable[Any]) -> tuple[Any, ...]:
+    """The events with the data of a stream as one, in however many frames it came."""
+    joined: list[Any] = []
+    for event in events:
+        if isinstance(event, bytes) and joined and isinstance(joined[-1], bytes):
+            joined[-1] += event
+        else:
+            joined.append(event)
+    return tuple(joined)
+
+
 def _hear(hear: Callable[..., None], said: bytes, pieces: Any, then: str) -> Heard:
     wire: Any = Wire(said, pieces, then)
     session: Any = Session(Cipher.SECRETBOX, _Unsealed(), _Unsealed())  # type: ignore[arg-type]
@@ -94,35 +118,48 @@ def _hear(hear: Callable[..., None], said: bytes, pieces: Any, then: str) -> Hea
     try:
         hear(wire, session, events.append)
     except StreamError as error:
-        return Heard(tuple(events), error.word, bytes(wire.told))
-    return Heard(tuple(events), "", bytes(wire.told))
+        return Heard(_joined(events), error.word, bytes(wire.told))
+    return Heard(_joined(events), "", bytes(wire.told))
 
 
 class _Unsealed:
     """Seals nothing."""
 
     overhead = 0
-    seal = open = staticmethod(bytes)
+
+    def seal_into(self, to: memoryview, content: Bytes) -> None:
+        to[: len(content)] = content
+
+    open_into = seal_into
 
 
-class _Unpadded:
-    """Answers of one length each, so that they can be compared."""
+class _OverWire(Tunnel):
+    """Over no descriptor, and with answers of one length each, so that they can be compared."""
 
     def padding(self) -> bytes:
         return b""
 
+    def receive_some(self, _: int, room: memoryview) -> int | None:
+        try:
+            return self._socket().recv_into(room)
+        except OSError as error:
+            raise stream_failure(error) from None
 
-class _Server(_Unpadded, ServerTunnel):
+    def send_some(self, _: int, data: Bytes) -> int:
+        return self._socket().send(data)
+
+
+class _Server(_OverWire, ServerTunnel):
     pass
 
 
-class _Client(_Unpadded, ClientTunnel):
+class _Client(_OverWire, ClientTunnel):
     pass
 
 
 def _server(wire: Any, session: Session, note: Callable[[Any], None]) -> None:
     """As :class:`gsocks.server.RemoteServer` serves a tunnel, but for where it leads."""
-    tunnel = _Server(wire, session, Reader(wire), "key", Key(bytes(32)))
+    tunnel = _Server(wire, session, "key", Key(bytes(32)))
     reusable = True
     while reusable:
         try:
@@ -138,19 +175,20 @@ def _server(wire: Any, session: Session, note: Callable[[Any], None]) -> None:
         if request.dest.port % 2:
             tunnel.failed(ConnectionRefused())
             continue
-        tunnel.succeeded(_BOUND)
+        for _ in range(2 if request.command is Command.BIND else 1):
+            tunnel.succeeded(_BOUND)
         reusable = _read(tunnel, request.command, note)
 
 
 def _client(wire: Any, session: Session, note: Callable[[Any], None]) -> None:
     """Opens a stream, reads it to its end, pings, and begins again."""
-    tunnel = _Client(wire, session, Reader(wire))
+    tunnel = _Client(wire, session)
     while True:
         try:
             bound = tunnel.open(Request(Command.CONNECT, _BOUND))
         except ConnectFailed:
             note(("refused",))
-        except ClientError:  # what the server says of the request
+        except ClientError:  # the server refuses the request
             note(("refused",))
         else:
             note(("asked", 0, bound))
@@ -166,7 +204,7 @@ def _read(tunnel: Any, command: Command, note: Callable[[Any], None]) -> bool:
     stream = kind(tunnel, ended.append)
     try:
         while data := stream.read():
-            note(data)
+            note(("datagram", data) if kind is TunnelDatagrams else data)
         note(("end",))
         stream.write_eof()
         stream.close()
@@ -213,7 +251,7 @@ class _Frames:
         while (frame := self.next()) != (Frame.FIN, b""):
             if frame[0] != expected or not frame[1]:
                 raise Wrong
-            note(frame[1])
+            note(("datagram", frame[1]) if expected == Frame.DATAGRAM else frame[1])
         note(("end",))
 
 

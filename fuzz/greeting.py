@@ -1,17 +1,16 @@
-"""What the SOCKS targets have in common: one client at the door, heard in several ways."""
+"""The common part of the SOCKS targets: one client, received in several divisions into pieces."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 from fuzz.wire import WAYS, Wire
+from gsocks.access.login import OPEN, Authenticator
 from gsocks.errors import ClientError
 from gsocks.handshake import SpeaksHttp, negotiate
-from gsocks.login import OPEN, Login
-from gsocks.request import Command, Request
-from gsocks.wish import ANY
+from gsocks.request import ANY, Command, Request
 
-#: what may stand behind what is said
+#: how the connection may go on behind the input
 THENS = ("end", "silence", "reset", "end")
 COMMANDS = frozenset(Command)
 
@@ -28,12 +27,12 @@ class Heard(NamedTuple):
     behind: bytes
 
 
-#: a door that asks for a password
-ALICE = Login(lambda name, password: (name, password) == ("alice", b"secret"), {"alice"})
+#: a listener that requires a password
+ALICE = Authenticator(lambda name, password: (name, password) == ("alice", b"secret"), {"alice"})
 
 
 def hear(said: bytes, *, users: bool, then: str) -> Heard:
-    """What negotiate makes of ``said``, which is the same in whichever pieces it comes."""
+    """The result of negotiate for ``said``, which is the same in any division into pieces."""
     results = {_hear_once(Wire(said, pieces, then), users=users) for pieces in WAYS}
     assert len(results) == 1, results
     return results.pop()
@@ -48,4 +47,4 @@ def _hear_once(wire: Any, *, users: bool) -> Heard:
         return Heard(None, "http", bytes(wire.told), asked.said + wire.rest)
     request = asked[0]
     behind = request.payload + wire.rest
-    return Heard(request._replace(payload=b"", wish=ANY), "", bytes(wire.told), behind)
+    return Heard(request._replace(payload=b"", selector=ANY), "", bytes(wire.told), behind)

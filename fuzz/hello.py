@@ -1,7 +1,8 @@
-"""The tunnel's hello, from a stranger, from somebody who changes one, and from a key's holder.
+"""The tunnel's hello, from a peer without the key, from an attacker who changes one, and from a
+peer with the key.
 
-The first byte of the input says which: the bytes as they are; a true hello, changed by XOR with
-them; or a true hello with whatever they say inside.
+The first byte of the input selects which: the bytes as they are; an authentic hello, changed by XOR
+with them; or an authentic hello with them as its payload.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ WORDS = [_TRUE[:4], _TRUE[4:36], _TRUE[:36], _TRUE[36:], bytes(32), _TIME]
 
 
 class _Guard:
-    """Admits what says that it is of the time 1."""
+    """Admits a hello with the time 1."""
 
     def admit(self, token: bytes, time_ms: int) -> bool:
         return time_ms == 1
@@ -73,7 +74,7 @@ def check(data: bytes) -> None:
 
 
 def _said(kind: int, data: bytes) -> tuple[bytes, bytes]:
-    """What is said, and what of it stands behind the hello."""
+    """All bytes that are sent, and those of them behind the hello."""
     if kind == 0:
         return data, data[len(_TRUE) :]
     if kind == 1:
@@ -91,5 +92,6 @@ def _accepts(said: bytes, behind: bytes, pieces: Any, then: str) -> bool:
         return False
     assert tunnel.user == "known"
     assert wire.told
-    assert tunnel._reader.take_rest() + wire.rest == behind
+    assert tunnel.between_frames
+    assert wire.rest == behind
     return True

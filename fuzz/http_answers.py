@@ -1,6 +1,6 @@
-"""What an origin server answers, as it is read and passed on to the client.
+"""The response of an origin server, as it is parsed and forwarded to the client.
 
-The first byte of the input says by which method the server was asked, and how it ends.
+The first byte of the input selects the method of the request, and how the response ends.
 """
 
 from __future__ import annotations
@@ -8,14 +8,18 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-from fuzz.http_model import read_body
+from fuzz.http_model import TOKEN, read_body
 from fuzz.model import Short, Taker, Wrong
-from fuzz.wire import WAYS, Wire
+from fuzz.wire import WAYS, Wire, WireStream
+from gsocks.access.rules import ALLOW_ALL
 from gsocks.address import Address
-from gsocks.http.client import Client
-from gsocks.http.exchange import Exchange
-from gsocks.http.head import Target
-from gsocks.stream import SocketStream
+from gsocks.exits.base import Connected
+from gsocks.http.head import RequestTarget
+from gsocks.inbound.http_client import Client
+from gsocks.inbound.http_exchange import Exchange, RetryRules
+from gsocks.request import Command, Request
+from gsocks.rotation.group import ExitGroup
+from gsocks.settings import Timeouts
 
 _METHODS = (b"GET", b"HEAD")
 _THENS = ("end", "reset")
@@ -32,6 +36,11 @@ SEEDS = [
     b"\x00HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: content-length\r\nX: y\r\n\r\nhello",
     b"\x02HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel",
     b"\x00HTTP/1.1 200 OK\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nX: y\r\n z\r\n\r\n",
+    b"\x00HTTP/1.1 200 OK\r\nContent-Length : 5\r\nX Y: z\r\n: x\r\na/b: c\r\n\r\nhello",
+    b"\x00HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 5\r\n\r\nhello",
+    b"\x00HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nuntil the end",
+    b"\x00HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n5\nhello\n0\n\n",
+    b"\x00HTTP/1.1 200 O\x0bK\r\n X: y\r\nX: a\rb\x0c\r\nno colon\r\n z\r\n\r\nuntil the end",
     b"\x00SSH-2.0-OpenSSH_9.6\r\n",
 ]
 WORDS = [
@@ -50,13 +59,23 @@ WORDS = [
         b"\n ",
         b"\x0b",
         b"\0",
+        b" ",
+        b"\r",
+        b": ",
+        b"identity",
+        b", ",
+        b"Transfer-Encoding: chunked, chunked\r\n",
         b"Upgrade: x\r\n",
     ),
 ]
 
 _ASKED = b" http://a/ HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
-_TARGET = Target(Address("a", 80), b"/")
+_TIMEOUTS = Timeouts(idle=60, half_closed=60)
+_TARGET = RequestTarget(Address("a", 80), b"/")
 
+_STRICT_HEAD = re.compile(
+    rb"HTTP/1\.1 [0-9]{3} [^\r\n\0\v\f]*\r\n(?:" + TOKEN + rb": [^\r\n\0\v\f]*\r\n)*"
+)
 _STATUS = re.compile(rb"HTTP/[0-9]\.[0-9] ([0-9]{3})(?: [^\r\n]*)?")
 
 
@@ -74,6 +93,7 @@ def check(data: bytes) -> None:
     wholes = set()
     for pieces in WAYS:
         told, failed = _pass_on(method, Wire(said, pieces, then))
+        _check_canonical(told)
         answer = _read(told, method, then="end")
         if failed:  # the client is told so, or cut off before the end
             assert answer.body is None or b"\r\nProxy-Status: gsocks; error=" in told, (
@@ -93,28 +113,53 @@ def _pass_on(method: bytes, origin: Any) -> tuple[bytes, str]:
     client = Client(wire)
     request = client.read_request()
     assert request is not None
-    stream = SocketStream(origin)
-    exchange = Exchange(client, request, _TARGET, stream, "nowhere", idle=60, half_closed=60)
+    group = ExitGroup([_Nowhere(WireStream(origin))], ALLOW_ALL)
+    wanted = Request(Command.CONNECT, _TARGET.dest)
+    outbound = group.forward(wanted, lambda _: None, repeatable=False)
+    exchange = Exchange(client, request, _TARGET, outbound, _TIMEOUTS, RetryRules())
     error = exchange.run().error
     return bytes(wire.told), "" if error is None else error.word
 
 
+class _Nowhere:
+    """An exit with one stream."""
+
+    label = "nowhere"
+
+    def __init__(self, stream: WireStream) -> None:
+        self._stream = stream
+
+    def start(self) -> None:
+        """Nothing to prepare."""
+
+    def close(self) -> None:
+        """Nothing is kept."""
+
+    def connect(self, request: Request) -> Connected:
+        return Connected(self._stream, request.dest)
+
+
 def _read(said: bytes, method: bytes, then: str) -> Answer:
-    """An answer, read apart from gsocks; servers are forgiven lines that end in LF only."""
+    """An answer, read apart from gsocks and as browsers read it; Chromium's rules, mostly."""
     take, statuses = Taker(said), list[int]()
     while True:
         found = re.search(rb"\n\r?\n", take.rest)
         if found is None:
             return Answer(statuses, None)
-        first, *lines = re.split(rb"\r?\n(?![ \t])", take(found.end()).rstrip(b"\r\n"))
-        status = _STATUS.fullmatch(first)
-        if status is None:
+        head = take(found.end())
+        first, *lines = (re.sub(rb"\r?$", b"", line) for line in head.rstrip(b"\r\n").split(b"\n"))
+        status = _STATUS.fullmatch(re.sub(rb"[\r\v\f]", b" ", first))
+        if status is None or b"\0" in head:
             return Answer(statuses, None)
         statuses.append(int(status[1]))
         if statuses[-1] >= 200 or statuses[-1] == 101:
             break
+    text = b"\n".join(re.sub(rb"[\r\v\f]", b" ", line) for line in lines)
+    text = re.sub(rb"\A(?:[ \t][^\n]*(?:\n|\Z))+", b"", text)  # in front of the first field
     fields = [
-        (name.lower(), value.strip()) for name, _, value in (line.partition(b":") for line in lines)
+        (name.rstrip(b" \t").lower(), value.strip())
+        for name, value in re.findall(rb"(?m)^([^\n:]+):((?:[^\n]|\n[ \t])*)$", text)
+        if re.fullmatch(TOKEN + rb"[ \t]*", name)
     ]
     try:
         return Answer(statuses, _body(take, statuses[-1], method, fields, then))
@@ -127,11 +172,39 @@ def _body(
 ) -> bytes:
     if method == b"HEAD" or status in (101, 204, 304):
         return b""
-    if any(name == b"transfer-encoding" for name, _ in fields):
-        return read_body(take, None, blanks=True)
-    sizes = {value for name, value in fields if name == b"content-length"}
+    codings = [
+        word.split(b";")[0].strip().lower()
+        for name, value in fields
+        if name == b"transfer-encoding"
+        for word in value.split(b",")
+    ]
+    codings = [word for word in codings if word and word != b"identity"]
+    if codings:
+        if set(codings) != {b"chunked"}:
+            raise Wrong  # coded, which is tested elsewhere
+        return read_body(take, None, lenient=True)
+    sizes = {
+        size.strip()
+        for name, value in fields
+        if name == b"content-length"
+        for size in value.split(b",")
+    }
     if sizes:
-        return read_body(take, int(sizes.pop().split(b",")[0]))
+        if len(sizes) > 1:
+            raise Wrong
+        return read_body(take, int(sizes.pop()))
     if then == "reset":
         raise Short
     return take.rest
+
+
+def _check_canonical(told: bytes) -> None:
+    """What the client is told has one reading, by every rule of RFC 9112."""
+    take = Taker(told)
+    while take.rest:
+        head = take.until(b"\r\n\r\n", len(told)) + b"\r\n"
+        assert _STRICT_HEAD.fullmatch(head), told
+        names = [line.partition(b":")[0].lower() for line in head.split(b"\r\n")[1:-1]]
+        assert sum(name in (b"content-length", b"transfer-encoding") for name in names) <= 1, told
+        if head[9:10] != b"1" or head[9:12] == b"101":
+            break

@@ -1,6 +1,6 @@
-"""HTTP/1.1 messages, read apart from gsocks and h11, and in the one way that nobody disputes.
+"""HTTP/1.1 messages, parsed independently of gsocks and h11, and only if they are unambiguous.
 
-What may be read in two ways is Wrong here (RFC 9112 sections 2.2, 3.2, 5, 6.3, 7.1).
+An ambiguous message is Wrong here (RFC 9112 sections 2.2, 3.2, 5, 6.3, 7.1).
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from fuzz.model import Taker, Wrong
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+#: a method or the name of a field
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _HEAD = re.compile(
-    rb"(" + _TOKEN + rb") ([!-~]+) HTTP/1\.([01])\r\n"
-    rb"((?:" + _TOKEN + rb":[^\r\n\0\v\f]*\r\n)*)\r\n"
+    rb"(" + TOKEN + rb") ([!-~\x80-\xff]+) HTTP/1\.([01])\r\n"
+    rb"((?:" + TOKEN + rb":[^\r\n\0\v\f]*\r\n)*)\r\n"
 )
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[^\r\n\0]*)?")
 _LONGEST = 65536
@@ -66,52 +67,70 @@ def read_head(take: Taker) -> Message:
     return Message(found[1], found[2], found[3] == b"1", fields)
 
 
-def read_body(take: Taker, size: int | None, *, blanks: bool = False) -> bytes:
+def read_body(take: Taker, size: int | None, *, lenient: bool = False) -> bytes:
     """The body behind a head.  Raises Wrong, and Short if it is not all there.
 
-    ``blanks``: they may stand behind the size of a chunk.
+    ``lenient``: as it is read from a server, with blanks behind sizes, lines that end in LF only
+    and any trailers.
     """
     if size is not None:
         return take(size)
     body = b""
     while True:
-        line = take.until(b"\r\n", _LONGEST)
-        found = _SIZE.fullmatch(line.rstrip(b" \t") if blanks else line)
+        line = _line(take, lenient)
+        found = _SIZE.fullmatch(line.rstrip(b" \t") if lenient else line)
         if found is None:
             raise Wrong
         size = int(found[1], 16)
         if not size:
             break
         body += take(size)
-        if take(2) != b"\r\n":
+        if _line(take, lenient):
             raise Wrong
-    while line := take.until(b"\r\n", _LONGEST):
-        if not re.fullmatch(_TOKEN + rb":[^\r\n\0]*", line):
+    while line := _line(take, lenient):
+        if not lenient and not re.fullmatch(TOKEN + rb":[^\r\n\0]*", line):
             raise Wrong
     return body
+
+
+def _line(take: Taker, lenient: bool) -> bytes:
+    if not lenient:
+        return take.until(b"\r\n", _LONGEST)
+    return take.until(b"\n", _LONGEST + 1).removesuffix(b"\r")
 
 
 class Url(NamedTuple):
     host: bytes
     port: int
+    #: with its other bytes than ASCII percent-encoded
     path: bytes
+    #: what stands before the host, percent codes decoded; None without an @
+    login: bytes | None = None
 
 
 def read_url(message: Message) -> Url:
     """Where a request to a proxy wants to go.  Raises Wrong."""
     if message.method == b"CONNECT":
-        return _authority(message.target, None, b"")
-    found = re.fullmatch(rb"(?i:http|ws)://([^/?#]*)(/[^#]*|\?[^#]*|)", message.target)
+        six = re.fullmatch(rb"([0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*):([0-9]{1,5})", message.target)
+        whole = b"[%b]:%b" % six.groups() if six is not None else message.target
+        return _authority(whole, None, b"")
+    found = re.fullmatch(rb"(?i:http|ws)://([^/?#]*)(/[^#]*|\?[^#]*|)(?:#.*)?", message.target)
     if found is None:
         raise Wrong
-    path = found[2]
+    path = b"".join(b"%%%02X" % byte if byte > 0x7F else bytes((byte,)) for byte in found[2])
     if not path.startswith(b"/"):
         path = b"*" if message.method == b"OPTIONS" and not path else b"/" + path
-    return _authority(found[1], 80, path)
+    login, at, place = found[1].rpartition(b"@")
+    return _authority(place, 80, path)._replace(login=_decoded(login) if at else None)
+
+
+def _decoded(text: bytes) -> bytes:
+    return re.sub(rb"%([0-9A-Fa-f]{2})", lambda code: bytes.fromhex(code[1].decode("ascii")), text)
 
 
 def _authority(raw: bytes, port: int | None, path: bytes) -> Url:
-    found = re.fullmatch(rb"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@%]+)(?::([0-9]{0,5}))?", raw)
+    high = re.sub(rb"%[89A-Fa-f][0-9A-Fa-f]", lambda code: _decoded(code[0]), raw)
+    found = re.fullmatch(rb"(\[[0-9A-Fa-f:.]+\]|[^\[\]:@%]+)(?::([0-9]{0,5}))?", high)
     if found is None or (not found[2] and port is None):
         raise Wrong
     number = int(found[2] or port or 0)
@@ -121,9 +140,9 @@ def _authority(raw: bytes, port: int | None, path: bytes) -> Url:
 
 
 def read_host(message: Message) -> bytes | None:
-    """Its Host field; None if it has none, as HTTP/1.0 may.  Raises Wrong."""
+    """Its Host field; None if it has none, as HTTP/1.0 and CONNECT may.  Raises Wrong."""
     hosts = message.values(b"host")
-    if len(hosts) > 1 or (not hosts and message.modern):
+    if len(hosts) > 1 or (not hosts and message.modern and message.method != b"CONNECT"):
         raise Wrong
     return hosts[0] if hosts else None
 

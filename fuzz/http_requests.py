@@ -1,17 +1,18 @@
-"""HTTP as a client speaks it to the door: CONNECT and absolute-form requests, one after the other.
+"""HTTP of a client: CONNECT and absolute-form requests, one after the other.
 
-The door is the real one, but for the sockets on either side of it.  The origin server answers each
-request as soon as it is whole.  What that server was asked must be what the client asked, in the
-one way in which it can be read; and what can be read in two ways must not reach it.
+The listener is the real one, except for the sockets on either side of it.  The origin server
+answers each request as soon as it is complete.  The request that it receives must be the client's,
+in its only reading; and an ambiguous request must not reach it.
 
-The first byte of the input says whether the door has users, and how the client ends.
+The first byte of the input selects whether the listener has users, and how the client ends.
 """
 
 from __future__ import annotations
 
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import gevent
 from gevent.event import Event
@@ -20,19 +21,20 @@ from fuzz.greeting import ALICE
 from fuzz.http_model import Message, Url, read_authority, read_body, read_head, read_host, read_url
 from fuzz.model import Dest, Short, Taker, Wrong
 from fuzz.username import model_split
-from fuzz.wire import Wire, at_random, byte_by_byte, whole
+from fuzz.wire import Wire, WireStream, at_random, byte_by_byte, whole
+from gsocks.access.login import OPEN, Authenticator
+from gsocks.access.rules import ALLOW_ALL
 from gsocks.address import Address
-from gsocks.door import Visit
 from gsocks.errors import GsocksError, StreamClosed
 from gsocks.exits.base import Connected
 from gsocks.handshake import printable
+from gsocks.inbound.active_request import ActiveRequest, Endable
+from gsocks.inbound.connection import ClientConnection
 from gsocks.local import LocalServer
-from gsocks.login import OPEN, Login
-from gsocks.observe import Record
+from gsocks.observe import Record, Trace
 from gsocks.request import Request
-from gsocks.rules import ALLOW_ALL
-from gsocks.stream import Stream
-from gsocks.ways_out import WaysOut
+from gsocks.rotation.group import ExitGroup
+from gsocks.stream import SocketStream, Stream, scratch_of_this_hub
 
 _TO = b" http://a/ HTTP/1.1\r\nHost: a\r\n"
 _GET = b"GET" + _TO + b"\r\n"
@@ -48,11 +50,14 @@ SEEDS = [
     + _GET,
     b"\x00CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\nbehind",
     b"\x00CONNECT [::1]:443 HTTP/1.0\r\n\r\n",
+    b"\x00CONNECT ::1:443 HTTP/1.1\r\n\r\nbehind",
     b"\x00GET" + _TO + b"Connection: close, X\r\nX: y\r\nKeep-Alive: 5\r\n\r\n" + _GET,
     b"\x00GET" + _TO + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     b"\x00POST" + _TO + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\nab",
     b"\x00OPTIONS http://a HTTP/1.1\r\nHost: a\r\nMax-Forwards: 5\r\n\r\n",
     b"\x00TRACE" + _TO + b"Max-Forwards: 0\r\nCookie: x\r\n\r\n" + _GET,
+    b"\x00GET http://u:p@a/b#c HTTP/1.1\r\nHost: b\r\n\r\n",
+    b"\x00GET http://a/caf\xe9?\xc3\xbc HTTP/1.1\r\nHost: a\r\nAuthorization: x\r\n\r\n",
     b"\x00HEAD http://[::1]:8080/x HTTP/1.1\r\nHost: [::1]:8080\r\nTE: trailers\r\n\r\n",
     b"\x00POST" + _TO + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
     b"\x00POST" + _TO + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -71,6 +76,8 @@ WORDS = [
         b"HEAD",
         b"OPTIONS",
         b" http://a/",
+        b"u:p@",
+        b"#",
         b" HTTP/1.1\r\n",
         b"Host: a\r\n",
     ),
@@ -141,7 +148,7 @@ class Served(NamedTuple):
 def check(data: bytes) -> None:
     mode = data[0] if data else 0
     users, said = bool(mode & 1), data[1:]
-    if not re.match(rb"[A-Z]", said):  # by which the door tells what protocol it is
+    if not re.match(rb"[A-Z]", said):  # by which the listener detects the protocol
         said = b"G" + said
     wanted, all_plain, settled = _model(said, users=users)
     wholly_said = sum(one.body is not None for one in wanted)
@@ -160,57 +167,72 @@ def check(data: bytes) -> None:
     assert len(wholes) == 1 or not settled or then == "reset", wholes
 
 
-# --- the door, between two sides in memory ----------------------------------------------------
+# --- the listener, between two sides in memory ------------------------------------------------
 
 
 def _serve(said: bytes, pieces: Any, then: str, *, users: bool) -> Served:
     wire: Any = Wire(said, pieces, then)
     faults: list[object] = []
     hub = gevent.get_hub()
-    told_of = hub.handle_error
-    hub.handle_error = lambda *fault: faults.append(fault)
-    try:
-        _DOOR.begin(ALICE if users else OPEN)
-        _DOOR.serve(Visit(_DOOR, wire, Address("192.0.2.1", 50000)))
+    with patch.object(hub, "handle_error", lambda *fault: faults.append(fault)):
+        _LISTENER.begin(ALICE if users else OPEN)
+        _LISTENER.serve(_Connection(_LISTENER.context, wire, Address("192.0.2.1", 50000)))
         _ORIGINS.settle()
-    finally:
-        hub.handle_error = told_of
     assert wire.closed
     assert not faults, faults
-    assert "stopped" not in _DOOR.outcomes
+    assert "stopped" not in _LISTENER.outcomes
     return Served([origin.asked() for origin in _ORIGINS.all], bytes(wire.told))
 
 
-class _Door(LocalServer):
+class _Listener(LocalServer):
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), WaysOut([_ORIGINS], ALLOW_ALL), observer=self)
+        super().__init__(("127.0.0.1", 0), ExitGroup([_ORIGINS], ALLOW_ALL), observer=self)
 
-    def begin(self, login: Login) -> None:
+    def begin(self, login: Authenticator) -> None:
         """Forget what was, and let those in."""
         self.outcomes: list[str] = []
         self._welcomes = login
         _ORIGINS.all.clear()
 
-    def _login(self, visit: Visit) -> Login:
+    def authenticator_for(self, client: Address) -> Authenticator:
         return self._welcomes
 
     def ended(self, record: Record) -> None:
         assert record.detail.isprintable()
         self.outcomes.append(record.outcome)
 
-    def carry(  # type: ignore[override]
-        self, request: Request, answer: Any, client: Stream, record: Record, **more: Any
+
+class _Connection(ClientConnection):
+    def _new_request(self, request_id: str, trace: Trace) -> ActiveRequest:
+        record = Record("local", str(self.client), request_id, trace)
+        return _ActiveRequest(self.context, record)
+
+
+class _ActiveRequest(ActiveRequest):
+    def carry(
+        self,
+        request: Request,
+        answer: Any,
+        client: Stream,
+        ending: Endable | None = None,
+        sock: object = None,
     ) -> bool:
-        """CONNECT: what stands behind it is anybody's protocol."""
+        """CONNECT: what stands behind it is any protocol."""
         answer.succeeded(request.dest, "nowhere")
         origin = _ORIGINS.add(request.dest, connect=True)
+        assert isinstance(client, SocketStream)
+        scratch = scratch_of_this_hub()
+        while client.has_buffered:
+            origin.said += client.read_nowait(scratch) or b""
+        stream = WireStream(client.detach())  # type: ignore[arg-type]
         try:
-            while data := client.read():
+            while data := stream.read():
                 origin.said += data
         except GsocksError:
             pass  # reset, as it may be
-        client.close()
-        more["ended"]()
+        stream.close()
+        assert ending is not None
+        ending.end()
         return True
 
 
@@ -236,7 +258,7 @@ class _Origins:
         return self.all[-1]
 
     def settle(self) -> None:
-        """Wait until all is closed: the door takes leave of a server behind the client's back."""
+        """Wait until all is closed: the listener drains a server's stream in the background."""
         for origin in self.all:
             origin.closed.wait()
 
@@ -303,7 +325,7 @@ class _Origin:
 
 
 _ORIGINS = _Origins()
-_DOOR = _Door()
+_LISTENER = _Listener()
 
 
 # --- what it should have come to ----------------------------------------------------------------
@@ -342,10 +364,20 @@ class Wanted(NamedTuple):
         }
         if not self.message.modern:
             named.add(b"expect")
-        assert _others(head, named | {b"expect"}) == _others(self.message, named | {b"expect"}), (
-            asked
-        )
+        wanted = _with_login(self.message, self.url)
+        assert _others(head, named | {b"expect"}) == _others(wanted, named | {b"expect"}), asked
         assert not head.values(b"proxy-authorization"), asked
+
+
+def _with_login(message: Message, url: Url) -> Message:
+    """A request with the credentials of its URL, as far as it has no others."""
+    if not url.login or message.method == b"CONNECT" or message.values(b"authorization"):
+        return message
+    login = url.login
+    if b":" not in message.target.rpartition(b"@")[0].partition(b"://")[2]:
+        login += b":"
+    field = (b"Authorization", b"Basic " + b64encode(login))
+    return message._replace(fields=[*message.fields, field])
 
 
 def _others(message: Message, but: set[bytes]) -> list[tuple[bytes, bytes]]:
@@ -356,20 +388,21 @@ def _model(said: bytes, *, users: bool) -> tuple[list[Wanted], bool, bool]:
     """The requests that may reach a server; whether there is no reason to refuse any; and whether
     there can be no others.
 
-    What is wished in a user's name may be refused.  Behind a CONNECT without credentials stands
-    another request, or what its client took for the tunnel already; and a body behind others that
-    have none is taken if it is there.  Which of the two it is, is told by whether it came before
-    the refusal.
+    The exit selector in a user's name may be refused.  Behind a CONNECT without credentials is
+    another request, or data that its client sent for the tunnel too early; and the body behind
+    other requests without credentials is read if it is there.  Which of the two it is depends on
+    whether it arrived before the refusal.
     """
     take, wanted, plain, settled = Taker(said), list[Wanted](), True, True
     try:
         while True:
             message = read_head(take)
-            size, host = message.size(), read_host(message)
+            size = message.size()
+            read_host(message)  # there is one, whatever it says
             if message.method == b"CONNECT" and size != 0:
                 raise Wrong
             if users and not _is_alice(message):
-                if _is_alice(message, wishing=True):
+                if _is_alice(message, selecting=True):
                     settled = False
                     break
                 if message.method == b"CONNECT" or size != 0:
@@ -379,9 +412,6 @@ def _model(said: bytes, *, users: bool) -> tuple[list[Wanted], bool, bool]:
                     break
                 continue
             url = read_url(message)
-            # what CONNECT has there says nothing
-            if host is not None and message.method != b"CONNECT" and not _same(host, url):
-                raise Wrong
             plain = plain and _is_plain(message, url)
             if message.method == b"CONNECT":
                 wanted.append(Wanted(message, url, b"", take.rest))
@@ -408,8 +438,8 @@ def _forwards(message: Message) -> int | None:
     return min(int(said[0]), 999_999_999)
 
 
-def _is_alice(message: Message, *, wishing: bool = False) -> bool:
-    """Whether the credentials are hers; ``wishing``: also if something is wished in her name."""
+def _is_alice(message: Message, *, selecting: bool = False) -> bool:
+    """Whether the credentials are Alice's; ``selecting``: also with an exit selector."""
     given = message.values(b"proxy-authorization")
     if len(given) != 1:
         return False
@@ -418,23 +448,13 @@ def _is_alice(message: Message, *, wishing: bool = False) -> bool:
         name, _, password = b64decode(rest.strip()).partition(b":")
     except ValueError:
         return False
-    user, wish = model_split(printable(name), {"alice"})
+    user, selector = model_split(printable(name), {"alice"})
     hers = scheme.lower() == b"basic" and (user, password) == ("alice", b"secret")
-    return hers and (wishing or (not wish and rest.strip() == _ALICE.split()[2]))
-
-
-def _same(host: bytes, url: Url) -> bool:
-    """Whether a Host field names the server of the URL."""
-    named = read_authority(host)
-    return (_bare(named.host), named.port) == (_bare(url.host), url.port)
-
-
-def _bare(host: bytes) -> bytes:
-    return host.lower().strip(b"[]")
+    return hers and (selecting or (not selector and rest.strip() == _ALICE.split()[2]))
 
 
 def _is_plain(message: Message, url: Url) -> bool:
-    """Whether nobody could refuse it."""
+    """Whether there is no reason to refuse it."""
     fields = (b"content-length", b"transfer-encoding", b"host", b"x", b"expect")
     return (
         url.host == b"a"

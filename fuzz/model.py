@@ -1,4 +1,4 @@
-"""What an address in wire form says, read apart from gsocks (RFC 1928 section 5)."""
+"""Addresses in wire form, parsed independently of gsocks (RFC 1928 section 5)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Dest(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether nobody could refuse it."""
+        """Whether there is no reason to refuse it."""
         return self.kind != 3 or bool(PLAIN_NAME.fullmatch(self.raw))
 
 

@@ -13,7 +13,7 @@ from fuzz.model import Short, Taker, Wrong
 from fuzz.wire import WAYS, Wire
 from gsocks.address import Address
 from gsocks.errors import ClientError
-from gsocks.proxy_protocol import read_header
+from gsocks.net.proxy_protocol import read_header
 
 _SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 _FOUR = b"\x01\x02\x03\x04\x05\x06\x07\x08\x10\x00\x00\x50"

@@ -1,6 +1,6 @@
 """SOCKS4 and SOCKS4a: one message.
 
-The first byte of the input says whether the door has users, and how the client ends.
+The first byte of the input selects whether the listener has users, and how the client ends.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def check(data: bytes) -> None:
     users = bool(mode) and mode[0] & 1 == 1
     heard = hear(said, users=users, then=THENS[mode[0] >> 1 & 3] if mode else "end")
     try:
-        command, dest, behind, wish = _model(said)
+        command, dest, behind, selector = _model(said)
     except (Short, Wrong):
         assert heard.request is None, heard
         return
     if heard.request is None:
-        assert users or wish or command not in (1, 2) or not dest.is_plain, heard
+        assert users or selector or command not in (1, 2) or not dest.is_plain, heard
         assert heard.told == b"\x00\x5b" + bytes(6), heard
     else:
         assert not users, heard
@@ -49,7 +49,7 @@ def check(data: bytes) -> None:
 
 
 def _model(said: bytes) -> tuple[int, Dest, bytes, str]:
-    """The command, where the client wants to go, the rest; and what its user id wishes."""
+    """The command, the destination, the rest, and the exit selector in the user id."""
     take = Taker(said[1:])
     command, port, ip = take(1)[0], int.from_bytes(take(2), "big"), take(4)
     user = take.until(b"\0", _LONGEST)

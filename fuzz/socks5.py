@@ -1,6 +1,6 @@
 """SOCKS5: greeting, login and request (RFC 1928, RFC 1929).
 
-The first byte of the input says whether the door has users, and how the client ends.
+The first byte of the input selects whether the listener has users, and how the client ends.
 """
 
 from __future__ import annotations
@@ -54,16 +54,16 @@ def check(data: bytes) -> None:
 
 
 def _model(said: bytes, *, users: bool) -> tuple[bytes, Dest, int, bytes, bool]:
-    """What the door has to say, where the client wants to go, by which command, and the rest; and
-    whether the door may refuse it for what the user name wishes.
+    """The expected answer, the destination, the command and the rest; and whether the listener may
+    refuse the request for the exit selector in the user name.
     """
     take = Taker(said[1:])
     methods = take(take(1)[0])
-    told, wish = b"\x05\x00", ""
-    if 2 in methods:  # a client that offers it has a name, and the name may have a wish
+    told, selector = b"\x05\x00", ""
+    if 2 in methods:  # a client that offers it has a name, which may carry an exit selector
         told = b"\x05\x02\x01\x00"
         version, name, password = take(1), take(take(1)[0]), take(take(1)[0])
-        user, wish = model_split(printable(name), {"alice"} if users else None)
+        user, selector = model_split(printable(name), {"alice"} if users else None)
         if version != b"\x01" or (users and (user, password) != ("alice", b"secret")):
             raise Wrong
     elif users or 0 not in methods:
@@ -72,7 +72,7 @@ def _model(said: bytes, *, users: bool) -> tuple[bytes, Dest, int, bytes, bool]:
     dest = take.dest()
     if again != 5 or command not in (1, 2, 3):
         raise Wrong
-    return told, dest, command, take.rest, bool(wish)
+    return told, dest, command, take.rest, bool(selector)
 
 
 def _compare(
@@ -87,6 +87,6 @@ def _compare(
         assert heard.told == told, heard
         assert (heard.request.command, heard.request.user) == (command, user), heard
         assert heard.behind == behind, heard
-        # nobody is held to where datagrams will come from
+        # the address from which datagrams will come is not binding
         anywhere = command == 3 and heard.request.dest == ("0.0.0.0", 0)
         assert anywhere or dest.is_said_by(*heard.request.dest), (heard, dest)

@@ -1,4 +1,4 @@
-"""Sockets and streams in memory, whose other end has said already all that it ever says."""
+"""Sockets and streams in memory, whose other end has sent all its bytes already."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import errno
 import random
 import zlib
 from collections.abc import Callable, Iterator
-from socket import MSG_PEEK
+from socket import MSG_PEEK, socketpair
 from typing import Any
 
-from gsocks.errors import HandshakeTimeout
+from gsocks.errors import HandshakeTimeout, stream_failure
+from gsocks.stream import CHUNK
 
-#: in which pieces something comes: from all that is said to the size of each
+#: a division into pieces: from all bytes to the size of each piece
 Pieces = Callable[[bytes], Iterator[int]]
 
 
@@ -34,6 +35,10 @@ def at_random(said: bytes) -> Iterator[int]:
 #: between these it may make no difference
 WAYS: tuple[Pieces, ...] = (whole, byte_by_byte, at_random)
 
+_READY, _OTHER_END = socketpair()
+_OTHER_END.setblocking(False)
+_OTHER_END.send(b"x")
+
 
 class Wire:
     """A socket, as far as parsers use one.
@@ -54,7 +59,7 @@ class Wire:
 
     @property
     def rest(self) -> bytes:
-        """What nobody has read."""
+        """The bytes that were not read."""
         return self._said[self._at :]
 
     def recv(self, size: int, flags: int = 0) -> bytes:
@@ -68,6 +73,20 @@ class Wire:
             self._piece = max(0, self._piece - len(data))
         return data
 
+    def fileno(self) -> int:
+        """A descriptor that is always ready: nothing here has to be waited for."""
+        try:
+            while _OTHER_END.recv(CHUNK):
+                pass  # what was written to it, which would fill it after some thousand inputs
+        except BlockingIOError:
+            pass
+        return _READY.fileno()
+
+    def recv_into(self, room: memoryview) -> int:
+        data = self.recv(len(room))
+        room[: len(data)] = data
+        return len(data)
+
     def _nothing_more(self) -> bytes:
         if self._then == "silence":
             raise HandshakeTimeout
@@ -80,7 +99,7 @@ class Wire:
         return len(data)
 
     def shutdown(self, how: int) -> None:
-        """Nobody looks at it."""
+        """Has no effect on the other end."""
 
     def close(self) -> None:
         self.closed = True
@@ -90,3 +109,27 @@ class Wire:
 
     def settimeout(self, seconds: float | None) -> None:
         """Nothing ever blocks."""
+
+
+class WireStream:
+    """A wire as a :class:`gsocks.stream.Stream`."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def read(self) -> bytes:
+        try:
+            return self._wire.recv(CHUNK)
+        except OSError as error:
+            raise stream_failure(error) from None
+
+    def write(self, data: bytes) -> None:
+        self._wire.send(data)
+
+    def write_eof(self) -> None:
+        """The other end does not look at it."""
+
+    def abort(self) -> None:
+        self._wire.close()
+
+    close = abort

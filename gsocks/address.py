@@ -1,7 +1,7 @@
-"""An address as it travels: a host and a port, and their wire form.
+"""Addresses: a host and a port, and their encoding on the wire.
 
-SOCKS5 requests and replies, UDP headers and tunnel frames all carry ATYP, address, port as in
-RFC 1928 section 5; this is their only encoder and decoder.
+SOCKS5 requests and replies, UDP headers and tunnel frames all carry ATYP, address and port as in
+RFC 1928 section 5; their only encoder and decoder is here.
 """
 
 from __future__ import annotations
@@ -13,30 +13,38 @@ from functools import lru_cache
 from socket import AF_INET, inet_ntoa, inet_pton
 from typing import NamedTuple
 
-from gsocks.errors import AddressTypeNotSupported, BadAddress
+import idna
+
+from gsocks.errors import AddressTypeNotSupported, BadAddress, BadPort
 
 ATYP_IPV4 = 0x01
 ATYP_NAME = 0x03
 ATYP_IPV6 = 0x04
 
-#: a name's length travels in one byte (RFC 1928 section 5)
+#: bytes of a host name, whose length is sent in one byte (RFC 1928 section 5)
 MAX_NAME = 255
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Underscores are not host name letters (RFC 952), but real names in the DNS have them.
-_LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
+# Underscores are no letters of host names (RFC 952), but names in the DNS have them.
+# The DNS also has labels that begin or end with a hyphen, which RFC 952 forbids: names of users of
+# a service, for example.
+_LABEL = r"-*[a-z0-9_][a-z0-9_-]*"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
-# The C library reads 127.1, 0177.0.0.1 and 0x7f000001 as 127.0.0.1, and so might a proxy further
-# on, past the rules; no name in the DNS ends in a number (WHATWG URL, "ends in a number").
+_JOINER = re.compile("[\u200c\u200d]")
+#: bytes of a label (RFC 1035 section 2.3.4) behind the prefix of RFC 5890 section 2.3.2.1
+_MAX_PUNYCODE = 63 - len("xn--")
+# The C library reads 127.1, 0177.0.0.1 and 0x7f000001 as 127.0.0.1, and an upstream proxy may do
+# so after the rules have seen a name; no name in the DNS ends in a number (WHATWG URL, "ends in a
+# number").
 _NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
 
 
 class Address(NamedTuple):
     """A destination or a bound address.
 
-    ``host`` is an IP literal in its canonical form or a lower-case ASCII name; make one from
-    untrusted input with :meth:`of` or :meth:`parse`, which see to that.
+    ``host`` is an IP literal in its canonical form or a lower-case ASCII name.  Untrusted input
+    becomes an address by :meth:`of` or :meth:`parse`, which ensure that.
     """
 
     host: str
@@ -46,7 +54,7 @@ class Address(NamedTuple):
     def of(cls, host: str, port: int) -> Address:
         """An address from untrusted parts.  Raises BadAddress."""
         if not 0 <= port <= 0xFFFF:
-            raise BadAddress(f"port {port} is not between 0 and 65535")
+            raise BadPort(f"port {port} is not between 0 and 65535")
         return cls(canonical_host(host), port)
 
     @classmethod
@@ -70,12 +78,12 @@ class Address(NamedTuple):
 
     @property
     def is_unspecified(self) -> bool:
-        """Whether the host is 0.0.0.0 or ::, which stands for no address, or for any."""
+        """Whether the host is 0.0.0.0 or ::, which means no address or any address."""
         ip = ip_of(self.host)
         return ip is not None and ip.is_unspecified
 
     def encode(self) -> bytes:
-        """ATYP, address and port, as RFC 1928 section 5 lays them out."""
+        """ATYP, address and port, encoded as in RFC 1928 section 5."""
         ip = ip_of(self.host)
         port = self.port.to_bytes(2, "big")
         if ip is None:
@@ -86,10 +94,10 @@ class Address(NamedTuple):
 
     @classmethod
     def read(cls, exactly: Callable[[int], bytes]) -> Address:
-        """Decode one address; ``exactly(n)`` gives the next n bytes.
+        """Decode one address; ``exactly(n)`` returns the next n bytes.
 
-        The whole field is consumed before a bad one is refused.  Raises BadAddress,
-        AddressTypeNotSupported, and whatever ``exactly`` raises.
+        An invalid address is read completely before it is refused.  Raises BadAddress,
+        AddressTypeNotSupported, and the errors of ``exactly``.
         """
         kind = exactly(1)[0]
         if kind == ATYP_IPV4:
@@ -110,7 +118,7 @@ class Address(NamedTuple):
 
     @classmethod
     def from_sockaddr(cls, sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> Address:
-        """The address of a socket, as getsockname() and accept() tell it."""
+        """The address of a socket, from what getsockname() and accept() return."""
         host, port = sockaddr[:2]
         if ":" not in host:  # the kernel's IPv4 addresses have one form only
             return cls(host, port)
@@ -120,7 +128,7 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-#: what is told where no address is known: a failed request's bound address
+#: sent where no address is known, such as the bound address of a failed request
 UNSPECIFIED = Address("0.0.0.0", 0)
 
 
@@ -140,8 +148,8 @@ def ip_of(host: str) -> IPAddress | None:
 def canonical_host(host: str) -> str:
     """A host from untrusted text: a canonical IP literal or a lower-case ASCII name.
 
-    An IP literal sent as a name is the address it spells (Chromium sends all of them so), and
-    an IPv4-mapped IPv6 address is that IPv4 address, so that rules see one form only.  Raises
+    An IP literal that is sent as a name becomes that address (Chromium sends every literal so), and
+    an IPv4-mapped IPv6 address becomes IPv4, so that the rules see one form only.  Raises
     BadAddress.
     """
     if "%" in host:
@@ -167,16 +175,48 @@ def _canonical_ip(ip: IPAddress) -> str:
 
 
 def _to_ascii(host: str) -> str:
-    if len(host) > MAX_NAME:  # before the codec, whose cost grows with the square of the length
+    """A name in any script as the DNS has it, and as curl and browsers send it.
+
+    That is IDNA 2008 (RFC 5891), mapped as in UTS 46: sharp s and final sigma are letters of their
+    own, so that ``straße.de`` is another name than ``strasse.de``.  Raises BadAddress.
+    """
+    if len(host) > MAX_NAME:  # before the codec, whose cost grows with the length
         raise BadAddress("the destination's name is too long")
     try:
-        return host.encode("idna").decode("ascii")
-    except UnicodeError:
+        try:
+            return _encode_labels(host)
+        except idna.IDNAError:
+            if not _JOINER.search(host):
+                raise
+            # an invisible joiner that joins nothing: dropped, as libidn2 does for curl
+            return _encode_labels(_JOINER.sub("", host))
+    except UnicodeError:  # idna.IDNAError is one
         raise BadAddress(f"{host!r} is not a host name") from None
 
 
+def _encode_labels(host: str) -> str:
+    mapped = idna.uts46_remap(host, std3_rules=False)
+    return ".".join(map(_to_a_label, mapped.split(".")))
+
+
+def _to_a_label(label: str) -> str:
+    if label.isascii():
+        return label
+    try:
+        return idna.alabel(label).decode("ascii")
+    except (idna.InvalidCodepoint, idna.IDNABidiError):
+        # Symbols, and digits in front of Hebrew: IDNA 2008 leaves them out, but names such as
+        # ☃.net were registered before, and UTS 46 maps them.
+        if _JOINER.search(label):
+            raise
+        encoded = label.encode("punycode").decode("ascii")
+    if len(encoded) > _MAX_PUNYCODE:
+        raise BadAddress("a label of the destination's name is too long")
+    return f"xn--{encoded}"
+
+
 def decode_name(raw: bytes) -> str:
-    """A name as it came over the wire, for :func:`canonical_host`.  Raises BadAddress."""
+    """A name as received, for :func:`canonical_host`.  Raises BadAddress."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:

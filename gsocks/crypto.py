@@ -36,7 +36,7 @@ TAG_SIZE = 16
 #: a public X25519 key, which stands at the front of both messages
 EPHEMERAL_SIZE = 32
 HINT_SIZE = 4
-#: what a server must read before it can tell whose hello it is, and how long
+#: what a server must read to find the key of a hello, and its length
 HELLO_HEAD_SIZE = HINT_SIZE + EPHEMERAL_SIZE
 
 _HELLO_FIXED = 8 + 1  # time in ms, offered ciphers
@@ -44,7 +44,7 @@ _REPLY_FIXED = 1  # chosen cipher
 
 
 class Cipher(IntFlag):
-    """What can seal the frames, as bits of the offer in the hello."""
+    """The ciphers that can seal frames, as bits of the offer in the hello."""
 
     SECRETBOX = 0x01
     AEGIS256 = 0x02
@@ -68,7 +68,7 @@ def preferred(offer: Cipher) -> Cipher | None:
 
 
 def fast_ciphers() -> Cipher:
-    """What this machine seals at full speed: AEGIS-256 wants AES instructions."""
+    """The ciphers that this machine runs at full speed: AEGIS-256 needs AES instructions."""
     try:
         with open("/proc/cpuinfo") as file:
             words = file.read().split()
@@ -79,7 +79,7 @@ def fast_ciphers() -> Cipher:
 
 
 class Key:
-    """The 32 bytes that both ends share.  Never shown but by :meth:`text`."""
+    """The 32 bytes that both ends share.  Only :meth:`text` and :meth:`raw` show them."""
 
     __slots__ = ("_raw",)
 
@@ -201,8 +201,8 @@ def _diffie_hellman(private: bytes, public: bytes) -> bytes:
 
 # --- the two messages -----------------------------------------------------------------------
 #
-# Neither message says how long it is: the length of its padding is a keyed hash of its public
-# key, which to anybody without the key is a random number.
+# Neither message contains its own length: that of its padding is a keyed hash of its public key,
+# which is a random number to an observer without the key.
 
 
 def _hello_hash(key: Key) -> hashlib.blake2b:
@@ -215,7 +215,7 @@ def _reply_padding(key: Key, ephemeral: bytes) -> int:
 
 
 class Session(NamedTuple):
-    """What the agreement leads to."""
+    """The result of the key agreement."""
 
     cipher: Cipher
     sealer: Sealer
@@ -231,7 +231,7 @@ class Session(NamedTuple):
 
     @property
     def overhead(self) -> int:
-        """By how much sealing lengthens."""
+        """The number of bytes that sealing adds to a message."""
         return self.sealer.overhead
 
 
@@ -259,11 +259,11 @@ class Initiator:
         return bytes(hint) + self._public + self._state.encrypt_and_hash(payload)
 
     def reply_rest(self, ephemeral: bytes) -> int:
-        """How much of message 2 follows its first EPHEMERAL_SIZE bytes."""
+        """The number of bytes of message 2 behind its first EPHEMERAL_SIZE."""
         return _REPLY_FIXED + _reply_padding(self._key, ephemeral) + TAG_SIZE
 
     def finish(self, ephemeral: bytes, rest: bytes) -> Session:
-        """Message 2, and with it the session.  Raises Tampered."""
+        """Read message 2; returns the session.  Raises Tampered."""
         self._state.mix_ephemeral(ephemeral)
         self._state.mix_key(_diffie_hellman(self._private, ephemeral))
         chosen = self._state.decrypt_and_hash(rest)[0]
@@ -274,16 +274,16 @@ class Initiator:
 
 
 class Hello(NamedTuple):
-    """What an authentic message 1 said."""
+    """The content of an authentic message 1."""
 
     time_ms: int
     offered: Cipher
-    #: unique to this hello: seen twice, it is a replay
+    #: unique to this hello: a second one with the same token is a replay
     token: bytes
 
 
 class Responder:
-    """The server's part in one key agreement, with one key that the hint points to."""
+    """The server's part in one key agreement, with one key that matches the hint."""
 
     __slots__ = ("_ephemeral", "_private", "_state", "key", "name", "rest")
 
@@ -291,7 +291,7 @@ class Responder:
         self, name: str, key: Key, ephemeral: bytes, padding: int, private: bytes | None = None
     ) -> None:
         self.name = name
-        #: how much of message 1 follows HELLO_HEAD_SIZE
+        #: the number of bytes of message 1 behind HELLO_HEAD_SIZE
         self.rest = _HELLO_FIXED + padding + TAG_SIZE
         self.key = key
         self._ephemeral = ephemeral
@@ -300,7 +300,7 @@ class Responder:
         self._state = _SymmetricState()
 
     def read(self, rest: bytes) -> Hello:
-        """Message 1.  Raises Tampered."""
+        """Read message 1.  Raises Tampered."""
         self._state.mix_key_and_hash(self.key.raw())
         self._state.mix_ephemeral(self._ephemeral)
         payload = self._state.decrypt_and_hash(rest)
@@ -308,7 +308,7 @@ class Responder:
         return Hello(int.from_bytes(payload[:8], "big"), offered, self._ephemeral)
 
     def reply(self, chosen: Cipher) -> tuple[bytes, Session]:
-        """Message 2, and the session that it opens.  Raises Tampered."""
+        """Message 2, and the session after it.  Raises Tampered."""
         public = sodium.crypto_scalarmult_base(self._private)
         self._state.mix_ephemeral(public)
         self._state.mix_key(_diffie_hellman(self._private, self._ephemeral))
@@ -332,10 +332,11 @@ class KeyRing:
         self._hashers = [(name, key, _hello_hash(key)) for name, key in self._keys.items()]
 
     def candidates(self, head: bytes) -> list[Responder]:
-        """Who may have sent this hello, from its first HELLO_HEAD_SIZE bytes.
+        """The keys that may have made this hello, found by its first HELLO_HEAD_SIZE bytes.
 
-        None for a stranger; two by a chance of one in 2^32 for each key.  Shortest first, so
-        that trying one never waits for bytes that only the other would send.
+        None for a peer without a key; two by a chance of one in 2^32 for each key.  The one with
+        the shortest message comes first, so that trying it never waits for bytes that only the
+        other's client would send.
         """
         hint, ephemeral = head[:HINT_SIZE], head[HINT_SIZE:]
         found = []
@@ -348,8 +349,11 @@ class KeyRing:
         return sorted(found, key=lambda responder: responder.rest)
 
     def key(self, name: str) -> Key | None:
-        """The key that ``name`` stands for now."""
+        """The key of that name; None if there is none."""
         return self._keys.get(name)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
     def __repr__(self) -> str:
         return f"<KeyRing: {', '.join(self._keys) or 'empty'}>"
@@ -361,7 +365,7 @@ class KeyRing:
 # twice, which for 64 KiB is a quarter of SecretBox's time and half of AEGIS-256's
 # (docs/benchmarks.md).
 
-#: what is read in place, and what is written in place
+#: types of buffers that are read in place, and that are written in place
 Readable = bytes | bytearray | memoryview
 Writable = bytearray | memoryview
 
@@ -377,7 +381,7 @@ class _Counter:
 
     __slots__ = ("_key", "_number")
 
-    #: bytes of a nonce, and by how many sealing lengthens
+    #: bytes of a nonce, and bytes that sealing adds to a message
     nonce_size: int
     overhead: int
 
@@ -423,16 +427,16 @@ class Opener(_Counter):
         raise NotImplementedError
 
 
-# A frame's header is a box of 4 bytes, for which each call and each look-up shows: so these two
-# stand ready, and each way is one function.
+# A frame's header is a box of 4 bytes, where each call and each look-up is measurable: so these two
+# are bound once, and sealing or opening is one function.
 _box = lib.crypto_secretbox_easy
 _unbox = lib.crypto_secretbox_open_easy
 _NONCE = sodium.crypto_secretbox_NONCEBYTES
 _TAG = sodium.crypto_secretbox_MACBYTES
 _NULL = ffi.NULL
 
-# Where the bytes of a buffer lie, for libsodium, which does not ask how many there are: so each
-# call is behind a check.
+# The address of a buffer's bytes, for libsodium, which does not check their number: each call below
+# is behind a check of its own.
 _at = ffi.from_buffer
 _BYTES = ffi.typeof("unsigned char[]")
 
@@ -461,7 +465,7 @@ class _SecretBoxOpener(Opener):
     def open_into(self, plaintext: Writable, sealed: Readable) -> None:
         length, number = len(sealed), self._number
         if not 0 <= length - _TAG <= len(plaintext):
-            raise ValueError(f"{len(plaintext)} bytes for what a box of {length} holds")
+            raise ValueError(f"{len(plaintext)} bytes for the content of a box of {length}")
         self._number = number + 1
         if _unbox(
             _at(_BYTES, plaintext), _at(_BYTES, sealed), length,
@@ -494,7 +498,7 @@ class _AegisOpener(Opener):
     def open_into(self, plaintext: Writable, sealed: Readable) -> None:
         length, number = len(sealed), self._number
         if not 0 <= length - self.overhead <= len(plaintext):
-            raise ValueError(f"{len(plaintext)} bytes for what a box of {length} holds")
+            raise ValueError(f"{len(plaintext)} bytes for the content of a box of {length}")
         self._number = number + 1
         if lib.crypto_aead_aegis256_decrypt(
             _at(_BYTES, plaintext), _NULL, _NULL, _at(_BYTES, sealed), length, _NULL, 0,

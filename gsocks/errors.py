@@ -1,24 +1,27 @@
-"""Everything that can go wrong, as one tree.
+"""All errors of gsocks, as one tree of exceptions.
 
-Each error knows three faces: the reply a SOCKS client gets (RFC 1928 section 6), the status an
-HTTP client gets, and the word that stands in the access log; and whose fault it is, as far as an
-exit's failure tells.  Nothing else in gsocks tells errors apart by their text.
+Each class holds how it is reported: the reply of SOCKS5 (RFC 1928 section 6), the status of HTTP,
+the code inside a tunnel (docs/protocol.md) and the outcome in the access log; and, for an exit's
+failure, its :class:`Fault`.  No code of gsocks distinguishes errors by their text.
 
-A message must never carry a key or a password: it ends in logs and on screens.
+A message must never contain a key or a password: it is written to logs and sent to clients.
 """
 
 from __future__ import annotations
 
 import errno
 from enum import Enum, IntEnum
+from typing import TypeVar
+
+_Error = TypeVar("_Error", bound="GsocksError")
 
 
 class Reply(IntEnum):
     """REP of RFC 1928 section 6.
 
-    Inside the tunnel the same byte carries a finer cause in its high nibble (docs/protocol.md);
-    its low nibble is always the RFC's reply, so that an end that doesn't know the cause still
-    answers its client well.
+    Inside a tunnel the high nibble of the same byte holds a more precise cause (docs/protocol.md).
+    The low nibble is always the RFC's reply, so that an end that doesn't know the cause still has
+    the right reply for its client.
     """
 
     SUCCEEDED = 0x00
@@ -33,71 +36,99 @@ class Reply(IntEnum):
 
 
 class Fault(Enum):
-    """Whose fault it is that an exit did not connect a request.
+    """To what the failure of an exit to connect a request is attributed.
 
-    It decides whether another exit is asked, and whether the health of this one suffers.
+    It decides whether failover tries another exit, and what the failure says of this one
+    (docs/exits.md).
     """
 
-    #: The destination's, the rules' or the client's: it would be the same by any exit.  Nobody
-    #: else is asked.
+    #: The rules of this end or the client: any exit would fail alike, so no other is tried.
     REQUEST = "request"
-    #: Certainly the exit's own: another one is asked, and this one's health suffers.
+    #: The destination, as the exit says in precise words.  But an exit whose account has run out,
+    #: or whose own network is gone, says so of every destination: one other exit is tried, unless
+    #: the word of this one is believed (rotation/evidence.py).
+    DESTINATION = "destination"
+    #: The exit, certainly: another one is tried, and the failure counts in this one's health.
     EXIT = "exit"
-    #: The exit's or the destination's, and from one exit nobody can tell: a proxy that is silent
-    #: may wait for a blackholed destination.  Another exit is asked.  If that one connects, it
-    #: was the first one's fault, and its health suffers; if none does, nobody's.
+    #: The exit or the destination, and the failure of one exit can't tell which: a proxy that is
+    #: silent may be waiting for a blackholed destination.  Other exits are tried.  If bytes come
+    #: back from the destination through another one, the failure counts against the first.
     UNCLEAR = "unclear"
-    #: A healthy exit can't serve this now, or not such a request: another one is asked, and this
-    #: one's health is not touched.
-    NOBODY = "nobody"
+    #: None: a healthy exit can't serve this now, or not this kind of request.  Another one is
+    #: tried, and this one's health is unchanged.
+    NONE = "none"
 
 
 class GsocksError(Exception):
-    """Something that gsocks tells its user in one line; never a fault of gsocks itself."""
+    """An error that gsocks reports in one line; never a bug of gsocks itself."""
 
     #: the outcome in the access log
     word = "error"
-    #: what a SOCKS5 client is answered
+    #: the reply to a SOCKS5 client
     reply = Reply.GENERAL_FAILURE
-    #: what an HTTP client is answered
+    #: the status of the response to an HTTP client
     http_status = 502
-    #: what the far end of a tunnel is answered; the low nibble is ``reply``
+    #: the code in OPENED inside a tunnel; the low nibble is ``reply``
     code = 0x01
-    #: whose it is if an exit raises it for a request
+    #: to what it is attributed if an exit raises it for a request
     fault = Fault.REQUEST
+    #: the HTTP status of the answer, if it is an exit's own answer
+    status: int | None = None
+    #: seconds after which the same request may be served; None: that is not known
+    retry_after: float | None = None
+    #: whether it is so usual that its access line is one of debug level
+    is_routine = False
 
     def __str__(self) -> str:
         return super().__str__() or self.word.replace("_", " ")
 
+    def of(self: _Error, label: str) -> _Error:
+        """The same error, whose message begins with the exit's label."""
+        error = type(self)(f"{label}: {self}")
+        error.status, error.retry_after = self.status, self.retry_after
+        return error
+
 
 class ConfigError(GsocksError):
-    """A setting that can't be used: where it stands, what it is, what was expected."""
+    """An invalid setting; the message says where it is, what it is and what was expected."""
 
     word = "bad_config"
 
 
 class FetchFailed(GsocksError):
-    """A page of the web that could not be had."""
+    """A web page could not be fetched."""
 
     word = "fetch_failed"
 
 
-# --- what a client does before its request is known -----------------------------------------
+class StateFailed(GsocksError):
+    """The state file can't be read or written."""
+
+    word = "state_failed"
+
+
+class StateLost(StateFailed):
+    """The state file was deleted or replaced while it was in use: what it had is not kept."""
+
+    word = "state_lost"
+
+
+# --- errors of a client, before its request is known ----------------------------------------
 
 
 class ClientError(GsocksError):
-    """The client's fault; it is answered in its own protocol where that has an answer."""
+    """The client's fault; reported to it in its own protocol, where that has a reply for it."""
 
     word = "bad_request"
     http_status = 400
 
 
 class BadRequest(ClientError):
-    """Bytes that the protocol doesn't allow."""
+    """Bytes that violate the client's protocol."""
 
 
 class HeadTooLarge(BadRequest):
-    """The head of an HTTP request is longer than anybody needs."""
+    """The head of an HTTP request exceeds :data:`gsocks.http.head.MAX_HEAD`."""
 
     word = "head_too_large"
     http_status = 431
@@ -118,9 +149,13 @@ class TransferCodingNotSupported(BadRequest):
 
 
 class BadAddress(BadRequest):
-    """A destination that can't be one: an empty name, a control byte, a port out of range."""
+    """An invalid destination: an empty name, a control byte, a port out of range."""
 
     word = "bad_address"
+
+
+class BadPort(BadAddress):
+    """An address whose port is out of range."""
 
 
 class AddressTypeNotSupported(ClientError):
@@ -132,70 +167,84 @@ class AddressTypeNotSupported(ClientError):
 
 
 class CommandNotSupported(ClientError):
-    """A CMD that this door doesn't serve."""
+    """A CMD that this listener doesn't serve."""
 
     word = "bad_command"
     reply = Reply.COMMAND_NOT_SUPPORTED
     http_status = 501
     code = 0x07
-    fault = Fault.NOBODY
+    fault = Fault.NONE
 
 
 class AuthenticationFailed(ClientError):
-    """No acceptable method, or credentials that don't fit."""
+    """No acceptable authentication method, or wrong credentials."""
 
     word = "auth_failed"
     http_status = 407
 
 
 class BadParameters(AuthenticationFailed):
-    """What stands behind a user's name and is to choose an exit can't be understood."""
+    """Invalid parameters of the exit selector behind a user name."""
 
     word = "bad_parameters"
 
 
 class LoginRefused(ClientError):
-    """Too many logins have failed from where this one comes; it was not looked at."""
+    """Too many logins from the client's address have failed; this one was not verified."""
 
     word = "auth_refused"
     http_status = 429
 
 
 class LoginsBusy(ClientError):
-    """More logins wait to be verified than this machine can do in time."""
+    """More logins are waiting for verification than this machine can verify in time."""
 
     word = "auth_busy"
     http_status = 503
+    retry_after = 1.0
 
 
 class ClientForbidden(ClientError):
-    """The client's address is in none of the networks that may come in."""
+    """The client's address is in none of the networks of ``clients``."""
 
     word = "client_forbidden"
     http_status = 403
 
 
 class BadProxyHeader(ClientError):
-    """A balancer's connection without the PROXY header that it has to begin with."""
+    """A connection from ``proxy_protocol_from`` without a valid PROXY header at its beginning."""
 
     word = "bad_proxy_header"
 
 
 class HandshakeTimeout(ClientError):
-    """The client took longer than ``timeouts.handshake`` to say what it wants."""
+    """The client took longer than ``timeouts.handshake`` to send its request."""
 
     word = "handshake_timeout"
     http_status = 408
 
 
+class Evicted(ClientError):
+    """The listener was full, and this connection had said least for longest."""
+
+    word = "evicted"
+    http_status = 503
+
+
 class ClientGone(ClientError):
-    """The client hung up before its request was whole."""
+    """The client closed the connection before its request was complete."""
 
     word = "client_gone"
 
 
+class ConnectedOnly(ClientGone):
+    """The client closed the connection without a byte, as a balancer's health check does."""
+
+    is_routine = True
+
+
 class Stranger(ClientError):
-    """Whoever connected didn't prove that it knows a key; it must not learn even that."""
+    """A peer that has not proved that it knows a key; it must not learn even that."""
 
     word = "stranger"
 
@@ -204,18 +253,25 @@ class Stranger(ClientError):
 
 
 class ConnectFailed(GsocksError):
-    """The request was understood, and no way to its destination was found."""
+    """The request was valid, but no connection to its destination could be made."""
 
     word = "connect_failed"
+    fault = Fault.DESTINATION
 
 
 class Forbidden(ConnectFailed):
-    """The rules deny this destination."""
+    """An exit's rules deny this destination, or it serves no client any more."""
 
     word = "forbidden"
     reply = Reply.FORBIDDEN
     http_status = 403
     code = 0x02
+
+
+class Denied(Forbidden):
+    """The rules of this end deny this destination, by whatever exit."""
+
+    fault = Fault.REQUEST
 
 
 class NetworkUnreachable(ConnectFailed):
@@ -228,7 +284,7 @@ class NetworkUnreachable(ConnectFailed):
 
 
 class HostUnreachable(ConnectFailed):
-    """The host doesn't answer; most proxies say so of a name that doesn't resolve, too."""
+    """The host doesn't answer; most proxies also report a name so that doesn't resolve."""
 
     word = "host_unreachable"
     reply = Reply.HOST_UNREACHABLE
@@ -244,6 +300,8 @@ class NameNotFound(ConnectFailed):
 
 
 class ConnectionRefused(ConnectFailed):
+    """The destination refuses the connection: nothing listens on that port."""
+
     word = "refused"
     reply = Reply.CONNECTION_REFUSED
     code = 0x05
@@ -260,34 +318,36 @@ class ConnectTimeout(ConnectFailed):
 
 
 class AddressFamilyNotSupported(ConnectFailed):
-    """This machine can't speak to addresses of that family."""
+    """This machine has no connectivity for addresses of that family."""
 
     word = "address_family"
     reply = Reply.ADDRESS_TYPE_NOT_SUPPORTED
     code = 0x08
-    fault = Fault.NOBODY
+    fault = Fault.NONE
 
 
 class OutOfResources(ConnectFailed):
-    """No descriptor or no memory is left for another connection."""
+    """No descriptor, no port or no memory is left for another connection."""
 
     word = "out_of_resources"
     http_status = 503
     code = 0x11
-    fault = Fault.NOBODY  # in most cases it is this machine that has none
+    retry_after = 1.0
+    fault = Fault.NONE  # in most cases it is this machine that has none left
 
 
 class LimitReached(ConnectFailed):
-    """A limit of the configuration is used up."""
+    """A configured limit is reached."""
 
     word = "limit"
     http_status = 503
     code = 0x21
-    fault = Fault.NOBODY
+    retry_after = 1.0  # when another connection ends is not known
+    fault = Fault.NONE
 
 
 class ExitFailed(ConnectFailed):
-    """The way out itself failed, before it could try the destination."""
+    """The exit itself failed, before it could try the destination."""
 
     word = "exit_failed"
     code = 0x31
@@ -295,20 +355,32 @@ class ExitFailed(ConnectFailed):
 
 
 class ExitDoubtful(ExitFailed):
-    """The way out failed, or the destination did; what was said, or that nothing was, fits both."""
+    """The exit or the destination failed; the answer, or the silence, is consistent with both."""
 
     word = "exit_doubtful"
     code = 0x51
     fault = Fault.UNCLEAR
 
 
+class ExitHungUp(ExitDoubtful):
+    """The exit has ended the connection instead of an answer, as many do if a destination fails."""
+
+
 class NoExit(ConnectFailed):
-    """No exit may be asked: none is what the client wishes for, or all are banned."""
+    """No exit may be tried: none matches the client's exit selector, or all are banned."""
 
     word = "no_exit"
     http_status = 503
     code = 0x61
-    fault = Fault.NOBODY
+    fault = Fault.NONE
+
+
+class LoopDetected(ExitFailed):
+    """The exit leads back to the listener that the request came in by."""
+
+    word = "loop"
+    http_status = 508
+    code = 0x71
 
 
 class ShuttingDown(ConnectFailed):
@@ -320,37 +392,43 @@ class ShuttingDown(ConnectFailed):
     fault = Fault.EXIT
 
 
-# --- how an open stream can end, other than well --------------------------------------------
+# --- how a connected stream fails -----------------------------------------------------------
 
 
 class StreamError(GsocksError):
-    """A stream ended without its proper end; the other side of the relay is reset."""
+    """A stream ended without a clean EOF; the other side of the relay is reset."""
 
     word = "stream_error"
 
 
 class StreamReset(StreamError):
-    """The far end gave the connection up (RST, or RESET in a tunnel)."""
+    """The peer reset the connection (RST, or RESET in a tunnel)."""
 
     word = "reset"
 
 
 class PeerVanished(StreamError):
-    """The far end's machine doesn't answer any more (TCP keepalive or retransmission ran out)."""
+    """The peer's machine no longer answers (TCP keepalive or retransmission timed out)."""
 
     word = "vanished"
 
 
 class StreamClosed(StreamError):
-    """This end closed the stream while somebody still used it."""
+    """This end closed the stream while another greenlet was using it."""
 
     word = "closed"
 
 
 class Truncated(StreamError):
-    """The transport ended where the protocol had not."""
+    """The transport ended before the protocol's end of the stream."""
 
     word = "truncated"
+
+
+class TlsFailed(StreamError):
+    """TLS to a proxy or a server failed: no trust in a certificate, an alert, or no TLS at all."""
+
+    word = "tls_failed"
 
 
 class Tampered(StreamError):
@@ -360,47 +438,53 @@ class Tampered(StreamError):
 
 
 class ProtocolViolation(StreamError):
-    """An authentic frame in a place where none of its type may stand."""
+    """An authentic frame of a type that the tunnel's state doesn't allow."""
 
     word = "protocol_violation"
 
 
+class FrameTimeout(StreamError):
+    """Between two streams a frame has not come whole in time, or was not taken."""
+
+    word = "frame_timeout"
+
+
 class Withdrawn(StreamError):
-    """The client was told of a success that did not come, which ``fast_open`` allows."""
+    """The connection failed after success was reported, which ``fast_open`` allows."""
 
     word = "withdrawn"
-    #: why it did not come
+    #: why the connection failed
     cause: GsocksError | None = None
 
     @classmethod
     def because(cls, cause: GsocksError) -> Withdrawn:
-        """One that goes by the word of its cause."""
+        """An error with the message and the ``word`` of ``cause``."""
         withdrawn = cls(str(cause))
         withdrawn.cause, withdrawn.word = cause, cause.word
         return withdrawn
 
 
 class BadResponse(StreamError):
-    """What an origin server answered is not HTTP/1.1."""
+    """The origin server's response is not valid HTTP/1.1."""
 
     word = "bad_response"
 
 
 class IdleTimeout(StreamError):
-    """Nothing flowed in either direction for ``timeouts.idle``."""
+    """No byte in either direction for ``timeouts.idle``."""
 
     word = "idle_timeout"
     http_status = 504
 
 
 class HalfClosedTimeout(StreamError):
-    """One direction had ended and the other was idle for ``timeouts.half_closed``."""
+    """One direction had ended, and the other carried no byte for ``timeouts.half_closed``."""
 
     word = "half_closed_timeout"
     http_status = 504
 
 
-# --- translation, once ----------------------------------------------------------------------
+# --- errors of the operating system, and codes of the tunnel --------------------------------
 
 _CONNECT_ERRNO: dict[int, type[ConnectFailed]] = {
     errno.ECONNREFUSED: ConnectionRefused,
@@ -412,6 +496,7 @@ _CONNECT_ERRNO: dict[int, type[ConnectFailed]] = {
     errno.ETIMEDOUT: ConnectTimeout,
     errno.EAFNOSUPPORT: AddressFamilyNotSupported,
     errno.EADDRNOTAVAIL: NetworkUnreachable,
+    errno.EADDRINUSE: OutOfResources,
     errno.EPERM: Forbidden,
     errno.EACCES: Forbidden,
     errno.EMFILE: OutOfResources,
@@ -422,13 +507,13 @@ _CONNECT_ERRNO: dict[int, type[ConnectFailed]] = {
 
 
 def connect_failure(error: OSError) -> ConnectFailed:
-    """The operating system's reason for a failed connect, as one of ours."""
+    """The :class:`ConnectFailed` for an operating system's error of connect()."""
     kind = _CONNECT_ERRNO.get(error.errno or 0, ConnectFailed)
     return kind(error.strerror or type(error).__name__)
 
 
 def stream_failure(error: OSError) -> StreamError:
-    """The operating system's reason for a broken stream, as one of ours."""
+    """The :class:`StreamError` for an operating system's error of a connected socket."""
     if error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ECONNABORTED):
         return StreamReset("connection reset by peer")
     if error.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH):
@@ -455,13 +540,17 @@ _FAILURES_BY_CODE: dict[int, type[GsocksError]] = {
         LimitReached,
         ExitFailed,
         ExitDoubtful,
+        LoopDetected,
         NoExit,
         ShuttingDown,
     )
 }
 
 
-def failure_from_code(code: int, message: str = "") -> GsocksError:
-    """The failure that the far end of a tunnel reported; a cause unknown here keeps its reply."""
+def failure_from_code(code: int, by: str = "") -> GsocksError:
+    """The error for the code of an OPENED; of an unknown code the low nibble counts.
+
+    ``by``: who reports it; stands in the message behind what it is, since a client is told no more.
+    """
     kind = _FAILURES_BY_CODE.get(code) or _FAILURES_BY_CODE.get(code & 0x0F, ConnectFailed)
-    return kind(message)
+    return kind(f"{kind.word.replace('_', ' ')}, {by}" if by else "")

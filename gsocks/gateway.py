@@ -1,27 +1,23 @@
-"""The choice of an exit inside a program: a destination goes in, a connected socket comes out.
+"""Exits and rotation inside a Python program: a destination in, a connected socket out.
 
     gateway = Gateway(["socks5://10.0.0.7:1080", "gsocks://KEY@vps.example.com:8388"])
     sock = gateway.connect("example.com", 443, session="cart-17")
 
-Nothing listens, and nothing is patched.  What comes out is a socket of gevent's, whichever exit
-serves it: of one that has a socket itself (direct, SOCKS, HTTP) it is that one, and of others it is
-one end of a bridge (gsocks/bridge.py).
+Nothing listens, and nothing is patched.  The result is a gevent socket with every kind of exit: the
+exit's own socket if it has one (direct, SOCKS, HTTP), otherwise one end of a bridge
+(gsocks/inbound/bridge.py).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import gevent
 from gevent.socket import socket
 
 from gsocks.address import Address
-from gsocks.assemble import SomeExit, SomeRules, make_offers, make_rules, make_ways_out
-from gsocks.bridge import Bridge, loopback_pair
-from gsocks.checks import CheckSettings
-from gsocks.closing import HasFileno, OpenSockets
-from gsocks.dial import Resolver
 from gsocks.errors import (
     ConfigError,
     ConnectTimeout,
@@ -29,18 +25,28 @@ from gsocks.errors import (
     ShuttingDown,
     connect_failure,
 )
-from gsocks.exits import Ground
-from gsocks.limits import Timeouts
-from gsocks.request import Command, Request
-from gsocks.rotation.health import HealthSettings
+from gsocks.exits import ExitDeps
+from gsocks.inbound.bridge import Bridge, loopback_pair
+from gsocks.messages import check_type, shown, unknown_keyword
+from gsocks.net.closing import HasFileno, SocketTracker
+from gsocks.net.resolve import Resolver
+from gsocks.request import Command, ExitSelector, Request, as_country, as_exit, as_tag
+from gsocks.rotation.build import SomeExit, SomeRules, make_exit_group, make_offers, make_rules
+from gsocks.rotation.group import ExitGroup, Outbound
 from gsocks.rotation.session import Sessions
+from gsocks.settings import (
+    CheckSettings,
+    DnsSettings,
+    HealthSettings,
+    PerHostSettings,
+    PoolSettings,
+    Timeouts,
+)
+from gsocks.sock import as_gevent_socket
 from gsocks.stream import SocketStream
-from gsocks.ways_out import Way, WaysOut
-from gsocks.wish import Wish, as_country, as_exit, as_tag
-from gsocks.wording import shown
 
-#: characters; a session may be called otherwise than in a user name, with hyphens for one
-LONGEST_SESSION = 255
+#: characters of a session's name, which may contain more kinds of them than in a user name
+MAX_SESSION = 255
 
 
 class _Served(NamedTuple):
@@ -53,45 +59,60 @@ class _Served(NamedTuple):
 
 
 class Gateway:
-    """Opens connections by exits that take turns.
+    """Opens connections through rotating exits.
 
-    ``exits`` and ``rotate`` are as in the config; or ``exits`` is a WaysOut, which a gateway may
-    share with doors of its thread.  ``health``, ``checks``, ``sessions`` and
-    ``tries`` are as for :func:`gsocks.assemble.make_ways_out`.
+    ``exits`` and ``rotate`` are as in the config; or ``exits`` is an ExitGroup, which a gateway may
+    share with listeners of its thread.  ``health``, ``checks``, ``sessions`` and
+    ``tries``, ``hedge`` and ``per_host`` are as for :func:`gsocks.rotation.build.make_exit_group`.
+    ``dns``: how names are looked up; gateways and listeners of one program have a cache each.
 
-    ``rules`` are as at a door, too: left out, private addresses are denied, because what a program
-    fetches is often named by others.  ``rules=["allow all"]`` lets it reach whatever this machine
-    does.
+    ``rules`` are as in the config, too: by default private addresses are denied, because the URLs
+    that a program fetches often come from other people.  ``rules=["allow all"]`` allows all that
+    this machine can reach.
 
-    It begins its work when it is first used, and serves the thread that does so, from any number
-    of greenlets: another thread needs a gateway of its own, and so does a child process.
+    It starts when it is first used, and serves the thread that uses it, from any number of
+    greenlets: another thread needs its own gateway, and so does a child process.
 
-    Raises ConfigError for what can't be used.
+    Raises ConfigError for invalid arguments, TypeError for those of another type.
     """
 
     def __init__(
         self,
-        exits: WaysOut | Iterable[SomeExit] = ("direct",),
+        exits: ExitGroup | Iterable[SomeExit] = ("direct",),
         *,
         rules: SomeRules = None,
         rotate: str = "round_robin",
         timeouts: Timeouts = Timeouts(),
-        pool_size: int = 8,
-        pool_max_idle: float = 300.0,
+        pool: PoolSettings = PoolSettings(),
         health: HealthSettings = HealthSettings(),
         checks: CheckSettings = CheckSettings(),
         sessions: Sessions | None = None,
         tries: int = 3,
+        hedge: float | None = None,
+        per_host: PerHostSettings = PerHostSettings(),
+        dns: DnsSettings = DnsSettings(),
+        **unknown: NoReturn,
     ) -> None:
-        self._ground = Ground(
+        for keyword in unknown:
+            known = [*inspect.signature(Gateway).parameters][:-1]
+            raise unknown_keyword("Gateway", keyword, known)
+        for name, value, kind in (
+            ("timeouts", timeouts, Timeouts),
+            ("pool", pool, PoolSettings),
+            ("health", health, HealthSettings),
+            ("checks", checks, CheckSettings),
+            ("per_host", per_host, PerHostSettings),
+            ("dns", dns, DnsSettings),
+        ):
+            check_type("Gateway", name, value, kind)
+        self._exit_deps = ExitDeps(
             make_rules(rules),
-            Resolver(),
+            Resolver(settings=dns),
             timeouts=timeouts,
-            pool_size=pool_size,
-            pool_max_idle=pool_max_idle,
+            pool=pool,
         )
-        #: the exits, to be asked about and to be banned
-        self.ways_out = make_ways_out(
+        #: the exits, to inspect and to ban them
+        self.exit_group = make_exit_group(
             exits,
             rotate=rotate,
             timeouts=timeouts,
@@ -99,9 +120,11 @@ class Gateway:
             checks=checks,
             sessions=sessions,
             tries=tries,
-            ground=self._ground,
+            hedge=hedge,
+            per_host=per_host,
+            deps=self._exit_deps,
         )
-        self._sockets: OpenSockets[_Served] | None = None
+        self._sockets: SocketTracker[_Served] | None = None
         self._closed = False
 
     def connect(
@@ -114,23 +137,25 @@ class Gateway:
         tags: Iterable[str] = (),
         exit: str | None = None,  # noqa: A002 - as in a config
         lifetime: float | None = None,
+        strict: bool = False,
         timeout: float | None = None,
     ) -> socket:
         """A socket that is connected to ``host`` and ``port``.
 
         Connections of the same ``session`` have the same exit, for ``lifetime`` seconds from the
-        first of them, or as long as the exits' Sessions say.  ``country``, ``tags`` and ``exit``
-        say where the exit has to be, what has to be said of it, and which one it has to be.
+        first of them, or as long as the Sessions of the exits have it; with ``strict`` they fail
+        rather than use another one.  ``country``, ``tags`` and
+        ``exit`` select exits by their country, by all of these tags and by name.
 
-        ``timeout`` bounds the connecting, and is the socket's timeout from then on, as with
-        ``socket.create_connection``; ``timeouts.connect`` bounds the connecting in any case.
+        ``timeout`` bounds the connect, and is the socket's timeout from then on, as with
+        ``socket.create_connection``; ``timeouts.connect`` bounds the connect in any case.
 
-        Raises GsocksError: BadAddress, ConfigError for a wish that can't be one, or a kind of
+        Raises GsocksError: BadAddress, ConfigError for an invalid selector, or a subclass of
         ConnectFailed.
         """
-        wish = _wish(session, lifetime, country, tags, exit)
-        request = Request(Command.CONNECT, Address.of(host, port), wish=wish)
-        sockets = self._begin()
+        selector = _selector(session, lifetime, country, tags, exit, strict=strict)
+        request = Request(Command.CONNECT, Address.of(host, port), selector=selector)
+        sockets = self._start()
         sock = gevent.with_timeout(timeout, self._connect, request, sockets, timeout_value=None)
         if sock is None:
             raise ConnectTimeout(f"{request.dest}: not connected within {timeout:g} s")
@@ -141,45 +166,51 @@ class Gateway:
     def exit_of(self, sock: HasFileno) -> str:
         """The name of the exit that serves a socket, or an SSLSocket around it.
 
-        Raises ConfigError once it is closed, and for a socket that is none of this gateway's.
+        Raises ConfigError once it is closed, and for a socket of another gateway.
         """
         return self._served(sock).exit
 
     def report(self, served: HasFileno | str, ok: bool, domain: str | None = None) -> None:
-        """Tell what came of an exit's service, which the exit can't know: a captcha, a ban.
+        """Report the quality of an exit, which gsocks can't see itself: a captcha, a ban.
 
-        ``served``: a socket, or the name of the exit; ``domain``: for whom it served, and with a
-        socket that is its destination.  After a few failures the exit isn't asked for that domain
-        for a while, and a session that has it there gets another one.  Raises NoExit,
+        ``served``: a socket, or the name of the exit; ``domain``: the site for which it served, by
+        default the destination of the socket.  After a few failures the exit isn't used for that
+        domain for some time, and a session that has it there gets another one.  Raises NoExit,
         ConfigError.
         """
         if isinstance(served, str):
             if domain is None:
-                raise ConfigError("whoever reports an exit by its name has to name the domain")
-            self.ways_out.report(served, ok, domain)
+                raise ConfigError("a report of an exit by its name needs the domain")
+            self.exit_group.report(served, ok, domain)
         else:
             known = self._served(served)
-            self.ways_out.report(known.exit, ok, domain or known.host)
+            self.exit_group.report(known.exit, ok, domain or known.host)
 
     def rotate(self, session: str) -> None:
         """Give a session another exit from its next connection on."""
-        self.ways_out.rotate(None, session)
+        self.exit_group.rotate(None, session)
 
     def update(self, exits: Iterable[SomeExit]) -> None:
-        """Have these exits from now on; no connection ends by it.
+        """Replace the exits; open connections are not affected.
 
-        What is known of those that stay is kept, and so are their sessions.  Raises ConfigError,
-        and keeps what it has.
+        Exits that remain keep their health, counters and sessions.  Raises ConfigError, and then
+        changes nothing.
         """
-        self.ways_out.update(make_offers(exits, self._ground, self.ways_out))
+        self.exit_group.update(make_offers(exits, self._exit_deps, self.exit_group))
 
     def close(self) -> None:
-        """Let go what is idle, such as tunnels; sockets that are open stay so."""
+        """Close what is idle, such as pooled tunnels; open sockets stay open."""
         if self._closed:
             return
         self._closed = True
+        self._exit_deps.resolver.close()
         if self._sockets is not None:
-            self.ways_out.close()
+            self.exit_group.close()
+
+    def __repr__(self) -> str:
+        sockets = 0 if self._sockets is None else len(self._sockets)
+        state = "closed" if self._closed else f"{sockets} open sockets"
+        return f"<Gateway of {len(self.exit_group.roster)} exits, {state}>"
 
     def __enter__(self) -> Gateway:
         return self
@@ -187,15 +218,15 @@ class Gateway:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _begin(self) -> OpenSockets[_Served]:
-        """Start the exits, but not before they are needed: a process may fork until then."""
+    def _start(self) -> SocketTracker[_Served]:
+        """Start the exits at the first use, so that a process may fork before."""
         if self._closed:
             raise ShuttingDown("the gateway is closed")
         if self._sockets is None:
-            self._sockets = OpenSockets()
-            self.ways_out.start()
+            self._sockets = SocketTracker()
+            self.exit_group.start()
         elif not self._sockets.here:
-            raise ConfigError("a gateway serves one thread: another one needs its own")
+            raise ConfigError("a gateway serves one thread: another thread needs its own")
         return self._sockets
 
     def _served(self, sock: HasFileno) -> _Served:
@@ -204,58 +235,57 @@ class Gateway:
             raise ConfigError("the socket is closed, or is not one of this gateway's")
         return served
 
-    def _connect(self, request: Request, sockets: OpenSockets[_Served]) -> socket:
+    def _connect(self, request: Request, sockets: SocketTracker[_Served]) -> socket:
         try:
-            way = self.ways_out.connect(request, _tell_nobody)
+            outbound = self.exit_group.connect(request, _ignore_attempt)
         except LimitReached:
-            # perhaps not, once it has been seen what the program has closed
-            if not sockets.look():
+            # sockets that the program has closed may not have been noticed yet
+            if not sockets.poll():
                 raise
-            way = self.ways_out.connect(request, _tell_nobody)
+            outbound = self.exit_group.connect(request, _ignore_attempt)
         try:
-            sock, closed = _as_socket(way)
+            with outbound:
+                sock, closed = _as_socket(outbound)
         except OSError as error:
-            way.stream.abort()
-            way.release()
             raise connect_failure(error) from None
-        except BaseException:
-            way.stream.abort()
-            way.release()
-            raise
-        sockets.add(sock, _Served(way.name, request.dest.host), closed)
+        sockets.add(sock, _Served(outbound.name, request.dest.host), closed)
         return sock
 
 
-def _wish(
+def _selector(
     session: str | None,
     lifetime: float | None,
     country: str | None,
     tags: Iterable[str],
     exit_: str | None,
-) -> Wish:
-    if session is not None and not 0 < len(session) <= LONGEST_SESSION:
-        raise ConfigError(f"a session has a name of 1 to {LONGEST_SESSION} characters")
+    *,
+    strict: bool,
+) -> ExitSelector:
+    if session is not None and not 0 < len(session) <= MAX_SESSION:
+        raise ConfigError(f"a session has a name of 1 to {MAX_SESSION} characters")
     if lifetime is not None and not lifetime > 0:
         raise ConfigError(f"{shown(lifetime)} is no lifetime (expected seconds)")
     try:
-        return Wish(
+        return ExitSelector(
             session,
             lifetime,
             None if country is None else as_country(country),
             tuple(sorted({as_tag(tag) for tag in tags})),
             None if exit_ is None else as_exit(exit_),
+            strict,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None
 
 
-def _as_socket(way: Way) -> tuple[socket, Callable[[], None]]:
-    """A way's stream as a socket, and what is to be done when that is closed.  Raises OSError."""
-    if isinstance(way.stream, SocketStream):
-        return way.stream.detach(), way.release
+def _as_socket(outbound: Outbound) -> tuple[socket, Callable[[], None]]:
+    """The stream as a socket, and the function to call when it is closed.  Raises OSError."""
+    if isinstance(outbound.stream, SocketStream):
+        outbound.answered()  # its bytes are not seen: the exit's word has to do
+        return as_gevent_socket(outbound.stream.detach()), outbound.release
     near, far = loopback_pair()
-    return near, Bridge(far, way.stream, way.release).left
+    return near, Bridge(far, outbound.stream, outbound.release).left
 
 
-def _tell_nobody(_label: str) -> None:
-    """Who asks hears what came of it, and not on which ways."""
+def _ignore_attempt(_label: str) -> None:
+    """The caller gets the result, and no report of each exit that was tried."""

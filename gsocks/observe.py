@@ -1,47 +1,102 @@
-"""What happened, for those who run gsocks: one access line for each connection when it ends.
+"""What operators see: one access line for each connection at its end, and debug lines on its way.
 
-The rooms report to an Observer and never write a line themselves; its null twin costs nothing.
+Modules report to an Observer and never write an access line themselves; NullObserver costs
+nothing.  At ``log.level: debug`` a connection also logs what happens to it, each line under its
+id, through a :data:`Trace`; at other levels a trace is a function that does nothing.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
+import os
+import re
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 _access = logging.getLogger("gsocks.access")
+_connection = logging.getLogger("gsocks.connection")
+
+_numbers = itertools.count(1)
+
+#: takes a message and its arguments, as ``Logger.debug`` does
+Trace: TypeAlias = Callable[..., None]
+
+
+def new_connection_id() -> str:
+    """An id that no other connection has, in any worker: ``c1a2-17``, of which the first part is
+    the process id."""
+    return f"{os.getpid():x}-{next(_numbers)}"
+
+
+def no_trace(message: str, *args: object) -> None:
+    """Do nothing: the level is not debug."""
+
+
+def trace_of(id: str) -> Trace:  # noqa: A002 - the field's name in the log
+    """The trace of the connection or request with that id."""
+    return _Trace(id) if _connection.isEnabledFor(logging.DEBUG) else no_trace
+
+
+class _Trace:
+    """Writes debug lines, each under the id."""
+
+    __slots__ = ("_id",)
+
+    def __init__(self, id: str) -> None:  # noqa: A002
+        self._id = id
+
+    def __call__(self, message: str, *args: object) -> None:
+        _connection.debug(f"%s {message}", self._id, *args, extra={"id": self._id})
 
 
 class Record:
-    """One connection through a door, filled in on its way."""
+    """One connection through a listener, or one request of a connection that has many.
+
+    It is filled in on its way.
+    """
 
     __slots__ = (
         "client",
         "command",
         "dest",
         "detail",
-        "door",
         "down",
         "exit",
+        "id",
+        "inbound",
+        "is_routine",
         "outcome",
         "session",
         "start",
+        "trace",
         "up",
         "user",
     )
 
-    def __init__(self, door: str, client: str) -> None:
-        self.door = door
+    def __init__(
+        self,
+        inbound: str,
+        client: str,
+        id: str = "-",  # noqa: A002
+        trace: Trace = no_trace,
+    ) -> None:
+        #: the connection's; behind a dot the number of the request, if the connection has many
+        self.id = id
+        #: logs at debug level what happens to it, under its id
+        self.trace = trace
+        self.inbound = inbound
         self.client = client
         self.user: str | None = None
-        #: what the client named to have the same exit again
+        #: the name by which the client keeps its exit
         self.session: str | None = None
         #: ``connect``, ``bind`` or ``udp_associate``; empty while that is not known
         self.command = ""
         #: destination, as the client named it; of an association the first one
         self.dest = ""
-        #: the way out that served it, without its secrets
+        #: the exit that served it, without its secrets
         self.exit = ""
         self.up = 0
         self.down = 0
@@ -49,13 +104,23 @@ class Record:
         self.outcome = ""
         #: why, in words; empty if all went well
         self.detail = ""
+        #: see :attr:`gsocks.errors.GsocksError.is_routine`
+        self.is_routine = False
         #: monotonic seconds
         self.start = time.monotonic()
+
+    def __repr__(self) -> str:
+        outcome = self.outcome or "active"
+        return (
+            f"<Record {self.id} {self.inbound}: {self.client} to {self.dest or '-'}"
+            f" by {self.exit or '-'}, {outcome}>"
+        )
 
     def fields(self) -> dict[str, str | int | float]:
         """What the access log shows, in its order."""
         shown: dict[str, str | int | float] = {
-            "door": self.door,
+            "id": self.id,
+            "inbound": self.inbound,
             "client": self.client,
             "user": self.user or "-",
             **({} if self.session is None else {"session": self.session}),
@@ -73,48 +138,70 @@ class Record:
 
 
 class Observer(Protocol):
-    """Whoever wants to know."""
+    """Gets each record when its connection or request has ended."""
 
     def ended(self, record: Record) -> None:
-        """A connection is over.  Must not block."""
+        """Runs in the hub or in a connection's greenlet: it must not block."""
 
 
 class NullObserver:
-    """Nobody wants to know."""
+    """For listeners without an observer."""
 
     def ended(self, record: Record) -> None:
         """Do nothing."""
 
 
 class AccessLog:
-    """Each connection as one line of the logger ``gsocks.access``."""
+    """Writes each record as one line of the logger ``gsocks.access``."""
 
     def ended(self, record: Record) -> None:
-        """Write the line."""
-        if _access.isEnabledFor(logging.INFO):
+        """Write the line, at debug level if the record is routine."""
+        level = logging.DEBUG if record.is_routine else logging.INFO
+        if _access.isEnabledFor(level):
             fields = record.fields()
             line = " ".join(f"{name}={_quoted(value)}" for name, value in fields.items())
-            _access.info("%s", line, extra={"fields": fields})
+            _access.log(level, "%s", line, extra={"fields": fields})
 
 
 def _quoted(value: str | int | float) -> str:
-    """As it is where that can't be misread; in JSON's quotes where a client could forge a line."""
+    """Unquoted where that is unambiguous; as a JSON string where a client could forge a line."""
     text = str(value)
-    plain = text.isascii() and text.isprintable() and not set(text) & set(' "=\\')
-    return text if plain else json.dumps(text)
+    return text if _is_plain(text) else json.dumps(text)
+
+
+#: printable ASCII but space, quote, equals sign and backslash
+_is_plain = re.compile(r"[!#-<>-\[\]-~]*").fullmatch
+
+
+#: the number of this worker in the log; None: there is one process
+_worker: int | None = None
+
+
+def log_as_worker(number: int) -> None:
+    """Put the number of this worker process into all lines that follow."""
+    global _worker
+    _worker = number
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00.123Z info gsocks.pool: message``; below it only a traceback."""
+    """``2026-01-31T12:00:00.123Z info gsocks.pool: message``; below it only a traceback.
+
+    With workers ``[worker 1]`` stands before the colon.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         head = f"{_utc(record.created)} {record.levelname.lower()} {record.name}"
+        if _worker is not None:
+            head += f" [worker {_worker}]"
         line = f"{head}: {_printable(record.getMessage())}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; an access line's fields stand beside time, level and logger."""
+    """One JSON object a line; an access line's fields stand beside time, level and logger.
+
+    A debug line of a connection has its ``id`` as a field too.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -122,7 +209,12 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
         }
+        if _worker is not None:
+            line["worker"] = _worker
         fields = getattr(record, "fields", None)
+        connection_id = getattr(record, "id", None)
+        if connection_id is not None:
+            line["id"] = connection_id
         line.update(fields if fields is not None else {"message": record.getMessage()})
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)

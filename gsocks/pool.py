@@ -1,17 +1,21 @@
 """Tunnels opened ahead of need: a request finds one ready and pays for no handshake.
 
-They wait in a gevent queue, the newest on top, so that the oldest can grow too old.  An idle
-tunnel that becomes readable is dead: a watcher notices it at once, and it is looked at again
-when it is taken.  One greenlet keeps house: it opens what is missing, pings before middleboxes
-forget, and lets go what has been idle too long.
+Idle tunnels are in a gevent queue, last in first out, so that surplus ones reach the idle timeout.
+An idle tunnel that becomes readable is dead: a watcher closes it at once, and it is checked again
+when it is taken.  The maintenance greenlet opens missing tunnels, pings before middleboxes drop
+their state, and closes tunnels that were idle for too long.
+
+A pool that no request asks sleeps: it has no tunnel and no greenlet.  Of thousands of exits only
+those in use have connections.
 """
 
 from __future__ import annotations
 
 import logging
-import random
+import math
 import time
 from collections.abc import Callable
+from random import SystemRandom
 from typing import Any
 
 import gevent
@@ -19,21 +23,28 @@ from gevent.event import Event
 from gevent.pool import Group
 from gevent.queue import Empty, LifoQueue
 
-from gsocks.errors import ConnectFailed, GsocksError, ShuttingDown, StreamError
+from gsocks.backoff import Backoff
+from gsocks.deadline import call_with_timeout
+from gsocks.errors import ConnectFailed, ShuttingDown, StreamError
 from gsocks.tunnel import ClientTunnel
 
 log = logging.getLogger("gsocks.pool")
+
+# has no state that forked workers would share
+_RANDOM = SystemRandom()
 
 
 class Pool:
     """Ready tunnels to one server.
 
     ``open_tunnel`` connects and agrees on keys under its own timeout; it raises ConnectFailed
-    or StreamError.  ``size``: how many are kept ready; they are opened again when half of them
-    are in use, so that short requests share a few tunnels instead of opening ever new ones.
+    or StreamError.  ``label``: the exit's, for the log.  ``size``: how many are kept ready; they
+    are opened again when half of them are in use, so that short requests share a few tunnels
+    instead of opening ever new ones.
     While requests find the pool empty it grows, up to ``size * growth``.  Size 0 keeps none.
-    ``max_idle``: seconds after which an unused tunnel is let go; keep it below the server's
-    own bound, so that the server never closes one that is just being taken.
+    ``max_idle``: seconds after which an unused tunnel is closed, and a pool falls asleep that no
+    request has asked; keep it below the server's idle timeout, so that the server never closes a
+    tunnel that is just being taken.
     """
 
     #: seconds of silence after which an idle tunnel is pinged; NAT and balancers forget after
@@ -45,16 +56,25 @@ class Pool:
     growth = 8
     #: seconds without an empty pool after which a grown pool is halved
     shrink_after = 30.0
-    #: tunnels that are opened at once ahead of need: a server that returns is not stampeded
+    #: tunnels opened concurrently ahead of need: a server that comes back up is not flooded
     opening_at_once = 4
+    #: seconds after which a tunnel that carries nothing shows that the server keeps new ones.  One
+    #: that dies sooner counts as a failure: such a server would be dialled again without a pause.
+    min_uptime = 30.0
     #: seconds: after the n-th failure in a row, up to min(cap, base * 2**n) pass, at random
     backoff_base = 0.25
     backoff_cap = 15.0
 
     def __init__(
-        self, open_tunnel: Callable[[], ClientTunnel], *, size: int = 8, max_idle: float = 300.0
+        self,
+        open_tunnel: Callable[[], ClientTunnel],
+        *,
+        label: str,
+        size: int = 8,
+        max_idle: float = 300.0,
     ) -> None:
         self._open_tunnel = open_tunnel
+        self._label = label
         self._size = size
         self._max_idle = max_idle
         # A tunnel that dies or grows too old leaves _alive at once, and the queue when it
@@ -66,10 +86,14 @@ class Pool:
         self._filling = True
         self._last_miss = time.monotonic()
         self._failures = 0
-        self._not_before = 0.0
+        #: whether the last failure was the death of a new tunnel: to open one proves nothing then
+        self._doubted = False
+        self._not_before = -math.inf
+        #: monotonic seconds of the last request
+        self._last_asked = 0.0
         self._openers = Group()
         self._wake = Event()
-        self._housekeeper: gevent.Greenlet[[], None] | None = None
+        self._maintainer: gevent.Greenlet[[], None] | None = None
         self._closed = False
         #: counts of what happened, for metrics and tests
         self.opened = 0
@@ -77,37 +101,44 @@ class Pool:
         self.misses = 0
         self.found_dead = 0
 
-    def start(self) -> None:
-        """Begin to keep tunnels ready."""
-        if self._size and self._housekeeper is None:
-            self._housekeeper = gevent.spawn(self._keep_house)
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self.ready} of {self._target} tunnels ready"
+        counts = f"{len(self._openers)} opening, {self._failures} failed in a row"
+        return f"<Pool of {self._label}: {state}, {counts}>"
+
+    def wake(self) -> None:
+        """Keep tunnels ready, from now on until no request has come for ``max_idle``."""
+        self._last_asked = time.monotonic()
+        if self._size and not self._closed:
+            self._look_after()
 
     def close(self) -> None:
-        """Close every idle tunnel and open no more; those in use are their users' to end."""
+        """Close every idle tunnel and open no more; the connections close those in use."""
         self._closed = True
-        if self._housekeeper is not None:
-            self._housekeeper.kill(block=False)
+        if self._maintainer is not None:
+            self._maintainer.kill(block=False)
         self._openers.kill(block=False)
         for tunnel in list(self._alive):
-            self._let_go(tunnel)
+            self._close_idle(tunnel)
         for tunnel in self._pinged:
             tunnel.close()
 
     @property
     def ready(self) -> int:
-        """How many tunnels wait."""
+        """The number of idle tunnels."""
         return len(self._alive)
 
     @property
     def target(self) -> int:
-        """How many are to be kept ready at present."""
+        """The number of tunnels to keep ready at present."""
         return self._target
 
     def take(self) -> tuple[ClientTunnel, bool]:
         """A tunnel, and whether it was opened for this call just now.
 
-        Raises what ``open_tunnel`` raises, or ShuttingDown.
+        Wakes the pool.  Raises what ``open_tunnel`` raises, or ShuttingDown.
         """
+        self.wake()
         while not self._closed:
             try:
                 tunnel = self._queue.get_nowait()
@@ -125,8 +156,13 @@ class Pool:
             return tunnel, False
         raise ShuttingDown
 
-    def give_back(self, tunnel: ClientTunnel) -> None:
-        """A tunnel whose stream has ended cleanly; kept if there is use for it."""
+    def give_back(self, tunnel: ClientTunnel, *, carried: bool = False) -> None:
+        """Take back a tunnel whose stream has ended cleanly; closes it if the pool is full.
+
+        ``carried``: there was a stream in it, and no refusal.
+        """
+        if carried and self._doubted:
+            self._recovered()
         if self._closed or tunnel.closed or self.ready >= 2 * self._target:
             tunnel.close()
         else:
@@ -134,15 +170,16 @@ class Pool:
             watcher.start(self._died, tunnel)
             self._alive[tunnel] = watcher
             self._queue.put_nowait(tunnel)
+            self._look_after()  # a pool falls asleep while its last tunnels are in use
 
     def distrust(self, silent_since: float) -> None:
-        """Let go the idle tunnels without a sign of life since then: others are opened.
+        """Close the idle tunnels that received nothing since then, and have others opened.
 
-        For a tunnel that turned out to be dead without a word; they took the same way.
+        For a tunnel that died without FIN or RST: the others use the same network path.
         """
         for tunnel in list(self._alive):
             if tunnel.last_heard < silent_since:
-                self._died(tunnel)
+                self._close_dead(tunnel)
 
     def _open_for_request(self) -> ClientTunnel:
         if self._size:
@@ -155,13 +192,17 @@ class Pool:
     def _open(self) -> ClientTunnel:
         tunnel = self._open_tunnel()
         self.opened += 1
-        if self._failures:
-            log.info("tunnels can be opened again")
-            # what waited for its time to try again need not
-            self._failures = 0
-            self._not_before = 0.0
-            self._wake.set()
+        if self._failures and not self._doubted:
+            self._recovered()
         return tunnel
+
+    def _recovered(self) -> None:
+        log.info("%s: tunnels can be opened again", self._label)
+        # the retry delay has no reason any more
+        self._failures = 0
+        self._doubted = False
+        self._not_before = -math.inf
+        self._wake.set()
 
     # --- an idle tunnel's end ---------------------------------------------------------------
 
@@ -170,53 +211,78 @@ class Pool:
         watcher.stop()
         watcher.close()
 
-    def _let_go(self, tunnel: ClientTunnel) -> None:
+    def _close_idle(self, tunnel: ClientTunnel) -> None:
         self._unwatch(tunnel)
         tunnel.close()
 
     def _died(self, tunnel: ClientTunnel) -> None:
         """Runs in the hub when an idle tunnel becomes readable."""
-        self._let_go(tunnel)
+        if not tunnel.served and time.monotonic() - tunnel.last_used < self.min_uptime:
+            self._back_off("the server closes new tunnels")
+            self._doubted = True
+        self._close_dead(tunnel)
+
+    def _close_dead(self, tunnel: ClientTunnel) -> None:
+        self._close_idle(tunnel)
         self.found_dead += 1
         self._wake.set()
 
     # --- housekeeping -----------------------------------------------------------------------
 
-    def _keep_house(self) -> None:
+    def _look_after(self) -> None:
+        """Have the maintenance greenlet run, as long as there is something to do."""
+        if self._maintainer is None:
+            self._filling = True
+            self._maintainer = gevent.spawn(self._maintain)
+
+    def _maintain(self) -> None:
         while not self._closed:
             self._wake.clear()
             self._reap()
+            if self._is_asleep:
+                break
             self._refill()
-            self._wake.wait(self._until_next_duty())
+            self._wake.wait(self._until_next_run())
             self._ping_silent()
+        self._maintainer = None
+
+    @property
+    def _is_unasked(self) -> bool:
+        return time.monotonic() - self._last_asked > self._max_idle
+
+    @property
+    def _is_asleep(self) -> bool:
+        return self._is_unasked and not self._alive and not self._openers
 
     @property
     def _too_few(self) -> bool:
         return 2 * (self.ready + len(self._openers)) < self._target
 
-    def _until_next_duty(self) -> float:
-        """Seconds: a fraction of every bound, so that none is overrun by much."""
-        routine = min(self.ping_after, self._max_idle, self.shrink_after) / 4
-        if self._failures and not self._openers:  # which wake us when they are done
-            return max(0.0, min(routine, self._not_before - time.monotonic()))
-        return routine
+    def _until_next_run(self) -> float:
+        """Seconds: a fraction of the shortest bound, so that none is exceeded by much."""
+        interval = min(self.ping_after, self._max_idle, self.shrink_after) / 4
+        if self._failures and not self._openers:  # which set _wake when they finish
+            return max(0.0, min(interval, self._not_before - time.monotonic()))
+        return interval
 
     def _reap(self) -> None:
-        """Let go what has been idle too long, and what no request has needed for a while."""
+        """Close tunnels idle for ``max_idle``, and the surplus that no request has needed."""
         now = time.monotonic()
         if now - self._last_miss > self.shrink_after and self._target > self._size:
             self._target = max(self._size, self._target // 2)
             self._last_miss = now
         for tunnel in list(self._alive):
             unused = now - tunnel.last_used
+            if self._doubted and unused > self.min_uptime:
+                self._recovered()
             surplus = self.ready > self._target
             if unused > self._max_idle or (surplus and unused > self.shrink_after):
-                self._let_go(tunnel)
+                self._close_idle(tunnel)
         if self._queue.qsize() > 2 * self.ready + self._size:
             self._sweep()
 
     def _sweep(self) -> None:
-        """Drop from the queue what is no longer alive, or stands in it twice; the order stays."""
+        """Drop closed tunnels and duplicates from the queue; the order stays."""
         newest_first = dict.fromkeys(self._queue.get_nowait() for _ in range(self._queue.qsize()))
         for tunnel in reversed(newest_first):
             if tunnel in self._alive:
@@ -227,9 +293,11 @@ class Pool:
             self._filling = False
         elif self._too_few:
             self._filling = True
-        if not self._filling or time.monotonic() < self._not_before:
+        if not self._filling or self._is_unasked or time.monotonic() < self._not_before:
             return
-        # after a failure one tries for all
+        if self._doubted and self.ready:
+            return  # that one is to show that the server keeps it
+        # after a failure a single attempt probes the server
         at_once = 1 if self._failures else self.opening_at_once
         missing = self._target - self.ready - len(self._openers)
         for _ in range(min(missing, at_once - len(self._openers))):
@@ -239,36 +307,36 @@ class Pool:
         try:
             tunnel = self._open()
         except (ConnectFailed, StreamError) as error:
-            self._back_off(error)
+            self._back_off(f"no tunnel can be opened: {error}")
         else:
             self.give_back(tunnel)
-        # the housekeeper looks again when this opener doesn't count any more
+        # the maintenance greenlet runs again when this opener is no longer counted
         gevent.get_hub().loop.run_callback(self._wake.set)
 
-    def _back_off(self, error: GsocksError) -> None:
+    def _back_off(self, reason: str) -> None:
         if not self._failures:
-            log.warning("no tunnel can be opened: %s", error)
+            log.warning("%s: %s", self._label, reason)
         now = time.monotonic()
         if now < self._not_before:
-            return  # it began before another failed, which has counted for both
+            return  # began before another attempt failed, which was counted for both
         self._failures += 1
-        longest = min(self.backoff_cap, self.backoff_base * 2.0 ** min(self._failures, 16))
-        self._not_before = now + random.uniform(longest / 2, longest)  # noqa: S311
+        backoff = Backoff(self.backoff_base, self.backoff_cap, jitter=(0.5, 1.0))
+        self._not_before = now + backoff.delay(self._failures, _RANDOM)
 
     def _ping_silent(self) -> None:
-        """Ask the silent ones for a sign of life; at most half of all, so that others are ready."""
+        """Ping silent tunnels; at most half of all, so that the others stay ready."""
         now = time.monotonic()
         silent = [t for t in self._alive if now - t.last_heard > self.ping_after]
-        asked = silent[: (self.ready + 1) // 2]
-        for tunnel in asked:
+        pinged = silent[: (self.ready + 1) // 2]
+        for tunnel in pinged:
             self._unwatch(tunnel)
             self._pinged.add(tunnel)
-        gevent.joinall([gevent.spawn(self._ping, tunnel) for tunnel in asked])
+        gevent.joinall([gevent.spawn(self._ping, tunnel) for tunnel in pinged])
 
     def _ping(self, tunnel: ClientTunnel) -> None:
         try:
-            with gevent.Timeout(self.ping_timeout, StreamError("a ping was not answered")):
-                tunnel.ping()
+            if call_with_timeout(self.ping_timeout, tunnel.ping, on_timeout=True):
+                raise StreamError("a ping was not answered")
         except StreamError:
             tunnel.close()
             self.found_dead += 1

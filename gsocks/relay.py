@@ -5,16 +5,18 @@
 
 A pipe reads here and writes there; a write that has to wait is the backpressure.  The end of one
 direction is passed on as its end, and the other one goes on (half-close).  A failure anywhere
-resets both sides, so that nobody takes a loss for an end.
+resets both sides, so that a truncated transfer is never mistaken for a clean EOF.
 
-Any two Streams get two greenlets, in which that can be read below.  Where both can do without
-(Pollable: a socket, a stream in a tunnel), the hub carries them: gsocks/pump.py does the same as
-``_pipe``, and a connection that waits has no greenlet.  So the relay's end is told by a call, not
-by a return.  It knows nothing of SOCKS, of sealing or of the config.
+Any two Streams get two greenlets, in which that can be read below.  Where both are
+NonblockingStreams (a socket, a stream in a tunnel), the hub carries them: net/pump.py does what
+``_pipe`` does, and a connection that waits has no greenlet.  So the end of the
+relay is reported by a callback, not by a return.  The relay does not depend on SOCKS, encryption or
+the configuration.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import NamedTuple, cast
@@ -22,18 +24,19 @@ from typing import NamedTuple, cast
 import gevent
 
 from gsocks.errors import GsocksError, HalfClosedTimeout, IdleTimeout, StreamClosed, StreamError
-from gsocks.expiry import Expiry
-from gsocks.pump import Pump
-from gsocks.splice import pump_between
-from gsocks.stream import Pollable, Stream, can_poll
+from gsocks.net.idle import IdleTimer
+from gsocks.net.pump import Pump
+from gsocks.net.splice import pumps_between
+from gsocks.stream import NonblockingStream, Stream, is_nonblocking
+from gsocks.turns import give_way
 
 _CLIENT, _REMOTE = 0, 1
 _SIDES = (_CLIENT, _REMOTE)
 _NAMES = ("client", "remote")
 
-# Chunks that a pipe carries before it lets others run.  A socket that is always ready never
-# makes its greenlet wait, so one fast download would stop every other connection.
-_TURN = 16
+# Bytes that a pipe writes at once.  A write that blocks reports nothing before its end: with a
+# whole chunk of 64 KiB, a slow reader would be taken for an idle one.
+_PIECE = 4096
 
 
 class Totals(NamedTuple):
@@ -61,10 +64,12 @@ class Relay:
 
     ``idle``: seconds without a byte in either direction after which both sides are reset.
     ``half_closed``: the same bound once one direction has ended.
-    ``ended`` is called exactly once, when everything is closed; it must not block.
+    ``ended`` is called exactly once, when everything is closed; ``answered`` at the first byte that
+    comes from the remote.  Neither may block.
     """
 
     __slots__ = (
+        "_answered",
         "_ended",
         "_error",
         "_expiry",
@@ -86,34 +91,47 @@ class Relay:
         idle: float,
         half_closed: float,
         ended: Callable[[Totals], None],
+        answered: Callable[[], None] | None = None,
     ) -> None:
         self._streams = (client, remote)
         self._idle = idle
         self._half_closed = half_closed
-        #: None once it was called
+        #: None after the call
         self._ended: Callable[[Totals], None] | None = ended
+        #: None after the call
+        self._answered = answered
         self._pipes = 2
         self._pumps: tuple[Pump, ...] = ()
         self._error: StreamError | None = None
         self._side = ""
-        self._expiry = Expiry(self)
+        self._expiry = IdleTimer(self)
         #: bytes up, bytes down: by the side that they came from
         self.carried = [0, 0]
         #: monotonic seconds
         self.last_byte = time.monotonic()
 
-    def run(self) -> None:
-        """Start both pipes; one of them may run in the calling greenlet."""
+    def __repr__(self) -> str:
+        state = ("ended", "one direction open", "both directions open")[self._pipes]
+        up, down = self.carried
+        parts = self._pumps or self._streams
+        return f"<Relay: {state}, {up} bytes up, {down} down; {'; '.join(map(repr, parts))}>"
+
+    def run(self, *, of_datagrams: bool = False) -> None:
+        """Start both pipes; one of them may run in the calling greenlet.
+
+        ``of_datagrams``: what is read at once is a datagram, and is written at once.
+        """
         self._expiry.restart()
         client, remote = self._streams
-        if can_poll(client) and can_poll(remote):
-            sides = cast(tuple[Pollable, Pollable], self._streams)
-            self._pumps = tuple([pump_between(self, sides, source) for source in _SIDES])
+        if is_nonblocking(client) and is_nonblocking(remote):
+            sides = cast(tuple[NonblockingStream, NonblockingStream], self._streams)
+            self._pumps = pumps_between(self, sides)
             for pump in self._pumps:
                 pump.start()
         else:
-            gevent.spawn(self._pipe, _REMOTE, _CLIENT)
-            self._pipe(_CLIENT, _REMOTE)
+            most = sys.maxsize if of_datagrams else _PIECE
+            gevent.spawn(self._pipe, _REMOTE, _CLIENT, most)
+            self._pipe(_CLIENT, _REMOTE, most)
 
     def abort(self, error: StreamError, side: str = "") -> None:
         """Reset both sides; the first reason counts.  Never blocks; the pipes end by it."""
@@ -141,47 +159,52 @@ class Relay:
         """How long the connection may be silent now, in seconds."""
         return self._idle if self._pipes == 2 else self._half_closed
 
-    def expire(self) -> None:
+    def on_idle(self) -> None:
         """The silence has lasted for :attr:`bound`."""
         kind = IdleTimeout if self._pipes == 2 else HalfClosedTimeout
         self.abort(kind(f"silent for {self.bound:g} s"))
 
     # --- by greenlets -----------------------------------------------------------------------
 
-    def _pipe(self, source: int, sink: int) -> None:
+    def _pipe(self, source: int, sink: int, most: int) -> None:
+        """Carry bytes from one side to the other, ``most`` of them in a write."""
         read, write = self._streams[source].read, self._streams[sink].write
         at_work = source
-        chunks = 0
         try:
             while data := read():
                 at_work = sink
-                write(data)
-                self.passed(source, len(data))
-                # nothing is held while the next read waits, which may be for hours
-                del data
+                for start in range(0, len(data), most):
+                    piece = data[start : start + most]
+                    write(piece)
+                    self.passed(source, len(piece))
+                # hold no chunk while the next read waits, which may be for hours
+                del data, piece
                 at_work = source
-                chunks += 1
-                if chunks % _TURN == 0:
-                    gevent.sleep(0)
+                # A socket that is always ready never makes its greenlet wait, so one fast download
+                # would stop every other connection.
+                give_way()
             at_work = sink
             self._streams[sink].write_eof()
         except StreamError as error:
             self.failed(error, at_work)
-        except BaseException:  # killed from outside, or a fault of ours: nobody may wait for us
+        except BaseException:  # killed from outside, or a bug: no greenlet may wait for this one
             self.failed(StreamClosed("stopped"), None)
             raise
         finally:
             self.ended()
 
-    # --- by the hub, see gsocks.pump.Carrier ------------------------------------------------
+    # --- by the hub, see gsocks.net.pump.Carrier ------------------------------------------------
 
     def passed(self, source: int, count: int) -> None:
         """Bytes from that side are on their way."""
         self.carried[source] += count
         self.last_byte = time.monotonic()
+        if source and self._answered is not None:
+            answered, self._answered = self._answered, None
+            answered()
 
     def failed(self, error: StreamError, side: int | None) -> None:
-        """That side has failed, or we."""
+        """That side has failed; None: the relay itself."""
         self.abort(error, "" if side is None else _NAMES[side])
 
     # --- the end ----------------------------------------------------------------------------
@@ -200,9 +223,9 @@ class Relay:
         for stream in self._streams:
             stream.close()
         up, down = self.carried
-        # A closure and a traceback are likely to know this relay.  If it went on knowing them, only
-        # the garbage collector could let all of it go.
+        # A closure and a traceback are likely to refer to this relay.  If it kept its references to
+        # them, only the garbage collector could free that cycle.
         ended, error = self._ended, self._error
-        self._ended = self._error = None
+        self._ended = self._error = self._answered = None
         if ended is not None:
             ended(Totals(up, down, error, self._side))

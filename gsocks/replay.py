@@ -1,8 +1,8 @@
 """Every hello is accepted once, whichever worker process it reaches.
 
 The set of hellos seen is exact, lives in memory that forked workers share, and is bounded: a
-hash table of fixed-size buckets whose entries are free again once their time is over.  Only
-hellos that proved knowledge of a key enter, so a stranger can't fill it (shadowsocks-rust#442).
+hash table of fixed-size buckets whose entries are free again once they expire.  Only hellos that
+proved knowledge of a key are stored, so a stranger can't fill it (shadowsocks-rust#442).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import mmap
 import os
 import tempfile
 import time
+import weakref
 from types import TracebackType
 
 #: how far a client's clock may be off, in milliseconds
@@ -41,7 +42,7 @@ class ReplayGuard:
         self._started_ms = now_ms() if started_ms is None else started_ms
 
     def admit(self, token: bytes, time_ms: int, now: int | None = None) -> bool:
-        """Whether a hello that says ``time_ms`` may be accepted; a second one like it may not.
+        """True if a hello with the time ``time_ms`` may be accepted; False for its replay.
 
         All times are milliseconds since 1970.
         """
@@ -67,7 +68,7 @@ class ReplayGuard:
         return True
 
     def close(self) -> None:
-        """Give the memory and the lock back."""
+        """Release the memory and the lock."""
         self._table.close()
         self._lock.close()
 
@@ -79,11 +80,14 @@ class _ProcessLock:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="gsocks-replay-")  # noqa: SIM115 - see close
+        with tempfile.TemporaryFile(prefix="gsocks-replay-") as file:
+            self._fd = os.dup(file.fileno())
+        #: closes it, at the latest with the last reference to this lock
+        self._close = weakref.finalize(self, os.close, self._fd)
 
     def __enter__(self) -> None:
         # held for microseconds, so that blocking the whole process on it is cheaper than a wait
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        fcntl.lockf(self._fd, fcntl.LOCK_EX)
 
     def __exit__(
         self,
@@ -91,10 +95,10 @@ class _ProcessLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        fcntl.lockf(self._file, fcntl.LOCK_UN)
+        fcntl.lockf(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        self._file.close()
+        self._close()
 
 
 def now_ms() -> int:

@@ -1,50 +1,58 @@
-"""The door that tunnels come to: requests in frames in front, ways out behind."""
+"""The listener for tunnels: requests in frames in front, exits behind."""
 
 from __future__ import annotations
 
 import logging
 import socket as std_socket
 from collections.abc import Iterable
+from typing import Any
 
 import gevent
 from greenlet import greenlet
 
-from gsocks.assemble import SomeExit, SomeKeys, SomeRules, make_keys
-from gsocks.crypto import Cipher, KeyRing
-from gsocks.door import Door, Visit
+from gsocks.crypto import KeyRing
+from gsocks.deadline import call_with_timeout, call_within
 from gsocks.errors import (
     ClientError,
     GsocksError,
+    HalfClosedTimeout,
     HandshakeTimeout,
     IdleTimeout,
+    LimitReached,
     StreamClosed,
     StreamError,
 )
-from gsocks.limits import Limits, Timeouts
-from gsocks.networks import SomeNetworks
-from gsocks.observe import Observer, Record
+from gsocks.inbound.connection import ClientConnection
+from gsocks.inbound.listener import Listener
+from gsocks.inbound.options import ServerOptions, collect
 from gsocks.replay import ReplayGuard
 from gsocks.request import Command, Request
-from gsocks.shares import Shares
-from gsocks.tunnel import ServerTunnel, TunnelDatagrams, TunnelStream, accept_tunnel, discard
-from gsocks.ways_out import WaysOut
-from gsocks.within import within
+from gsocks.rotation.build import SomeExit, SomeKeys, make_keys
+from gsocks.rotation.group import ExitGroup
+from gsocks.stream import close_with_fin
+from gsocks.tunnel import (
+    CLOSE_GRACE,
+    ServerTunnel,
+    TunnelDatagrams,
+    TunnelState,
+    TunnelStream,
+    accept_tunnel,
+    discard,
+)
+from gsocks.turns import give_way
 
 log = logging.getLogger("gsocks.server")
 
-#: strangers that are read from and answered nothing until their time is over; what comes
-#: beyond is closed at once, so that they can't use up the descriptors
-MAX_STRANGERS = 1024
-
 _NO_KEYS: SomeKeys = {}
-_LATE = IdleTimeout()
 
 
-class RemoteServer(Door):
+class RemoteServer(Listener):
     """Serves tunnels whose other end knows one of ``keys``: a name and a key for each.
 
-    ``guard``: the hellos seen, shared by all processes that serve the same address.  The rest
-    is as in :class:`gsocks.door.Door`.
+    ``listener`` and ``exits`` are as in :class:`gsocks.inbound.listener.Listener`.  Options are
+    given as keywords, as ``options``, or as both, where the keywords count; they are the fields of
+    :class:`gsocks.inbound.options.ServerOptions`.  Raises ConfigError for what can't be used,
+    TypeError for an option that does not exist.
     """
 
     name = "server"
@@ -52,168 +60,200 @@ class RemoteServer(Door):
     def __init__(
         self,
         listener: tuple[str, int] | str | std_socket.socket,
-        exits: WaysOut | Iterable[SomeExit] = ("direct",),
+        exits: ExitGroup | Iterable[SomeExit] = ("direct",),
         keys: SomeKeys = _NO_KEYS,
-        *,
-        rules: SomeRules = None,
-        guard: ReplayGuard | None = None,
-        ciphers: Cipher = Cipher.SECRETBOX,
-        timeouts: Timeouts = Timeouts(),
-        limits: Limits = Limits(),
-        clients: SomeNetworks = None,
-        proxy_protocol_from: SomeNetworks = None,
-        shares: Shares | None = None,
-        observer: Observer | None = None,
+        options: ServerOptions | None = None,
+        **keywords: Any,
     ) -> None:
-        super().__init__(
-            listener,
-            exits,
-            rules=rules,
-            timeouts=timeouts,
-            limits=limits,
-            clients=clients,
-            proxy_protocol_from=proxy_protocol_from,
-            shares=shares,
-            observer=observer,
-        )
+        options = collect(type(self).__name__, ServerOptions, options, keywords)
+        super().__init__(listener, exits, options)
         self.keys = make_keys(keys)
-        self._owns_guard = guard is None
-        self._guard = ReplayGuard() if guard is None else guard
-        self._ciphers = ciphers
-        #: greenlets whose client has not proved to know a key, and how many of them never will
+        self._owns_guard = options.guard is None
+        self._guard = ReplayGuard() if options.guard is None else options.guard
+        self._ciphers = options.ciphers
+        #: greenlets whose client has not proved to know a key, or has too many tunnels
         self._unproven: set[greenlet] = set()
-        self._strangers = 0
-        self._idle: set[ServerTunnel] = set()
+        #: tunnels that wait for a request
+        self.idle_tunnels: set[ServerTunnel] = set()
 
-    def serve(self, visit: Visit) -> None:
+    def serve(self, connection: ClientConnection) -> None:
         """Agree on keys, then carry request after request."""
         unproven = gevent.getcurrent()
         self._unproven.add(unproven)
         try:
-            tunnel = self._agree(visit)
+            tunnel = self._agree(connection)
+            if tunnel is not None:
+                tunnel = self._within_limit(connection, tunnel)
         finally:
             self._unproven.discard(unproven)
         if tunnel is not None:
-            visit.understood()
-            # one local end has as many tunnels as its clients have connections, and it is known
-            self.uncount(visit)
-            self._serve_tunnel(visit, tunnel)
+            connection.handshake_done()
+            # a local end has as many tunnels as its clients have connections, and holds a key
+            connection.uncount_client()
+            tunnel.frame_timeout = self.timeouts.handshake
+            tunnel.trace = connection.trace
+            connection.trace("tunnel opened with key %s", tunnel.user)
+            self._serve_tunnel(connection, tunnel)
 
-    def _agree(self, visit: Visit) -> ServerTunnel | None:
+    def _agree(self, connection: ClientConnection) -> ServerTunnel | None:
         try:
-            with gevent.Timeout(visit.time_left(self.timeouts.handshake), HandshakeTimeout()):
-                return accept_tunnel(visit.sock, self.keys, self._guard, self._ciphers)
+            with gevent.Timeout(connection.time_left(self.timeouts.handshake), HandshakeTimeout()):
+                return accept_tunnel(connection.sock, self.keys, self._guard, self._ciphers)
         except (ClientError, StreamError) as error:
-            self._turn_away(visit, error)
+            self._reject_stranger(connection, error)
             return None
+        except BaseException:  # stopped
+            close_with_fin(connection.sock)
+            raise
 
-    def _turn_away(self, visit: Visit, error: GsocksError) -> None:
-        """Tell the log, and the stranger nothing: not what was wrong, and not when we knew."""
-        self._over(Record(self.name, str(visit.client)), error.word, str(error))
-        visit.understood()  # as far as it ever will be; strangers have a bound of their own
-        if self._strangers < MAX_STRANGERS:
-            self._strangers += 1
-            try:
-                discard(visit.sock, visit.time_left(self.timeouts.handshake))
-            finally:
-                self._strangers -= 1
-        visit.sock.close()
-        visit.end()
+    def _within_limit(
+        self, connection: ClientConnection, tunnel: ServerTunnel
+    ) -> ServerTunnel | None:
+        """The tunnel; None if its key has too many, which its first request is told."""
+        connections = self.limits.connections
+        share = connections if len(self.keys) == 1 else max(1, connections // 2)
+        try:
+            connection.count_key(tunnel.user, self.limits.per_key or share)
+        except LimitReached as error:
+            self._refuse_tunnel(connection, tunnel, error)
+            return None
+        return tunnel
 
-    def _serve_tunnel(self, visit: Visit, tunnel: ServerTunnel) -> None:
+    def _refuse_tunnel(
+        self, connection: ClientConnection, tunnel: ServerTunnel, error: LimitReached
+    ) -> None:
+        """Answer the first request by ``error`` and close; counts as a handshake until then."""
+        refused = connection.new_request()
+        refused.record.user = tunnel.user
+        refused.finish(error.word, str(error))
+        try:
+            left = connection.time_left(self.timeouts.handshake)
+            if call_with_timeout(left, tunnel.accept, on_timeout=None) is not None:
+                tunnel.failed(error)
+        except (StreamError, ClientError):
+            pass  # it has asked for nothing that can be answered
+        connection.close(CLOSE_GRACE)
+
+    def _reject_stranger(self, connection: ClientConnection, error: GsocksError) -> None:
+        """Log the failure; the stranger learns neither what was wrong nor when that was known."""
+        connection.new_request().refused(error)
+        # still among the handshakes, by which strangers are bounded
+        discard(connection.sock, connection.time_left(self.timeouts.handshake))
+        connection.close()
+
+    def _serve_tunnel(self, connection: ClientConnection, tunnel: ServerTunnel) -> None:
         """Take requests until one has a stream, which goes on by itself."""
-        while self._is_welcome(tunnel):
+        while self._is_accepted(tunnel):
             try:
-                request = self._wait_for_request(tunnel)
+                request = self._wait_for_request(connection, tunnel)
             except StreamError as error:
-                self._log_end(visit, tunnel, error)
+                self._log_end(connection, tunnel, error)
                 break
             except ClientError as error:
-                self._over(Record(self.name, str(visit.client)), error.word, str(error))
+                connection.next_request().finish(error.word, str(error))
                 tunnel.failed(error)
-                continue
-            if request is None:
-                break
-            kind = TunnelDatagrams if request.command is Command.UDP_ASSOCIATE else TunnelStream
-            stream = kind(tunnel, _Next(self, visit, tunnel))
-            record = Record(self.name, str(visit.client))
-            if self.carry(request, tunnel, stream, record, sock=visit.sock):
-                return
+            else:
+                if request is None:
+                    break
+                if self.carry(connection, tunnel, request):
+                    return
+            # One refusal in each turn: to ask for what is denied costs a peer next to nothing.
+            give_way(at_once=True)
         tunnel.close()
-        visit.end()
+        connection.end()
 
-    def _wait_for_request(self, tunnel: ServerTunnel) -> Request | None:
-        self._idle.add(tunnel)
+    def carry(self, connection: ClientConnection, tunnel: ServerTunnel, request: Request) -> bool:
+        """Carry one request of a tunnel; as ActiveRequest.carry."""
+        kind = TunnelDatagrams if request.command is Command.UDP_ASSOCIATE else TunnelStream
+        stream = kind(tunnel, _ServeNextRequest(self, connection, tunnel))
+        active = connection.next_request()
+        request = request._replace(client=active.record.client, trace=active.record.trace)
+        return active.carry(request, tunnel, stream, sock=connection.sock)
+
+    def _wait_for_request(
+        self, connection: ClientConnection, tunnel: ServerTunnel
+    ) -> Request | None:
+        if tunnel.state is TunnelState.REFUSED:
+            half_closed = self.timeouts.half_closed
+            call_within(half_closed, HalfClosedTimeout(), tunnel.discard_refused)
+        self.idle_tunnels.add(tunnel)
+        connection.idle()
         try:
-            request = within(self.timeouts.idle, _LATE, tunnel.accept)
+            return call_within(self.timeouts.idle, IdleTimeout(), tunnel.accept)
         finally:
-            self._idle.discard(tunnel)
-        if isinstance(request, IdleTimeout):
-            raise IdleTimeout
-        return request
+            connection.busy()
+            self.idle_tunnels.discard(tunnel)
 
-    def _stream_ended(self, visit: Visit, tunnel: ServerTunnel, reusable: bool) -> None:
-        if reusable and self._is_welcome(tunnel):
-            self.spawn(visit, self._serve_tunnel, visit, tunnel)
+    def stream_ended(
+        self, connection: ClientConnection, tunnel: ServerTunnel, reusable: bool
+    ) -> None:
+        """Take the next request of a tunnel whose stream is closed, or close the tunnel."""
+        if reusable and self._is_accepted(tunnel):
+            self.spawn(connection, self._serve_tunnel, connection, tunnel)
         else:
             tunnel.close()
-            visit.end()
+            connection.end()
 
-    def _is_welcome(self, tunnel: ServerTunnel) -> bool:
-        return not self.stopping and self.keys.key(tunnel.user) == tunnel.key
+    def _is_accepted(self, tunnel: ServerTunnel) -> bool:
+        return not self.context.stopping and self.keys.key(tunnel.user) == tunnel.key
 
-    def _log_end(self, visit: Visit, tunnel: ServerTunnel, error: StreamError) -> None:
+    def _log_end(
+        self, connection: ClientConnection, tunnel: ServerTunnel, error: StreamError
+    ) -> None:
         expected = isinstance(error, (IdleTimeout, StreamClosed))
         log.log(
             logging.DEBUG if expected else logging.WARNING,
             "a tunnel of key %s from %s ended between two requests: %s",
             tunnel.user,
-            visit.client,
+            connection.client,
             error,
         )
 
     # --- changes while it runs --------------------------------------------------------------
 
     def replace_keys(self, keys: KeyRing) -> None:
-        """Take other keys; no open connection ends by it.
+        """Replace the keys; open connections are not affected.
 
-        A tunnel of a key that is gone takes no further request.
+        A tunnel whose key was removed takes no further request.
         """
         self.keys = keys
-        for tunnel in list(self._idle):
-            if not self._is_welcome(tunnel):
+        for tunnel in list(self.idle_tunnels):
+            if not self._is_accepted(tunnel):
                 tunnel.close()
 
     def stop(self, timeout: float | None = None) -> None:
-        """See :meth:`gsocks.door.Door.stop`."""
+        """See :meth:`gsocks.inbound.listener.Listener.stop`."""
         super().stop(timeout)
         if self._owns_guard:
             self._guard.close()
 
-    def _give_up(self, greeter: greenlet) -> None:
+    def _kill_unproven(self, greeter: greenlet) -> None:
         if greeter in self._unproven:  # else it has something else to do now
             greeter.throw()
 
     def drain(self) -> None:
-        """Close what carries nothing: idle tunnels, and whoever has proved nothing yet."""
+        """Close idle tunnels, and connections whose client has not proved that it knows a key."""
+        self.context.silent.close()
         for greeter in self._unproven:
-            gevent.get_hub().loop.run_callback(self._give_up, greeter)
-        for tunnel in list(self._idle):
+            gevent.get_hub().loop.run_callback(self._kill_unproven, greeter)
+        for tunnel in list(self.idle_tunnels):
             tunnel.close()
 
 
-class _Next:
-    """What a stream does with its tunnel when it is over.
+class _ServeNextRequest:
+    """What a stream does with its tunnel when it is closed.
 
     No partial: there is one for each connection, and this is a quarter of its size.
     """
 
-    __slots__ = ("_server", "_tunnel", "_visit")
+    __slots__ = ("_connection", "_server", "_tunnel")
 
-    def __init__(self, server: RemoteServer, visit: Visit, tunnel: ServerTunnel) -> None:
+    def __init__(
+        self, server: RemoteServer, connection: ClientConnection, tunnel: ServerTunnel
+    ) -> None:
         self._server = server
-        self._visit = visit
+        self._connection = connection
         self._tunnel = tunnel
 
     def __call__(self, reusable: bool) -> None:
-        self._server._stream_ended(self._visit, self._tunnel, reusable)
+        self._server.stream_ended(self._connection, self._tunnel, reusable)

@@ -1,7 +1,12 @@
-"""The one contract between the rooms: bytes in order, with an end that can be told from a loss.
+"""The contract that joins the packages: bytes in order, whose end differs from a loss.
 
-A plain socket (:class:`SocketStream`, here) and a stream inside a tunnel
-(:class:`gsocks.tunnel.TunnelStream`) both fulfil :class:`Stream` and pass the same contract test.
+:class:`NonblockingStream` is the contract.  Its calls never wait, so that the hub can carry a
+stream without a greenlet (net/pump.py).  :class:`Blocking` makes of them the calls that wait, for
+code in a greenlet that reads as its protocol does: ``read``, ``write`` and ``write_eof``, which are
+all that :class:`Stream` requires.
+
+A TCP socket (:class:`SocketStream`, here), a stream in a tunnel (tunnel.py), TLS (net/tls.py) and a
+stream with a bandwidth limit (net/bandwidth.py) pass the same contract test.
 """
 
 from __future__ import annotations
@@ -10,14 +15,21 @@ import os
 import select
 import socket as std_socket
 import struct
-from typing import Protocol, TypeGuard
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard
 
 import gevent
-from gevent.socket import socket
+from gevent.hub import Waiter
 
-from gsocks.errors import StreamClosed, Truncated, stream_failure
+from gsocks.deadline import call_with_timeout
+from gsocks.errors import StreamClosed, StreamError, Truncated, stream_failure
+from gsocks.per_hub import PerHub
+from gsocks.sock import READ as READ
+from gsocks.sock import WRITE as WRITE
+from gsocks.sock import AnySocket
+from gsocks.turns import give_way
 
-#: bytes asked of the kernel at once; 64 KiB frames cost a third less CPU per GB than 16 KiB
+#: bytes requested from the kernel at once; 64 KiB frames cost a third less CPU per GB than 16 KiB
 #: ones, and buffers over 128 KiB fall to an mmap for each call (measured, docs/benchmarks.md)
 CHUNK = 65536
 
@@ -43,21 +55,21 @@ _KEEPALIVE = (
 class Stream(Protocol):
     """A two-way stream of bytes whose directions end one by one.
 
-    One greenlet may read while another writes; two may not do the same.  Whatever breaks the
+    One greenlet may read while another writes; two greenlets may not do the same.  A failure of the
     stream is raised as a :class:`gsocks.errors.StreamError`, to the reader and to the writer.
     """
 
     def read(self) -> bytes:
-        """The next bytes, as soon as there are any; ``b""`` at the end, and again after it."""
+        """Wait for the next bytes; ``b""`` at the end, and again after it."""
 
     def write(self, data: bytes) -> None:
-        """Send all of ``data``; returns when it is on its way, which is the backpressure."""
+        """Send all of ``data``; returns when it has left, which is the backpressure."""
 
     def write_eof(self) -> None:
         """End this direction; the other one goes on.  A second call does nothing."""
 
     def abort(self) -> None:
-        """Give up: the far end sees a reset, and whoever is blocked here gets StreamClosed.
+        """Give up: the far end sees a reset, and a greenlet blocked at this end StreamClosed.
 
         Never raises, never blocks; does nothing after ``close`` or ``abort``.
         """
@@ -70,124 +82,408 @@ class Stream(Protocol):
         """
 
 
-class Workbench:
-    """Room for the bytes that are just being carried, which all streams of a hub share.
+class ScratchBuffers:
+    """Two buffers for the bytes in transit, which all streams of a hub share.
 
-    The hub does one thing at a time: so an idle connection needs no buffers, and a busy one makes
-    none for each of its chunks.
+    The hub does one thing at a time: so an idle connection needs no buffers, and a busy one
+    allocates none for each of its chunks.
     """
 
     __slots__ = ("plain", "sealed")
 
-    #: bytes that are carried at once at most
+    #: bytes in transit at once
     room = 2 * CHUNK
-    #: bytes by which sealing can lengthen them
-    more = 1024
+    #: bytes by which sealing can lengthen them, by TLS within a tunnel too
+    more = 2048
 
     def __init__(self) -> None:
         self.plain = memoryview(bytearray(self.room))
         self.sealed = memoryview(bytearray(self.room + self.more))
 
 
-class Pollable:
-    """A Stream that can also be carried by the hub, where nothing may block: see gsocks/pump.py.
+#: the buffers of all that this thread's hub carries
+scratch_of_this_hub = PerHub("scratch", ScratchBuffers).get
 
-    So it costs no greenlet, not even while it has much to do.  Whoever uses these calls uses no
-    others but ``abort`` and ``close``, which must come after the end of all watchers of
-    :meth:`fileno`.  They raise what their blocking twins raise.
+
+class Wait(NamedTuple):
+    """A condition for trying again: events of the descriptor, or a time, whichever is first."""
+
+    #: READ, WRITE or both; 0: the descriptor does not matter
+    events: int
+    #: None: no time is set
+    seconds: float | None
+
+
+READABLE = Wait(READ, None)
+WRITABLE = Wait(WRITE, None)
+#: for work that is there already, and is to leave the present turn to others (gsocks/turns.py)
+NEXT_TURN = Wait(0, 0.0)
+
+
+class NonblockingStream:
+    """A stream whose calls never block: what each kind of stream has to provide.
+
+    The hub can carry it, so it costs no greenlet, not even a busy one.  ``abort`` and ``close``
+    are those of :class:`Stream`; they must come after the end of all watchers of :meth:`fileno`.
+    Every call raises StreamError where the stream is broken or closed.
     """
 
     __slots__ = ()
 
-    #: False where a kind of stream can't after all
-    pollable = True
+    @property
+    def never_blocks(self) -> bool:
+        """False for a stream whose calls do block, as of :class:`gsocks.stream.BlockingInside`."""
+        return True
 
     def fileno(self) -> int:
-        """What to watch: there may be something to read, or room to write."""
+        """The descriptor whose events say that there is something to read, or room to write."""
         raise NotImplementedError
 
-    def read_nowait(self, bench: Workbench) -> Bytes | None:
-        """The next bytes; ``b""`` at the end; None: nothing yet.
+    def read_nowait(self, scratch: ScratchBuffers) -> Bytes | None:
+        """The next bytes; ``b""`` at the end, and again after it; None: not yet.
 
-        They may lie on the bench, and so are good until it is used again.
+        They may lie in ``scratch``, and so are good until it is used again.
         """
         raise NotImplementedError
 
     @property
-    def at_hand(self) -> bool:
-        """Whether there is something to read that the descriptor does not tell of."""
+    def read_wait(self) -> Wait:
+        """What to wait for after :meth:`read_nowait` has returned None."""
+        return READABLE
+
+    @property
+    def has_buffered(self) -> bool:
+        """True if a read would return data although the descriptor does not poll readable."""
         raise NotImplementedError
 
     @property
-    def read_ahead(self) -> bool:
-        """Whether bytes have come together with what was before the stream; perhaps too few."""
+    def has_prefetched(self) -> bool:
+        """True if the first read must not wait for the descriptor.
+
+        Bytes were received together with what was before the stream; perhaps too few for a read.
+        """
         raise NotImplementedError
 
-    def write_nowait(self, data: Bytes, bench: Workbench) -> bool:
-        """Take all of ``data``; whether it is on its way, else :meth:`flush_nowait` follows."""
+    def write_nowait(self, data: Bytes, scratch: ScratchBuffers) -> bool:
+        """Take all of ``data``, ``ScratchBuffers.room`` bytes at most.
+
+        True: it has been sent.  False: ``flush_nowait`` has to follow until it returns True,
+        before anything else is written.
+        """
         raise NotImplementedError
 
-    def write_eof_nowait(self, bench: Workbench) -> bool:
-        """End this direction; as :meth:`write_nowait`."""
+    def write_eof_nowait(self, scratch: ScratchBuffers) -> bool:
+        """End this direction; returns as :meth:`write_nowait`.  A second call does nothing."""
         raise NotImplementedError
 
-    def flush_nowait(self) -> bool:
-        """Send more of what was taken; whether all is on its way now."""
+    def flush_nowait(self, scratch: ScratchBuffers) -> bool:
+        """Send more of what was taken; True if all of it has been sent now."""
+        raise NotImplementedError
+
+    @property
+    def write_wait(self) -> Wait:
+        """What to wait for before :meth:`gsocks.stream.NonblockingStream.flush_nowait`."""
+        return WRITABLE
+
+    def abort(self) -> None:
+        """See :meth:`gsocks.stream.Stream.abort`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """See :meth:`gsocks.stream.Stream.close`."""
         raise NotImplementedError
 
 
-def can_poll(stream: Stream) -> TypeGuard[Pollable]:
-    """Whether the hub can carry it."""
-    return isinstance(stream, Pollable) and stream.pollable
+def watch(stream: NonblockingStream, wait: Wait, callback: Callable[..., Any], *args: Any) -> Any:
+    """Started watchers that call back when ``wait`` is over; they are the caller's to close."""
+    loop = gevent.get_hub().loop
+    watchers: list[Any] = []
+    if wait.events:
+        watchers.append(loop.io(stream.fileno(), wait.events))
+        watchers[0].start(callback, *args)
+    if wait.seconds is not None:
+        timer = loop.timer(max(0.0, wait.seconds))
+        timer.start(callback, *args, update=True)
+        watchers.append(timer)
+    return watchers
 
 
-class SocketStream(Pollable):
+#: a greenlet that waits in a call of :class:`Blocking`, and the watchers of what it waits for
+_Waiting: TypeAlias = tuple[Any, Sequence[Any]]
+
+
+class Blocking(NonblockingStream):
+    """The calls of :class:`Stream` that wait, made of those that don't.
+
+    A kind of stream derives from it, initialises it, and has its ``abort`` and ``close`` call
+    ``_wake()`` before they close the descriptor.
+    """
+
+    __slots__ = ("_waiting",)
+
+    def __init__(self) -> None:
+        #: the greenlets that wait now: a reader, a writer
+        self._waiting: tuple[_Waiting, ...] = ()
+
+    def read(self) -> bytes:
+        """See :meth:`Stream.read`; gives way to others first if this turn has lasted long."""
+        give_way()  # before it has anything in hand: a timeout that is raised here loses nothing
+        scratch = scratch_of_this_hub()
+        while (data := self.read_nowait(scratch)) is None:
+            self._wait(self.read_wait)
+        return bytes(data)
+
+    def write(self, data: bytes) -> None:
+        """See :meth:`Stream.write`.
+
+        A greenlet that is killed or times out meanwhile aborts the stream, whose data is cut there.
+        """
+        if len(data) <= ScratchBuffers.room:
+            if data:
+                self._write(data)
+            return
+        rest = memoryview(data)
+        while rest:
+            self._write(rest[: ScratchBuffers.room])
+            rest = rest[ScratchBuffers.room :]
+
+    def write_eof(self) -> None:
+        """See :meth:`Stream.write_eof`."""
+        if not self.write_eof_nowait(scratch_of_this_hub()):
+            self._flush()
+
+    def _write(self, data: Bytes) -> None:
+        if not self.write_nowait(data, scratch_of_this_hub()):
+            self._flush()
+
+    def _flush(self) -> None:
+        scratch = scratch_of_this_hub()
+        try:
+            self._wait(self.write_wait)
+            while not self.flush_nowait(scratch):
+                self._wait(self.write_wait)
+        except StreamError:
+            raise
+        except BaseException:
+            self.abort()
+            raise
+
+    def _wait(self, wait: Wait) -> None:
+        hub = gevent.get_hub()
+        waiter: Any = Waiter(hub)
+        if wait.seconds is None:  # as nearly always
+            watcher = hub.loop.io(self.fileno(), wait.events)
+            watcher.start(waiter.switch, None)
+            watchers: Sequence[Any] = (watcher,)
+        else:
+            watchers = watch(self, wait, waiter.switch, None)
+        waiting = waiter, watchers
+        self._waiting += (waiting,)
+        try:
+            waiter.get()
+        finally:
+            for watcher in watchers:
+                watcher.close()
+            if len(self._waiting) == 1:
+                self._waiting = ()
+            else:
+                self._waiting = tuple([other for other in self._waiting if other is not waiting])
+
+    def _wake(self) -> None:
+        """Raise StreamClosed in the greenlets that wait.  Never blocks."""
+        for waiter, watchers in self._waiting:
+            for watcher in watchers:
+                watcher.close()
+            gevent.get_hub().loop.run_callback(waiter.throw, StreamClosed("closed at this end"))
+
+
+class BlockingInside(Blocking):
+    """A Stream that truly blocks, behind the calls that should not: they block their greenlet.
+
+    So that a stream made of another one (TLS, a bandwidth limit) is written once.  Only a greenlet
+    may use it, never the hub.
+    """
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def __repr__(self) -> str:
+        return f"<BlockingInside: {self._stream!r}>"
+
+    @property
+    def never_blocks(self) -> bool:
+        return False
+
+    def read_nowait(self, scratch: ScratchBuffers) -> Bytes | None:  # noqa: ARG002
+        return self._stream.read()
+
+    @property
+    def has_buffered(self) -> bool:
+        return False
+
+    has_prefetched = has_buffered
+
+    def write_nowait(self, data: Bytes, scratch: ScratchBuffers) -> bool:  # noqa: ARG002
+        self._stream.write(bytes(data))
+        return True
+
+    def write_eof_nowait(self, scratch: ScratchBuffers) -> bool:  # noqa: ARG002
+        self._stream.write_eof()
+        return True
+
+    def flush_nowait(self, scratch: ScratchBuffers) -> bool:  # noqa: ARG002
+        return True
+
+    def abort(self) -> None:
+        self._stream.abort()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def is_nonblocking(stream: Stream) -> TypeGuard[NonblockingStream]:
+    """True if the hub can carry the stream."""
+    return isinstance(stream, NonblockingStream) and stream.never_blocks
+
+
+def inner_stream(stream: Stream) -> Blocking:
+    """``stream`` with all calls of :class:`Blocking`, for a stream that is made of it."""
+    return stream if isinstance(stream, Blocking) else BlockingInside(stream)
+
+
+def directions(read_ended: bool, write_ended: bool) -> str:
+    """Which directions of a stream are open, for its repr."""
+    if read_ended:
+        return "both directions ended" if write_ended else "read ended"
+    return "write ended" if write_ended else "open"
+
+
+class SocketStream(Blocking):
     """A connected TCP socket as a :class:`Stream`; owns the socket.
 
     ``pending`` are bytes that were read together with what came before the stream (a client may
     send its request and its first payload in one write); they are read first.
     """
 
-    __slots__ = ("_pending", "_read_ended", "_sock", "_unsent", "_write_ended")
+    __slots__ = ("_has_asked", "_pending", "_read_ended", "_sock", "_unsent", "_write_ended")
 
-    def __init__(self, sock: socket, pending: bytes = b"") -> None:
-        self._sock: socket | None = sock
+    def __init__(self, sock: AnySocket, pending: bytes = b"") -> None:
+        self._waiting = ()  # the call of super() would cost each connection as much as the rest
+        self._sock: AnySocket | None = sock
         self._pending = pending
-        #: taken by write_nowait, and not on its way yet
+        #: taken by write_nowait, and not sent yet
         self._unsent = NOTHING
         self._read_ended = False
         self._write_ended = False
+        #: whether something was written after the last read
+        self._has_asked = False
 
     def read(self) -> bytes:
-        sock = self._open_socket()
+        """See :meth:`Stream.read`."""
+        # Behind a write the answer is still to come: to try at once would cost more than the wait.
+        if self._has_asked and not self._pending and not self._read_ended:
+            self._has_asked = False
+            self._wait(READABLE)  # and all others have had their turn
+            data = self.read_nowait(scratch_of_this_hub())
+            if data is not None:
+                return bytes(data)
+        return super().read()
+
+    def write(self, data: bytes) -> None:
+        """See :meth:`Blocking.write`."""
+        self._has_asked = True
+        super().write(data)
+
+    @property
+    def is_silent(self) -> bool:
+        """True if the peer has sent nothing and has not ended its direction.  Never blocks."""
+        if self._sock is None or self._pending or self._read_ended:
+            return False
+        poll = select.poll()
+        poll.register(self._sock.fileno(), select.POLLIN | select.POLLRDHUP)
+        return not poll.poll(0)
+
+    def __repr__(self) -> str:
+        if self._sock is None:
+            return "<SocketStream: closed>"
+        state = directions(self._read_ended, self._write_ended)
+        return (
+            f"<SocketStream: {state}, {len(self._pending)} bytes to read,"
+            f" {len(self._unsent)} to send>"
+        )
+
+    # The calls below are made several times for each connection: what they share is written out in
+    # each of them, because the calls would cost as much as the work.
+
+    def fileno(self) -> int:
+        sock = self._sock
+        if sock is None:
+            raise StreamClosed("closed at this end")
+        return sock.fileno()
+
+    def read_nowait(self, scratch: ScratchBuffers) -> Bytes | None:
+        sock = self._sock
+        if sock is None:
+            raise StreamClosed("closed at this end")
         if self._pending:
-            data, self._pending = self._pending, b""
+            data, self._pending = self._pending[:CHUNK], self._pending[CHUNK:]
             return data
         if self._read_ended:
             return b""
+        room = scratch.plain
         try:
-            data = sock.recv(CHUNK)
+            count = os.readv(sock.fileno(), (room,))
+        except BlockingIOError:
+            return None
         except OSError as error:
             raise stream_failure(error) from None
-        if not data:
-            self._read_ended = True
-        return data
+        self._read_ended = not count
+        return room[:count]
 
-    def write(self, data: bytes) -> None:
-        send_all(self._open_socket(), data)
+    @property
+    def has_buffered(self) -> bool:
+        return bool(self._pending)
 
-    def write_eof(self) -> None:
-        if self._write_ended:
-            return
+    has_prefetched = has_buffered
+
+    def write_nowait(self, data: Bytes, scratch: ScratchBuffers) -> bool:  # noqa: ARG002
+        sock = self._sock
+        if sock is None:
+            raise StreamClosed("closed at this end")
         try:
-            self._open_socket().shutdown(std_socket.SHUT_WR)
+            sent = os.write(sock.fileno(), data)
+        except BlockingIOError:
+            sent = 0
         except OSError as error:
             raise stream_failure(error) from None
-        self._write_ended = True
+        if sent == len(data):
+            return True
+        self._unsent = memoryview(bytes(data[sent:]))
+        return False
+
+    def write_eof_nowait(self, scratch: ScratchBuffers) -> bool:  # noqa: ARG002
+        if not self._write_ended:
+            try:
+                self._open_socket().shutdown(std_socket.SHUT_WR)
+            except OSError as error:
+                raise stream_failure(error) from None
+            self._write_ended = True
+        return True
+
+    def flush_nowait(self, scratch: ScratchBuffers) -> bool:  # noqa: ARG002
+        self._unsent = self._unsent[send_now(self.fileno(), self._unsent) :]
+        if self._unsent:
+            return False
+        self._unsent = NOTHING
+        return True
 
     def abort(self) -> None:
         sock, self._sock = self._sock, None
         if sock is not None:
+            self._wake()
             reset(sock)
 
     def close(self) -> None:
@@ -196,51 +492,10 @@ class SocketStream(Pollable):
             return
         sock, self._sock = self._sock, None
         if sock is not None:
+            self._wake()
             sock.close()
 
-    # --- carried by the hub -----------------------------------------------------------------
-
-    def fileno(self) -> int:
-        return self._open_socket().fileno()
-
-    def read_nowait(self, bench: Workbench) -> Bytes | None:
-        fd = self.fileno()
-        if self._pending:
-            data, self._pending = self._pending[:CHUNK], self._pending[CHUNK:]
-            return data
-        if self._read_ended:
-            return b""
-        count = receive_into(fd, bench.plain)
-        if count is None:
-            return None
-        self._read_ended = not count
-        return bench.plain[:count]
-
-    @property
-    def at_hand(self) -> bool:
-        return bool(self._pending)
-
-    read_ahead = at_hand
-
-    def write_nowait(self, data: Bytes, bench: Workbench) -> bool:  # noqa: ARG002
-        sent = send_now(self.fileno(), data)
-        if sent == len(data):
-            return True
-        self._unsent = memoryview(bytes(data[sent:]))
-        return False
-
-    def write_eof_nowait(self, bench: Workbench) -> bool:  # noqa: ARG002
-        self.write_eof()
-        return True
-
-    def flush_nowait(self) -> bool:
-        self._unsent = self._unsent[send_now(self.fileno(), self._unsent) :]
-        if self._unsent:
-            return False
-        self._unsent = NOTHING
-        return True
-
-    def detach(self) -> socket:
+    def detach(self) -> AnySocket:
         """The socket, for another owner; the stream is closed then.
 
         Raises StreamClosed, or ValueError while there are pending bytes, which would be lost.
@@ -251,7 +506,7 @@ class SocketStream(Pollable):
         self._sock = None
         return sock
 
-    def _open_socket(self) -> socket:
+    def _open_socket(self) -> AnySocket:
         if self._sock is None:
             raise StreamClosed("closed at this end")
         return self._sock
@@ -260,13 +515,12 @@ class SocketStream(Pollable):
 class Reader:
     """Exact reads from a socket.  One recv is not one message: it may be a part, or several.
 
-    Bytes that came along with what was asked for are kept for the next read; an idle reader
-    keeps none.
+    Bytes received beyond those requested are kept for the next read; an idle reader keeps none.
     """
 
     __slots__ = ("_kept", "_sock")
 
-    def __init__(self, sock: socket) -> None:
+    def __init__(self, sock: AnySocket) -> None:
         self._sock = sock
         self._kept = b""
 
@@ -274,7 +528,7 @@ class Reader:
         """The next ``count`` bytes; up to ``ahead`` more may be fetched in the same call.
 
         Raises :class:`gsocks.errors.Truncated` at the end of the stream, another StreamError if
-        it breaks; :attr:`at_boundary` tells whether that came before the first byte.
+        it breaks; :attr:`at_boundary` is True if that came before the first byte.
         """
         kept = self._kept
         if len(kept) < count:
@@ -303,20 +557,16 @@ class Reader:
 
     @property
     def at_boundary(self) -> bool:
-        """Whether nothing has been read that was not handed out."""
+        """True if every byte that was received has been returned."""
         return not self._kept
 
     def take_rest(self) -> bytes:
-        """What has been read and not been asked for."""
+        """The bytes that were received beyond those requested."""
         rest, self._kept = self._kept, b""
         return rest
 
-    def keep(self, data: Bytes) -> None:
-        """What somebody else has read from the socket, and is to be read next."""
-        self._kept = bytes(data)
 
-
-def send_all(sock: socket, data: bytes) -> None:
+def send_all(sock: AnySocket, data: bytes) -> None:
     """Send all of ``data``; raises StreamError.
 
     Without gevent's ``sendall``, which asks the kernel for SO_SNDBUF each time.
@@ -333,7 +583,7 @@ def send_all(sock: socket, data: bytes) -> None:
 
 
 def receive_into(fd: int, room: memoryview) -> int | None:
-    """Receive what there is; how many bytes, 0 at the end, None: nothing yet.
+    """Receive the bytes that have arrived; how many, 0 at the end, None: none yet.
 
     Never blocks; raises StreamError.
     """
@@ -358,35 +608,52 @@ def send_now(fd: int, data: Bytes) -> int:
         raise stream_failure(error) from None
 
 
-def tune(sock: socket | std_socket.socket) -> None:
-    """What every TCP connection of gsocks wants: no Nagle delay, and dead peers noticed.
+def tune(sock: AnySocket | std_socket.socket) -> None:
+    """Set the options of a TCP connection: no Nagle delay, and dead peers are noticed.
 
-    Of a listening socket: what those that it accepts inherit, which saves six calls for each.
+    On a listening socket: accepted sockets inherit them, which saves six calls for each.
     """
     try:
+        set_option = sock.setsockopt
         for level, option, value in _KEEPALIVE:
-            sock.setsockopt(level, option, value)
+            set_option(level, option, value)
     except OSError as error:
         raise stream_failure(error) from None
 
 
-def reset(sock: socket) -> None:
-    """Close so that the peer sees RST; wakes whoever is blocked on the socket."""
+def reset(sock: AnySocket) -> None:
+    """Close so that the peer sees RST; wakes greenlets that are blocked on the socket."""
     try:
         sock.setsockopt(std_socket.SOL_SOCKET, std_socket.SO_LINGER, _RESET_ON_CLOSE)
     except OSError:
-        pass  # the peer was faster: there is no connection left to reset
+        pass  # the peer has closed first: there is no connection left to reset
     sock.close()
 
 
-def hung_up(sock: socket) -> bool:
-    """Whether the peer has ended its direction or the connection; reads nothing, never blocks."""
+def hung_up(sock: AnySocket) -> bool:
+    """True if the peer has ended its direction or the connection; reads nothing, never blocks."""
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLRDHUP)
     return bool(poll.poll(0))
 
 
-def close_after_reply(sock: socket, seconds: float) -> None:
+def close_with_fin(sock: AnySocket) -> None:
+    """Close so that the peer sees FIN, and no RST before it, whatever it has sent.  Never blocks.
+
+    A close while bytes wait to be read makes the kernel send RST instead of FIN.  Does nothing the
+    second time.
+    """
+    if sock.fileno() < 0:
+        return
+    try:
+        sock.shutdown(std_socket.SHUT_WR)
+        receive_into(sock.fileno(), scratch_of_this_hub().plain)
+    except (OSError, StreamError):
+        pass  # the peer has closed first
+    sock.close()
+
+
+def close_after_reply(sock: AnySocket, seconds: float) -> None:
     """Close so that a last reply arrives.
 
     A close with unread bytes in the receive buffer makes the kernel send RST, which can
@@ -394,15 +661,15 @@ def close_after_reply(sock: socket, seconds: float) -> None:
     for no longer than ``seconds`` (RFC 1928 section 6 allows 10).
     """
     try:
-        gevent.with_timeout(seconds, _end_and_drain, sock, timeout_value=None)
+        call_with_timeout(seconds, _end_and_drain, sock, on_timeout=None)
     finally:
         sock.close()
 
 
-def _end_and_drain(sock: socket) -> None:
+def _end_and_drain(sock: AnySocket) -> None:
     try:
         sock.shutdown(std_socket.SHUT_WR)
         while sock.recv(CHUNK):
-            gevent.sleep(0)  # who never stops sending would stop everybody else
+            give_way()  # a peer that never stops sending must not stop other greenlets
     except OSError:
-        pass  # the peer was faster
+        pass  # the peer has closed first

@@ -10,16 +10,16 @@ direction; then the tunnel is as new and carries the next one.  Anything else cl
 
 from __future__ import annotations
 
+import logging
 import os
 import select
+import socket as std_socket
 import time
-from collections.abc import Callable, Iterator
-from enum import IntEnum
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum, IntEnum
+from typing import ClassVar, NamedTuple, NoReturn, TypeAlias
 
 import gevent
-from gevent.event import Event
-from gevent.socket import socket
 
 from gsocks.address import UNSPECIFIED, Address
 from gsocks.crypto import (
@@ -29,14 +29,17 @@ from gsocks.crypto import (
     Initiator,
     Key,
     KeyRing,
+    Opener,
     Session,
     preferred,
 )
+from gsocks.deadline import call_with_timeout, call_within
 from gsocks.errors import (
     ClientError,
     CommandNotSupported,
     ConnectFailed,
     ExitFailed,
+    FrameTimeout,
     GsocksError,
     ProtocolViolation,
     Stranger,
@@ -46,21 +49,33 @@ from gsocks.errors import (
     Tampered,
     Truncated,
     failure_from_code,
+    stream_failure,
 )
+from gsocks.observe import Trace, no_trace
 from gsocks.replay import ReplayGuard, now_ms
 from gsocks.request import Command, Request
+from gsocks.sock import AnySocket
 from gsocks.stream import (
     CHUNK,
+    NEXT_TURN,
     NOTHING,
+    READABLE,
+    Blocking,
     Bytes,
-    Pollable,
     Reader,
-    Workbench,
+    ScratchBuffers,
+    Wait,
+    close_with_fin,
+    directions,
     receive_into,
     reset,
+    scratch_of_this_hub,
     send_all,
     send_now,
 )
+from gsocks.turns import give_way
+
+log = logging.getLogger("gsocks.tunnel")
 
 HEADER_SIZE = 4
 #: the largest body of a frame
@@ -69,6 +84,13 @@ MAX_BODY = CHUNK
 _READ_AHEAD = 4096
 #: OPEN and OPENED are padded by fewer bytes than this
 PADDING_LIMIT = 128
+#: frames decoded in one step, some tenths of a millisecond: a peer may send frames of a few bytes
+MAX_FRAMES_AT_ONCE = 64
+#: PADs that may follow each other, and PINGs that may come between two streams
+MAX_PADS = 256
+MAX_PINGS = 1024
+#: seconds for a stranger that is sending to stop, once the end of its time was shown to it
+CLOSE_GRACE = 1.0
 
 
 class Frame(IntEnum):
@@ -85,127 +107,411 @@ class Frame(IntEnum):
     PAD = 0x09
 
 
+class TunnelState(str, Enum):
+    """Where a tunnel stands at one end, docs/protocol.md section 5.2."""
+
+    IDLE = "idle"
+    OPENING = "opening"
+    PINGING = "pinging"
+    STREAM = "stream"
+    REFUSED = "refused"
+    CLOSED = "closed"
+
+
+class TunnelEvent(str, Enum):
+    """What moves a tunnel from one state to the next.  CLOSED is reached from every state."""
+
+    OPEN = "OPEN"
+    PING = "PING"
+    PONG = "PONG"
+    #: the last OPENED of a request; a BIND has two
+    OPENED = "OPENED with code 0x00"
+    REFUSED = "OPENED with another code"
+    #: the direction of a client that was refused ends
+    FIN = "FIN"
+    BOTH_FINS = "FIN received and FIN sent"
+
+
+Transitions: TypeAlias = Mapping[tuple[TunnelState, TunnelEvent], TunnelState]
+
+_S, _E = TunnelState, TunnelEvent
+
+CLIENT_TRANSITIONS: Transitions = {
+    (_S.IDLE, _E.OPEN): _S.OPENING,
+    (_S.IDLE, _E.PING): _S.PINGING,
+    (_S.OPENING, _E.OPENED): _S.STREAM,
+    (_S.OPENING, _E.REFUSED): _S.IDLE,
+    (_S.PINGING, _E.PONG): _S.IDLE,
+    (_S.STREAM, _E.BOTH_FINS): _S.IDLE,
+}
+
+SERVER_TRANSITIONS: Transitions = {
+    (_S.IDLE, _E.OPENED): _S.STREAM,
+    (_S.IDLE, _E.REFUSED): _S.REFUSED,
+    (_S.IDLE, _E.PING): _S.IDLE,
+    (_S.REFUSED, _E.FIN): _S.IDLE,
+    (_S.STREAM, _E.BOTH_FINS): _S.IDLE,
+}
+
 _COMMANDS = {int(command): command for command in Command}
 
 
+class Header(NamedTuple):
+    """A frame's type, and the length of its body."""
+
+    kind: int
+    length: int
+
+
+#: stands behind the frames that came whole before one that breaks the tunnel
+BROKEN = Header(-1, 0)
+
+
+class FrameDecoder:
+    """Sealed bytes in, frames out; it receives nothing itself.
+
+    The bytes lie in the scratch buffers, where they are opened from one buffer into the other.
+    Between two calls it keeps what is no whole frame yet.  Nothing may be decoded after an error.
+    """
+
+    __slots__ = ("_due", "_opener", "_pads", "failure", "has_backlog", "kept")
+
+    def __init__(self, opener: Opener, received: bytes = b"") -> None:
+        #: why nothing can be decoded any more, if that showed behind frames that are good
+        self.failure: StreamError | None = None
+        self._opener = opener
+        #: received, and not decoded yet; perhaps too few bytes for a frame
+        self.kept: bytes = received
+        #: whether there may be whole frames in these bytes, which are to be decoded before more
+        #: is received
+        self.has_backlog = bool(received)
+        #: how many PADs came last, one behind the other
+        self._pads = 0
+        #: the header of the frame whose body has not come whole yet
+        self._due: Header | None = None
+
+    @property
+    def between_frames(self) -> bool:
+        """True if no part of a frame has been received."""
+        return not self.kept and self._due is None
+
+    def bulk_room(self, scratch: ScratchBuffers) -> memoryview:
+        """Where the next bytes are to be received: room for the largest frames.
+
+        As many of those as fit: then they end where a read ends, and none is cut that would have
+        to be kept.
+        """
+        overhead = self._opener.overhead
+        end = scratch.room // MAX_BODY * (HEADER_SIZE + MAX_BODY + 2 * overhead)
+        if self._due is not None:
+            end -= HEADER_SIZE + overhead
+        return scratch.sealed[len(self.kept) : end]
+
+    def frame_room(self, scratch: ScratchBuffers) -> memoryview:
+        """The same for one frame, so that little is kept of those behind it."""
+        overhead = self._opener.overhead
+        size = HEADER_SIZE + overhead
+        if self._due is not None:
+            size += self._due.length + overhead
+        return scratch.sealed[len(self.kept) : max(size, _READ_AHEAD)]
+
+    def decode(
+        self, scratch: ScratchBuffers, count: int, joined: int = -1
+    ) -> tuple[int, Header | None]:
+        """Decode ``count`` bytes that have been received into the room.
+
+        The bodies of frames of the type ``joined`` lie in ``scratch.plain`` then, one behind the
+        other: returns how many bytes; and the header of the first frame of another type, whose body
+        lies behind them, and behind which nothing is decoded.  PAD is skipped.  After
+        ``MAX_FRAMES_AT_ONCE`` frames it returns, and :attr:`has_backlog` is True.
+
+        Raises Tampered if a frame is not of the other end's making, ProtocolViolation.  Behind
+        bodies that are good it returns BROKEN first, and keeps the error as :attr:`failure`.
+        """
+        opener, due = self._opener, self._due
+        overhead = opener.overhead
+        head = HEADER_SIZE + overhead
+        plain, sealed = scratch.plain, scratch.sealed
+        start, end = 0, count
+        if kept := self.kept:
+            sealed[: len(kept)] = kept
+            end += len(kept)
+        filled, other = 0, None
+        pads, frames = self._pads, MAX_FRAMES_AT_ONCE
+        self.has_backlog = False
+        try:
+            while other is None:
+                if due is None:
+                    if end - start < head:
+                        break
+                    if not frames:
+                        self.has_backlog = True
+                        break
+                    frames -= 1
+                    opener.open_into(plain[filled:], sealed[start : start + head])
+                    due = _read_header(plain[filled : filled + HEADER_SIZE])
+                    start += head
+                kind, length = due
+                size = length + overhead if length else 0
+                if end - start < size:
+                    break
+                if size:
+                    opener.open_into(plain[filled:], sealed[start : start + size])
+                    start += size
+                if kind == joined and length:
+                    filled += length
+                    pads = 0
+                elif kind != Frame.PAD:
+                    other = due
+                    pads = 0
+                elif pads < MAX_PADS:
+                    pads += 1
+                else:
+                    raise ProtocolViolation(f"more than {MAX_PADS} PADs in a row")
+                due = None
+        except StreamError as error:
+            if not filled:
+                raise
+            self.failure = error
+            return filled, BROKEN
+        self._due = due
+        self._pads = pads
+        if start < end:
+            self.kept = bytes(sealed[start:end])
+            if other is not None:
+                self.has_backlog = True
+        else:
+            self.kept = b""
+        return filled, other
+
+
+def _read_header(header: Bytes) -> Header:
+    kind, length = header[0], int.from_bytes(header[1:], "big")
+    if length > MAX_BODY:
+        raise ProtocolViolation(f"a frame of {length} bytes")
+    return Header(kind, length)
+
+
 class Tunnel:
-    """What both ends share: sealed frames over a socket that it owns."""
+    """What both ends share: sealed frames over a socket that it owns.
+
+    ``received``: bytes that were received behind the key agreement.
+    """
 
     __slots__ = (
-        "_due",
-        "_opener",
-        "_reader",
+        "_answers_due",
+        "_decoder",
+        "_scratch",
         "_sealer",
         "_sock",
         "cipher",
+        "frame_timeout",
         "last_heard",
         "last_used",
+        "state",
+        "trace",
     )
 
-    def __init__(self, sock: socket, session: Session, reader: Reader | None = None) -> None:
-        self._sock: socket | None = sock
-        self._reader = reader or Reader(sock)
+    #: of the end that this is; a tunnel that is only used for its frames has none
+    transitions: ClassVar[Transitions] = {}
+
+    def __init__(self, sock: AnySocket, session: Session, received: bytes = b"") -> None:
+        self._sock: AnySocket | None = sock
         self._sealer = session.sealer
-        self._opener = session.opener
-        #: the header whose body has not come yet
-        self._due: _Header | None = None
+        self._scratch = scratch_of_this_hub()
+        self._decoder = FrameDecoder(session.opener, received)
+        self.state = TunnelState.IDLE
+        #: of the connection that has the tunnel at present
+        self.trace: Trace = no_trace
+        #: how many OPENED the present request is still to have
+        self._answers_due = 0
         self.cipher = session.cipher
+        #: seconds in which a frame that :meth:`receive` waits for has to come whole, once its first
+        #: byte has come, and one of :meth:`send` has to find room; None: its caller has a time for
+        #: all of it
+        self.frame_timeout: float | None = None
         #: monotonic seconds when the last stream ended
         self.last_used = time.monotonic()
         #: monotonic seconds of the last sign of life, a stream's or a ping's
         self.last_heard = self.last_used
 
+    def __repr__(self) -> str:
+        cipher = (self.cipher.name or "").lower()
+        return f"<{type(self).__name__}: {self.state.value}, {cipher}>"
+
     def used(self) -> None:
-        """A stream has just ended."""
+        """Note that a stream has just ended, or was refused."""
         self.last_used = self.last_heard = time.monotonic()
 
+    def stream_ended(self) -> None:
+        """Note that a stream has just ended in both directions: the tunnel can carry another."""
+        self._move(TunnelEvent.BOTH_FINS)
+        self.used()
+
+    def _move(self, event: TunnelEvent) -> None:
+        before = self.state
+        if before is TunnelState.CLOSED or not self.transitions:
+            return
+        self.state = self.transitions[before, event]
+        if log.isEnabledFor(logging.DEBUG):
+            self._log_change(before, event.value)
+
+    def _log_change(self, before: TunnelState, cause: str) -> None:
+        trace = log.debug if self.trace is no_trace else self.trace
+        name, number = type(self).__name__, id(self)
+        trace("%s %x: %s -> %s (%s)", name, number, before.value, self.state.value, cause)
+
+    def _take_socket(self) -> AnySocket | None:
+        """The socket, to close it; None after the first call."""
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            before, self.state = self.state, TunnelState.CLOSED
+            if log.isEnabledFor(logging.DEBUG):
+                self._log_change(before, "closed at this end")
+        return sock
+
+    # --- by a greenlet, between two streams ---------------------------------------------------
+
     def send(self, kind: Frame, body: bytes = b"") -> None:
-        """One frame, header and body in one write.  Raises StreamError."""
-        self._write(self._frame(kind, body))
-
-    def send_frames(self, *frames: tuple[Frame, bytes]) -> None:
-        """Frames that leave together, in one write.  Raises StreamError."""
-        self._write(b"".join([self._frame(kind, body) for kind, body in frames]))
-
-    def _write(self, frames: bytes) -> None:
-        sock = self._socket()
+        """One frame, header and body in one write.  Raises FrameTimeout, another StreamError."""
+        sock, sealed = self._socket(), self._scratch.sealed
+        sealed_bytes = bytes(sealed[: self.seal(self._scratch, kind, body)])
         try:
-            send_all(sock, frames)
+            self._send_all(sock, sealed_bytes)
         except BaseException:
             # A frame cut in two can't be continued, so nothing may follow it; this includes
             # the timeout or the kill of the greenlet that was sending.
             self.abort()
             raise
 
+    def _send_all(self, sock: AnySocket, sealed: bytes) -> None:
+        sent = self.send_some(sock.fileno(), sealed)
+        if sent == len(sealed):
+            return
+        rest, seconds = sealed[sent:], self.frame_timeout
+        if seconds is None:
+            send_all(sock, rest)
+        else:
+            late = FrameTimeout(f"a frame was not taken in {seconds:g} s")
+            call_within(seconds, late, send_all, sock, rest)
+
     def receive(self) -> tuple[int, bytes]:
-        """The next frame's type and body.
+        """Wait for the next frame that is no PAD; its type and body.
 
         Raises Truncated if the connection ends (its authenticated end is FIN, not EOF),
-        Tampered if it is not of the other end's making, ProtocolViolation, another StreamError.
+        Tampered if it is not of the other end's making, ProtocolViolation, FrameTimeout, another
+        StreamError.
         """
-        self._socket()
-        reader, overhead = self._reader, self._opener.overhead
-        kind, length = self._due = self._read_header(
-            self._unseal(reader.exactly(HEADER_SIZE + overhead, _READ_AHEAD))
-        )
-        # the next header is likely to stand right behind the body
-        sealed = reader.exactly(length + overhead, HEADER_SIZE + overhead) if length else b""
-        self._due = None
-        return kind, self._unseal(sealed) if length else b""
+        decoder, scratch, begun = self._decoder, self._scratch, None
+        while True:
+            give_way()
+            count = 0
+            if not decoder.has_backlog:
+                if begun is None and not decoder.between_frames:
+                    begun = time.monotonic()
+                count = self._receive_more(begun)
+            header = self._decode_frame(scratch, count)
+            if header is not None:
+                return header.kind, bytes(scratch.plain[: header.length])
 
-    def receive_nowait(self, expected: Frame, bench: Workbench) -> tuple[int, _Header | None]:
-        """All frames that have come whole, without waiting for more.
-
-        The bodies of those that are ``expected`` lie on the bench then, one behind the other:
-        how many bytes; and the header of the first one that is something else, behind which
-        nothing is read.  Raises as :meth:`receive` does.
-        """
-        opener = self._opener
-        head = HEADER_SIZE + opener.overhead
-        plain, sealed = bench.plain, bench.sealed
-        kept = self._reader.take_rest()
-        end = len(kept)
-        sealed[:end] = kept
-        # as many of the largest frames as fit: then they end where a read ends, and none is cut
-        # that would have to be kept
-        whole = bench.room // MAX_BODY * (head + MAX_BODY + opener.overhead)
-        if self._due is not None:
-            whole -= head
-        count = receive_into(self.fileno(), sealed[end:whole])
-        end += count or 0
-        start, filled, other = 0, 0, None
-        while other is None:
-            if self._due is None:
-                if end - start < head:
-                    break
-                self._unseal_into(plain[filled:], sealed[start : start + head])
-                self._due = self._read_header(plain[filled : filled + HEADER_SIZE])
-                start += head
-            kind, length = self._due
-            size = length + opener.overhead if length else 0
-            if end - start < size:
-                break
-            if size:
-                self._unseal_into(plain[filled:], sealed[start : start + size])
-                start += size
-            if kind == expected and length:
-                filled += length
-            elif kind != Frame.PAD:
-                other = self._due
-            self._due = None
-        if start < end:
-            self._reader.keep(sealed[start:end])
-        if count == 0 and not filled and other is None:
+    def _receive_more(self, begun: float | None) -> int:
+        """Wait for more bytes of a frame that has ``begun`` then, if it has; how many came."""
+        # What is kept is put in front of them afterwards: while this waits, other greenlets use the
+        # buffers.
+        sock, room = self._socket(), self._decoder.frame_room(self._scratch)
+        try:
+            if begun is None or self.frame_timeout is None:
+                count: int = sock.recv_into(room)
+            else:
+                left = begun + self.frame_timeout - time.monotonic()
+                late = FrameTimeout(f"a frame has not come whole in {self.frame_timeout:g} s")
+                count = call_within(max(0.0, left), late, sock.recv_into, room)
+        except OSError as error:
+            raise stream_failure(error) from None
+        if not count:
             raise Truncated("the connection ended early")
+        return count
+
+    # --- by the hub, inside a stream ------------------------------------------------------------
+
+    def receive_nowait(self, scratch: ScratchBuffers, joined: Frame) -> tuple[int, Header | None]:
+        """All frames that have come whole, without waiting for more; see FrameDecoder.decode.
+
+        Raises as :meth:`receive` does.
+        """
+        decoder, count, failure = self._decoder, None, None
+        if not decoder.has_backlog:
+            try:
+                count = self.receive_some(self.fileno(), decoder.bulk_room(scratch))
+            except StreamError as error:
+                failure = error  # behind what has been received before
+        try:
+            filled, other = decoder.decode(scratch, count or 0, joined)
+        except StreamError:
+            # A reader that went on could take a body for a header.
+            self.abort()
+            raise
+        if other is None and (failure is not None or count == 0):
+            failure = failure or Truncated("the connection ended early")
+            if not filled:
+                raise failure
+            decoder.failure, other = failure, BROKEN
         return filled, other
 
-    def send_nowait(self, kind: Frame, body: Bytes, bench: Workbench) -> memoryview:
-        """One frame, or as many as ``body`` needs; what of it could not be sent at once.
+    def receive_frame_nowait(self, scratch: ScratchBuffers) -> Header | None:
+        """The next frame, whose body lies in ``scratch.plain`` then; None: not yet.
 
-        The caller sends that before anything else.  Raises StreamError.
+        Raises as :meth:`receive` does.
         """
-        sealed, sealer = bench.sealed, self._sealer
-        end = 0
+        decoder = self._decoder
+        if decoder.has_backlog:
+            header = self._decode_frame(scratch, 0)
+            if header is not None or decoder.has_backlog:
+                return header
+        count = self.receive_some(self.fileno(), decoder.frame_room(scratch))
+        header = self._decode_frame(scratch, count or 0)
+        if count == 0 and header is None:
+            raise Truncated("the connection ended early")
+        return header
+
+    def _decode_frame(self, scratch: ScratchBuffers, count: int) -> Header | None:
+        try:
+            return self._decoder.decode(scratch, count)[1]
+        except StreamError:
+            self.abort()
+            raise
+
+    def fail(self) -> NoReturn:
+        """Raise what stands behind the frames that were received last."""
+        failure = self._decoder.failure or StreamClosed("the tunnel is closed")
+        if isinstance(failure, (Tampered, ProtocolViolation)):
+            self.abort()
+        raise failure
+
+    def send_nowait(
+        self, scratch: ScratchBuffers, kind: Frame, body: Bytes = b"", behind: int = 0
+    ) -> memoryview:
+        """One frame, or as many as ``body`` needs; returns what of it could not be sent at once.
+
+        The caller sends that before anything else, by :attr:`send_some`.  ``behind``: so many bytes
+        have been sealed already, and leave in the same write.  Raises StreamError.
+        """
+        end = self.seal(scratch, kind, body, behind)
+        sealed = scratch.sealed
+        sent = self.send_some(self.fileno(), sealed[:end])
+        return NOTHING if sent == end else memoryview(bytes(sealed[sent:end]))
+
+    #: how bytes are received and sent without waiting
+    receive_some = staticmethod(receive_into)
+    send_some = staticmethod(send_now)
+
+    def seal(self, scratch: ScratchBuffers, kind: Frame, body: Bytes = b"", behind: int = 0) -> int:
+        """One frame, or as many as ``body`` needs, as they travel.
+
+        They lie in ``scratch.sealed``, where ``behind`` bytes lie already: returns where they end.
+        """
+        sealed, sealer = scratch.sealed, self._sealer
+        end = behind
         for start in range(0, len(body) or 1, MAX_BODY):
             part = body[start : start + MAX_BODY]
             sealer.seal_into(sealed[end:], _header(kind, len(part)))
@@ -213,8 +519,7 @@ class Tunnel:
             if part:
                 sealer.seal_into(sealed[end:], part)
                 end += len(part) + sealer.overhead
-        sent = send_now(self.fileno(), sealed[:end])
-        return NOTHING if sent == end else memoryview(bytes(sealed[sent:end]))
+        return end
 
     def padding(self) -> bytes:
         """What hides how long a name is: zeros, since they are sealed, of a random number."""
@@ -222,24 +527,23 @@ class Tunnel:
 
     def abort(self) -> None:
         """Reset the connection; never raises, does nothing the second time."""
-        sock, self._sock = self._sock, None
+        sock = self._take_socket()
         if sock is not None:
             reset(sock)
 
     def close(self) -> None:
         """Close the connection; never raises, does nothing the second time."""
-        sock, self._sock = self._sock, None
+        sock = self._take_socket()
         if sock is not None:
             sock.close()
 
     def abort_with_reset(self) -> None:
         """Carry a reset through: RESET if it can leave at once, and the connection's end."""
-        sock, self._sock = self._sock, None
+        sock = self._take_socket()
         if sock is None:
             return
         try:
-            sock.settimeout(0.0)
-            sock.send(self._frame(Frame.RESET))
+            os.write(sock.fileno(), self._scratch.sealed[: self.seal(self._scratch, Frame.RESET)])
         except OSError:
             reset(sock)
         else:
@@ -251,13 +555,18 @@ class Tunnel:
 
     @property
     def between_frames(self) -> bool:
-        """Whether no part of a frame has been read."""
-        return self._reader.at_boundary and self._due is None
+        """True if no part of a frame has been received."""
+        return self._decoder.between_frames
+
+    @property
+    def has_backlog(self) -> bool:
+        """True if frames may have come whole that were not decoded yet."""
+        return self._decoder.has_backlog
 
     @property
     def readable(self) -> bool:
-        """Whether something waits to be read: on an idle tunnel, its end."""
-        if self._sock is None or not self._reader.at_boundary:
+        """True if something waits to be received: on an idle tunnel, its end."""
+        if self._sock is None or self._decoder.kept:
             return True
         poll = select.poll()
         poll.register(self._sock.fileno(), select.POLLIN)
@@ -267,109 +576,88 @@ class Tunnel:
         """The descriptor, to watch an idle tunnel."""
         return self._socket().fileno()
 
-    def _socket(self) -> socket:
+    def _socket(self) -> AnySocket:
         if self._sock is None:
             raise StreamClosed("the tunnel is closed")
         return self._sock
-
-    def _unseal(self, sealed: bytes) -> bytes:
-        try:
-            return self._opener.open(sealed)
-        except Tampered:
-            # Whoever read on could be handed a body as a header, so nobody may.
-            self.abort()
-            raise
-
-    def _unseal_into(self, room: memoryview, sealed: memoryview) -> None:
-        try:
-            self._opener.open_into(room, sealed)
-        except Tampered:
-            self.abort()
-            raise
-
-    def _read_header(self, header: Bytes) -> _Header:
-        kind, length = header[0], int.from_bytes(header[1:], "big")
-        if length > MAX_BODY:
-            self.abort()
-            raise ProtocolViolation(f"a frame of {length} bytes")
-        return _Header(kind, length)
-
-    def _frame(self, kind: Frame, body: bytes = b"") -> bytes:
-        header = self._sealer.seal(_header(kind, len(body)))
-        return header + self._sealer.seal(body) if body else header
-
-
-class _Header(NamedTuple):
-    kind: int
-    length: int
 
 
 def _header(kind: Frame, length: int) -> bytes:
     return (kind << 24 | length).to_bytes(HEADER_SIZE, "big")
 
 
-class _Inside:
-    """What is the same for whatever a tunnel carries from OPENED to both FINs.
+class _Inside(Blocking):
+    """What is the same for a stream and for an association, from OPENED to both FINs.
 
     ``ended`` is called once, when it is closed: with True if it had ended in both directions and
     the tunnel can carry the next stream, with False if the tunnel is closed too.
     """
 
-    __slots__ = ("_ended", "_read_ended", "_tunnel", "_write_ended", "_writing")
+    __slots__ = ("_ended", "_read_ended", "_tunnel", "_unsent", "_write_ended")
 
     def __init__(self, tunnel: Tunnel, ended: Callable[[bool], None]) -> None:
+        self._waiting = ()  # see SocketStream
         self._tunnel: Tunnel | None = tunnel
         self._ended = ended
         self._read_ended = False
         self._write_ended = False
-        self._writing = False
+        #: the rest of frames that could not be sent whole
+        self._unsent = NOTHING
 
-    def _receive(self, expected: Frame) -> bytes:
-        """The body of the next frame that carries something; ``b""`` at the end."""
-        tunnel = self._open_tunnel()
-        while not self._read_ended:
-            kind, body = tunnel.receive()
-            if kind == expected and body:
-                return body
-            if kind != Frame.PAD:
-                self._meet(_Header(kind, len(body)))
-        return b""
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        if self._tunnel is None:
+            return f"<{name}: closed>"
+        state = directions(self._read_ended, self._write_ended)
+        return f"<{name}: {state}, {len(self._unsent)} bytes to send, in {self._tunnel!r}>"
 
-    def _meet(self, header: _Header) -> None:
+    def fileno(self) -> int:
+        return self._open_tunnel().fileno()
+
+    @property
+    def has_prefetched(self) -> bool:
+        return not self._open_tunnel().between_frames
+
+    @property
+    def read_wait(self) -> Wait:
+        return NEXT_TURN if self._open_tunnel().has_backlog else READABLE
+
+    def _meet(self, header: Header) -> None:
         """A frame that carries nothing: the end, or its place is not inside a stream."""
         if header == (Frame.FIN, 0):
             self._read_ended = True
+        elif header is BROKEN:
+            self._open_tunnel().fail()
         elif header.kind == Frame.RESET:
             raise StreamReset("reset at the far end of the tunnel")
         else:
             raise ProtocolViolation(f"frame {header.kind:#04x} inside a stream")
 
-    def _send(self, kind: Frame, body: bytes) -> None:
+    def _send(self, kind: Frame, body: Bytes, scratch: ScratchBuffers) -> bool:
         tunnel = self._open_tunnel()
         if self._write_ended:
             raise StreamClosed("this direction has ended")
-        self._writing = True
-        try:
-            tunnel.send(kind, body)
-        finally:
-            self._writing = False
+        self._unsent = rest = tunnel.send_nowait(scratch, kind, body)
+        return not rest
 
-    def write_eof(self) -> None:
+    def write_eof_nowait(self, scratch: ScratchBuffers) -> bool:
         if self._write_ended:
-            return
-        tunnel = self._open_tunnel()
-        self._writing = True
-        try:
-            tunnel.send(Frame.FIN)
-        finally:
-            self._writing = False
+            return True
+        all_sent = self._send(Frame.FIN, b"", scratch)
         self._write_ended = True
+        return all_sent
+
+    def flush_nowait(self, scratch: ScratchBuffers) -> bool:  # noqa: ARG002
+        tunnel, unsent = self._open_tunnel(), self._unsent
+        self._unsent = rest = unsent[tunnel.send_some(tunnel.fileno(), unsent) :] or NOTHING
+        return not rest
 
     def abort(self) -> None:
         tunnel, self._tunnel = self._tunnel, None
         if tunnel is None:
             return
-        if self._writing or self._write_ended:
+        self._wake()
+        if self._unsent or self._write_ended:
             # in the middle of a frame, or behind the FIN, RESET has no place
             tunnel.abort()
         else:
@@ -377,12 +665,13 @@ class _Inside:
         self._ended(False)
 
     def close(self) -> None:
-        if not (self._read_ended and self._write_ended):
+        if not (self._read_ended and self._write_ended) or self._unsent:
             self.abort()
             return
         tunnel, self._tunnel = self._tunnel, None
         if tunnel is not None:
-            tunnel.used()
+            self._wake()
+            tunnel.stream_ended()
             self._ended(True)
 
     def _open_tunnel(self) -> Tunnel:
@@ -391,76 +680,44 @@ class _Inside:
         return self._tunnel
 
 
-class TunnelStream(_Inside, Pollable):
+class TunnelStream(_Inside):
     """One stream inside a tunnel, as a :class:`gsocks.stream.Stream`."""
 
-    __slots__ = ("_behind", "_unsent")
+    __slots__ = ("_behind",)
 
     def __init__(self, tunnel: Tunnel, ended: Callable[[bool], None]) -> None:
         super().__init__(tunnel, ended)
-        #: the rest of a frame, taken by write_nowait
-        self._unsent = NOTHING
-        #: what stood behind the bytes that were read last, and is no more of them
-        self._behind: _Header | None = None
+        #: the frame behind the bytes that were read last, which carries no more of them
+        self._behind: Header | None = None
 
-    def read(self) -> bytes:
-        return self._receive(Frame.DATA)
-
-    def write(self, data: bytes) -> None:
-        if len(data) <= MAX_BODY:
-            if data:
-                self._send(Frame.DATA, data)
-            return
-        for start in range(0, len(data), MAX_BODY):
-            self._send(Frame.DATA, data[start : start + MAX_BODY])
-
-    # --- carried by the hub -----------------------------------------------------------------
-
-    def fileno(self) -> int:
-        return self._open_tunnel().fileno()
-
-    def read_nowait(self, bench: Workbench) -> Bytes | None:
+    def read_nowait(self, scratch: ScratchBuffers) -> Bytes | None:
         tunnel = self._open_tunnel()
         if self._read_ended:
             return b""
         behind, self._behind = self._behind, None
         if behind is None:
-            count, behind = tunnel.receive_nowait(Frame.DATA, bench)
+            count, behind = tunnel.receive_nowait(scratch, Frame.DATA)
             if count:
                 self._behind = behind
-                return bench.plain[:count]
+                return scratch.plain[:count]
             if behind is None:
                 return None
         self._meet(behind)
         return b""
 
     @property
-    def at_hand(self) -> bool:
-        return self._behind is not None
+    def has_buffered(self) -> bool:
+        if self._behind is not None:
+            return True
+        # a tunnel that is closed is noticed by the next read
+        return self._tunnel is not None and not self._read_ended and self._tunnel.has_backlog
 
-    @property
-    def read_ahead(self) -> bool:
-        return not self._open_tunnel().between_frames
-
-    def write_nowait(self, data: Bytes, bench: Workbench) -> bool:
-        return self._sent(self._open_tunnel().send_nowait(Frame.DATA, data, bench))
-
-    def write_eof_nowait(self, bench: Workbench) -> bool:
-        tunnel = self._open_tunnel()
-        self._write_ended = True
-        return self._sent(tunnel.send_nowait(Frame.FIN, b"", bench))
-
-    def flush_nowait(self) -> bool:
-        return self._sent(self._unsent[send_now(self.fileno(), self._unsent) :])
-
-    def _sent(self, rest: memoryview) -> bool:
-        self._writing = bool(rest)
-        self._unsent = rest if rest else NOTHING
-        return not rest
+    def write_nowait(self, data: Bytes, scratch: ScratchBuffers) -> bool:
+        return self._send(Frame.DATA, data, scratch)
 
 
 class TunnelDatagrams(_Inside):
-    """The datagrams of an association inside a tunnel, as a stream of them (gsocks/datagram.py).
+    """The datagrams of an association inside a tunnel, as a stream of them (net/datagram.py).
 
     One that is larger than a frame can't be delivered to a client either, whose datagrams have
     a header in front: it is dropped.
@@ -468,12 +725,24 @@ class TunnelDatagrams(_Inside):
 
     __slots__ = ()
 
-    def read(self) -> bytes:
-        return self._receive(Frame.DATAGRAM)
+    def read_nowait(self, scratch: ScratchBuffers) -> Bytes | None:
+        tunnel = self._open_tunnel()
+        if self._read_ended:
+            return b""
+        header = tunnel.receive_frame_nowait(scratch)
+        if header is None:
+            return None
+        if header.kind == Frame.DATAGRAM and header.length:
+            return scratch.plain[: header.length]
+        self._meet(header)
+        return b""
 
-    def write(self, datagram: bytes) -> None:
-        if len(datagram) <= MAX_BODY:
-            self._send(Frame.DATAGRAM, datagram)
+    @property
+    def has_buffered(self) -> bool:
+        return self._tunnel is not None and not self._read_ended and self._tunnel.has_backlog
+
+    def write_nowait(self, data: Bytes, scratch: ScratchBuffers) -> bool:
+        return len(data) > MAX_BODY or self._send(Frame.DATAGRAM, data, scratch)
 
 
 # --- the client's end -----------------------------------------------------------------------
@@ -483,9 +752,10 @@ class ClientTunnel(Tunnel):
     """A tunnel as its opener holds it: it asks for streams, one after the other."""
 
     __slots__ = ("served",)
+    transitions = CLIENT_TRANSITIONS
 
-    def __init__(self, sock: socket, session: Session, reader: Reader) -> None:
-        super().__init__(sock, session, reader)
+    def __init__(self, sock: AnySocket, session: Session, received: bytes = b"") -> None:
+        super().__init__(sock, session, received)
         #: how many streams it has carried; 0: never used
         self.served = 0
 
@@ -514,14 +784,30 @@ class ClientTunnel(Tunnel):
             self.used()
             raise
 
-    def ask(self, request: Request, *behind: tuple[Frame, bytes]) -> None:
-        """Ask for a stream, with the frames that stand ``behind`` OPEN in the same write.
+    def ask(self, request: Request) -> None:
+        """Ask for a stream; :meth:`answer` returns what came of it.  Raises StreamError."""
+        self.send(Frame.OPEN, self._open_body(request))
 
-        What came of it is :meth:`answer`'s to tell.  Raises StreamError.
-        """
+    def ask_nowait(
+        self, scratch: ScratchBuffers, request: Request, kind: Frame | None, body: Bytes
+    ) -> memoryview:
+        """The same, with a frame behind OPEN in one write; returns as ``send_nowait``."""
+        ours = self._open_body(request)
+        if kind is None:
+            return self.send_nowait(scratch, Frame.OPEN, ours)
+        return self.send_nowait(scratch, kind, body, self.seal(scratch, Frame.OPEN, ours))
+
+    def used(self) -> None:
+        """See :meth:`Tunnel.used`."""
+        super().used()
+        self.trace = no_trace
+
+    def _open_body(self, request: Request) -> bytes:
+        self.trace = request.trace
+        self._move(TunnelEvent.OPEN)
         self.served += 1
-        body = bytes((request.command,)) + request.dest.encode()
-        self.send_frames((Frame.OPEN, body + self.padding()), *behind)
+        self._answers_due = 2 if request.command is Command.BIND else 1
+        return bytes((request.command,)) + request.dest.encode() + self.padding()
 
     def answer(self) -> Address:
         """Wait for the server's answer; returns the bound address.
@@ -529,27 +815,42 @@ class ClientTunnel(Tunnel):
         Raises as :meth:`open` does.  After a refusal this end's direction has not ended, unless
         it had before.
         """
-        code, bound = _decode_opened(self._answer(Frame.OPENED))
-        if code:
-            raise failure_from_code(code, "told by the far end of the tunnel")
+        return self._answered(*self.receive())
+
+    def answer_nowait(self, scratch: ScratchBuffers) -> Address | None:
+        """The same without waiting; None: not yet."""
+        header = self.receive_frame_nowait(scratch)
+        if header is None:
+            return None
+        return self._answered(header.kind, bytes(scratch.plain[: header.length]))
+
+    def _answered(self, kind: int, body: bytes) -> Address:
+        self._expect(Frame.OPENED, kind, body)
+        try:
+            bound = _decode_answer(body)
+        except (ConnectFailed, ClientError):
+            self._move(TunnelEvent.REFUSED)
+            raise
+        self._answers_due -= 1
+        if not self._answers_due:
+            self._move(TunnelEvent.OPENED)
         return bound
 
     def ping(self) -> None:
         """Ask for a sign of life, and wait for it.  Raises StreamError."""
+        self._move(TunnelEvent.PING)
         self.send(Frame.PING)
-        self._answer(Frame.PONG)
+        self._expect(Frame.PONG, *self.receive())
+        self._move(TunnelEvent.PONG)
         self.last_heard = time.monotonic()
 
-    def _answer(self, expected: Frame) -> bytes:
-        kind, body = self.receive()
-        while kind == Frame.PAD:
-            kind, body = self.receive()
+    def _expect(self, expected: Frame, kind: int, body: bytes) -> bytes:
         if kind != expected:
             raise ProtocolViolation(f"frame {kind:#04x} where {expected.name} was due")
         return body
 
 
-def connect_tunnel(sock: socket, key: Key, offered: Cipher) -> ClientTunnel:
+def connect_tunnel(sock: AnySocket, key: Key, offered: Cipher) -> ClientTunnel:
     """Agree on keys over a connected socket, which the tunnel then owns.
 
     Runs under the caller's timeout.  Raises ExitFailed or StreamError; the socket is the
@@ -566,7 +867,7 @@ def connect_tunnel(sock: socket, key: Key, offered: Cipher) -> ClientTunnel:
             "the server closed without an answer: another key, clocks more than 30 s apart,"
             " or no gsocks server at that address"
         ) from None
-    return ClientTunnel(sock, initiator.finish(ephemeral, rest), reader)
+    return ClientTunnel(sock, initiator.finish(ephemeral, rest), reader.take_rest())
 
 
 # --- the server's end -----------------------------------------------------------------------
@@ -575,48 +876,60 @@ def connect_tunnel(sock: socket, key: Key, offered: Cipher) -> ClientTunnel:
 class ServerTunnel(Tunnel):
     """A tunnel as its acceptor holds it: it is asked for streams."""
 
-    __slots__ = ("_refusing", "key", "user")
+    __slots__ = ("key", "user")
+    transitions = SERVER_TRANSITIONS
+    #: see :class:`gsocks.handshake.Answer`
+    protocol = "tunnel"
 
-    def __init__(self, sock: socket, session: Session, reader: Reader, user: str, key: Key) -> None:
-        super().__init__(sock, session, reader)
+    def __init__(self, sock: AnySocket, session: Session, user: str, key: Key) -> None:
+        super().__init__(sock, session)
         #: the key that the other end proved to know, and its name
         self.key = key
         self.user = user
-        #: the last request was refused, and the client's direction has not ended yet
-        self._refusing = False
 
     def accept(self) -> Request | None:
         """The next request; None if the other end closed the tunnel, which it may between two.
 
+        After a refusal :meth:`discard_refused` comes first, here if the caller has not had it.
         Answers pings meanwhile.  Raises StreamError; a ClientError for a command or a
         destination that can't be one, which is then to be answered like any other failure.
         """
+        if self.state is TunnelState.REFUSED:
+            self.discard_refused()
+        pings = 0
         while True:
             try:
                 kind, body = self.receive()
             except (Truncated, StreamReset):
-                if self.between_frames and not self._refusing:
+                if self.between_frames:
                     return None
                 raise
-            if kind == Frame.PAD:
-                continue
-            if self._refusing:
-                self._discard_refused(kind, body)
-            elif kind == Frame.OPEN:
+            if kind == Frame.OPEN:
                 return self._decode_open(body)
-            elif kind == Frame.PING:
-                self.send(Frame.PONG)
-            else:
+            if kind != Frame.PING:
                 raise ProtocolViolation(f"frame {kind:#04x} between two streams")
+            pings += 1
+            if pings > MAX_PINGS:
+                raise ProtocolViolation(f"more than {MAX_PINGS} PINGs between two streams")
+            self.send(Frame.PONG)
+            self._move(TunnelEvent.PING)
+            give_way(at_once=True)  # what costs a peer nothing is done once in each turn
 
-    def _discard_refused(self, kind: int, body: bytes) -> None:
-        """What the client sent before it could know, up to the end of its direction."""
-        if kind == Frame.FIN and not body:
-            self._refusing = False
-        elif kind == Frame.RESET:
-            raise StreamReset("reset at the far end of the tunnel")
-        elif kind != Frame.DATA or not body:
-            raise ProtocolViolation(f"frame {kind:#04x} behind a refused OPEN")
+    def discard_refused(self) -> None:
+        """Discard what the client sent before it could know of a refusal, up to its FIN.
+
+        Raises StreamError.
+        """
+        while True:
+            kind, body = self.receive()
+            if kind == Frame.FIN and not body:
+                self._move(TunnelEvent.FIN)
+                return
+            if kind == Frame.RESET:
+                raise StreamReset("reset at the far end of the tunnel")
+            if kind != Frame.DATA or not body:
+                raise ProtocolViolation(f"frame {kind:#04x} behind a refused OPEN")
+            give_way(at_once=True)
 
     def succeeded(self, bound: Address, via: str = "") -> None:  # noqa: ARG002
         """Answer the request: connected.  Raises StreamError.
@@ -624,14 +937,17 @@ class ServerTunnel(Tunnel):
         Which exit serves it is this end's own business, and has no place in OPENED.
         """
         self.send(Frame.OPENED, bytes((0,)) + bound.encode() + self.padding())
+        self._answers_due -= 1
+        if not self._answers_due:
+            self._move(TunnelEvent.OPENED)
 
     def failed(self, error: GsocksError) -> None:
         """Answer the request: why it was not connected; ends the stream.  Never raises."""
-        self._refusing = True
+        self._move(TunnelEvent.REFUSED)
         try:
             self.send(Frame.OPENED, bytes((error.code,)) + UNSPECIFIED.encode() + self.padding())
         except StreamError:
-            pass  # the tunnel is closed by it, which whoever waits for a request is told
+            pass  # the tunnel is closed by it, which the wait for the next request reports
 
     def _decode_open(self, body: bytes) -> Request:
         take = _Taker(body)
@@ -640,17 +956,24 @@ class ServerTunnel(Tunnel):
         known = _COMMANDS.get(command)
         if known is None:
             raise CommandNotSupported(f"command {command:#04x}")
+        self._answers_due = 2 if known is Command.BIND else 1
         return Request(known, dest, self.user)
 
 
-def accept_tunnel(sock: socket, keys: KeyRing, guard: ReplayGuard, ciphers: Cipher) -> ServerTunnel:
-    """Agree on keys with whoever connected.
+def accept_tunnel(
+    sock: AnySocket, keys: KeyRing, guard: ReplayGuard, ciphers: Cipher
+) -> ServerTunnel:
+    """Agree on keys with the peer that connected.
 
     Runs under the caller's timeout.  Raises Stranger or StreamError; then nothing was sent, and
     the caller goes on as :func:`discard` does.
     """
     reader = Reader(sock)
-    head = reader.exactly(HELLO_HEAD_SIZE)
+    try:
+        head = reader.exactly(HELLO_HEAD_SIZE)
+    except StreamError as error:
+        error.is_routine = reader.at_boundary
+        raise
     read = b""
     for responder in keys.candidates(head):
         read += reader.exactly(responder.rest - len(read))
@@ -665,30 +988,37 @@ def accept_tunnel(sock: socket, keys: KeyRing, guard: ReplayGuard, ciphers: Ciph
             raise Stranger("a hello seen before, or made at another time than this server's")
         message, session = responder.reply(chosen)
         send_all(sock, message)
-        return ServerTunnel(sock, session, reader, responder.name, responder.key)
+        return ServerTunnel(sock, session, responder.name, responder.key)
     raise Stranger("not the hello of a known key")
 
 
-def discard(sock: socket, seconds: float) -> None:
-    """Read on and throw away until the time is over, then close.
+def discard(sock: AnySocket, seconds: float) -> None:
+    """Read on and throw away until the time is over, then end our direction; close a little later.
 
-    Whatever a stranger sent, and even if it ended its direction, it sees the same: nothing,
-    until the same moment.  Probers count bytes and time (shadowsocks-rust#292).
+    Whatever a stranger sent, even if it ended its direction or is sending still, it sees the same:
+    nothing, and at the same moment FIN.  Probers count bytes and time (shadowsocks-rust#292).
+    A connection that is closed while bytes come is reset: so it is read from for ``CLOSE_GRACE``
+    more, or until the stranger has ended its direction too.
     """
+    over = time.monotonic() + seconds
     try:
-        gevent.with_timeout(seconds, _discard_for_ever, sock, timeout_value=None)
-    finally:
-        sock.close()
-
-
-def _discard_for_ever(sock: socket) -> None:
-    try:
-        while sock.recv(CHUNK):
-            # what comes faster than it is read would let nobody else run, nor the time end
-            gevent.sleep(0)
-        Event().wait()
+        ended = call_with_timeout(seconds, _discard_to_end, sock, on_timeout=False)
+        if ended:
+            gevent.sleep(max(0.0, over - time.monotonic()))
+        sock.shutdown(std_socket.SHUT_WR)
+        if not ended:
+            call_with_timeout(CLOSE_GRACE, _discard_to_end, sock, on_timeout=False)
     except OSError:
-        pass  # reset by the stranger itself: nobody is left to be told anything
+        pass  # the peer itself has reset the connection
+    finally:
+        close_with_fin(sock)
+
+
+def _discard_to_end(sock: AnySocket) -> bool:
+    """Read until the peer has ended its direction; returns True then.  Raises OSError."""
+    while sock.recv(CHUNK):
+        give_way()
+    return True
 
 
 def _draw_random_bytes() -> Iterator[int]:
@@ -719,9 +1049,13 @@ class _Taker:
         return self._body[start : self._at]
 
 
-def _decode_opened(body: bytes) -> tuple[int, Address]:
+def _decode_answer(body: bytes) -> Address:
+    """The bound address in an OPENED; raises what a refusal says, or ProtocolViolation."""
     take = _Taker(body)
     try:
-        return take(1)[0], Address.read(take)
+        code, bound = take(1)[0], Address.read(take)
     except ClientError as error:  # it is the far end that named this address
         raise ProtocolViolation(f"a bound address that can't be one: {error}") from None
+    if code:
+        raise failure_from_code(code, "reported by the far end of the tunnel")
+    return bound

@@ -1,4 +1,4 @@
-"""Durations, sizes and rates, as people write them and read them.
+"""Durations, sizes and rates, as a config and log lines have them.
 
 A duration is a float of seconds, a size an int of bytes, a rate a float of bytes per second.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 
-from gsocks.wording import shown
+from gsocks.messages import shown
 
 _SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _BYTES = {
@@ -26,7 +26,7 @@ _BYTES = {
 
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _PLAIN = re.compile(_NUMBER)
-# Each unit once and the larger first: "30m1h" is more likely a slip than a wish.
+# Each unit once and the larger first: "30m1h" is more likely a mistake than meant.
 _DURATION = re.compile("".join(rf"(?:({_NUMBER}){unit})?" for unit in _SECONDS))
 _SIZE = re.compile(rf"({_NUMBER}) ?([A-Za-z]*)")
 
@@ -34,8 +34,8 @@ _SIZE = re.compile(rf"({_NUMBER}) ?([A-Za-z]*)")
 def parse_duration(value: str | float) -> float:
     """Seconds from ``10s``, ``250ms``, ``1h30m``, ``1.5h`` or a bare number of seconds.
 
-    Zero is a duration; nothing negative or infinite is.  Raises ValueError, which says what
-    was expected.
+    Zero is allowed; negative and infinite values are not.  Raises ValueError, which says what was
+    expected.
     """
     text = _text(value)
     if _PLAIN.fullmatch(text):
@@ -71,8 +71,8 @@ def format_duration(seconds: float) -> str:
 def parse_size(value: str | float) -> int:
     """Bytes from ``64KiB`` (1024), ``10MB`` (1000 squared) or a bare number of bytes.
 
-    ``64K`` and ``10Mb`` are refused, because people disagree on what they are.  Raises
-    ValueError, which says what was expected.
+    ``64K`` and ``10Mb`` are refused, because their meaning is ambiguous.  Raises ValueError, which
+    says what was expected.
     """
     match = _SIZE.fullmatch(_text(value))
     unit = _BYTES.get(match[2] or "B") if match else None
@@ -84,7 +84,7 @@ def parse_size(value: str | float) -> int:
 def format_size(size: float) -> str:
     """``64KiB`` or ``1.4MiB``: the largest binary unit that fits, to one decimal."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):
-        # what would round to 1024 of the next smaller unit is one of this
+        # a size that would round to 1024 of the next smaller unit is shown as 1 of this one
         if size >= _BYTES[unit] * (1 - 0.05 / 1024):
             return f"{size / _BYTES[unit]:.1f}".removesuffix(".0") + unit
     return f"{size:.0f}B"
@@ -102,12 +102,12 @@ def parse_rate(value: str | float) -> float:
 
 
 def format_rate(rate: float) -> str:
-    """``1.4MiB/s``: a size for each second."""
+    """``1.4MiB/s``: a size per second."""
     return format_size(rate) + "/s"
 
 
 def _text(value: str | float) -> str:
-    # True is an int to Python, but not a quantity to anybody.
+    # True is an int to Python, but no quantity.
     return "" if isinstance(value, bool) else str(value).strip()
 
 

@@ -4,25 +4,54 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import signal
 from collections.abc import Iterator
+from types import TracebackType
 
 import gevent
+import hypothesis
 import pytest
-from engine import (
-    TOO_LONG,
+
+from gsocks.address import Address
+from gsocks.net.splice import pipes_of_this_hub
+from tests.support import ports
+from tests.support.engine import (
     Ends,
+    MakeLocal,
+    Seen,
     both_ends,
     echo,
     eventually,
     living_greenlets,
+    local_listeners,
     open_descriptors,
     serving,
 )
-from program import web_server
-from real import Certified, Door, Doors, both_doors
+from tests.support.program import web_server
+from tests.support.real import Certified, Listener, Listeners, both_inbounds
+from tests.support.waiting import TOO_LONG
 
-from gsocks.address import Address
-from gsocks.splice import pipes_of_this_hub
+# the same examples each time (other ones are what the fuzzers try), however busy the machine is
+hypothesis.settings.register_profile(
+    "gsocks",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("gsocks")
+
+
+def pytest_configure() -> None:
+    """Give SIGINT its default back.
+
+    A shell starts a background job with SIGINT ignored, Python leaves that as it is, and every
+    process started by a test would inherit it: Ctrl-C could not end any of them.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_runtest_logfinish() -> None:
+    ports.release()
 
 
 @pytest.fixture
@@ -43,13 +72,18 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     hub = gevent.get_hub()
     report = hub.handle_error
 
-    def note(context: object, kind: type[BaseException], *rest: object) -> None:
+    def note(
+        context: object,
+        kind: type[BaseException],
+        value: BaseException | str | None,
+        trace: TracebackType | None,
+    ) -> None:
         if not issubclass(kind, hub.NOT_ERROR):
-            faults.append((context, kind, rest[0]))
-        report(context, kind, *rest)
+            faults.append((context, kind, value))
+        report(context, kind, value, trace)
 
     monkeypatch.setattr(hub, "handle_error", note)
-    pipes_of_this_hub().close()  # which it may keep, for whoever comes next
+    pipes_of_this_hub().close()  # which it may keep for the next connections
     descriptors = open_descriptors()
     gc.freeze()  # the collector sees only what is made from here on, which is quick, too
     try:
@@ -69,6 +103,18 @@ def echo_server() -> Iterator[Address]:
 
 
 @pytest.fixture
+def seen() -> Seen:
+    return Seen()
+
+
+@pytest.fixture
+def make_local(seen: Seen) -> Iterator[MakeLocal]:
+    """Starts local listeners, whose records ``seen`` has; they stop when the test is over."""
+    with local_listeners(seen) as make:
+        yield make
+
+
+@pytest.fixture
 def ends() -> Iterator[Ends]:
     """A local end and a server, connected, that stop when the test is over."""
     with both_ends() as running:
@@ -76,16 +122,16 @@ def ends() -> Iterator[Ends]:
 
 
 @pytest.fixture(scope="session")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+def inbounds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Listeners]:
     """Programs for real clients to use; see real.py."""
-    with both_doors(tmp_path_factory.mktemp("doors")) as running:
+    with both_inbounds(tmp_path_factory.mktemp("inbounds")) as running:
         yield running
 
 
 @pytest.fixture(params=["open", "guarded"])
-def door(request: pytest.FixtureRequest, doors: Doors) -> Door:
+def inbound(request: pytest.FixtureRequest, inbounds: Listeners) -> Listener:
     """Each of the two in turn."""
-    return doors.open if request.param == "open" else doors.guarded
+    return inbounds.open if request.param == "open" else inbounds.guarded
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The admin's door: what it tells of the exits, and what it does to them."""
+"""The admin API: its queries about exits, and its commands."""
 
 from __future__ import annotations
 
@@ -8,35 +8,40 @@ import os
 import socket as std_socket
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
 import gevent
 import pytest
-from engine import Seen, connect, free_port, read_to_end, running_door, through
+from gevent.event import Event
 from prometheus_client.parser import text_string_to_metric_families as families
 
+from gsocks.access.rules import ALLOW_ALL
 from gsocks.address import Address
-from gsocks.admin import listener, metrics
-from gsocks.admin.app import LARGEST_BODY, App
-from gsocks.admin.crew import Crew
-from gsocks.admin.listener import AdminServer
-from gsocks.admin.panel import Panel
-from gsocks.admin.snapshot import merged
-from gsocks.admin.tally import MOST_OUTCOMES, Tally
+from gsocks.admin import metrics, server
+from gsocks.admin.app import MAX_BODY, App
+from gsocks.admin.commands import Commands
+from gsocks.admin.counters import MAX_OUTCOMES, ConnectionCounters
+from gsocks.admin.peers import Peers
+from gsocks.admin.server import AdminServer
+from gsocks.admin.snapshot import from_lines, merged, to_lines
 from gsocks.admin.token import read_or_make_token
-from gsocks.dial import Dialer, Resolver
 from gsocks.errors import ConfigError
 from gsocks.exits.direct import DirectExit
-from gsocks.listen import listen_at_path
 from gsocks.local import LocalServer
+from gsocks.loop_lag import BUCKETS, LoopLag
+from gsocks.net.dial import Dialer
+from gsocks.net.listen import listen_at_path
+from gsocks.net.resolve import Resolver
 from gsocks.observe import NullObserver, Record
-from gsocks.request import Command, Request
+from gsocks.request import ANY, Command, ExitSelector, Request
+from gsocks.rotation.group import ExitGroup
 from gsocks.rotation.roster import Offer
-from gsocks.rules import ALLOW_ALL
-from gsocks.ways_out import WaysOut
-from gsocks.wish import ANY, Wish
+from tests.support.engine import Seen, connect, eventually, read_to_end, running_inbound, through
+from tests.support.ports import free_port
+from tests.support.turns import turns_of_others
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
@@ -58,14 +63,15 @@ class Answer(NamedTuple):
 
 
 class Desk:
-    """A door with exits, and the admin's beside it."""
+    """A listener with exits, and the admin API beside it."""
 
     def __init__(self, *offers: Offer, others: tuple[Path, ...] = ()) -> None:
-        self.tally = Tally(Seen())
-        self.ways = WaysOut(offers, ALLOW_ALL, random=Random(1))
-        self.door = LocalServer(("127.0.0.1", 0), self.ways, observer=self.tally)
-        self.panel = Panel([self.door], {"local": self.ways}, self.tally)
-        self.server = AdminServer(("127.0.0.1", 0), App(self.panel, Crew(others), TOKEN))
+        self.counters = ConnectionCounters(Seen())
+        self.ways = ExitGroup(offers, ALLOW_ALL, random=Random(1))
+        self.inbound = LocalServer(("127.0.0.1", 0), self.ways, observer=self.counters)
+        self.lag = LoopLag(lambda _: None)
+        self.commands = Commands([self.inbound], {"local": self.ways}, self.counters, self.lag)
+        self.server = AdminServer(("127.0.0.1", 0), App(self.commands, Peers(others), TOKEN))
 
     def raw(self, data: bytes) -> Answer:
         with connect(self.server.bound) as sock:
@@ -91,9 +97,10 @@ class Desk:
     def post(self, target: str, body: object = None) -> Answer:
         return self.ask("POST", target, body)
 
-    def used(self, wish: Wish = ANY, dest: Address | None = None) -> str:
-        request = Request(Command.CONNECT, dest or self.server.bound, wish=wish)
+    def used(self, selector: ExitSelector = ANY, dest: Address | None = None) -> str:
+        request = Request(Command.CONNECT, dest or self.server.bound, selector=selector)
         way = self.ways.connect(request, lambda _: None)
+        way.answered()
         way.stream.abort()
         way.release()
         return way.name
@@ -101,7 +108,7 @@ class Desk:
 
 def open_desk(*offers: Offer, **options: Any) -> Iterator[Desk]:
     desk = Desk(*(offers or (direct("a", country="de", tags=("x",)), direct("b"))), **options)
-    with running_door(desk.door):
+    with running_inbound(desk.inbound):
         desk.server.start()
         yield desk
         desk.server.stop(0)
@@ -117,34 +124,46 @@ def desk() -> Iterator[Desk]:
 
 @pytest.mark.parametrize("token", ["", "x", TOKEN[:-1], TOKEN + "x", "\u00e9" * 26])
 @pytest.mark.parametrize("target", ["/exits", "/metrics", "/nothing", "/own/snapshot"])
-def test_without_the_token_nothing_is_told(desk: Desk, token: str, target: str) -> None:
+def test_without_the_token_a_query_is_refused(desk: Desk, token: str, target: str) -> None:
     answer = desk.ask("GET", target, token=token)
     assert answer.status == 401
     assert answer.fields["WWW-Authenticate"] == 'Bearer realm="gsocks"'
     assert answer.said == {"error": "expected Authorization: Bearer TOKEN"}
 
 
-def test_without_the_token_nothing_is_done(desk: Desk) -> None:
+def test_without_the_token_a_command_is_refused(desk: Desk) -> None:
     answer = desk.ask("POST", "/exits/a/drain", token="x")
     assert answer.status == 401
     assert [each["state"] for each in desk.get("/exits")] == ["unproven", "unproven"]
 
 
-def test_what_is_for_the_other_workers_is_not_told_to_the_admin(desk: Desk) -> None:
+@pytest.mark.parametrize("line", [b"\x05\x01\x00 secret\r\n", b"GET / HTTP/9.9\r\n", b"%s\r\n"])
+def test_what_is_no_http_is_logged_by_its_client_alone(
+    desk: Desk, line: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), connect(desk.server.bound) as sock:
+        sock.sendall(line + b"\r\n")
+        assert read_to_end(sock).startswith(b"HTTP/1.1 400 ")
+        host, port = sock.getsockname()
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"invalid HTTP request from {host}:{port}"]
+
+
+def test_the_paths_for_other_workers_are_not_served_at_the_admins_address(desk: Desk) -> None:
     assert desk.ask("GET", "/own/snapshot").status == 404
 
 
 # --- what it tells ----------------------------------------------------------------------------
 
 
-def test_the_exits_are_listed_with_what_they_did(desk: Desk, echo_server: Address) -> None:
-    desk.used(Wish(exit="a"))
+def test_the_exits_are_listed_with_their_counts(desk: Desk, echo_server: Address) -> None:
+    desk.used(ExitSelector(exit="a"))
     a, b = desk.get("/exits")
     assert (a["name"], a["label"], a["section"]) == ("a", "direct a", "local")
     assert (a["country"], a["tags"], a["state"]) == ("de", ["x"], "ok")
     assert (a["connected"], a["failed"], a["open"], a["back_in"]) == (1, 0, 0, 0.0)
     assert 0 < a["connect_seconds"] < 10
-    assert (b["state"], b["connected"], b["connect_seconds"]) == ("unproven", 0, 0)
+    assert (b["state"], b["connected"], b["connect_seconds"]) == ("unproven", 0, None)
 
 
 def test_the_exits_can_be_filtered(desk: Desk) -> None:
@@ -158,34 +177,45 @@ def test_the_exits_can_be_filtered(desk: Desk) -> None:
     assert (answer.status, answer.said) == (400, {"error": "no such filter: colour"})
 
 
+def test_a_snapshot_may_have_the_exits_that_are_not_used_and_the_busiest_alone() -> None:
+    for desk in open_desk(*(direct(f"e{number}") for number in range(100))):
+        desk.post("/exits/e40/ban", {"seconds": 60})
+        assert desk.used(ExitSelector(exit="e70")) == "e70"
+        taken = desk.commands.snapshot(most=3)
+        assert [each["name"] for each in taken["exits"][:2]] == ["e40", "e70"]
+        assert len(taken["exits"]) == 3
+        assert taken["exit_counts"] == {"local": 100}
+        assert len(desk.commands.snapshot()["exits"]) == 100
+
+
 def test_the_status_counts_connections_and_how_they_ended(desk: Desk, echo_server: Address) -> None:
-    with through(desk.door.bound, echo_server) as sock:
-        door = desk.get("/status")["doors"]["local"]
-        assert door["connections"] == 1
-        assert door["listen"] == [str(desk.door.bound)]
+    with through(desk.inbound.bound, echo_server) as sock:
+        inbound = desk.get("/status")["inbounds"]["local"]
+        assert inbound["connections"] == 1
+        assert inbound["listen"] == [str(desk.inbound.bound)]
         sock.sendall(b"hello")
         sock.shutdown(std_socket.SHUT_WR)
         assert read_to_end(sock) == b"hello"
-    desk.tally._then.next()  # type: ignore[attr-defined]
-    door = desk.get("/status")["doors"]["local"]
-    assert (door["outcomes"], door["up"], door["down"]) == ({"ok": 1}, 5, 5)
+    desk.counters._then.next()  # type: ignore[attr-defined]
+    inbound = desk.get("/status")["inbounds"]["local"]
+    assert (inbound["outcomes"], inbound["up"], inbound["down"]) == ({"ok": 1}, 5, 5)
 
 
 def test_the_sessions_are_listed_with_their_exits(desk: Desk) -> None:
     for session in ("one", "two"):
-        desk.used(Wish(session=session))
+        desk.used(ExitSelector(session=session))
     sessions = desk.get("/sessions")
     assert [each["session"] for each in sessions] == ["two", "one"]
     assert {each["exit"] for each in sessions} <= {"a", "b"}
     assert sessions[0]["user"] is None
-    assert len(desk.get("/sessions?most=1")) == 1
-    assert desk.ask("GET", "/sessions?most=many").status == 400
+    assert len(desk.get("/sessions?limit=1")) == 1
+    assert desk.ask("GET", "/sessions?limit=many").status == 400
     assert desk.get("/status")["sessions"] == {"local": 2}
 
 
 def test_metrics_are_what_prometheus_reads(desk: Desk) -> None:
-    desk.used(Wish(exit="a", session="s"))
-    desk.tally.ended(Record("local", "127.0.0.1:1"))
+    desk.used(ExitSelector(exit="a", session="s"))
+    desk.counters.ended(Record("local", "127.0.0.1:1"))
     answer = desk.ask("GET", "/metrics")
     assert answer.fields["Content-Type"] == metrics.CONTENT_TYPE
     told = {
@@ -197,34 +227,70 @@ def test_metrics_are_what_prometheus_reads(desk: Desk) -> None:
     assert told["gsocks_exit_connects_total", a] == 1
     assert told["gsocks_exit_usable", a] == 1
     assert told["gsocks_exits", (("section", "local"), ("state", "ok"))] == 1
-    assert told["gsocks_requests_total", (("door", "local"), ("outcome", ""))] == 1
+    assert told["gsocks_requests_total", (("inbound", "local"), ("outcome", ""))] == 1
     assert told["gsocks_sessions", (("section", "local"),)] == 1
     assert told["gsocks_workers", ()] == 1
 
 
+def test_metrics_of_many_exits_are_written_in_turns(desk: Desk) -> None:
+    snapshot = desk.commands.snapshot()
+    some = {**snapshot["exits"][0], "state": "ok", "connect_seconds": 0.1}
+    snapshot["exits"] = [{**some, "name": f"exit-{number}"} for number in range(1000)]
+    with turns_of_others() as turns:
+        text = metrics.exposition(snapshot)
+    # one between each two exits as they are counted, and between each two lines
+    assert turns.count > 1000 + text.count(b"exit-")
+
+
+def test_the_turns_of_the_loops_are_shown(peers: tuple[Desk, Desk]) -> None:
+    desk, other = peers
+    for each in peers:
+        each.lag.start()
+    for _ in range(3):
+        gevent.sleep(1e-6)
+    for each in peers:
+        each.lag.stop()
+    turns = desk.lag.counts()[-1] + other.lag.counts()[-1]
+    assert turns > 0
+    loop = desk.get("/status")["loop"]
+    assert loop["turns"] == turns
+    assert loop["p50"] <= loop["p99"] <= loop["p99.9"]
+    family = next(
+        each
+        for each in families(desk.ask("GET", "/metrics").body.decode())
+        if each.name == "gsocks_loop_lag_seconds"
+    )
+    assert family.type == "histogram"
+    buckets = [each for each in family.samples if each.name.endswith("_bucket")]
+    assert [float(each.labels["le"]) for each in buckets] == [*BUCKETS, float("inf")]
+    assert buckets[-1].value == turns
+    (total,) = (each.value for each in family.samples if each.name.endswith("_sum"))
+    assert total == pytest.approx(desk.lag.seconds + other.lag.seconds)
+
+
 def test_thousands_of_exits_don_t_make_thousands_of_series() -> None:
     for desk in open_desk(*(direct(f"e{number}") for number in range(2000))):
-        desk.used(Wish(exit="e1999"))
+        desk.used(ExitSelector(exit="e1999"))
         text = desk.ask("GET", "/metrics").body.decode()
-    assert text.count("gsocks_exit_usable{") == metrics.MOST_EXITS
+    assert text.count("gsocks_exit_usable{") == metrics.MAX_EXITS
     assert 'gsocks_exit_connects_total{exit="other",section="local"} 1.0' in text
 
 
 def test_outcomes_that_never_end_are_counted_together() -> None:
-    tally = Tally(NullObserver())
-    for number in range(2 * MOST_OUTCOMES):
+    counters = ConnectionCounters(NullObserver())
+    for number in range(2 * MAX_OUTCOMES):
         record = Record("local", "x")
         record.outcome = f"word{number}"
-        tally.ended(record)
-    outcomes = tally.doors["local"].outcomes
-    assert len(outcomes) == MOST_OUTCOMES + 1
-    assert outcomes["other"] == MOST_OUTCOMES
+        counters.ended(record)
+    outcomes = counters.inbounds["local"].outcomes
+    assert len(outcomes) == MAX_OUTCOMES + 1
+    assert outcomes["other"] == MAX_OUTCOMES
 
 
 # --- what it does -----------------------------------------------------------------------------
 
 
-def test_a_banned_exit_is_left_alone_until_it_is_unbanned(desk: Desk) -> None:
+def test_a_banned_exit_gets_no_request_until_it_is_unbanned(desk: Desk) -> None:
     assert desk.post("/exits/a/ban", {"seconds": 600}).said == {"done": True}
     a = desk.get("/exits/a")
     assert a["state"] == "banned"
@@ -246,7 +312,7 @@ def test_an_exit_banned_for_a_domain_serves_the_others(desk: Desk) -> None:
     assert desk.get("/exits/a")["domains"] == []
 
 
-def test_a_drained_exit_is_asked_nothing_until_it_is_in_use_again(desk: Desk) -> None:
+def test_a_draining_exit_gets_no_request_until_it_is_undrained(desk: Desk) -> None:
     desk.post("/exits/a/drain")
     assert desk.get("/exits/a")["state"] == "draining"
     assert {desk.used() for _ in range(4)} == {"b"}
@@ -254,7 +320,7 @@ def test_a_drained_exit_is_asked_nothing_until_it_is_in_use_again(desk: Desk) ->
     assert {desk.used() for _ in range(4)} == {"a", "b"}
 
 
-def test_three_bad_reports_put_an_exit_out_for_a_domain(desk: Desk) -> None:
+def test_three_bad_reports_eject_an_exit_for_a_domain(desk: Desk) -> None:
     for _ in range(3):
         said = {"domain": "127.0.0.1", "ok": False, "reason": "captcha"}
         assert desk.post("/exits/a/report", said).status == 200
@@ -264,21 +330,21 @@ def test_three_bad_reports_put_an_exit_out_for_a_domain(desk: Desk) -> None:
 
 
 def test_a_session_is_rotated_now(desk: Desk) -> None:
-    wish = Wish(session="cart")
-    home = desk.used(wish)
+    selector = ExitSelector(session="cart")
+    home = desk.used(selector)
     assert desk.post("/sessions/rotate", {"session": "cart"}).status == 200
-    assert desk.used(wish) != home
+    assert desk.used(selector) != home
 
 
 def test_a_report_may_name_a_session_instead_of_its_exit(desk: Desk) -> None:
-    wish = Wish(session="cart")
-    home = desk.used(wish)
+    selector = ExitSelector(session="cart")
+    home = desk.used(selector)
     said = {"session": "cart", "domain": "127.0.0.1", "ok": False}
     for _ in range(3):
         desk.post("/sessions/report", said)
-    assert desk.get(f"/exits/{home}")["domains"][0]["state"] == "out"
-    answer = desk.post("/sessions/report", {**said, "session": "nobodys"})
-    assert (answer.status, answer.said) == (404, {"error": "no session 'nobodys' has an exit"})
+    assert desk.get(f"/exits/{home}")["domains"][0]["state"] == "ejected"
+    answer = desk.post("/sessions/report", {**said, "session": "unused"})
+    assert (answer.status, answer.said) == (404, {"error": "session 'unused' has no exit"})
 
 
 @pytest.mark.parametrize(
@@ -298,7 +364,7 @@ def test_a_report_may_name_a_session_instead_of_its_exit(desk: Desk) -> None:
         ("/sessions/rotate", {"session": ""}, 400, "length >= 1"),
     ],
 )
-def test_what_can_not_be_done_is_told(
+def test_a_bad_command_is_answered_with_its_error(
     desk: Desk, target: str, body: object, status: int, error: str
 ) -> None:
     answer = desk.post(target, body)
@@ -307,7 +373,7 @@ def test_what_can_not_be_done_is_told(
 
 
 def test_a_body_without_end_is_not_read(desk: Desk) -> None:
-    assert desk.post("/exits/a/ban", b" " * (LARGEST_BODY + 1)).status == 413
+    assert desk.post("/exits/a/ban", b" " * (MAX_BODY + 1)).status == 413
     head = b"POST /exits/a/ban HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
     chunked = b"\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n"
     assert desk.raw(head + TOKEN.encode() + chunked).status == 400
@@ -325,14 +391,66 @@ def test_a_body_in_chunks_is_read_like_any_other(desk: Desk) -> None:
     desk.post("/exits/a/ban", {"seconds": 60})
     assert told("unban", b'{"domain": "shop.example"}') == 200
     assert desk.get("/exits/a")["state"] == "banned"  # for the domain alone it was lifted
-    assert told("unban", b" " * (LARGEST_BODY + 1)) == 413
+    assert told("unban", b" " * (MAX_BODY + 1)) == 413
     assert desk.get("/exits/a")["state"] == "banned"
 
 
 @pytest.mark.parametrize("most", ["%C2%B2", "-1", "9" * 5000, ""])
-def test_a_number_that_is_none_is_told(desk: Desk, most: str) -> None:
-    answer = desk.ask("GET", f"/sessions?most={most}")
+def test_a_limit_that_is_no_number_is_refused(desk: Desk, most: str) -> None:
+    answer = desk.ask("GET", f"/sessions?limit={most}")
     assert answer.status == (400 if most else 200)
+
+
+# --- clients without the token ----------------------------------------------------------------
+
+
+@pytest.fixture
+def few_strangers(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(server, "MAX_STRANGERS", 3)
+    return 3
+
+
+def test_clients_that_do_not_show_the_token_can_t_occupy_the_admin(
+    few_strangers: int, desk: Desk
+) -> None:
+    with ExitStack() as closing:
+        silent = [
+            closing.enter_context(connect(desk.server.bound))
+            for _ in range(server.MAX_CONNECTIONS + 10 * few_strangers)
+        ]
+        assert desk.get("/status")["workers"] == 1
+        assert silent[0].recv(1) == b""  # the oldest had to go
+        assert len(desk.server.strangers) == few_strangers - 1  # and one for the request
+    eventually(lambda: not desk.server.strangers)
+
+
+def test_a_client_with_the_token_keeps_its_connection_while_others_come(
+    few_strangers: int, desk: Desk
+) -> None:
+    request = f"GET /status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+    with connect(desk.server.bound) as sock, ExitStack() as closing:
+        sock.sendall(f"{request}\r\n".encode())
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+        for _ in range(10 * few_strangers):
+            closing.enter_context(connect(desk.server.bound))
+        sock.sendall(f"{request}Connection: close\r\n\r\n".encode())
+        assert b"HTTP/1.1 200 " in read_to_end(sock)
+
+
+def test_a_client_without_the_token_has_one_request(desk: Desk) -> None:
+    answer = desk.raw(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n" * 2)  # until the end
+    assert answer.status == 401
+    assert answer.fields["Connection"] == "close"
+    assert answer.body.count(b"HTTP/1.1") == 0
+
+
+def test_a_client_without_the_token_has_so_much_time(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "STRANGER_SECONDS", 0.05)
+    with connect(desk.server.bound) as sock:
+        sock.sendall(b"GET /sta")
+        assert read_to_end(sock) == b""
 
 
 _SLOW = {
@@ -341,21 +459,21 @@ _SLOW = {
     "stops in its head": b"GET /status HTTP/1.1\r\nHost: x\r\nAuthor",
     "stops in its body": b"POST /exits/a/ban HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
     b"Authorization: Bearer " + TOKEN.encode() + b"\r\n\r\n{",
-    "stops in a body that nobody wants": b"POST /x HTTP/1.1\r\nHost: x\r\n"
+    "stops in an unwanted body": b"POST /x HTTP/1.1\r\nHost: x\r\n"
     b"Content-Length: 999999999999\r\n\r\n{",
 }
 
 
-@pytest.mark.parametrize("patience", ["PATIENCE", "LONGEST"])
+@pytest.mark.parametrize("patience", ["IO_TIMEOUT", "MAX_REQUEST_SECONDS"])
 @pytest.mark.parametrize("said", _SLOW.values(), ids=_SLOW)
-def test_whoever_is_slow_is_left_without_a_word_in_the_log(
+def test_a_slow_client_is_disconnected_without_a_line_in_the_log(
     desk: Desk,
     said: bytes,
     patience: str,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(listener, patience, 0.05)
+    monkeypatch.setattr(server, patience, 0.05)
     with connect(desk.server.bound) as sock:
         sock.sendall(said)
         read_to_end(sock)
@@ -365,7 +483,7 @@ def test_whoever_is_slow_is_left_without_a_word_in_the_log(
 
 @pytest.mark.parametrize("how", ["ends", "resets"])
 @pytest.mark.parametrize("said", _SLOW.values(), ids=_SLOW)
-def test_whoever_goes_before_all_is_said_leaves_no_word_in_the_log(
+def test_a_client_that_disconnects_early_leaves_no_line_in_the_log(
     desk: Desk, said: bytes, how: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with connect(desk.server.bound) as sock:
@@ -382,15 +500,15 @@ def test_whoever_goes_before_all_is_said_leaves_no_word_in_the_log(
 
 @pytest.mark.parametrize("end", [b"", b"Content-Length: 99999\r\n\r\n"])
 @pytest.mark.parametrize("token", [b"", b"Authorization: Bearer " + TOKEN.encode() + b"\r\n"])
-def test_whoever_goes_on_byte_by_byte_is_left_too(
+def test_a_client_that_sends_byte_by_byte_is_disconnected_too(
     desk: Desk, token: bytes, end: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener, "LONGEST", 0.1)
+    monkeypatch.setattr(server, "MAX_REQUEST_SECONDS", 0.1)
     with connect(desk.server.bound) as sock, pytest.raises(OSError, match=r"reset|pipe"):
         sock.sendall(b"POST /exits/a/drain HTTP/1.1\r\n" + token + end)
         for _ in range(500):
             sock.sendall(b"x")
-            gevent.sleep(0.01)
+            gevent.sleep(0.01)  # as a slow client does
     assert desk.get("/exits/a")["state"] == "unproven"
 
 
@@ -399,7 +517,7 @@ def test_other_methods_are_refused(desk: Desk, method: str) -> None:
     assert desk.ask(method, "/exits").status == 405
 
 
-def test_head_tells_what_get_would_without_saying_it(desk: Desk) -> None:
+def test_head_has_the_fields_of_get_and_no_body(desk: Desk) -> None:
     answer = desk.ask("HEAD", "/status")
     assert (answer.status, answer.body) == (200, b"")
 
@@ -414,47 +532,90 @@ def test_a_name_may_need_escaping() -> None:
 
 
 @pytest.fixture
-def crew(tmp_path: Path) -> Iterator[tuple[Desk, Desk]]:
+def peers(tmp_path: Path) -> Iterator[tuple[Desk, Desk]]:
     """Two workers; the admin speaks to the first one, which knows where the second one is."""
     meeting = tmp_path / "1.sock"
     for second in open_desk(direct("a"), direct("b")):
-        own = AdminServer(listen_at_path(meeting), App(second.panel, Crew(), None))
+        own = AdminServer(listen_at_path(meeting), App(second.commands, Peers(), None))
         own.start()
         for first in open_desk(direct("a"), direct("b"), others=(meeting, tmp_path / "gone")):
             yield first, second
         own.stop(0)
 
 
-def test_what_workers_know_is_told_as_one(crew: tuple[Desk, Desk]) -> None:
-    first, second = crew
-    first.used(Wish(exit="a", session="s1"))
+def test_the_state_of_several_workers_is_merged(peers: tuple[Desk, Desk]) -> None:
+    first, second = peers
+    first.used(ExitSelector(exit="a", session="s1"))
     first.ways.sessions._sessions["", "s1"].last -= 5.0
-    second.used(Wish(exit="a", session="s2"))
-    second.used(Wish(exit="b", session="s1"))
+    second.used(ExitSelector(exit="a", session="s2"))
+    second.used(ExitSelector(exit="b", session="s1"))
     second.ways.ban("b", 60.0)
     a, b = first.get("/exits")
     assert (a["connected"], b["connected"]) == (2, 1)
     assert (a["state"], b["state"]) == ("ok", "banned")
     assert 50 < b["back_in"] <= 60
+    assert first.get("/exits/b")["connected"] == 1
     status = first.get("/status")
     assert status["workers"] == 2
-    assert len(status["doors"]["local"]["listen"]) == 1
+    assert len(status["inbounds"]["local"]["listen"]) == 1
     assert [(each["session"], each["exit"]) for each in first.get("/sessions")] == [
         ("s1", "b"),
         ("s2", "a"),
     ]
 
 
-def test_a_command_is_for_all_workers(crew: tuple[Desk, Desk]) -> None:
-    first, second = crew
+def test_an_exit_that_one_worker_has_not_used_yet_is_what_the_others_know(
+    peers: tuple[Desk, Desk],
+) -> None:
+    first, second = peers
+    second.used(ExitSelector(exit="a"))
+    for desk in (first, second):
+        a, b = desk.get("/exits")
+        assert (a["state"], b["state"]) == ("ok", "unproven")
+        assert a["connect_seconds"] > 0
+        assert b["connect_seconds"] is None
+
+
+def test_a_command_is_for_all_workers(peers: tuple[Desk, Desk]) -> None:
+    first, second = peers
     first.post("/exits/a/drain")
-    assert {desk.used() for desk in crew for _ in range(3)} == {"b"}
-    home = second.used(Wish(session="far"))
+    assert {desk.used() for desk in peers for _ in range(3)} == {"b"}
+    home = second.used(ExitSelector(session="far"))
     said = {"session": "far", "domain": "127.0.0.1", "ok": False}
     assert first.post("/sessions/report", said).status == 200  # known to the other one alone
     assert second.ways.roster.domains.listed(0.0)
     assert home == "b"
     assert first.post("/exits/x/drain").status == 404
+
+
+def test_a_snapshot_is_the_same_for_another_worker(desk: Desk) -> None:
+    desk.ways.ban("a", 60.0, "shop.example")
+    taken = desk.commands.snapshot()
+    assert [each["domain"] for each in taken["domains"]] == ["shop.example"]
+    assert from_lines(to_lines(taken)) == taken
+    with pytest.raises(ValueError, match="Expecting"):
+        from_lines(b"<html>")
+
+
+def test_the_state_of_many_exits_is_taken_while_others_run(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsocks.turns.LONGEST_TURN", 0.0)
+    turns, over = [0], Event()
+
+    def count() -> None:
+        while not over.is_set():
+            turns[0] += 1
+            gevent.sleep(1e-6)
+
+    counting = gevent.spawn(count)
+    desk.ways.update([direct(f"e{number}") for number in range(200)])
+    for target, body in (("/exits", 2000), ("/metrics", 2000)):
+        turns[0] = 0
+        assert len(desk.ask("GET", target).body) > body
+        assert turns[0] > 100, target
+    over.set()
+    counting.join()
 
 
 def test_counts_of_different_kinds_are_added() -> None:
@@ -463,13 +624,13 @@ def test_counts_of_different_kinds_are_added() -> None:
     for desk, outcome in ((one, "ok"), (other, "ok"), (other, "limit")):
         record = Record("local", "x")
         record.outcome, record.up = outcome, 3
-        desk.tally.ended(record)
+        desk.counters.ended(record)
     for desk in (one, other):
-        with running_door(desk.door):
-            snapshots.append(desk.panel.snapshot())
+        with running_inbound(desk.inbound):
+            snapshots.append(desk.commands.snapshot())
     whole = merged(snapshots)
-    assert whole["doors"]["local"]["outcomes"] == {"ok": 2, "limit": 1}
-    assert whole["doors"]["local"]["up"] == 9
+    assert whole["inbounds"]["local"]["outcomes"] == {"ok": 2, "limit": 1}
+    assert whole["inbounds"]["local"]["up"] == 9
     assert [each["name"] for each in whole["exits"]] == ["a", "b"]
 
 
@@ -506,29 +667,29 @@ def test_a_token_that_others_can_read_is_warned_of(
     assert "can be read by others" in caplog.text
 
 
-def test_where_no_token_can_be_kept_that_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="can't be kept there: No such file"):
+def test_a_token_that_can_not_be_written_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="can't be written there: No such file"):
         read_or_make_token(tmp_path / "no" / "folder")
     with pytest.raises(ConfigError, match="Is a directory"):
         read_or_make_token(tmp_path)
 
 
-def test_an_exit_that_is_dead_is_told_with_its_last_words() -> None:
+def test_a_dead_exit_is_listed_with_its_last_error() -> None:
     dead = f"socks5://127.0.0.1:{free_port()}"
-    from gsocks.assemble import make_ways_out
+    from gsocks.rotation.build import make_exit_group
 
-    ways = make_ways_out([dead, "direct"], ["allow all"])
-    tally = Tally(NullObserver())
-    panel = Panel([], {"local": ways}, tally)
+    ways = make_exit_group([dead, "direct"], ["allow all"])
+    counters = ConnectionCounters(NullObserver())
+    commands = Commands([], {"local": ways}, counters, LoopLag(lambda _: None))
     with pytest.raises(Exception, match="refused"):
         ways.connect(
             Request(
                 Command.CONNECT,
                 Address("127.0.0.1", 9),
-                wish=Wish(exit=next(iter(ways.roster)).name),
+                selector=ExitSelector(exit=next(iter(ways.roster)).name),
             ),
             lambda _: None,
         )
-    told = panel.snapshot()["exits"][0]
-    assert (told["failed"], told["state"]) == (1, "shaky")
+    told = commands.snapshot()["exits"][0]
+    assert (told["failed"], told["state"]) == (1, "degraded")
     assert "refused" in told["last_error"].lower()

@@ -1,4 +1,4 @@
-"""The admin's door of the running program: its token, its workers, its config."""
+"""The admin API of the running program: its token, its workers, its config."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from program import Program, gsocks
+
+from tests.support.program import Program, gsocks
+from tests.support.waiting import TOO_LONG
 
 CONFIG = """
 workers: {workers}
@@ -23,10 +25,10 @@ local:
 
 
 class Admin:
-    """Whoever has the token."""
+    """A client that has the token."""
 
     def __init__(self, program: Program, token: Path) -> None:
-        self.at = program.wait_for(r"admin: JSON and metrics on (http://\S+), .* in (.*)$")[0][1]
+        self.at = program.wait_for(r"admin: listening on (http://\S+) .* in (.*)\)$")[0][1]
         self.token = token.read_text().strip()
 
     def ask(self, target: str, body: object = None) -> Any:
@@ -35,7 +37,7 @@ class Admin:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {self.token}"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=TOO_LONG) as answer:
             return json.load(answer)
 
 
@@ -43,22 +45,23 @@ class Admin:
 def test_what_the_admin_does_holds_for_every_worker(tmp_path: Path, workers: int) -> None:
     (tmp_path / "c.yaml").write_text(CONFIG.format(workers=workers))
     with Program("-c", tmp_path / "c.yaml") as program:
-        program.wait_for(r"local: .* on \S+:\d+$", workers)
+        program.wait_for(r"local: listening on ", workers)
         token = tmp_path / "admin.token"
         admin = Admin(program, token)
         assert stat.S_IMODE(token.stat().st_mode) == 0o600
         assert admin.token not in program.log
-        program.wait_for(r"admin: JSON", workers)
+        program.wait_for("admin: listening on ", workers)
         # whichever worker answers, it tells the same
         assert {admin.ask("/status")["workers"] for _ in range(2 * workers)} == {workers}
         assert admin.ask("/exits/there/drain", {}) == {"done": True}
         for _ in range(2 * workers):
             states = {each["name"]: each["state"] for each in admin.ask("/exits")}
             assert states == {"here": "unproven", "there": "draining"}
-        own = [each["listen"] for each in admin.ask("/status")["doors"].values()]
+        own = [each["listen"] for each in admin.ask("/status")["inbounds"].values()]
         assert len(own) == 1
+        assert admin.ask("/status")["loop"]["turns"] > 0
         with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(f"{admin.at}/exits", timeout=30)
+            urllib.request.urlopen(f"{admin.at}/exits", timeout=TOO_LONG)
         program.process.terminate()
         assert program.end() == 0
 
@@ -80,7 +83,14 @@ def test_an_admin_whom_others_could_hear_is_refused_unless_that_is_meant(tmp_pat
 def test_a_token_file_that_holds_something_else_is_named(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(CONFIG.format(workers=1))
     (tmp_path / "admin.token").write_text("my password")
-    done = gsocks("-c", tmp_path / "c.yaml")
-    assert done.returncode == 2
-    assert "admin.token: not a token" in done.stderr
-    assert "my password" not in done.stderr
+    for command in ((), ("check",)):
+        done = gsocks(*command, "-c", tmp_path / "c.yaml")
+        assert done.returncode == 2
+        assert "admin.token: not a token" in done.stderr
+        assert "my password" not in done.stderr
+
+
+def test_check_makes_no_token(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG.format(workers=1))
+    assert gsocks("check", "-c", tmp_path / "c.yaml").returncode == 0
+    assert not (tmp_path / "admin.token").exists()

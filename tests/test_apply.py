@@ -8,11 +8,18 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
-from program import TOO_LONG, Program, gsocks, run, web_server
 
+from gsocks.access.rules import ALLOW_ALL
 from gsocks.address import Address
+from gsocks.exits import ExitDeps
+from gsocks.rotation.apply import ExitUpdater
+from gsocks.rotation.group import ExitGroup
+from gsocks.rotation.watch import ExitListWatcher
+from tests.support.program import Program, gsocks, run, web_server
+from tests.support.waiting import TOO_LONG
 
 
 @contextmanager
@@ -34,7 +41,7 @@ def config_of(folder: Path, local: str, top: str = "") -> Path:
 
 
 def replace(path: Path, text: str) -> None:
-    """As whoever does it well: moved into place."""
+    """As a careful writer does it: moved into place."""
     other = path.with_name("new")
     other.write_text(text)
     other.rename(path)
@@ -78,13 +85,16 @@ def test_a_list_and_the_config_change_while_a_connection_goes_on(tmp_path: Path)
                 f"local: added http://127.0.0.1:{second} and removed http://127.0.0.1:{first}:"
                 " 1 exits now"
             )
-            program.wait_for(r"list\.txt: line 2 left out: what stands behind socks5://")
+            program.wait_for(r"list\.txt: line 2 skipped: what stands behind socks5://")
             assert curl(program.port(), web, "two") == "two"
             program.wait_for(f"exit=http://127.0.0.1:{second} .*outcome=ok")
             ask(sock, "still")
 
             exits.write_text("<html>secret")
-            program.wait_for(r"list\.txt: no list of exits \(looks like a web page\) \(the 1 exits")
+            program.wait_for(
+                r"list\.txt: no list of exits \(looks like a web page\)"
+                r" \(keeping the previous 1 exits"
+            )
             assert curl(program.port(), web, "three") == "three"
 
             config_of(tmp_path, f"exits: ['socks5://127.0.0.1:{first}']")
@@ -92,22 +102,36 @@ def test_a_list_and_the_config_change_while_a_connection_goes_on(tmp_path: Path)
             program.wait_for(
                 f"local: added socks5://127.0.0.1:{first} and removed http://127.0.0.1:{second}"
             )
-            program.wait_for("read again: keys, users and exits")
+            program.wait_for("reloaded: keys, users and exits")
             assert curl(program.port(), web, "four") == "four"
             program.wait_for(f"exit=socks5://127.0.0.1:{first} .*outcome=ok")
 
             config_of(tmp_path, "exits: []")
             program.signal(signal.SIGHUP)
-            program.wait_for("not read again, all stays as it was: .*exits: needs an exit")
+            program.wait_for("not reloaded, the previous config stays: .*exits: needs an exit")
             (tmp_path / "list.txt").write_text("")
             config_of(tmp_path, "exit_sources: [{file: list.txt}]")
             program.signal(signal.SIGHUP)
-            program.wait_for(r"local: the exits stay as they were: no exits: .*no exit in it")
+            program.wait_for(r"local: exits not reloaded, the previous ones stay: .*no exit in it")
             assert curl(program.port(), web, "five") == "five"
             ask(sock, "end")
             program.signal(signal.SIGINT)
             assert program.end() == 0
         assert "secret" not in program.log
+
+
+def test_a_reload_while_a_start_waits_for_a_list_comes_after_the_start(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as provider:
+        url = f"http://127.0.0.1:{provider.getsockname()[1]}/list"
+        with Program("-c", config_of(tmp_path, f"exit_sources: [{{url: '{url}'}}]")) as program:
+            provider.settimeout(TOO_LONG)
+            fetch, _ = provider.accept()
+            with fetch:
+                program.signal(signal.SIGHUP)
+                fetch.recv(4096)
+                fetch.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n127.0.0.1:9")
+            program.port()
+            program.wait_for("reloaded: keys, users and exits")
 
 
 def test_dead_exits_of_a_list_are_passed_over(tmp_path: Path) -> None:
@@ -128,26 +152,31 @@ def test_workers_fetch_a_url_once_and_all_go_out_by_it(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{web}/text/127.0.0.1:{behind}"
         config = config_of(tmp_path, f"exit_sources: [{{url: '{url}', cache: kept}}]", "workers: 2")
         with Program("-c", config) as program:
-            program.wait_for(r"local: .* on \S+", times=2)
+            program.wait_for("local: listening on ", times=2)
             for word in "abcdef":
                 assert curl(program.port(), web, word) == word
             program.wait_for(f"exit=http://127.0.0.1:{behind} .*outcome=ok", times=6)
             assert (tmp_path / "kept").read_bytes().endswith(f"127.0.0.1:{behind}".encode())
-            program.wait_for(r"sources: http://127\.0\.0\.1:\d+/\.\.\.: 1 exits", times=2)
+            taken = r"sources \[worker \d\]: http://127\.0\.0\.1:\d+/\.\.\.: 1 exits"
+            program.wait_for(taken, times=2)
 
 
-def test_a_worker_that_takes_a_dead_ones_place_has_the_exits_of_now(tmp_path: Path) -> None:
+def test_a_worker_that_takes_a_dead_ones_place_has_the_exits_of_the_last_reload(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "list.txt").write_text("10.0.0.7:80\n")
     config = config_of(tmp_path, "exit_sources: [{file: list.txt}]", "workers: 2")
     with proxies(tmp_path, 1) as (now,), web_server() as web, Program("-c", config) as program:
         port = program.port()
-        program.wait_for(r"local: .* on \S+", times=2)
+        program.wait_for("local: listening on ", times=2)
         config_of(tmp_path, f"exits: ['http://127.0.0.1:{now}']", "workers: 2")
+        program.signal(signal.SIGHUP)
+        program.wait_for("reloaded: ", times=2)
         (tmp_path / "list.txt").unlink()
         pid = program.process.pid
         for worker in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             os.kill(int(worker), signal.SIGKILL)
-        program.wait_for(r"local: .* on \S+", times=4)
+        program.wait_for("local: listening on ", times=4)
         assert curl(port, web, "again") == "again"
         program.wait_for(f"exit=http://127.0.0.1:{now} .*outcome=ok")
 
@@ -170,7 +199,7 @@ def test_a_check_names_a_list_that_cannot_be_used(content: str, tmp_path: Path) 
     config = config_of(tmp_path, "exits: [direct], exit_sources: [{file: list.txt}]")
     done = gsocks("check", "-c", config)
     assert done.returncode == 2
-    assert f"gsocks: {tmp_path}/list.txt: no " in done.stderr
+    assert f"gsocks: {config}: {tmp_path}/list.txt: no " in done.stderr
 
 
 def test_a_check_tells_what_would_be_fetched_and_fetches_nothing(tmp_path: Path) -> None:
@@ -181,5 +210,23 @@ def test_a_check_tells_what_would_be_fetched_and_fetches_nothing(tmp_path: Path)
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             server.accept()
-    assert f"goes out by what http://127.0.0.1:{port}/... lists\n" in done.stdout
+    assert f"exits: the list at http://127.0.0.1:{port}/...\n" in done.stdout
     assert "secret" not in done.stdout
+
+
+class Watched:
+    """A watcher that only notes that it was closed."""
+
+    closed = False
+
+    def follow(self, on_change: object) -> None: ...
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_an_updater_that_is_closed_watches_no_list_any_more() -> None:
+    watched = Watched()
+    group = ExitGroup([], ALLOW_ALL, fed=True)
+    ExitUpdater("local", group, ExitDeps(ALLOW_ALL), cast(ExitListWatcher, watched)).close()
+    assert watched.closed

@@ -1,9 +1,11 @@
-"""The order of the rooms (docs/architecture.md), read off the imports."""
+"""The direction of imports between packages (docs/architecture.md), read off the source."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import functools
+import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,208 +13,173 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "gsocks"
 
-#: each may import only from those before it
-ROOMS = [
-    "errors",
-    "wording",
-    "units",
-    "within",
-    "crew",
-    "address",
-    "networks",
-    "wish",
-    "request",
-    "limits",
-    "crypto",
-    "keyfile",
-    "replay",
-    "stream",
-    "closing",
-    "expiry",
-    "pump",
-    "splice",
-    "bandwidth",
-    "proxy_protocol",
-    "rotation",
-    "rotation.username",
-    "login",
-    "handshake",
-    "tunnel",
-    "pool",
-    "relay",
-    "bridge",
-    "http",
-    "http.head",
-    "http.url",
-    "http.body",
-    "http.login",
-    "http.status",
-    "http.forward",
-    "http.client",
-    "http.origin",
-    "http.exchange",
-    "datagram",
-    "rules",
-    "users",
-    "users_file",
-    "throttle",
-    "judge",
-    "dial",
-    "exits.base",
-    "exits.credentials",
-    "exits.url",
-    "exits.udp",
-    "exits.bind",
-    "exits.direct",
-    "exits.tunnel",
-    "exits.opening",
-    "exits.proxy",
-    "exits.socks",
-    "exits.tls",
-    "exits.http",
-    "exits.via",
-    "exits",
-    "fetch",
-    "keep",
-    "rotation.policy",
-    "rotation.session",
-    "rotation.health",
-    "rotation.roster",
-    "rotation.lists",
-    "rotation.sources",
-    "search",
-    "ways_out",
-    "checks",
-    "shares",
-    "waiting",
-    "observe",
-    "assemble",
-    "feed",
-    "supply",
-    "survey",
-    "door",
-    "local",
-    "server",
-    "admin",
-    "admin.token",
-    "admin.tally",
-    "admin.snapshot",
-    "admin.metrics",
-    "admin.panel",
-    "admin.crew",
-    "admin.app",
-    "admin.listener",
-    "gateway",
-    "",
-    "config",
-    "listen",
-    "supervisor",
-    "service",
-    "report",
-    "live",
-    "main",
-    "__main__",
+#: Packages, and modules that stand beside them; each row may import only from the rows below it,
+#: and the entries of one row not from each other.
+LAYERS = [
+    {"__main__"},
+    {"main"},
+    {"cli"},
+    {"service"},
+    {""},  # gsocks itself: what `import gsocks` offers
+    {"local", "server", "gateway", "admin"},
+    {"inbound", "config"},
+    {"rotation"},
+    {"exits"},
+    {"relay"},
+    {"pool", "handshake", "net"},
+    {"tunnel", "access"},
+    {"request", "settings"},
+    {"http", "dns", "keyfile", "units", "yaml_tree"},
+    {"crypto", "stream", "address", "messages", "loop_lag"},
+    {
+        "replay",
+        "observe",
+        "log_output",
+        "errors",
+        "files",
+        "backoff",
+        "lru",
+        "deadline",
+        "turns",
+        "sock",
+        "netlink",
+    },
+    {"per_hub"},
 ]
 
-#: who may use a library that the others must not know
-KEEPERS = {
-    "nacl": {"crypto", "users"},
-    "yaml": {"config"},
-    "msgspec": {"config", "admin.panel"},
+#: the modules that may use a library which the others must not know
+USERS_OF = {
+    "nacl": {"crypto", "access.users"},
+    "yaml": {"config.yaml", "yaml_tree"},
     "argparse": {"main"},
 }
 
 #: bytes in, bytes out: usable without an event loop
 WITHOUT_GEVENT = {
     "errors",
+    "backoff",
+    "lru",
     "address",
     "crypto",
     "replay",
-    "rules",
-    "wish",
     "request",
-    "limits",
+    "settings",
     "units",
-    "rotation.username",
+    "access.rules",
+    "access.username",
+    "rotation.evidence",
+    "rotation.health",
+    "rotation.indexed",
+    "rotation.member",
     "rotation.policy",
+    "rotation.ring",
+    "rotation.roster",
     "rotation.session",
+    "rotation.views",
 }
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
+    """Each module of gsocks by its name without ``gsocks.``; a package by its own name."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        name = name.removesuffix("__init__").rstrip(".") if path.stem == "__init__" else name
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(part for part in parts if part != "__init__")
         found[name] = ast.parse(path.read_text())
     return found
 
 
-def imported(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+@functools.cache
+def imported(module: str) -> frozenset[str]:
+    """The full names of all modules that ``module`` imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(modules()[module]):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            if node.module == "gsocks":
-                yield from (
-                    f"gsocks.{alias.name}" if (PACKAGE / f"{alias.name}.py").exists() else "gsocks"
-                    for alias in node.names
-                )
-            else:
-                yield node.module or ""
+            source = node.module or ""
+            for alias in node.names:
+                submodule = f"{source}.{alias.name}"
+                is_module = submodule.removeprefix("gsocks.") in modules()
+                names.add(submodule if is_module else source)
+    return frozenset(names)
 
 
-def test_every_module_has_its_place_in_the_order() -> None:
-    assert sorted(modules()) == sorted(ROOMS)
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_from_the_rooms_before_it(room: str) -> None:
-    allowed = set(ROOMS[: ROOMS.index(room)])
-    ours = {
-        name.removeprefix("gsocks").lstrip(".")
-        for name in imported(modules()[room])
-        if name.split(".")[0] == "gsocks"
+def own_imports(module: str) -> set[str]:
+    """The modules of gsocks that ``module`` imports, without ``gsocks.``."""
+    return {
+        name.removeprefix("gsocks").removeprefix(".")
+        for name in imported(module)
+        if name == "gsocks" or name.startswith("gsocks.")
     }
-    assert ours <= allowed
 
 
-@pytest.mark.parametrize("library", KEEPERS)
-def test_a_library_stays_with_its_keepers(library: str) -> None:
+def package_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def row_of(module: str) -> int:
+    return next(row for row, packages in enumerate(LAYERS) if package_of(module) in packages)
+
+
+def test_every_package_has_its_row() -> None:
+    rows = [package for packages in LAYERS for package in packages]
+    assert sorted(rows) == sorted({package_of(module) for module in modules()})
+
+
+@pytest.mark.parametrize("package", [package for row in LAYERS for package in sorted(row)])
+def test_a_package_imports_only_from_the_rows_below_it(package: str) -> None:
+    upward = {
+        (module, used)
+        for module in modules()
+        if package_of(module) == package
+        for used in own_imports(module)
+        if package_of(used) != package and row_of(used) <= row_of(module)
+    }
+    assert not upward
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {module: own_imports(module) - {module} for module in modules()}
+    # raises CycleError, which names the circle
+    assert set(TopologicalSorter(graph).static_order()) == set(modules())
+
+
+@pytest.mark.parametrize("library", USERS_OF)
+def test_a_library_is_used_only_where_it_is_meant_to_be(library: str) -> None:
     users = {
-        room
-        for room, tree in modules().items()
-        if any(name.split(".")[0] == library for name in imported(tree))
+        module
+        for module in modules()
+        if any(name.partition(".")[0] == library for name in imported(module))
     }
-    assert users <= KEEPERS[library]
+    assert users == USERS_OF[library]
 
 
-@pytest.mark.parametrize("room", sorted(WITHOUT_GEVENT))
-def test_a_room_without_input_or_output_does_not_import_gevent(room: str) -> None:
-    assert not any(name.split(".")[0] == "gevent" for name in imported(modules()[room]))
+@pytest.mark.parametrize("module", sorted(WITHOUT_GEVENT))
+def test_a_module_without_input_or_output_does_not_import_gevent(module: str) -> None:
+    assert not any(name.partition(".")[0] == "gevent" for name in imported(module))
 
 
 def test_the_relay_knows_no_protocol() -> None:
-    ours = {name for name in imported(modules()["relay"]) if name.startswith("gsocks")}
-    assert ours == {
-        "gsocks.errors",
-        "gsocks.expiry",
-        "gsocks.pump",
-        "gsocks.splice",
-        "gsocks.stream",
+    assert {package_of(module) for module in own_imports("relay")} == {
+        "errors",
+        "net",
+        "stream",
+        "turns",
     }
 
 
 def test_nothing_is_validated_by_assert_and_nothing_swallows_every_exception() -> None:
-    for room, tree in modules().items():
+    for module, tree in modules().items():
         for node in ast.walk(tree):
-            assert not isinstance(node, ast.Assert), f"{room}: assert"
+            assert not isinstance(node, ast.Assert), f"{module}: assert"
             if isinstance(node, ast.ExceptHandler):
                 bare = node.type is None or (
                     isinstance(node.type, ast.Name)
                     and node.type.id in ("Exception", "BaseException")
                 )
-                tells = any(
+                reports = any(
                     isinstance(inner, ast.Raise)
                     or (
                         isinstance(inner, ast.Attribute)
@@ -220,17 +187,20 @@ def test_nothing_is_validated_by_assert_and_nothing_swallows_every_exception() -
                     )
                     for inner in ast.walk(node)
                 )
-                assert not bare or tells, f"{room}:{node.lineno} swallows everything"
+                assert not bare or reports, f"{module}:{node.lineno} swallows everything"
 
 
-def test_the_document_lists_the_rooms_in_their_order() -> None:
+def test_the_document_lists_every_package_in_the_order_of_the_layers() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
-    listed = [line.split("`")[1] for line in text.splitlines() if line.startswith("| `")]
-    files = [
-        name.replace(".", "/")
-        + ("/__init__" if name in ("admin", "exits", "http", "rotation") else "")
-        + ".py"
-        for name in ROOMS
-        if name
-    ]
-    assert [entry for entry in listed if entry in files] == files
+    table = text.partition("## Packages")[2].partition("## Glossary")[0]
+    rows = [line.partition("|")[2].partition("|")[0] for line in table.splitlines()]
+    listed = [package.strip("/") for row in rows for package in re.findall("`([a-z_]+/?)`", row)]
+    packages = [package for row in LAYERS for package in row if package not in ("", "__main__")]
+    assert sorted(listed) == sorted(packages)
+    assert sorted(listed, key=row_of) == listed
+
+
+def test_the_document_links_every_decision() -> None:
+    folder = ROOT / "docs" / "adr"
+    linked = set(re.findall(r"\]\((\d{4}[a-z0-9-]*\.md)\)", (folder / "README.md").read_text()))
+    assert linked == {path.name for path in folder.glob("[0-9]*.md")}

@@ -8,11 +8,17 @@ from collections.abc import Iterator
 
 import gevent
 import pytest
-from stream_contract import StreamContract, blocked, read_exactly, read_to_end, tcp_pair
 
-from gsocks.bandwidth import BURST_SECONDS, SMALLEST_STEP, STEP_SECONDS, Bucket, LimitedStream
 from gsocks.errors import StreamClosed
+from gsocks.net.bandwidth import BURST_SECONDS, MIN_STEP, STEP_SECONDS, Bucket, LimitedStream
 from gsocks.stream import SocketStream, Stream
+from tests.support.stream_contract import (
+    StreamContract,
+    blocked,
+    read_exactly,
+    read_to_end,
+    tcp_pair,
+)
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
 
@@ -123,11 +129,11 @@ class TestLimitedStreamInSmallSteps(StreamContract):
 # --- how it waits -----------------------------------------------------------------------------
 
 
-class Script:
+class Script(Bucket):
     """A bucket that tells its takers to wait as a test wants."""
 
     def __init__(self, *waits: float, rate: float = 1e9) -> None:
-        self.rate = rate
+        super().__init__(rate)
         self.taken: list[int] = []
         self._waits = iter(waits)
 
@@ -136,8 +142,11 @@ class Script:
         return next(self._waits, 0.0)
 
 
+Ends = tuple[SocketStream, SocketStream]
+
+
 @pytest.fixture
-def ends() -> Iterator[tuple[SocketStream, SocketStream]]:
+def ends() -> Iterator[Ends]:
     near, far = map(SocketStream, tcp_pair())
     yield near, far
     near.close()
@@ -148,7 +157,7 @@ def elapsed_seconds(begin: float) -> float:
     return time.monotonic() - begin
 
 
-def test_bytes_are_not_read_before_their_time(ends) -> None:
+def test_bytes_are_not_read_before_their_time(ends: Ends) -> None:
     near, far = ends
     far.write(b"data")
     begin = time.monotonic()
@@ -156,7 +165,7 @@ def test_bytes_are_not_read_before_their_time(ends) -> None:
     assert elapsed_seconds(begin) >= 0.05
 
 
-def test_bytes_are_not_written_before_their_time(ends) -> None:
+def test_bytes_are_not_written_before_their_time(ends: Ends) -> None:
     near, far = ends
     begin = time.monotonic()
     LimitedStream(near, [Script()], [Script(0.05)]).write(b"data")
@@ -164,7 +173,7 @@ def test_bytes_are_not_written_before_their_time(ends) -> None:
     assert far.read() == b"data"
 
 
-def test_the_slowest_bucket_counts_and_all_are_charged(ends) -> None:
+def test_the_slowest_bucket_counts_and_all_are_charged(ends: Ends) -> None:
     near, far = ends
     far.write(b"data")
     fast, slow = Script(0.0), Script(0.05)
@@ -174,7 +183,7 @@ def test_the_slowest_bucket_counts_and_all_are_charged(ends) -> None:
     assert fast.taken == slow.taken == [4]
 
 
-def test_each_direction_has_its_own_buckets(ends) -> None:
+def test_each_direction_has_its_own_buckets(ends: Ends) -> None:
     near, far = ends
     down, up = Script(), Script()
     stream = LimitedStream(near, [down], [up])
@@ -184,7 +193,7 @@ def test_each_direction_has_its_own_buckets(ends) -> None:
     assert (down.taken, up.taken) == ([5], [3])
 
 
-def test_an_end_needs_no_tokens(ends) -> None:
+def test_an_end_needs_no_tokens(ends: Ends) -> None:
     near, far = ends
     down, up = Script(), Script()
     stream = LimitedStream(near, [down], [up])
@@ -196,7 +205,7 @@ def test_an_end_needs_no_tokens(ends) -> None:
     assert down.taken == up.taken == []
 
 
-def test_a_slow_stream_moves_in_steps_of_a_tenth_of_a_second(ends) -> None:
+def test_a_slow_stream_moves_in_steps_of_a_tenth_of_a_second(ends: Ends) -> None:
     near, far = ends
     rate = 100_000
     down, up = Script(rate=rate), Script(rate=rate * 5)
@@ -213,14 +222,14 @@ def test_a_slow_stream_moves_in_steps_of_a_tenth_of_a_second(ends) -> None:
     assert sum(down.taken) == len(data)
 
 
-def test_steps_have_a_least_size(ends) -> None:
+def test_steps_have_a_least_size(ends: Ends) -> None:
     near, _ = ends
     up = Script(rate=1)
-    LimitedStream(near, [Script()], [up]).write(bytes(SMALLEST_STEP + 1))
-    assert up.taken == [SMALLEST_STEP, 1]
+    LimitedStream(near, [Script()], [up]).write(bytes(MIN_STEP + 1))
+    assert up.taken == [MIN_STEP, 1]
 
 
-def test_a_whole_datagram_passes_at_once(ends) -> None:
+def test_a_whole_datagram_passes_at_once(ends: Ends) -> None:
     near, far = ends
     down, up = Script(rate=1), Script(rate=1)
     stream = LimitedStream(near, [down], [up], whole=True)
@@ -229,11 +238,11 @@ def test_a_whole_datagram_passes_at_once(ends) -> None:
     far.write(bytes(60_000))
     far.write_eof()
     assert len(read_to_end(stream)) == 60_000
-    assert max(down.taken) > SMALLEST_STEP
+    assert max(down.taken) > MIN_STEP
 
 
 @pytest.mark.parametrize("release", ["abort", "close"])
-def test_who_waits_for_tokens_is_woken_by_a_release(ends, release: str) -> None:
+def test_who_waits_for_tokens_is_woken_by_a_release(ends: Ends, release: str) -> None:
     near, far = ends
     far.write(b"data")
     stream = LimitedStream(near, [Script(1000)], [Script(1000)])
@@ -244,17 +253,17 @@ def test_who_waits_for_tokens_is_woken_by_a_release(ends, release: str) -> None:
             greenlet.get()
 
 
-def test_what_was_held_back_is_not_given_after_a_release(ends) -> None:
+def test_what_was_held_back_is_not_given_after_a_release(ends: Ends) -> None:
     near, far = ends
     stream = LimitedStream(near, [Script(rate=1)], [Script()])
-    far.write(bytes(2 * SMALLEST_STEP))
+    far.write(bytes(2 * MIN_STEP))
     assert stream.read()
     stream.abort()
     with pytest.raises(StreamClosed):
         stream.read()
 
 
-def test_others_run_while_one_waits(ends) -> None:
+def test_others_run_while_one_waits(ends: Ends) -> None:
     near, _ = ends
     stream = LimitedStream(near, [Script()], [Script(1000)])
     writer = blocked(lambda: stream.write(b"data"))

@@ -11,7 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,15 @@ from bench.contenders import CONTENDERS
 from bench.document import BEGIN, DOCUMENT, END, with_results
 from bench.figures import FIGURES
 from bench.figures.base import Goal
+from bench.gateway import figures
+from bench.gateway.clients import Result, by_connect
+from bench.gateway.contenders import GATEWAYS
+from bench.gateway.figures import GATEWAY_FIGURES, ports_of_exits
+from bench.load.route import Place
 from bench.processes import ROOT
 from bench.report import report
 from bench.scale import FULL
+from tests.support.waiting import TOO_LONG, eventually
 
 FEW = ("none", "gsocks-secretbox", "gsocks-plain")
 
@@ -48,7 +55,7 @@ def bench(*arguments: str) -> subprocess.Popen[str]:
 def test_a_quick_run_yields_all_that_it_promises(tmp_path: Path) -> None:
     figures = ["bulk", "idle", "echo"]
     run = bench("--figures", *figures, "--contenders", *FEW, "--output", str(tmp_path))
-    said, progress = run.communicate(timeout=120)
+    said, progress = run.communicate(timeout=3 * TOO_LONG)
     assert run.returncode == 0, progress
     assert "[1/" in progress
 
@@ -83,29 +90,132 @@ def test_the_long_link_can_be_had_without_any_rights(tmp_path: Path) -> None:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_no_process_behind(tmp_path: Path, signum: int) -> None:
     run = bench("--contenders", "gsocks-secretbox", "--output", str(tmp_path))
-    family: list[int] = []
-    deadline = time.monotonic() + 30
     # the benchmark itself, the target, a server
-    while len(family) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-        family = processes.family([run.pid])
-    assert len(family) >= 3
+    eventually(lambda: len(processes.family([run.pid])) >= 3)
+    family = processes.family([run.pid])
     run.send_signal(signum)
-    run.communicate(timeout=30)
+    run.communicate(timeout=TOO_LONG)
     assert run.returncode == 128 + signum
     # one that was being started just then is ended by the kernel, a moment after the benchmark
-    while any(map(_lives, family)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not list(filter(_lives, family))
+    eventually(lambda: not any(map(_lives, family)))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_rotating_proxies_ends_with_all_its_processes_too() -> None:
+    command = [sys.executable, "-m", "bench.gateway", "--quick", "--contenders", "gsocks"]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    eventually(lambda: len(processes.family([run.pid])) >= 3)
+    family = processes.family([run.pid])
+    run.send_signal(signal.SIGTERM)
+    assert b"interrupted: " in run.communicate(timeout=TOO_LONG)[1]
+    assert run.returncode == 128 + signal.SIGTERM
+    eventually(lambda: not any(map(_lives, family)))
+
+
+def test_a_quick_run_measures_a_rotating_proxy() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "bench.gateway", "--quick", "--contenders", "gsocks"]
+        + ["--figures", "gateway_socks5", "gateway_absolute", "gateway_bad_exits"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=3 * TOO_LONG,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "failed" not in run.stdout.partition("### SOCKS5")[2].replace("has failed", "")
+    for title in ("### SOCKS5", "### Absolute form, kept alive", "### Bad exits"):
+        assert title in run.stdout
+
+
+def test_bad_exits_lie_evenly_among_the_good_ones() -> None:
+    ports = ports_of_exits(200, 1, (0.2, 2), (0.05, 3))
+    assert Counter(ports) == {1: 150, 2: 40, 3: 10}
+    assert Counter(ports[:100]) == {1: 75, 2: 20, 3: 5}
+
+
+def test_a_request_of_a_gateway_costs_no_cpu_that_was_used_while_nothing_was_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used = 0.0
+
+    def wait(pids: Sequence[int]) -> None:
+        nonlocal used
+        used += 10.0  # probes of exits, say
+
+    def load(gateway: Place, talk: object, requests: int, **_: object) -> Result:
+        nonlocal used
+        used += requests * 0.001
+        return Result([0.1] * requests, 0, 2.0)
+
+    monkeypatch.setattr(figures, "settle", wait)
+    monkeypatch.setattr(figures, "load", load)
+    monkeypatch.setattr(processes, "cpu_seconds", lambda pids: used)
+    running = figures.Running(Place("127.0.0.1", 1), [1], 0.5)
+    assert running.cost(by_connect, 100)["cpu"] == pytest.approx(1000.0)
+
+
+# what coverage and gevent load too: a hook at each fork, in which an exception is only reported
+HOOKED = """
+import logging, os, signal, sys
+from pathlib import Path
+from bench import processes, signals
+signals.handle()
+signum = signal.Signals(int(sys.argv[1]))
+os.register_at_fork(**{sys.argv[2]: lambda: signal.raise_signal(signum)})
+try:
+    with processes.ended_after([processes.start(["sleep", "60"], Path.cwd())]):
+        print("not interrupted")
+except signals.Interrupted as interrupted:
+    print(interrupted.status)
+"""
+
+# a finalizer that is interrupted: Python reports the exception and goes on
+FINALIZED = """
+import os, signal, sys
+from bench import signals
+from bench.progress import Steps
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[1]))
+        for _ in range(1_000_000):
+            pass
+signals.handle()
+try:
+    with Steps(1):
+        late = Late()
+        del late
+    print("not interrupted")
+except signals.Interrupted as interrupted:
+    print(interrupted.status)
+"""
+
+
+def said_by(script: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TOO_LONG)
+    return run.stdout.strip()
+
+
+@pytest.mark.parametrize("moment", ["before", "after_in_parent"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_comes_while_a_process_is_forked_is_not_lost(
+    signum: int, moment: str
+) -> None:
+    assert said_by(HOOKED, int(signum), moment) == str(128 + signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_whose_exception_python_drops_ends_the_run_after_the_step(signum: int) -> None:
+    assert said_by(FINALIZED, int(signum)) == str(128 + signum)
 
 
 # --- who is measured, and by what -----------------------------------------------------------
 
 
 def test_each_goal_is_about_something_that_is_measured() -> None:
-    names = {contender.name for contender in CONTENDERS}
-    for figure in FIGURES:
+    names = {contender.name for contender in (*CONTENDERS, *GATEWAYS)}
+    for figure in (*FIGURES, *GATEWAY_FIGURES):
         for goal in figure.goals:
             assert goal.contender in names
             assert goal.versus in names | {""}

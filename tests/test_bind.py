@@ -12,31 +12,12 @@ from typing import Any
 
 import gevent
 import pytest
-from engine import (
-    TOO_LONG,
-    FakeExit,
-    Refused,
-    Seen,
-    both_ends,
-    connect,
-    eventually,
-    free_port,
-    is_reset,
-    make_exit,
-    make_server,
-    read_exactly,
-    read_to_end,
-    running_door,
-    send_reset,
-)
 from gevent.event import Event
 from gevent.socket import socket
-from stream_contract import tcp_pair
-from tunnel_parts import ByHand, opened, our_client, our_server
 
+from gsocks.access.rules import ALLOW_ALL, Rules
 from gsocks.address import UNSPECIFIED, Address
 from gsocks.crypto import Key
-from gsocks.dial import Dialer, Resolver
 from gsocks.errors import (
     AddressFamilyNotSupported,
     CommandNotSupported,
@@ -48,19 +29,43 @@ from gsocks.errors import (
     OutOfResources,
     StreamClosed,
 )
-from gsocks.exits.base import Listening
+from gsocks.exits.base import PendingBind
 from gsocks.exits.bind import DirectListener
+from gsocks.exits.chain import Chain
 from gsocks.exits.direct import DirectExit, SourceNetwork
 from gsocks.exits.tunnel import TunnelExit
-from gsocks.exits.via import Chain
-from gsocks.limits import Timeouts
 from gsocks.local import LocalServer
-from gsocks.observe import Record
+from gsocks.net.dial import Dialer
+from gsocks.net.resolve import Resolver
 from gsocks.request import Command, Request
-from gsocks.rules import ALLOW_ALL, Rules
+from gsocks.rotation.group import ExitGroup, Offer
+from gsocks.settings import PoolSettings, Timeouts
 from gsocks.stream import hung_up
 from gsocks.tunnel import Frame
-from gsocks.ways_out import Offer, WaysOut
+from tests.support import listeners
+from tests.support.datagrams import address
+from tests.support.engine import (
+    FakeExit,
+    Refused,
+    Seen,
+    both_ends,
+    connect,
+    eventually,
+    is_reset,
+    make_exit,
+    make_server,
+    read_exactly,
+    read_reply,
+    read_to_end,
+    running_inbound,
+    send_reset,
+)
+from tests.support.listeners import Open, directly
+from tests.support.ports import free_port
+from tests.support.stream_contract import tcp_pair
+from tests.support.tunnel_parts import ByHand, opened, our_client, our_server
+from tests.support.turns import turns_of_others
+from tests.support.waiting import TOO_LONG
 
 HERE = Address("127.0.0.1", 0)
 
@@ -70,57 +75,11 @@ def _never_hangs(never_hangs: None) -> None:
     """A peer that doesn't come must not stop the tests."""
 
 
-class Doors:
-    """A local end, however it goes out, and what each end has told."""
-
-    def __init__(self, local: LocalServer, *seen: Seen) -> None:
-        self.local = local
-        self.seen = seen
-
-    @property
-    def bound(self) -> Address:
-        return self.local.bound
-
-    def next_records(self) -> list[Record]:
-        return [seen.next() for seen in self.seen]
+def look_up(host: str) -> list[str]:
+    return {"peer.test": ["127.0.0.1"], "six.test": ["::1"]}[host]
 
 
-Open = Callable[..., Any]
-
-
-def go_out(rules: Rules) -> WaysOut:
-    def look_up(host: str) -> list[str]:
-        return {"peer.test": ["127.0.0.1"], "six.test": ["::1"]}[host]
-
-    return WaysOut([DirectExit(Dialer(rules, Resolver(look_up)))], rules)
-
-
-@contextmanager
-def directly(rules: Rules = ALLOW_ALL, timeouts: Timeouts = Timeouts()) -> Iterator[Doors]:
-    seen = Seen()
-    door = LocalServer(("127.0.0.1", 0), go_out(rules), observer=seen, timeouts=timeouts)
-    with running_door(door):
-        yield Doors(door, seen)
-
-
-@contextmanager
-def through_the_pair(rules: Rules = ALLOW_ALL, timeouts: Timeouts = Timeouts()) -> Iterator[Doors]:
-    with both_ends(ways_out=go_out(rules), timeouts=timeouts, pool_size=1) as ends:
-        yield Doors(ends.local, ends.at_local, ends.at_server)
-
-
-both_ways = pytest.mark.parametrize(
-    "opened_by", [directly, through_the_pair], ids=["directly", "through the pair"]
-)
-
-
-def read_reply(control: socket) -> Address:
-    version, reply, reserved = read_exactly(control, 3)
-    assert (version, reserved) == (5, 0)
-    address = Address.read(lambda count: read_exactly(control, count))
-    if reply:
-        raise Refused(reply)
-    return address
+both_ways = listeners.both_ways("opened_by", names=look_up)
 
 
 def ask(control: socket, expected: Address = HERE) -> Address:
@@ -128,10 +87,6 @@ def ask(control: socket, expected: Address = HERE) -> Address:
     control.sendall(b"\x05\x01\x00" + b"\x05\x02\x00" + expected.encode())
     assert read_exactly(control, 2) == b"\x05\x00"
     return read_reply(control)
-
-
-def own(sock: socket) -> Address:
-    return Address.from_sockaddr(sock.getsockname())
 
 
 def peer_from(host: str, to: Address) -> socket:
@@ -161,11 +116,11 @@ def peer_from(host: str, to: Address) -> socket:
 def test_the_expected_peer_connects_and_both_talk(
     opened_by: Open, expected: Address, host: str, nothing_left: None
 ) -> None:
-    with opened_by() as doors, connect(doors.bound) as control:
+    with opened_by() as inbounds, connect(inbounds.bound) as control:
         place = ask(control, expected)
         assert place.host == host
         with peer_from(host, place) as peer:
-            assert read_reply(control) == own(peer)
+            assert read_reply(control) == address(peer)
             peer.sendall(b"from the peer")
             assert read_exactly(control, 13) == b"from the peer"
             control.sendall(b"from the client")
@@ -174,7 +129,7 @@ def test_the_expected_peer_connects_and_both_talk(
             peer.sendall(b"half-closed")
             peer.shutdown(std_socket.SHUT_WR)
             assert read_to_end(control) == b"half-closed"
-        for record in doors.next_records():
+        for record in inbounds.next_records():
             assert (record.command, record.dest) == ("bind", str(expected))
             assert (record.up, record.down, record.outcome) == (15, 24, "ok")
             assert record.fields()["command"] == "bind"
@@ -182,30 +137,32 @@ def test_the_expected_peer_connects_and_both_talk(
 
 @both_ways
 def test_a_socks4_client_is_answered_twice_in_its_own_words(opened_by: Open) -> None:
-    with opened_by() as doors, connect(doors.bound) as control:
+    with opened_by() as inbounds, connect(inbounds.bound) as control:
         control.sendall(b"\x04\x02\0\x14" + bytes((127, 0, 0, 1)) + b"\0")
         first = read_exactly(control, 8)
         assert (first[:2], first[4:]) == (b"\0\x5a", bytes((127, 0, 0, 1)))
         place = Address("127.0.0.1", int.from_bytes(first[2:4], "big"))
         with peer_from("127.0.0.1", place) as peer:
             second = read_exactly(control, 8)
-            assert second == b"\0\x5a" + own(peer).port.to_bytes(2, "big") + bytes((127, 0, 0, 1))
+            assert second == b"\0\x5a" + address(peer).port.to_bytes(2, "big") + bytes(
+                (127, 0, 0, 1)
+            )
             peer.sendall(b"hello")
             assert read_exactly(control, 5) == b"hello"
 
 
 @both_ways
 @pytest.mark.parametrize("expected", [UNSPECIFIED, Address("0.0.0.0", 21)])
-def test_if_nobody_is_named_anybody_may_come(opened_by: Open, expected: Address) -> None:
-    with opened_by() as doors, connect(doors.bound) as control:
+def test_without_a_named_peer_any_peer_may_connect(opened_by: Open, expected: Address) -> None:
+    with opened_by() as inbounds, connect(inbounds.bound) as control:
         place = ask(control, expected)
         with connect(place) as peer:
-            assert read_reply(control) == own(peer)
+            assert read_reply(control) == address(peer)
             peer.sendall(b"hello")
             assert read_exactly(control, 5) == b"hello"
 
 
-def test_anybody_comes_to_the_address_towards_the_default_route() -> None:
+def test_any_peer_connects_to_the_address_towards_the_default_route() -> None:
     with socket(type=std_socket.SOCK_DGRAM) as probe:
         probe.settimeout(0)
         probe.connect(("192.0.2.1", 9))
@@ -215,9 +172,9 @@ def test_anybody_comes_to_the_address_towards_the_default_route() -> None:
     listener.close()
 
 
-@pytest.mark.parametrize("anybody", ["0.0.0.0", "::"])
+@pytest.mark.parametrize("unspecified", ["0.0.0.0", "::"])
 def test_without_a_default_route_every_address_is_open(
-    anybody: str, monkeypatch: pytest.MonkeyPatch
+    unspecified: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class NoRoute(socket):
         def connect(self, address: object) -> None:
@@ -225,8 +182,8 @@ def test_without_a_default_route_every_address_is_open(
 
     monkeypatch.setattr("gsocks.exits.bind.socket", NoRoute)
     dialer = Dialer(ALLOW_ALL, Resolver())
-    listener = DirectListener(dialer, Address(anybody, 0), None)
-    assert listener.bound.host == anybody
+    listener = DirectListener(dialer, Address(unspecified, 0), None)
+    assert listener.bound.host == unspecified
     listener.close()
     with pytest.raises(ConnectFailed, match="unreachable"):
         DirectListener(dialer, Address("192.0.2.1", 0), None)
@@ -234,7 +191,7 @@ def test_without_a_default_route_every_address_is_open(
 
 @both_ways
 def test_what_the_client_says_while_it_waits_is_the_streams(opened_by: Open) -> None:
-    with opened_by() as doors, connect(doors.bound) as control:
+    with opened_by() as inbounds, connect(inbounds.bound) as control:
         place = ask(control)
         control.sendall(b"too early, ")
         with peer_from("127.0.0.1", place) as peer:
@@ -253,8 +210,8 @@ def test_what_the_client_says_while_it_waits_is_looked_at_once(
         looked.append(hung_up(sock))
         return looked[-1]
 
-    monkeypatch.setattr("gsocks.waiting.hung_up", look)
-    with directly() as doors, connect(doors.bound) as control:
+    monkeypatch.setattr("gsocks.inbound.bind.hung_up", look)
+    with directly() as inbounds, connect(inbounds.bound) as control:
         place = ask(control)
         control.sendall(b"early")
         eventually(lambda: looked)
@@ -269,10 +226,10 @@ def test_what_the_client_says_while_it_waits_is_looked_at_once(
 def test_a_wait_counts_as_a_connection_of_its_exit_until_it_is_over(nothing_left: None) -> None:
     exits = [Offer(DirectExit(Dialer(ALLOW_ALL, Resolver())), max_connections=1)]
     seen = Seen()
-    door = LocalServer(("127.0.0.1", 0), WaysOut(exits, ALLOW_ALL), observer=seen)
-    with running_door(door):
+    inbound = LocalServer(("127.0.0.1", 0), ExitGroup(exits, ALLOW_ALL), observer=seen)
+    with running_inbound(inbound):
         for _ in range(2):
-            with connect(door.bound) as control, connect(door.bound) as other:
+            with connect(inbound.bound) as control, connect(inbound.bound) as other:
                 ask(control)
                 with pytest.raises(Refused, match="1"):
                     ask(other)
@@ -301,45 +258,49 @@ def test_the_tunnel_is_used_again(nothing_left: None) -> None:
 
 @both_ways
 def test_another_than_the_expected_peer_is_reset_and_the_wait_goes_on(opened_by: Open) -> None:
-    with opened_by() as doors, connect(doors.bound) as control:
+    with opened_by() as inbounds, connect(inbounds.bound) as control:
         place = ask(control, Address("127.0.0.2", 0))
         for _ in range(3):
             with peer_from("127.0.0.3", place) as stranger:
                 assert is_reset(stranger)
         with peer_from("127.0.0.2", place) as peer:
-            assert read_reply(control) == own(peer)
+            assert read_reply(control) == address(peer)
 
 
 @both_ways
-def test_the_rules_are_asked_about_whoever_comes(opened_by: Open) -> None:
-    # 0.0.0.0, which stands for anybody here, is no address that could be denied
+def test_the_rules_decide_about_the_peer_that_connects(opened_by: Open) -> None:
+    # 0.0.0.0, which stands for any peer here, is no address that could be denied
     rules = Rules.parse(["deny loopback", "deny 0.0.0.0/8", "allow all"])
-    with opened_by(rules=rules) as doors, connect(doors.bound) as control:
+    with opened_by(rules=rules) as inbounds, connect(inbounds.bound) as control:
         place = ask(control, UNSPECIFIED)
         with peer_from("127.0.0.1", place) as stranger:
             assert is_reset(stranger)
         with peer_from(place.host, place) as peer:
-            assert read_reply(control) == own(peer)
+            assert read_reply(control) == address(peer)
 
 
 @both_ways
 @pytest.mark.parametrize("expected", [Address("10.0.0.1", 0), Address("peer.test", 0)])
 def test_a_forbidden_peer_is_not_even_waited_for(opened_by: Open, expected: Address) -> None:
-    with opened_by(rules=Rules.default()) as doors, connect(doors.bound) as control:
+    with opened_by(rules=Rules.default()) as inbounds, connect(inbounds.bound) as control:
         with pytest.raises(Refused, match="2"):
             ask(control, expected)
-        assert {record.outcome for record in doors.next_records()} == {"forbidden"}
+        assert {record.outcome for record in inbounds.next_records()} == {"forbidden"}
 
 
 def test_a_local_end_asks_its_own_rules_too(nothing_left: None) -> None:
-    with running_door(make_server()) as server:
-        ways = WaysOut([make_exit(server.bound, pool_size=0)], Rules.parse(["deny 127.0.0.1"]))
-        door = LocalServer(("127.0.0.1", 0), ways)
-        with running_door(door), connect(door.bound) as control, pytest.raises(Refused, match="2"):
+    with running_inbound(make_server()) as server:
+        ways = ExitGroup([make_exit(server.bound, pool_size=0)], Rules.parse(["deny 127.0.0.1"]))
+        inbound = LocalServer(("127.0.0.1", 0), ways)
+        with (
+            running_inbound(inbound),
+            connect(inbound.bound) as control,
+            pytest.raises(Refused, match="2"),
+        ):
             ask(control)
 
 
-# --- when nobody comes ----------------------------------------------------------------------
+# --- when no peer connects ----------------------------------------------------------------------
 
 
 @both_ways
@@ -347,25 +308,26 @@ def test_a_peer_that_does_not_come_is_waited_for_so_long(
     opened_by: Open, nothing_left: None
 ) -> None:
     # the server's own time is over first, or at the same moment
-    with opened_by(timeouts=Timeouts(bind=0.05)) as doors, connect(doors.bound) as control:
+    with opened_by(timeouts=Timeouts(bind=0.05)) as inbounds, connect(inbounds.bound) as control:
         place = ask(control)
         with pytest.raises(Refused, match="6"):
             read_reply(control)
         assert control.recv(1) == b""
-        assert "connect_timeout" in {record.outcome for record in doors.next_records()}
+        assert "connect_timeout" in {record.outcome for record in inbounds.next_records()}
         with pytest.raises(ConnectionRefusedError):
             connect(place)
 
 
 def test_a_server_whose_time_is_over_says_so_and_the_tunnel_goes_on(nothing_left: None) -> None:
     server = make_server(timeouts=Timeouts(bind=0.05))
-    with running_door(server):
+    with running_inbound(server):
         way = make_exit(server.bound)
-        door = LocalServer(("127.0.0.1", 0), WaysOut([way], ALLOW_ALL))
-        with running_door(door):
+        inbound = LocalServer(("127.0.0.1", 0), ExitGroup([way], ALLOW_ALL))
+        with running_inbound(inbound):
+            way.pool.wake()
             eventually(lambda: way.pool.ready == 8)
             for _ in range(2):
-                with connect(door.bound) as control:
+                with connect(inbound.bound) as control:
                     ask(control)
                     with pytest.raises(Refused, match="6"):
                         read_reply(control)
@@ -378,14 +340,14 @@ def test_a_server_whose_time_is_over_says_so_and_the_tunnel_goes_on(nothing_left
 def test_a_client_that_hangs_up_is_waited_for_no_longer(
     opened_by: Open, leave: Any, nothing_left: None
 ) -> None:
-    with opened_by() as doors, connect(doors.bound) as control:
+    with opened_by() as inbounds, connect(inbounds.bound) as control:
         place = ask(control)
         if leave == "half-close":
             control.shutdown(std_socket.SHUT_WR)
         else:
             leave(control)
-        assert [record.outcome for record in doors.next_records()] == ["client_gone"] * len(
-            doors.seen
+        assert [record.outcome for record in inbounds.next_records()] == ["client_gone"] * len(
+            inbounds.ends
         )
         with pytest.raises(ConnectionRefusedError):
             connect(place)
@@ -394,8 +356,8 @@ def test_a_client_that_hangs_up_is_waited_for_no_longer(
 def test_a_client_that_is_gone_before_the_first_reply_leaves_nothing(nothing_left: None) -> None:
     seen = Seen()
     slow = Slow(DirectExit(Dialer(ALLOW_ALL, Resolver())))
-    door = LocalServer(("127.0.0.1", 0), WaysOut([slow], ALLOW_ALL), observer=seen)
-    with running_door(door), connect(door.bound) as control:
+    inbound = LocalServer(("127.0.0.1", 0), ExitGroup([slow], ALLOW_ALL), observer=seen)
+    with running_inbound(inbound), connect(inbound.bound) as control:
         control.sendall(b"\x05\x01\x00" + b"\x05\x02\x00" + HERE.encode())
         slow.asked.wait()
         send_reset(control)
@@ -418,10 +380,10 @@ class Slow(FakeExit):
 
 
 @both_ways
-def test_a_door_that_stops_leaves_nothing(opened_by: Open, nothing_left: None) -> None:
-    with opened_by() as doors, connect(doors.bound) as control:
+def test_a_inbound_that_stops_leaves_nothing(opened_by: Open, nothing_left: None) -> None:
+    with opened_by() as inbounds, connect(inbounds.bound) as control:
         place = ask(control)
-        doors.local.stop(0)
+        inbounds.local.stop(0)
         assert read_to_end(control) == b""
         eventually(lambda: not is_open(place))
 
@@ -447,8 +409,12 @@ def test_a_server_that_goes_away_is_told_as_the_exits_failure(nothing_left: None
 
 
 def test_where_no_exit_can_wait_the_client_is_told_so() -> None:
-    door = LocalServer(("127.0.0.1", 0), WaysOut([FakeExit("http://x")], ALLOW_ALL))
-    with running_door(door), connect(door.bound) as control, pytest.raises(Refused, match="7"):
+    inbound = LocalServer(("127.0.0.1", 0), ExitGroup([FakeExit("http://x")], ALLOW_ALL))
+    with (
+        running_inbound(inbound),
+        connect(inbound.bound) as control,
+        pytest.raises(Refused, match="7"),
+    ):
         ask(control)
 
 
@@ -494,7 +460,6 @@ def test_a_stranger_that_never_stops_coming_lets_others_run(
     listener = listen()
     pairs = [tcp_pair() for _ in range(5)]
     came = [far for _, far in pairs]
-    ran: list[bool] = []
 
     class Crowded:
         def accept(self) -> tuple[socket, tuple[str, int]]:
@@ -504,10 +469,9 @@ def test_a_stranger_that_never_stops_coming_lets_others_run(
 
     listener.close()
     listener._sock = Crowded()  # type: ignore[assignment]
-    gevent.spawn(ran.append, True)
-    with pytest.raises(OutOfResources):
+    with turns_of_others() as others, pytest.raises(OutOfResources):
         listener.accept()
-    assert ran
+    assert others.count >= len(pairs)
     for near, _ in pairs:
         assert is_reset(near)
         near.close()
@@ -521,7 +485,7 @@ def test_a_stranger_that_never_stops_coming_lets_others_run(
         ("127.0.0.77/32", Address("::1", 0), AddressFamilyNotSupported),
         ("192.0.2.252/32", HERE, ConnectFailed),
     ],
-    ids=["it", "for anybody", "the other family", "not there"],
+    ids=["it", "for any peer", "the other family", "not there"],
 )
 def test_it_waits_at_a_source_address_if_the_exit_has_any(
     network: str, expected: Address, failure: type[ConnectFailed] | None, nothing_left: None
@@ -566,10 +530,12 @@ PLACE = Address("192.0.2.1", 5000)
 
 
 @contextmanager
-def waiting_by_hand() -> Iterator[tuple[Listening, TunnelExit, ByHand]]:
+def waiting_by_hand() -> Iterator[tuple[PendingBind, TunnelExit, ByHand]]:
     """A peer is waited for behind an exit's one tunnel, by a server that the test plays."""
     with our_client() as (client, server):
-        way = TunnelExit(HERE, Key(bytes(32)), Dialer(ALLOW_ALL, Resolver()), pool_size=1)
+        way = TunnelExit(
+            HERE, Key(bytes(32)), Dialer(ALLOW_ALL, Resolver()), pool=PoolSettings(size=1)
+        )
         way.pool.give_back(client)
         binding = gevent.spawn(way.bind, Request(Command.BIND, Address("example.com", 20)))
         kind, body = server.receive()
@@ -653,7 +619,7 @@ def test_behind_a_second_refusal_a_server_discards_up_to_the_fin() -> None:
         assert codes == [0x00, 0x06]
 
 
-def test_nothing_listens_where_nobody_waits_any_more() -> None:
+def test_nothing_listens_once_no_client_waits() -> None:
     """So the tests that connect to a place that is closed can tell."""
     with pytest.raises(ConnectionRefusedError):
         connect(Address("127.0.0.1", free_port()))

@@ -6,15 +6,14 @@ import hashlib
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import requests
-from program import (
-    TOO_LONG,
+
+from tests.support.program import (
     Program,
     both_programs,
     chunks,
@@ -26,6 +25,7 @@ from program import (
     sha256_of_bytes,
     web_server,
 )
+from tests.support.waiting import TOO_LONG, eventually
 
 GIB = 1 << 30
 
@@ -74,15 +74,19 @@ def connect(port: int, target: tuple[str, int]) -> socket.socket:
     """A SOCKS5 client in three lines of the RFC."""
     sock = socket.create_connection(("127.0.0.1", port), timeout=TOO_LONG)
     request = b"\x05\x01\x00\x01" + socket.inet_aton(target[0]) + target[1].to_bytes(2, "big")
-    sock.sendall(b"\x05\x01\x00" + request)
-    got = b""
-    while len(got) < 12:
-        data = sock.recv(12 - len(got))
-        if not data:
-            raise ConnectionError("the proxy closed")
-        got += data
-    if got[3]:
-        raise ConnectionError(f"REP {got[3]}")
+    try:
+        sock.sendall(b"\x05\x01\x00" + request)
+        got = b""
+        while len(got) < 12:
+            data = sock.recv(12 - len(got))
+            if not data:
+                raise ConnectionError("the proxy closed")
+            got += data
+        if got[3]:
+            raise ConnectionError(f"REP {got[3]}")
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 
@@ -110,7 +114,7 @@ def test_five_hundred_connections_at_once_are_served_and_never_mixed_up(
                 while data := conn.recv(65536):
                     conn.sendall(data)
 
-        def visit(number: int) -> None:
+        def connection(number: int) -> None:
             sent = hashlib.shake_128(str(number).encode()).digest(20_000)
             with connect(port, target.getsockname()) as sock:
                 everybody_is_in.wait(TOO_LONG)
@@ -122,7 +126,7 @@ def test_five_hundred_connections_at_once_are_served_and_never_mixed_up(
             assert got == sent
 
         threading.Thread(target=serve, daemon=True).start()
-        failures = in_threads(500, visit)
+        failures = in_threads(500, connection)
         target.shutdown(socket.SHUT_RDWR)
     assert not failures, failures[:3]
 
@@ -246,7 +250,7 @@ def test_a_server_killed_and_started_again_under_load_is_used_again_within_two_s
             # the first request after the return, by a client that has waited for nothing
             proxies = {"http": f"socks5h://127.0.0.1:{port}"}
             url = f"http://127.0.0.1:{web}/text/back"
-            assert requests.get(url, proxies=proxies, timeout=2).text == "back"
+            assert requests.get(url, proxies=proxies, timeout=TOO_LONG).text == "back"
         wait_for_more(outcomes, "right", 20)
         stop.set()
         for thread in threads:
@@ -257,10 +261,7 @@ def test_a_server_killed_and_started_again_under_load_is_used_again_within_two_s
 
 def wait_for_more(outcomes: list[str], kind: str, count: int) -> None:
     wanted = outcomes.count(kind) + count
-    deadline = time.monotonic() + TOO_LONG
-    while outcomes.count(kind) < wanted:
-        assert time.monotonic() < deadline, outcomes[-20:]
-        threading.Event().wait(0.01)
+    eventually(lambda: outcomes.count(kind) >= wanted, within=TOO_LONG)
 
 
 def test_a_local_end_whose_server_is_away_says_so_and_answers_at_once(

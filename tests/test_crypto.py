@@ -6,13 +6,12 @@ import base64
 import hashlib
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import other_end
 import pytest
 from cryptography.exceptions import InvalidTag
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nacl import bindings as sodium
 from nacl.bindings import crypto_scalarmult_base
@@ -35,6 +34,7 @@ from gsocks.crypto import (
     preferred,
 )
 from gsocks.errors import ConfigError, Tampered
+from tests.support import other_end
 
 NAME = b"Noise_NNpsk0_25519_ChaChaPoly_BLAKE2b"
 KEY = Key(bytes(range(32)))
@@ -194,7 +194,7 @@ def test_every_agreement_has_keys_of_its_own() -> None:
 # --- changed and cut messages -----------------------------------------------------------------
 
 
-def test_a_hello_with_any_bit_changed_is_nobodys() -> None:
+def test_a_hello_with_any_bit_changed_belongs_to_no_key() -> None:
     hello = Initiator(KEY, BOTH, CLIENTS[0]).hello(TIME_MS)
     ring = KeyRing({"default": KEY})
     head, rest = split(hello)
@@ -488,9 +488,9 @@ def test_a_buffer_without_room_is_refused_before_anything_is_written(cipher: Cip
     with pytest.raises(ValueError, match="bytes for"):
         far.opener.open_into(bytearray(100), sealed[: near.overhead - 1])
     # and none of it has counted as a message
-    room = bytearray(7)
-    far.opener.open_into(room, sealed)
-    assert room == b"message"
+    exact = bytearray(7)
+    far.opener.open_into(exact, sealed)
+    assert exact == b"message"
     assert far.open(near.seal(b"next")) == b"next"
 
 
@@ -531,7 +531,7 @@ def test_the_fastest_cipher_that_both_ends_have_is_chosen(
         assert far.open(near.seal(b"x")) == b"x"
 
 
-def test_offered_bits_that_nobody_knows_are_ignored() -> None:
+def test_offered_unknown_bits_are_ignored() -> None:
     for offered in range(256):
         hello = other_end.Client(KEY.raw(), CLIENTS[0]).hello(TIME_MS, offered)
         assert responder_for(hello).read(split(hello)[1]).offered == Cipher(offered & 0x03)
@@ -602,7 +602,6 @@ def test_a_key_is_read_from_base64_of_every_form(raw: bytes) -> None:
             assert Key.parse(text).raw() == raw
 
 
-@settings(derandomize=True, deadline=None)
 @given(st.binary(min_size=32, max_size=32))
 def test_a_keys_text_is_the_key_and_is_fit_for_a_url(raw: bytes) -> None:
     text = Key(raw).text()
@@ -624,7 +623,11 @@ def assert_hidden(shown: str, raw: bytes) -> None:
 @pytest.mark.parametrize("size", [0, 1, 31, 33, 64])
 def test_a_key_of_another_size_is_refused_and_not_repeated(size: int) -> None:
     raw = (RAW * 2)[:size]
-    for make in (lambda: Key(raw), lambda: Key.parse(base64.b64encode(raw).decode())):
+    makers: list[Callable[[], Key]] = [
+        lambda: Key(raw),
+        lambda: Key.parse(base64.b64encode(raw).decode()),
+    ]
+    for make in makers:
         with pytest.raises(ConfigError, match=rf"^a key has 32 bytes, this one has {size}$"):
             make()
 

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from program import ROOT, TOO_LONG, Program, run, web_server
 
-from gsocks import config
+import gsocks
+from gsocks import config, settings
+from gsocks.access.rules import DEFAULT_RULES
 from gsocks.crypto import Key
 from gsocks.rotation import sources
-from gsocks.rotation.lists import Manner, parse_list
-from gsocks.rules import DEFAULT_RULES
+from gsocks.rotation.lists import ListOptions, parse_list
+from tests.support.program import ROOT, Program, run, web_server
+from tests.support.waiting import TOO_LONG
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -56,8 +58,8 @@ def test_the_readme_is_under_two_screens_and_names_every_key_of_the_config() -> 
 
 def test_the_reference_names_every_key_of_the_config() -> None:
     text = (ROOT / "docs" / "config.md").read_text()
-    structs = (config.Config, config.Log, config.Local, config.Server, config.Limits)
-    for struct in (*structs, config.Timeouts, config.Pool, config.Health, config.Checks):
+    structs = (config.Config, config.Log, config.Local, config.Server, settings.Limits)
+    for struct in (*structs, settings.Timeouts, settings.PoolSettings):
         for key in struct.__struct_fields__:
             assert key in text, key
     for key in sources.KEYS:
@@ -67,10 +69,10 @@ def test_the_reference_names_every_key_of_the_config() -> None:
 def test_every_form_of_a_line_in_the_reference_is_read() -> None:
     text = (ROOT / "docs" / "config.md").read_text().split("A line is an exit;", 1)[1]
     forms = re.findall(r"^ {4}(.*)$", text.split("The scheme of a line", 1)[0], re.MULTILINE)
-    found = parse_list("\n".join(forms).encode(), Manner())
+    found = parse_list("\n".join(forms).encode(), ListOptions())
     assert len(forms) == 8
-    assert not found.left_out
-    assert found.repeated == 4  # four spell the same one, and one is the first with options
+    assert not found.skipped
+    assert found.duplicates == 4  # four spell the same one, and one is the first with options
 
 
 def test_the_readme_tells_the_rules_that_apply_where_none_are_given() -> None:
@@ -148,7 +150,7 @@ def test_the_readmes_rotating_proxy_works_as_written(tmp_path: Path) -> None:
 
 
 def _direct_http(folder: Path) -> Path:
-    """The config of what stands for somebody's proxy."""
+    """The config of a proxy that stands for a provider's."""
     path = folder / "upstream.yaml"
     path.write_text("local: {listen: '127.0.0.1:0', rules: [allow all]}")
     return path
@@ -163,3 +165,9 @@ def _with_path() -> dict[str, str]:
 def test_the_embedding_example_runs() -> None:
     done = run(sys.executable, ROOT / "examples" / "embedded.py")
     assert re.fullmatch(r"hello from the inside\n\d+ bytes went .*\n", done.stdout), done.stderr
+
+
+def test_the_api_reference_has_all_that_the_package_offers() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    documented = set(re.findall(r"auto(?:class|exception):: [a-z_.]+\.(\w+)", page))
+    assert documented == set(gsocks.__all__)

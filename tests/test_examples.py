@@ -18,14 +18,16 @@ from typing import Any, ClassVar
 import gevent
 import pytest
 import requests
-from engine import KEY, free_port, make_server, read_to_end, running_door, serving
 from gevent.pywsgi import WSGIServer
 from gevent.ssl import PROTOCOL_TLS_SERVER, SSLContext
-from program import ROOT, TOO_LONG, Program
-from proxies import authority, certified
 
 from gsocks import Gateway
 from gsocks.errors import ConnectionRefused, ConnectTimeout, Forbidden
+from tests.support.engine import KEY, make_server, read_to_end, running_inbound, serving
+from tests.support.ports import free_port
+from tests.support.program import ROOT, Program
+from tests.support.proxies import authority, certified
+from tests.support.waiting import TOO_LONG
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
 
@@ -44,7 +46,7 @@ def example(name: str) -> ModuleType:
 
 
 class Site:
-    """A site in the same hub: whoever blocks the hub waits for it in vain."""
+    """A site in the same hub: a request that blocks the hub waits for it in vain."""
 
     def __init__(self) -> None:
         #: the address that each request came from, and its session's header
@@ -56,7 +58,7 @@ class Site:
             start("302 Found", [("Location", "/here")])
             return [b""]
         if environ["PATH_INFO"] == "/slow":
-            gevent.sleep(0.05)
+            gevent.sleep(0.05)  # as a slow site does
         start("200 OK", [("Content-Type", "text/plain")])
         return [environ["REMOTE_ADDR"].encode()]
 
@@ -80,12 +82,13 @@ def certificate() -> SSLContext:
 
 
 @contextmanager
-def web(**wishes: Any) -> Iterator[tuple[requests.Session, Gateway]]:
+def web(**selectors: Any) -> Iterator[tuple[Any, Gateway]]:
+    """A session of requests, whose responses have an exit too, and the gateway."""
     exits = [{"url": f"direct://?source=127.0.0.{n}", "name": f"exit-{n}"} for n in range(11, 19)]
     adapter = example("requests_adapter").GatewayAdapter
     with Gateway(exits, rules=["allow all"]) as gateway, requests.Session() as session:
         for scheme in ("http://", "https://"):
-            session.mount(scheme, adapter(gateway, **wishes))
+            session.mount(scheme, adapter(gateway, **selectors))
         yield session, gateway
 
 
@@ -101,7 +104,7 @@ def test_requests_go_by_exits_in_turn_and_say_which_one_it_was() -> None:
 def test_a_kept_connection_keeps_its_exit() -> None:
     with site() as (url, _), web() as (session, gateway):
         assert {session.get(url).exit for _ in range(4)} == {"exit-11"}
-        assert sum(member.counts.connected for member in gateway.ways_out.roster) == 1
+        assert sum(member.counts.connected for member in gateway.exit_group.roster) == 1
 
 
 def test_a_request_may_name_its_session_and_a_redirect_keeps_it() -> None:
@@ -129,7 +132,7 @@ def test_https_waits_in_its_greenlet_alone() -> None:
     certificates = authority().cert_pem
     with (
         site(ssl_context=certificate()) as (url, _),
-        running_door(make_server()) as server,
+        running_inbound(make_server()) as server,
         certificates.tempfile() as trusted,
         requests.Session() as session,
         Gateway([f"gsocks://{KEY.text()}@{server.bound}"], rules=["allow all"]) as gateway,
@@ -158,7 +161,8 @@ def test_the_environments_proxy_is_none_of_its(monkeypatch: pytest.MonkeyPatch) 
 
 def test_failures_are_those_of_requests_and_their_cause_is_ours() -> None:
     def cause(error: requests.RequestException) -> BaseException | None:
-        return error.args[0].reason.__cause__
+        found: BaseException | None = error.args[0].reason.__cause__
+        return found
 
     with web() as (session, _):
         with pytest.raises(requests.ConnectionError) as caught:
@@ -198,9 +202,9 @@ class Shop(Spider):
         yield self.page("http", "captcha", "/captcha", session="cart19")
         yield self.page("http", "never", "/never")
 
-    def page(self, scheme, kind, path, **wishes):
+    def page(self, scheme, kind, path, **selector):
         url = getattr(self, scheme) + path
-        return Request(url, self.parse, dont_filter=True, meta={"gsocks": wishes, "kind": kind})
+        return Request(url, self.parse, dont_filter=True, meta={"gsocks": selector, "kind": kind})
 
     def parse(self, response):
         if response.text == "captcha":
@@ -266,7 +270,7 @@ def test_scrapy_has_sessions_countries_and_another_exit_after_a_ban(tmp_path: Pa
     ):
         settings = {
             "GSOCKS_PROXY": f"http://127.0.0.1:{gateway.port()}",
-            "GSOCKS_ADMIN": gateway.wait_for(r"admin: JSON and metrics on (http://\S+),")[0][1],
+            "GSOCKS_ADMIN": gateway.wait_for(r"admin: listening on (http://\S+) ")[0][1],
             "GSOCKS_TOKEN": (tmp_path / "admin.token").read_text().strip(),
             "DOWNLOADER_MIDDLEWARES": '{"scrapy_middleware.GsocksMiddleware": 745}',
             "HTTPERROR_ALLOW_ALL": "1",
@@ -286,7 +290,7 @@ def test_scrapy_has_sessions_countries_and_another_exit_after_a_ban(tmp_path: Pa
         )
         assert done.returncode == 0, done.stderr
         # /forbidden and /captcha once, and /never at each try but the last
-        gateway.wait_for(r"exit \S+ has served 127\.0\.0\.1 badly: banned", 4)
+        gateway.wait_for(r"exit \S+: failure reported for 127\.0\.0\.1: banned", 4)
     pages: dict[str, list[tuple[int, str]]] = {}
     for page in json.loads((tmp_path / "pages.json").read_text()):
         pages.setdefault(page["kind"], []).append((page["status"], page["from"]))

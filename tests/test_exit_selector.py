@@ -1,4 +1,4 @@
-"""Wishes: what may be said in them, and which one counts where there are two."""
+"""Exit selectors: valid attributes, and the merge of two selectors."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ from collections.abc import Callable
 
 import pytest
 
-from gsocks.wish import ANY, Wish, as_country, as_exit, as_session, as_tag
+from gsocks.request import ANY, ExitSelector, as_country, as_exit, as_session, as_tag
 
-WHOLE = Wish("x", 60.0, "de", ("fast", "mobile"), "berlin-1")
+WHOLE = ExitSelector("x", 60.0, "de", ("fast", "mobile"), "berlin-1")
 
 
-def test_a_wish_counts_key_by_key_over_another_one() -> None:
-    assert Wish().over(WHOLE) == WHOLE.over(Wish()) == WHOLE
-    assert Wish("y", country="fr").over(WHOLE) == Wish("y", 60.0, "fr", WHOLE.tags, "berlin-1")
-    assert Wish(lifetime=5.0, tags=("slow",), exit="a").over(WHOLE) == Wish(
+def test_a_merge_takes_each_attribute_from_the_first_selector_that_sets_it() -> None:
+    assert ExitSelector().merge(WHOLE) == WHOLE.merge(ExitSelector()) == WHOLE
+    assert ExitSelector("y", country="fr").merge(WHOLE) == ExitSelector(
+        "y", 60.0, "fr", WHOLE.tags, "berlin-1"
+    )
+    assert ExitSelector(lifetime=5.0, tags=("slow",), exit="a").merge(WHOLE) == ExitSelector(
         "x", 5.0, "de", ("slow",), "a"
     )
-    assert ANY.over(ANY) == ANY
+    assert ANY.merge(ANY) == ANY
 
 
-def test_a_wish_is_told_in_the_words_of_a_config() -> None:
-    told = "session x, lifetime 1m, country de, tags fast mobile, exit berlin-1"
-    assert str(WHOLE) == told
-    assert str(Wish(country="de")) == "country de"
+def test_a_selector_is_written_in_the_words_of_a_config() -> None:
+    text = "session x, lifetime 1m, country de, tags fast mobile, exit berlin-1"
+    assert str(WHOLE) == text
+    assert str(ExitSelector(country="de")) == "country de"
     assert str(ANY) == ""
 
 
-def test_words_are_taken_as_they_are_meant() -> None:
+def test_attributes_are_read_in_their_canonical_case() -> None:
     assert as_session("-Ab_1.2") == "-Ab_1.2"
     assert as_country("NO") == "no"
     assert as_tag("Data-Center.1") == "data-center.1"
@@ -52,6 +54,6 @@ def test_words_are_taken_as_they_are_meant() -> None:
         (as_exit, None),
     ],
 )
-def test_what_is_no_word_is_refused(read: Callable[[object], str], text: object) -> None:
+def test_an_invalid_attribute_is_refused(read: Callable[[object], str], text: object) -> None:
     with pytest.raises(ValueError, match="is not"):
         read(text)

@@ -1,4 +1,4 @@
-"""What the rules say of a destination, told to whoever wrote them."""
+"""The explanation of a decision, for the author of the rules."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from ipaddress import ip_address
 
 import pytest
 
+from gsocks.access.explain import Explanation, explain
+from gsocks.access.rules import Rules
 from gsocks.address import Address, IPAddress
 from gsocks.errors import NameNotFound
-from gsocks.judge import Opinion, judge
-from gsocks.rules import Rules
 
 RULES = Rules.parse(
     (
@@ -27,7 +27,7 @@ def resolves_to(*hosts: str) -> Callable[[str], Sequence[IPAddress]]:
 
 
 def never(host: str) -> Sequence[IPAddress]:
-    raise NotImplementedError(f"{host} was looked up")
+    raise NotImplementedError(f"{host} was resolved")
 
 
 def ask(
@@ -35,8 +35,8 @@ def ask(
     user: str | None = None,
     resolve: Callable[[str], Sequence[IPAddress]] | None = never,
     rules: Rules = RULES,
-) -> Opinion:
-    return judge(rules, Address.parse(dest), user, resolve)
+) -> Explanation:
+    return explain(rules, Address.parse(dest), user, resolve)
 
 
 def test_an_address_is_judged_at_once() -> None:
@@ -48,14 +48,14 @@ def test_what_no_rule_matches_is_denied() -> None:
     assert ask("8.8.8.8:80") == (False, ("8.8.8.8:80 is denied: no rule allows it",))
 
 
-def test_a_name_that_is_denied_whatever_its_addresses_is_not_looked_up() -> None:
+def test_a_name_that_is_denied_whatever_its_addresses_is_not_resolved() -> None:
     assert ask("www.example.com:80") == (
         False,
         ("www.example.com:80 is denied: rule 'deny *.example.com'",),
     )
 
 
-def test_a_name_that_is_allowed_whatever_its_addresses_is_not_looked_up() -> None:
+def test_a_name_that_is_allowed_whatever_its_addresses_is_not_resolved() -> None:
     told = ask("example.org:80", rules=Rules.parse(["allow all"]))
     assert told == (True, ("example.org:80 is allowed: rule 'allow all'",))
 
@@ -91,15 +91,15 @@ def test_a_name_that_does_not_resolve_is_told() -> None:
         False,
         (
             "example.org:443 is undecided: its addresses decide",
-            "example.org:443 can't be looked up: example.org: no such name",
+            "example.org:443 can't be resolved: example.org: no such name",
         ),
     )
 
 
-def test_where_names_are_looked_up_behind_the_exit_its_rules_decide() -> None:
+def test_where_names_are_resolved_behind_the_exit_its_rules_decide() -> None:
     told = ask("example.org:443", None, None)
     assert told.allowed
     assert told.lines[-1] == (
-        "example.org:443 is looked up behind the exit, by whose rules these are judged"
+        "example.org:443 is resolved behind the exit, whose own rules check its addresses"
     )
     assert not ask("www.example.com:80", None, None).allowed

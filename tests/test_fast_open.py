@@ -5,11 +5,23 @@ from __future__ import annotations
 import socket as std_socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import gevent
 import pytest
-from engine import (
-    TOO_LONG,
+from gevent.socket import socket, socketpair
+
+from gsocks.access.rules import ALLOW_ALL, Rules
+from gsocks.address import UNSPECIFIED, Address
+from gsocks.errors import ConnectionRefused, ExitFailed, StreamClosed, StreamError, Withdrawn
+from gsocks.exits.base import Connected
+from gsocks.exits.tunnel import TunnelExit
+from gsocks.local import LocalServer
+from gsocks.request import Command, Request
+from gsocks.rotation.group import ExitGroup
+from gsocks.stream import Reader, Stream, reset
+from gsocks.tunnel import ClientTunnel, Frame, TunnelStream
+from tests.support.engine import (
     FakeExit,
     Forwarder,
     Refused,
@@ -18,72 +30,65 @@ from engine import (
     connect,
     direct,
     eventually,
-    free_port,
     is_reset,
     make_exit,
     make_server,
     read_answer,
     read_exactly,
     read_to_end,
-    running_door,
+    running_inbound,
     serving,
     socks_request,
     through,
 )
-from gevent.socket import socket, socketpair
-from stream_contract import Pair, StreamContract, blocked
-from tunnel_parts import BOUND, DEST, ByHand, opened, sessions, tunnels
-
-from gsocks.address import UNSPECIFIED, Address
-from gsocks.errors import ConnectionRefused, ExitFailed, StreamClosed, StreamError, Withdrawn
-from gsocks.exits.base import Connected
-from gsocks.exits.tunnel import TunnelExit
-from gsocks.local import LocalServer
-from gsocks.request import Command, Request
-from gsocks.rules import ALLOW_ALL, Rules
-from gsocks.stream import Reader, Stream, reset
-from gsocks.tunnel import ClientTunnel, Frame, TunnelStream
-from gsocks.ways_out import WaysOut
+from tests.support.ports import free_port
+from tests.support.stream_contract import Pair, StreamContract, blocked
+from tests.support.tunnel_parts import BOUND, DEST, ByHand, opened, sessions, tunnels
+from tests.support.waiting import TOO_LONG
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
 
 NOWHERE = Address("127.0.0.1", 1)
-EARLY = Request(Command.CONNECT, DEST, fast_open=True)
+MIN_UPTIME = Request(Command.CONNECT, DEST, fast_open=True)
 
 
 class Parts:
     """Both ends, with a path between them that counts how often the word has passed."""
 
-    def __init__(self, stack: ExitStack, *, rules: Rules = ALLOW_ALL, **options) -> None:
+    def __init__(self, stack: ExitStack, *, rules: Rules = ALLOW_ALL, **options: Any) -> None:
         self.at_local, self.at_server = Seen(), Seen()
-        self.server = stack.enter_context(running_door(make_server(observer=self.at_server)))
+        self.server = stack.enter_context(running_inbound(make_server(observer=self.at_server)))
         self.path = stack.enter_context(Forwarder(self.server.bound))
         # one more than is used at a time, so that none is opened meanwhile
         self.exit = make_exit(self.path.bound, pool_size=2)
         settings = {"observer": self.at_local, "fast_open": True, **options}
-        door = LocalServer(("127.0.0.1", 0), WaysOut([self.exit], rules), **settings)
-        self.door = stack.enter_context(running_door(door))
+        inbound = LocalServer(("127.0.0.1", 0), ExitGroup([self.exit], rules), **settings)
+        self.inbound = stack.enter_context(running_inbound(inbound))
+        self.exit.pool.wake()
         eventually(lambda: self.exit.pool.ready == 2)
         self.path.turns.clear()
 
 
+Start = Callable[..., Parts]
+
+
 @pytest.fixture
-def start(nothing_left: None) -> Iterator[Callable[..., Parts]]:
+def start(nothing_left: None) -> Iterator[Start]:
     with ExitStack() as stack:
         yield lambda **options: Parts(stack, **options)
 
 
-def http_connect(door: Address, dest: Address) -> socket:
-    sock = connect(door)
+def http_connect(inbound: Address, dest: Address) -> socket:
+    sock = connect(inbound)
     sock.sendall(f"CONNECT {dest} HTTP/1.1\r\nHost: {dest}\r\n\r\n".encode())
     assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
     return sock
 
 
-def socks4(door: Address, dest: Address) -> socket:
+def socks4(inbound: Address, dest: Address) -> socket:
     ip = dest.ip
     assert ip is not None
-    sock = connect(door)
+    sock = connect(inbound)
     sock.sendall(b"\x04\x01" + dest.port.to_bytes(2, "big") + ip.packed + b"\0")
     assert read_exactly(sock, 8) == b"\x00\x5a" + bytes(6), "granted, from no address"
     return sock
@@ -93,52 +98,54 @@ def socks4(door: Address, dest: Address) -> socket:
 
 
 @pytest.mark.parametrize("ask", [through, socks4, http_connect])
-def test_an_answer_takes_one_round_trip(start, echo_server: Address, ask) -> None:
+def test_an_answer_takes_one_round_trip(
+    start: Start, echo_server: Address, ask: Callable[[Address, Address], socket]
+) -> None:
     parts = start()
     parts.exit.first_words_within = TOO_LONG  # whatever else this machine has to do
-    with ask(parts.door.bound, echo_server) as sock:
+    with ask(parts.inbound.bound, echo_server) as sock:
         sock.sendall(b"hello")
         assert read_exactly(sock, 5) == b"hello"
         assert parts.path.turns == ["up", "down"]
 
 
-def test_without_it_an_answer_takes_two_round_trips(start, echo_server: Address) -> None:
+def test_without_it_an_answer_takes_two_round_trips(start: Start, echo_server: Address) -> None:
     parts = start(fast_open=False)
-    with through(parts.door.bound, echo_server) as sock:
+    with through(parts.inbound.bound, echo_server) as sock:
         sock.sendall(b"hello")
         assert read_exactly(sock, 5) == b"hello"
         assert parts.path.turns == ["up", "down", "up", "down"]
 
 
-def test_what_came_behind_the_request_travels_with_it(start, echo_server: Address) -> None:
+def test_what_came_behind_the_request_travels_with_it(start: Start, echo_server: Address) -> None:
     parts = start()
-    with through(parts.door.bound, echo_server, b"hello") as sock:
+    with through(parts.inbound.bound, echo_server, b"hello") as sock:
         assert read_exactly(sock, 5) == b"hello"
         assert parts.path.turns == ["up", "down"]
 
 
-def test_a_destination_may_speak_first(start) -> None:
+def test_a_destination_may_speak_first(start: Start) -> None:
     parts = start()
     greets = serving(lambda sock: sock.sendall(b"220 ready\r\n"))
-    with greets as target, through(parts.door.bound, target) as sock:
+    with greets as target, through(parts.inbound.bound, target) as sock:
         assert read_to_end(sock) == b"220 ready\r\n"
 
 
 def test_more_than_a_frame_arrives_whole_and_so_does_the_end_behind_it(
-    start, echo_server: Address
+    start: Start, echo_server: Address
 ) -> None:
     parts = start()
     data = bytes(range(256)) * 1000
-    assert ask_echo(parts.door.bound, echo_server, data) == data
+    assert ask_echo(parts.inbound.bound, echo_server, data) == data
     for seen in (parts.at_local, parts.at_server):
         record = seen.next()
         assert (record.outcome, record.up, record.down) == ("ok", len(data), len(data))
 
 
-def test_the_tunnel_is_used_again(start, echo_server: Address) -> None:
+def test_the_tunnel_is_used_again(start: Start, echo_server: Address) -> None:
     parts = start()
     for _ in range(5):
-        assert ask_echo(parts.door.bound, echo_server, b"again") == b"again"
+        assert ask_echo(parts.inbound.bound, echo_server, b"again") == b"again"
         eventually(lambda: parts.exit.pool.ready == 2)
     assert parts.path.connections == 2
 
@@ -147,9 +154,9 @@ def test_the_tunnel_is_used_again(start, echo_server: Address) -> None:
 
 
 def test_success_comes_from_no_address_because_none_is_known_yet(
-    start, echo_server: Address
+    start: Start, echo_server: Address
 ) -> None:
-    with connect(start().door.bound) as sock:
+    with connect(start().inbound.bound) as sock:
         sock.sendall(socks_request(echo_server))
         assert read_answer(sock) == UNSPECIFIED
 
@@ -172,33 +179,35 @@ def say_all(sock: socket) -> None:
 
 
 @pytest.mark.parametrize("act", [say_nothing, say_something, end_at_once, say_all])
-def test_a_success_that_was_not_true_is_a_reset_and_the_log_has_the_cause(start, act) -> None:
+def test_a_success_that_was_not_true_is_a_reset_and_the_log_has_the_cause(
+    start: Start, act: Callable[[socket], object]
+) -> None:
     parts = start()
-    with through(parts.door.bound, NOWHERE) as sock:
+    with through(parts.inbound.bound, NOWHERE) as sock:
         act(sock)
         assert is_reset(sock)
     for seen in (parts.at_local, parts.at_server):
         record = seen.next()
         assert (record.outcome, record.dest) == ("refused", str(NOWHERE))
         assert record.detail
-    eventually(lambda: parts.door.connections == 0)
+    eventually(lambda: parts.inbound.connections == 0)
 
 
-def test_a_tunnel_survives_a_success_that_was_not_true(start, echo_server: Address) -> None:
+def test_a_tunnel_survives_a_success_that_was_not_true(start: Start, echo_server: Address) -> None:
     parts = start()
     for act in (say_nothing, say_something, end_at_once, say_all):
-        with through(parts.door.bound, NOWHERE) as sock:
+        with through(parts.inbound.bound, NOWHERE) as sock:
             act(sock)
             assert is_reset(sock)
         eventually(lambda: parts.exit.pool.ready == 2)
-    assert ask_echo(parts.door.bound, echo_server, b"again") == b"again"
+    assert ask_echo(parts.inbound.bound, echo_server, b"again") == b"again"
     assert parts.path.connections == 2
 
 
-def test_what_the_rules_here_forbid_is_told_as_such(start) -> None:
+def test_what_the_rules_here_forbid_is_told_as_such(start: Start) -> None:
     parts = start(rules=Rules.parse(["deny 127.0.0.0/8", "allow all"]))
     with pytest.raises(Refused) as refused:
-        through(parts.door.bound, NOWHERE)
+        through(parts.inbound.bound, NOWHERE)
     assert refused.value.args == (2,)
 
 
@@ -206,24 +215,26 @@ def test_success_is_not_told_before_there_is_a_tunnel(echo_server: Address) -> N
     """Whether the server can be reached is known in time, so another exit may serve."""
     seen = Seen()
     down = make_exit(Address("127.0.0.1", free_port()), pool_size=0)
-    ways = WaysOut([down, *exits_of(direct())], ALLOW_ALL)
-    with running_door(LocalServer(("127.0.0.1", 0), ways, fast_open=True, observer=seen)) as door:
-        assert ask_echo(door.bound, echo_server, b"hello") == b"hello"
+    ways = ExitGroup([down, *exits_of(direct())], ALLOW_ALL)
+    with running_inbound(
+        LocalServer(("127.0.0.1", 0), ways, fast_open=True, observer=seen)
+    ) as inbound:
+        assert ask_echo(inbound.bound, echo_server, b"hello") == b"hello"
         assert seen.next().exit == "direct"
 
 
-def exits_of(ways: WaysOut) -> list:
+def exits_of(ways: ExitGroup) -> list[Any]:
     return [member.exit for member in ways.roster]
 
 
 def test_an_exit_without_tunnels_tells_the_truth_as_ever() -> None:
-    door = LocalServer(("127.0.0.1", 0), direct(), fast_open=True)
-    with running_door(door), pytest.raises(Refused) as refused:
-        through(door.bound, NOWHERE)
+    inbound = LocalServer(("127.0.0.1", 0), direct(), fast_open=True)
+    with running_inbound(inbound), pytest.raises(Refused) as refused:
+        through(inbound.bound, NOWHERE)
     assert refused.value.args == (5,)
 
 
-class Listener(FakeExit):
+class BindingExit(FakeExit):
     """Hears what it is asked, and fails."""
 
     def __init__(self) -> None:
@@ -239,29 +250,31 @@ class Listener(FakeExit):
 
 @pytest.mark.parametrize("command", [Command.BIND, Command.UDP_ASSOCIATE])
 def test_only_connect_is_opened_early(command: Command) -> None:
-    way = Listener()
-    door = LocalServer(("127.0.0.1", 0), WaysOut([way], ALLOW_ALL), fast_open=True)
-    with running_door(door):
+    way = BindingExit()
+    inbound = LocalServer(("127.0.0.1", 0), ExitGroup([way], ALLOW_ALL), fast_open=True)
+    with running_inbound(inbound):
         for asked in (command, Command.CONNECT):
-            with connect(door.bound) as sock, pytest.raises(Refused):
+            with connect(inbound.bound) as sock, pytest.raises(Refused):
                 sock.sendall(b"\x05\x01\x00\x05" + bytes((asked, 0)) + NOWHERE.encode())
                 read_answer(sock)
     assert [request.fast_open for request in way.heard] == [False, True]
 
 
 def test_a_request_for_a_page_is_not_opened_early() -> None:
-    way = Listener()
-    door = LocalServer(("127.0.0.1", 0), WaysOut([way], ALLOW_ALL), fast_open=True)
-    with running_door(door), connect(door.bound) as sock:
+    way = BindingExit()
+    inbound = LocalServer(("127.0.0.1", 0), ExitGroup([way], ALLOW_ALL), fast_open=True)
+    with running_inbound(inbound), connect(inbound.bound) as sock:
         sock.sendall(b"GET http://example.com/ HTTP/1.1\r\nHost: example.com\r\n\r\n")
         assert sock.recv(65536).startswith(b"HTTP/1.1 502 ")
     assert [request.fast_open for request in way.heard] == [False]
 
 
-def test_a_client_that_leaves_before_it_says_anything_costs_the_server_nothing(start) -> None:
+def test_a_client_that_leaves_before_it_says_anything_costs_the_server_nothing(
+    start: Start,
+) -> None:
     parts = start()
     parts.exit.first_words_within = TOO_LONG
-    with through(parts.door.bound, NOWHERE) as sock:
+    with through(parts.inbound.bound, NOWHERE) as sock:
         reset(sock)
         assert parts.at_local.next().outcome == "client_reset"
     assert parts.exit.pool.ready == 2
@@ -274,15 +287,15 @@ def test_a_client_that_leaves_before_it_says_anything_costs_the_server_nothing(s
 
 @contextmanager
 def early_stream(
-    kind: std_socket.SocketKind = std_socket.SOCK_STREAM, **options
+    kind: std_socket.SocketKind = std_socket.SOCK_STREAM, **options: Any
 ) -> Iterator[tuple[Stream, ByHand, TunnelExit]]:
     """A stream for which nothing has been sent; its server is by hand."""
     near, far = socketpair(std_socket.AF_UNIX, kind)
     at_client, at_server = sessions()
     way = make_exit(NOWHERE, pool_size=1, **options)
-    way.pool.give_back(ClientTunnel(near, at_client, Reader(near)))
+    way.pool.give_back(ClientTunnel(near, at_client))
     with near, far:
-        connected = way.connect(EARLY)
+        connected = way.connect(MIN_UPTIME)
         assert connected.bound == UNSPECIFIED
         yield connected.stream, ByHand(far, at_server), way
         connected.stream.abort()
@@ -337,7 +350,7 @@ def test_nothing_is_written_behind_an_end_that_left_with_the_request() -> None:
             stream.write(b"too late")
 
 
-def test_the_request_leaves_once_whoever_is_first() -> None:
+def test_the_request_leaves_once_whichever_side_is_first() -> None:
     with early_stream() as (stream, server, way):
         way.first_words_within = 0.0
         reading = gevent.spawn(stream.read)
@@ -433,7 +446,7 @@ class TestEarlyStream(StreamContract):
         with tunnels() as (client, server):
             way = make_exit(NOWHERE, pool_size=1)
             way.pool.give_back(client)
-            near = way.connect(EARLY).stream
+            near = way.connect(MIN_UPTIME).stream
             near.write(b"first")
             assert server.accept() is not None
             server.succeeded(BOUND)

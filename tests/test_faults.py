@@ -1,4 +1,4 @@
-"""What goes wrong out there: processes killed, garbage, crowds.  Nobody takes a loss for an end."""
+"""Faults from outside: killed processes, garbage, crowds; truncation is never taken for EOF."""
 
 from __future__ import annotations
 
@@ -9,11 +9,21 @@ import socket as std_socket
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import gevent
 import pytest
-from engine import (
+from gevent.event import AsyncResult, Event
+from gevent.socket import socket
+
+from gsocks.access.rules import ALLOW_ALL
+from gsocks.address import Address
+from gsocks.local import LocalServer
+from gsocks.rotation.group import ExitGroup
+from gsocks.settings import Limits, Timeouts
+from gsocks.stream import reset
+from tests.support.engine import (
     Ends,
     Forwarder,
     Refused,
@@ -21,37 +31,29 @@ from engine import (
     both_ends,
     connect,
     eventually,
-    free_port,
     gather,
     is_reset,
     make_exit,
     make_server,
+    printed_address,
     read_exactly,
     read_to_end,
     running,
-    running_door,
+    running_inbound,
     server_process,
     serving,
     socks_request,
     through,
 )
-from gevent.event import AsyncResult, Event
-from gevent.socket import socket
-
-from gsocks.address import Address
-from gsocks.limits import Limits, Timeouts
-from gsocks.local import LocalServer
-from gsocks.rules import ALLOW_ALL
-from gsocks.stream import reset
-from gsocks.ways_out import WaysOut
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
 
 @contextmanager
 def local_to(server: Address, **options: Any) -> Iterator[LocalServer]:
-    ways_out = WaysOut([make_exit(server, **options)], ALLOW_ALL)
-    with running_door(LocalServer(("127.0.0.1", 0), ways_out)) as local:
+    exit_group = ExitGroup([make_exit(server, **options)], ALLOW_ALL)
+    with running_inbound(LocalServer(("127.0.0.1", 0), exit_group)) as local:
         yield local
 
 
@@ -135,10 +137,10 @@ def test_a_local_end_killed_in_the_middle_of_an_upload_resets_the_target() -> No
 
     with (
         serving(handle) as target,
-        running_door(make_server()) as server,
+        running_inbound(make_server()) as server,
         running(_LOCAL, str(server.bound)) as process,
     ):
-        local = Address("127.0.0.1", int(process.stdout.readline()))
+        local = printed_address(process)
         with through(local, target) as sock:
             sender = gevent.spawn(gather, [lambda: pour(sock)])
             arrived.wait()
@@ -153,7 +155,9 @@ def test_every_transfer_is_whole_or_fails_visibly_while_the_server_is_killed_aga
     port = free_port()
     over = Event()
     chance = random.Random(5)
-    whole, failed, wrong = [], [], []
+    whole: list[int] = []
+    wrong: list[int] = []
+    failed: list[Exception] = []
 
     def keep_asking(local: LocalServer) -> None:
         while not over.is_set():
@@ -162,7 +166,7 @@ def test_every_transfer_is_whole_or_fails_visibly_while_the_server_is_killed_aga
                 answer = ask_echo(local.bound, echo_server, data)
             except (OSError, EOFError, Refused) as error:
                 failed.append(error)
-                gevent.sleep(0.01)
+                gevent.sleep(0.01)  # a client's pause before it tries again
             else:
                 (whole if answer == data else wrong).append(len(data))
 
@@ -171,7 +175,7 @@ def test_every_transfer_is_whole_or_fails_visibly_while_the_server_is_killed_aga
         for _ in range(2):
             with server_process(port):
                 so_far = len(whole)
-                eventually(lambda so_far=so_far: len(whole) > so_far + 100)
+                eventually(lambda: len(whole) > so_far + 100)  # noqa: B023 - in this turn only
         with server_process(port):
             so_far = len(whole)
             eventually(lambda: len(whole) > so_far + 100)
@@ -183,8 +187,8 @@ def test_every_transfer_is_whole_or_fails_visibly_while_the_server_is_killed_aga
             assert ask_all(local.bound, echo_server, payloads) == payloads
 
 
-def ask_all(door: Address, echo_at: Address, payloads: list[bytes]) -> list[object]:
-    return gather([lambda data=data: ask_echo(door, echo_at, data) for data in payloads])
+def ask_all(inbound: Address, echo_at: Address, payloads: list[bytes]) -> list[object]:
+    return gather([partial(ask_echo, inbound, echo_at, data) for data in payloads])
 
 
 # --- crowds -----------------------------------------------------------------------------------
@@ -244,7 +248,7 @@ def test_a_handshake_that_stops_at_any_byte_leaves_nothing(
             else:
                 reset(sock)
 
-    gather([lambda count=count: stop_at(count) for count in range(len(handshake) + 1)])
+    gather([partial(stop_at, count) for count in range(len(handshake) + 1)])
     eventually(lambda: ends.local.connections == 0)
     eventually(lambda: len(ends.at_local.all) == len(handshake) + 1)
 
@@ -269,7 +273,7 @@ def test_one_flipped_bit_in_a_tunnel_is_a_reset_and_never_wrong_data(
     echo_server: Address, direction: str
 ) -> None:
     with (
-        running_door(make_server()) as server,
+        running_inbound(make_server()) as server,
         Forwarder(server.bound) as between,
         # no tunnel is opened beside it, whose bit could be the flipped one
         local_to(between.bound, pool_size=0) as local,

@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import gevent
 import pytest
-from engine import FakeExit, free_port
 from gevent.event import Event
-from proxies import certified, honest, stage, trusting
-from web import Talk, ok, web
 
+from gsocks.access.rules import ALLOW_ALL
 from gsocks.errors import ExitFailed, FetchFailed
-from gsocks.exits import ExitSpec, Ground, make_exit
+from gsocks.exits import ExitDeps, ExitSpec, make_exit
 from gsocks.exits.base import Exit
-from gsocks.fetch import Page, fetch
+from gsocks.exits.fetch import Page, fetch
 from gsocks.http.url import WebUrl
-from gsocks.rules import ALLOW_ALL
 from gsocks.stream import Stream
+from tests.support.engine import FakeExit
+from tests.support.ports import free_port
+from tests.support.proxies import certified, honest, stage, trusting
+from tests.support.web import Talk, ok, web
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
 
 
 def way(url: str = "direct") -> Exit:
-    return make_exit(ExitSpec.parse(url), Ground(ALLOW_ALL))
+    return make_exit(ExitSpec.parse(url), ExitDeps(ALLOW_ALL))
 
 
-def get(url: str, through: Exit | None = None, **options: object) -> Page:
-    wanted = {"largest": 10_000, "timeout": 20.0, "trust": trusting, **options}
-    return fetch(WebUrl.parse(url), through or way(), **wanted)  # type: ignore[arg-type]
+def get(url: str, through: Exit | None = None, **options: Any) -> Page:
+    wanted: dict[str, Any] = {"largest": 10_000, "timeout": 20.0, "trust": trusting, **options}
+    return fetch(WebUrl.parse(url), through or way(), **wanted)
 
 
-def failure(url: str, **options: object) -> str:
+def failure(url: str, **options: Any) -> str:
     with pytest.raises(FetchFailed) as caught:
         get(url, **options)
     assert "secret" not in str(caught.value)
@@ -139,14 +141,14 @@ def test_nothing_is_fetched_openly_that_began_in_secret() -> None:
 @pytest.mark.parametrize(
     ("answer", "why"),
     [
-        (b"", "ended before its answer was whole"),
-        (b"SSH-2.0-OpenSSH_9.9\r\n", "doesn't answer in HTTP"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsecret", "before its answer was whole"),
+        (b"", "closed the connection before its response was complete"),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", "response is not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nsecret", "before its response was complete"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nsecret\r\n", "is not HTTP/1.1"),
         (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\n", "is not HTTP/1.1"),
         (ok(b"x" * 10_001), "more than 9.8KiB"),
-        (redirect("ftp://secret"), "redirects to what is no URL"),
-        (ok(b"secret", b"Content-Encoding: gzip"), "in an encoding that nobody asked for"),
+        (redirect("ftp://secret"), "redirects to an invalid URL"),
+        (ok(b"secret", b"Content-Encoding: gzip"), "in an encoding that was not requested"),
     ],
 )  # fmt: skip
 def test_an_answer_that_is_none_is_told(answer: bytes, why: str) -> None:
@@ -189,8 +191,8 @@ def test_a_server_that_hangs_is_left_in_time(answer: Callable[[Talk], None]) -> 
 
 
 def test_a_way_that_fails_is_told() -> None:
-    assert "nobody there" in failure(
-        "http://p.example/", through=FakeExit("x", ExitFailed("nobody there"))
+    assert "no answer there" in failure(
+        "http://p.example/", through=FakeExit("x", ExitFailed("no answer there"))
     )
     assert "refused" in failure(f"http://127.0.0.1:{free_port()}/")
 

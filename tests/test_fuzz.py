@@ -13,18 +13,20 @@ from typing import Any
 
 import pytest
 
+import gsocks.access.username
 import gsocks.address
-import gsocks.datagram
+import gsocks.dns.message
 import gsocks.handshake
-import gsocks.http.client
-import gsocks.http.origin
-import gsocks.proxy_protocol
+import gsocks.http.response
+import gsocks.inbound.http_client
+import gsocks.net.datagram
+import gsocks.net.proxy_protocol
 import gsocks.rotation.lists
-import gsocks.rotation.username
 import gsocks.tunnel
 from fuzz.__main__ import TARGETS, words_file
+from gsocks.address import UNSPECIFIED
 from gsocks.crypto import Cipher
-from gsocks.exits.url import ExitSpec
+from gsocks.exits.spec import ExitSpec
 from gsocks.http.body import Sized
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
@@ -65,26 +67,28 @@ def read_one_port_further(exactly: Callable[[int], bytes]) -> gsocks.address.Add
 
 
 class Further(gsocks.address.Address):
-    read = staticmethod(read_one_port_further)  # type: ignore[assignment]
+    read = staticmethod(read_one_port_further)
 
 
 def take_what_there_is(taker: Any, count: int) -> bytes:
     start, taker._at = taker._at, taker._at + count
-    return taker._body[start : taker._at]
+    taken: bytes = taker._body[start : taker._at]
+    return taken
 
 
 #: for each target something in gsocks, and what stands there in a gsocks with a fault
 FAULTS: dict[str, tuple[object, str, object]] = {
     "socks5": (gsocks.handshake, "Address", Further),
     "socks4": (gsocks.handshake, "_MAX_STRING", 1000),
-    "proxy_header": (gsocks.proxy_protocol, "LONGEST_LINE", 1000),
-    "datagram": (gsocks.datagram, "_canonical", lambda head: head),
+    "proxy_header": (gsocks.net.proxy_protocol, "MAX_LINE", 1000),
+    "datagram": (gsocks.net.datagram, "_canonical", lambda head: head),
     "frames": (gsocks.tunnel._Taker, "__call__", take_what_there_is),
     "hello": (gsocks.tunnel, "preferred", lambda offer: Cipher.SECRETBOX),
-    "http_requests": (gsocks.http.client, "check_framing", lambda request: None),
-    "http_answers": (gsocks.http.origin, "body_of_response", lambda response, method: Sized(5)),
-    "username": (gsocks.rotation.username, "parse_duration", lambda text: 1.0),
-    "exit_list": (gsocks.rotation.lists, "_check_foreign", lambda spec, trusted: None),
+    "http_requests": (gsocks.inbound.http_client, "check_framing", lambda request: None),
+    "http_answers": (gsocks.http.response, "body_of_response", lambda *head: Sized(5)),
+    "dns_answer": (gsocks.dns.message._Records, "_ip", lambda *_: UNSPECIFIED.ip),
+    "username": (gsocks.access.username, "parse_duration", lambda text: 1.0),
+    "exit_list": (gsocks.rotation.lists, "_check_foreign", lambda spec, *_: spec),
     "exit_url": (ExitSpec, "__repr__", lambda spec: f"<{spec.password}>"),
 }
 

@@ -18,32 +18,15 @@ from typing import Any
 
 import gevent
 import pytest
-from engine import (
-    KEY,
-    FakeExit,
-    Forwarder,
-    echo,
-    eventually,
-    free_port,
-    is_reset,
-    make_server,
-    read_exactly,
-    read_to_end,
-    running_door,
-    send_reset,
-    serving,
-)
 from gevent.event import Event
 from gevent.queue import Queue
 from gevent.socket import socket
 from gevent.ssl import PROTOCOL_TLS_CLIENT, PROTOCOL_TLS_SERVER, SSLContext
-from program import run
-from proxies import authority, honest, trusting
 
 import gsocks
 from gsocks import Gateway
+from gsocks.access.rules import ALLOW_ALL
 from gsocks.address import Address
-from gsocks.bridge import loopback_pair
 from gsocks.errors import (
     BadAddress,
     ConfigError,
@@ -55,10 +38,27 @@ from gsocks.errors import (
     OutOfResources,
     ShuttingDown,
 )
-from gsocks.exits import ExitSpec, Ground, make_exit
+from gsocks.exits import ExitDeps, ExitSpec, make_exit
+from gsocks.inbound.bridge import loopback_pair
 from gsocks.local import LocalServer
-from gsocks.rules import ALLOW_ALL
-from gsocks.ways_out import Offer, WaysOut
+from gsocks.rotation.group import ExitGroup, Offer
+from tests.support.engine import (
+    KEY,
+    FakeExit,
+    Forwarder,
+    echo,
+    eventually,
+    is_reset,
+    make_server,
+    read_exactly,
+    read_to_end,
+    running_inbound,
+    send_reset,
+    serving,
+)
+from tests.support.ports import free_port
+from tests.support.program import run
+from tests.support.proxies import authority, honest, trusting
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
@@ -76,32 +76,32 @@ every_bridged_kind = pytest.mark.parametrize("kind", BRIDGED)
 def by(kind: str, through: Callable[[Address], Address] = lambda to: to) -> Iterator[Gateway]:
     """A gateway with one exit of that kind, reached at the place that ``through`` makes of its."""
     with ExitStack() as open_until_then:
-        enter = open_until_then.enter_context
+        authenticate = open_until_then.enter_context
         if kind == "direct":
             url = "direct"
         elif kind == "socks5":
-            local = enter(running_door(LocalServer("127.0.0.1:0", rules=["allow all"])))
+            local = authenticate(running_inbound(LocalServer("127.0.0.1:0", rules=["allow all"])))
             url = f"socks5://{through(local.bound)}"
         elif kind.startswith("gsocks"):
-            server = enter(running_door(make_server()))
+            server = authenticate(running_inbound(make_server()))
             url = f"gsocks://{KEY.text()}@{through(server.bound)}"
         else:
-            url = f"{kind}://{through(enter(honest(kind)))}"
+            url = f"{kind}://{through(authenticate(honest(kind)))}"
         spec = ExitSpec.parse(url)
         if kind == "gsocks via socks5":
-            local = enter(running_door(LocalServer("127.0.0.1:0", rules=["allow all"])))
+            local = authenticate(running_inbound(LocalServer("127.0.0.1:0", rules=["allow all"])))
             spec = ExitSpec.parse({"url": url, "via": f"socks5://{local.bound}"})
-        exit_ = make_exit(spec, Ground(ALLOW_ALL, trust=trusting))
-        yield enter(Gateway([exit_], rules=["allow all"]))
+        exit_ = make_exit(spec, ExitDeps(ALLOW_ALL, trust=trusting))
+        yield authenticate(Gateway([exit_], rules=["allow all"]))
 
 
 def open_at(gateway: Gateway) -> int:
     """Connections through all exits of the gateway."""
-    return sum(member.open for member in gateway.ways_out.roster)
+    return sum(member.open for member in gateway.exit_group.roster)
 
 
 def names(gateway: Gateway) -> list[str]:
-    return [member.name for member in gateway.ways_out.roster]
+    return [member.name for member in gateway.exit_group.roster]
 
 
 def trusting_cooperatively() -> SSLContext:
@@ -284,11 +284,11 @@ def many_exits(count: int = 8, **options: Any) -> Iterator[Gateway]:
         yield gateway
 
 
-def exits_of(gateway: Gateway, times: int, dest: Address, **wishes: Any) -> list[str]:
+def exits_of(gateway: Gateway, times: int, dest: Address, **selectors: Any) -> list[str]:
     """The exits that serve so many connections, which the destination confirms."""
     found = []
     for _ in range(times):
-        with gateway.connect(*dest, **wishes) as sock:
+        with gateway.connect(*dest, **selectors) as sock:
             sock.sendall(b"?")
             name = gateway.exit_of(sock)
             assert read_to_end(sock) == b"127.0.0.%d" % (11 + int(name.removeprefix("exit-")))
@@ -321,6 +321,17 @@ def test_a_session_keeps_its_exit_until_another_one_is_asked_for(tells_who_came:
         assert after != before
 
 
+def test_a_strict_session_fails_rather_than_move(tells_who_came: Address) -> None:
+    with many_exits() as gateway:
+        (home,) = exits_of(gateway, 1, tells_who_came, session="cart", strict=True)
+        gateway.exit_group.drain(home)
+        with pytest.raises(NoExit, match=f"exit {home} of this strict session is draining"):
+            gateway.connect(*tells_who_came, session="cart", strict=True)
+        assert exits_of(gateway, 1, tells_who_came, session="cart") != [home]
+        gateway.rotate("cart")
+        exits_of(gateway, 1, tells_who_came, session="cart", strict=True)
+
+
 def test_the_first_requests_of_a_session_at_once_have_one_exit(tells_who_came: Address) -> None:
     """Also if they are more than an exit is given of which nothing good is known yet."""
     with many_exits() as gateway:
@@ -342,7 +353,7 @@ def test_a_session_ends_with_its_lifetime(
         assert asked() != before
 
 
-def test_a_wish_for_a_country_tags_or_an_exit_is_fulfilled(tells_who_came: Address) -> None:
+def test_a_country_tags_or_a_name_select_the_exit(tells_who_came: Address) -> None:
     with many_exits() as gateway:
         asked = partial(exits_of, gateway, 4, tells_who_came)
         assert set(asked(country="DE")) == {"exit-0", "exit-1"}
@@ -353,7 +364,7 @@ def test_a_wish_for_a_country_tags_or_an_exit_is_fulfilled(tells_who_came: Addre
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "selector",
     [
         {"country": "Germany"},
         {"tags": ["two words"]},
@@ -364,9 +375,9 @@ def test_a_wish_for_a_country_tags_or_an_exit_is_fulfilled(tells_who_came: Addre
         {"lifetime": math.nan},
     ],
 )
-def test_a_wish_that_cannot_be_one_is_refused(wish: dict[str, Any]) -> None:
+def test_an_invalid_selector_is_refused(selector: dict[str, Any]) -> None:
     with Gateway() as gateway, pytest.raises(ConfigError):
-        gateway.connect("example.com", 443, **wish)
+        gateway.connect("example.com", 443, **selector)
 
 
 @pytest.mark.parametrize("by_name", [True, False], ids=["by name", "by socket"])
@@ -381,7 +392,7 @@ def test_an_exit_that_is_reported_for_a_domain_is_not_asked_for_it(
                 else:
                     gateway.report(sock, ok=False)
         assert exits_of(gateway, 3, tells_who_came) == ["exit-1"] * 3
-        gateway.ways_out.unban("exit-0", tells_who_came.host)
+        gateway.exit_group.unban("exit-0", tells_who_came.host)
         assert set(exits_of(gateway, 4, tells_who_came)) == {"exit-0", "exit-1"}
 
 
@@ -391,11 +402,12 @@ def test_a_report_says_of_what(tells_who_came: Address) -> None:
         gateway.report(sock, ok=True)
         gateway.report(sock, ok=True, domain="example.com")
         sock.close()
-        for nothing in (sock, socket()):
-            with pytest.raises(ConfigError):
-                gateway.report(nothing, ok=False)
-            with pytest.raises(ConfigError):
-                gateway.exit_of(nothing)
+        with socket() as stranger:
+            for nothing in (sock, stranger):
+                with pytest.raises(ConfigError):
+                    gateway.report(nothing, ok=False)
+                with pytest.raises(ConfigError):
+                    gateway.exit_of(nothing)
         with pytest.raises(ConfigError):
             gateway.report("exit-0", ok=False)
         with pytest.raises(NoExit):
@@ -432,7 +444,7 @@ def test_what_a_bridge_has_carried_is_counted_for_its_exit(kind: str, echo_serve
             sock.shutdown(std_socket.SHUT_WR)
             assert read_to_end(sock) == b"there"
         eventually(lambda: open_at(gateway) == 0)
-        (member,) = gateway.ways_out.roster
+        (member,) = gateway.exit_group.roster
         assert (member.counts.up, member.counts.down) == (5, 5)
 
 
@@ -472,6 +484,7 @@ def collect_in_another_thread(_: Gateway, sock: socket) -> None:
     thread.join()
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # which some do on purpose
 @pytest.mark.parametrize("kind", ["direct", "gsocks"])
 @pytest.mark.parametrize(
     "end",
@@ -499,6 +512,14 @@ def test_however_a_socket_ends_its_exit_has_one_connection_less(
         eventually(lambda: open_at(gateway) == 0)
 
 
+def test_a_gateway_is_shown_by_its_exits_and_open_sockets(echo_server: Address) -> None:
+    with by("direct") as gateway:
+        assert repr(gateway) == "<Gateway of 1 exits, 0 open sockets>"
+        with gateway.connect(*echo_server):
+            assert repr(gateway) == "<Gateway of 1 exits, 1 open sockets>"
+    assert repr(gateway) == "<Gateway of 1 exits, closed>"
+
+
 def test_a_close_is_known_at_once(echo_server: Address) -> None:
     with by("direct") as gateway:
         gateway.connect(*echo_server).close()
@@ -510,7 +531,10 @@ def test_an_ssl_socket_counts_until_it_is_closed(kind: str) -> None:
     with by(kind) as gateway, tls_echo() as dest:
         context = trusting_cooperatively()
         tls = context.wrap_socket(gateway.connect(*dest), server_hostname="127.0.0.1")
-        gevent.sleep(0.25)  # a few looks at it
+        for _ in range(2):
+            # the end of another one is noticed by a poll, which is one of both
+            context.wrap_socket(gateway.connect(*dest), server_hostname="127.0.0.1").close()
+            eventually(lambda: open_at(gateway) == 1)
         assert open_at(gateway) == 1
         assert [gateway.exit_of(tls)] == names(gateway)
         tls.sendall(b"still open")
@@ -529,8 +553,8 @@ def test_a_descriptor_that_is_used_again_is_another_socket(echo_server: Address)
 
 
 def test_an_exit_is_not_full_of_what_has_just_been_closed(echo_server: Address) -> None:
-    ways_out = WaysOut([Offer(_direct(), max_connections=1)], ALLOW_ALL)
-    with Gateway(ways_out) as gateway:
+    exit_group = ExitGroup([Offer(_direct(), max_connections=1)], ALLOW_ALL)
+    with Gateway(exit_group) as gateway:
         for _ in range(3):
             os.close(gateway.connect(*echo_server).detach())
         with gateway.connect(*echo_server), pytest.raises(LimitReached):
@@ -538,12 +562,12 @@ def test_an_exit_is_not_full_of_what_has_just_been_closed(echo_server: Address) 
 
 
 def _direct() -> gsocks.exits.Exit:
-    return make_exit(ExitSpec.parse("direct"), Ground(ALLOW_ALL))
+    return make_exit(ExitSpec.parse("direct"), ExitDeps(ALLOW_ALL))
 
 
 def test_a_destination_that_never_ends_is_left_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A closed socket looks half-closed from the far end of a bridge."""
-    monkeypatch.setattr("gsocks.bridge.PARTING", 0.05)
+    monkeypatch.setattr("gsocks.inbound.bridge.DRAIN_TIMEOUT", 0.05)
     done = Event()
     with by("gsocks") as gateway, serving(lambda _: done.wait()) as dest:
         gateway.connect(*dest).close()
@@ -554,7 +578,7 @@ def test_a_destination_that_never_ends_is_left_soon(monkeypatch: pytest.MonkeyPa
 def test_a_destination_that_takes_nothing_is_left_some_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gsocks.bridge.STALLED", 0.05)
+    monkeypatch.setattr("gsocks.inbound.bridge.IO_TIMEOUT", 0.05)
     done = Event()
     with by("gsocks") as gateway, serving(lambda _: done.wait()) as dest:
         sock = gateway.connect(*dest)
@@ -568,7 +592,7 @@ def test_a_destination_that_takes_nothing_is_left_some_time(
 
 
 def test_a_tunnel_carries_the_next_connection_after_a_clean_end(echo_server: Address) -> None:
-    with running_door(make_server()) as server, Forwarder(server.bound) as path:
+    with running_inbound(make_server()) as server, Forwarder(server.bound) as path:
         url = f"gsocks://{KEY.text()}@{path.bound}"
         with Gateway([url], rules=["allow all"]) as gateway:
             for _ in range(3):
@@ -605,7 +629,7 @@ def test_errors_are_those_of_the_tree() -> None:
         Gateway(["nonsense://"])
 
 
-def test_whoever_waits_too_long_or_is_killed_leaves_nothing() -> None:
+def test_a_connect_that_times_out_or_is_killed_leaves_nothing() -> None:
     hangs = FakeExit("hangs")
     with Gateway([hangs], rules=["allow all"]) as gateway:
         with pytest.raises(ConnectTimeout, match=r"192\.0\.2\.1:80"):
@@ -640,12 +664,12 @@ def test_a_stranger_who_connects_to_a_bridge_first_gets_nothing_of_it(
     strangers = []
 
     class Watched(socket):
-        def listen(self, backlog: int) -> None:
+        def listen(self, backlog: int = 1, /) -> None:
             super().listen(backlog)
             strangers.append(socket())
             strangers[0].connect(self.getsockname())
 
-    monkeypatch.setattr("gsocks.bridge.socket", Watched)
+    monkeypatch.setattr("gsocks.inbound.bridge.socket", Watched)
     near, far = loopback_pair()
     with near, far, strangers[0] as stranger:
         near.sendall(b"private")
@@ -668,21 +692,21 @@ def test_another_thread_is_told_to_have_a_gateway_of_its_own(echo_server: Addres
         thread.start()
         thread.join()
     assert [str(error) for error in raised] == [
-        "a gateway serves one thread: another one needs its own"
+        "a gateway serves one thread: another thread needs its own"
     ]
 
 
 # --- life -------------------------------------------------------------------------------------
 
 
-def test_the_exits_are_started_by_the_first_use_and_closed_once(echo_server: Address) -> None:
+def test_the_exit_group_is_started_by_the_first_use_and_closed_once(echo_server: Address) -> None:
     fake = FakeExit("fake", ConnectionRefused("no"))
     gateway = Gateway([fake], rules=["allow all"])
-    assert fake.started == 0
+    assert "inbounds=0" in repr(gateway.exit_group)
     for _ in range(2):
         with pytest.raises(ConnectionRefused):
             gateway.connect(*echo_server)
-    assert fake.started == 1
+    assert "inbounds=1" in repr(gateway.exit_group)
     gateway.close()
     gateway.close()
     assert fake.closed == 1
@@ -704,10 +728,10 @@ def test_open_sockets_outlive_the_gateway(echo_server: Address) -> None:
             assert read_exactly(sock, 5) == b"still"
 
 
-def test_ways_out_may_be_shared_with_a_door(echo_server: Address) -> None:
-    ways_out = WaysOut([_direct()], ALLOW_ALL)
-    with running_door(LocalServer("127.0.0.1:0", ways_out)), Gateway(ways_out) as gateway:
-        assert gateway.ways_out is ways_out
+def test_ways_out_may_be_shared_with_a_inbound(echo_server: Address) -> None:
+    exit_group = ExitGroup([_direct()], ALLOW_ALL)
+    with running_inbound(LocalServer("127.0.0.1:0", exit_group)), Gateway(exit_group) as gateway:
+        assert gateway.exit_group is exit_group
         gateway.connect(*echo_server).close()
 
 

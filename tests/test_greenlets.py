@@ -6,27 +6,28 @@ import gc
 import time
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import gevent
 import pytest
 from gevent.event import Event
 from greenlet import GreenletExit
 
-from gsocks import crew
-from gsocks.crew import Crew
-from gsocks.within import within
+from gsocks.deadline import call_with_timeout
+from gsocks.net import greenlets
+from gsocks.net.greenlets import GreenletPool
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
 
-# --- the crew ---------------------------------------------------------------------------------
+# --- the pool ---------------------------------------------------------------------------------
 
 
 class Task:
     """Notes who does it, and waits until it is let go."""
 
     def __init__(self) -> None:
-        self.by: object = None
+        self.by: Any = None
         self.killed = False
         self.done = Event()
         self._may_end = Event()
@@ -47,7 +48,7 @@ class Task:
         gevent.idle()
 
 
-def begin(of: Crew, count: int) -> list[Task]:
+def begin(of: GreenletPool, count: int) -> list[Task]:
     tasks = [Task() for _ in range(count)]
     for task in tasks:
         of.spawn(task)
@@ -56,7 +57,7 @@ def begin(of: Crew, count: int) -> list[Task]:
 
 
 def test_tasks_run_side_by_side_each_in_a_greenlet_of_its_own() -> None:
-    tasks = begin(Crew(), 3)
+    tasks = begin(GreenletPool(), 3)
     assert len({task.by for task in tasks}) == 3
     assert gevent.getcurrent() not in {task.by for task in tasks}
     for task in tasks:
@@ -64,7 +65,7 @@ def test_tasks_run_side_by_side_each_in_a_greenlet_of_its_own() -> None:
 
 
 def test_who_has_done_its_task_takes_the_next_one() -> None:
-    one = Crew()
+    one = GreenletPool()
     (first,) = begin(one, 1)
     first.end()
     (second,) = begin(one, 1)
@@ -73,7 +74,7 @@ def test_who_has_done_its_task_takes_the_next_one() -> None:
 
 
 def test_arguments_are_handed_on_each_time() -> None:
-    one, got = Crew(), []
+    one, got = GreenletPool(), []
     for number in range(3):
         one.spawn(lambda *args: got.append(args), number, "x")
         gevent.idle()
@@ -81,7 +82,7 @@ def test_arguments_are_handed_on_each_time() -> None:
 
 
 def test_nothing_is_held_for_a_task_that_is_over() -> None:
-    one, task = Crew(), Task()
+    one, task = GreenletPool(), Task()
     gone = weakref.ref(task)
     one.spawn(task)
     gevent.idle()
@@ -92,20 +93,20 @@ def test_nothing_is_held_for_a_task_that_is_over() -> None:
 
 
 def test_no_more_are_kept_than_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "MOST_IDLE", 2)
-    one = Crew()
+    monkeypatch.setattr(greenlets, "MAX_IDLE", 2)
+    one = GreenletPool()
     tasks = begin(one, 3)
     for task in tasks:
         task.end()
     assert [task.by.dead for task in tasks] == [False, False, True]
 
 
-def test_a_task_that_fails_is_told_and_takes_nobody_along(
+def test_a_task_that_fails_is_reported_and_ends_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     told = []
     monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *args: told.append(args[1]))
-    one = Crew()
+    one = GreenletPool()
     one.spawn(lambda: 1 // 0)
     (other,) = begin(one, 1)
     other.end()
@@ -114,7 +115,7 @@ def test_a_task_that_fails_is_told_and_takes_nobody_along(
 
 
 def test_all_tasks_can_be_killed_and_those_that_come_later_run() -> None:
-    one = Crew()
+    one = GreenletPool()
     tasks = begin(one, 2)
     one.kill()
     gevent.idle()
@@ -125,7 +126,7 @@ def test_all_tasks_can_be_killed_and_those_that_come_later_run() -> None:
 
 
 def test_a_kill_that_comes_when_its_task_is_over_hits_no_other_task() -> None:
-    one = Crew()
+    one = GreenletPool()
     (first,) = begin(one, 1)
     first._may_end.set()  # it ends before the kill, which the event loop does later
     one.kill()
@@ -139,7 +140,7 @@ def test_a_kill_that_comes_when_its_task_is_over_hits_no_other_task() -> None:
 
 
 def test_after_the_end_no_greenlet_is_kept() -> None:
-    one = Crew()
+    one = GreenletPool()
     (idle, busy) = begin(one, 2)
     idle.end()
     one.close()
@@ -153,31 +154,32 @@ def test_after_the_end_no_greenlet_is_kept() -> None:
 
 
 def test_a_call_in_time_gives_what_it_returns() -> None:
-    assert within(10, "late", lambda a, b: a + b, 1, 2) == 3
+    assert call_with_timeout(10, lambda a, b: a + b, 1, 2, on_timeout="late") == 3
 
 
 def test_a_call_that_takes_too_long_gives_the_other_value() -> None:
     began = time.monotonic()
-    assert within(0.02, "late", gevent.sleep, 30) == "late"
+    assert call_with_timeout(0.02, gevent.sleep, 30, on_timeout="late") == "late"
     assert time.monotonic() - began >= 0.02
 
 
 def test_what_a_call_raises_is_raised() -> None:
     with pytest.raises(KeyError):
-        within(10, None, {}.__getitem__, "x")
+        call_with_timeout(10, {}.__getitem__, "x", on_timeout=None)
 
 
 @pytest.mark.parametrize(("outer", "inner", "who"), [(0.02, 30, "outer"), (30, 0.02, "inner")])
 def test_of_two_bounds_the_shorter_counts(outer: float, inner: float, who: str) -> None:
     def call() -> object:
-        return within(inner, "inner", gevent.sleep, 30)
+        return call_with_timeout(inner, gevent.sleep, 30, on_timeout="inner")
 
-    assert within(outer, "outer", call) == who
+    assert call_with_timeout(outer, call, on_timeout="outer") == who
 
 
 def test_a_bound_that_was_kept_is_none_for_what_follows() -> None:
-    within(0.01, None, lambda: None)
-    gevent.sleep(0.03)  # would be cut short
+    call_with_timeout(0.01, lambda: None, on_timeout=None)
+    # what is left of it would cut this one short before its own bound does
+    assert call_with_timeout(0.01, gevent.sleep, 30, on_timeout="late") == "late"
 
 
 def test_cleaning_up_runs_when_the_time_is_over() -> None:
@@ -189,5 +191,5 @@ def test_cleaning_up_runs_when_the_time_is_over() -> None:
         finally:
             note(True)
 
-    assert within(0.01, True, call, cleaned.append)
+    assert call_with_timeout(0.01, call, cleaned.append, on_timeout=True)
     assert cleaned == [True]

@@ -1,4 +1,4 @@
-"""The guards of the front door, as the config sets them up for the program.
+"""The guards of a listener, as the config sets them up for the program.
 
 No gevent here, as in test_program.py.
 """
@@ -14,16 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from newcomers import LOCAL, USERS, V1, V2, cheap, login
-from program import TOO_LONG, Program, gsocks, in_threads
 
-from gsocks.throttle import Throttle
-from gsocks.users_file import FileUsers
+from gsocks.access.throttle import Throttle
+from gsocks.access.users_file import FileUsers
+from tests.support.newcomers import LOCAL, USERS, V1, V2, cheap, is_turned_away, login
+from tests.support.program import Program, gsocks, in_threads
+from tests.support.waiting import TOO_LONG
 
 
 @pytest.fixture
 def target() -> Iterator[socket.socket]:
-    """Somebody to connect to."""
+    """A server to connect to."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener
 
@@ -50,14 +51,9 @@ def log_in(port: int, name: bytes, password: bytes) -> bool:
         return read_exactly(sock, 1) == b"\0"
 
 
-def is_turned_away(sock: socket.socket) -> bool:
-    try:
-        return sock.recv(1) == b""
-    except ConnectionResetError:
-        return True
-
-
 def request(to: socket.socket) -> bytes:
+    host: str
+    port: int
     host, port = to.getsockname()
     return b"\x05\x01\x00\x01" + socket.inet_aton(host) + port.to_bytes(2, "big")
 
@@ -80,26 +76,26 @@ def test_a_users_file_is_followed_while_the_program_runs(tmp_path: Path) -> None
         assert log_in(port, b"alice", b"secret")
         assert log_in(port, b"bob", b"hidden")
         file.write_text(f"carol:{cheap(b'fresh')}\n")
-        time.sleep(FileUsers.LOOK_EVERY)  # the program has a clock of its own
+        time.sleep(FileUsers.check_interval)  # the program has a clock of its own
         assert log_in(port, b"carol", b"fresh")
-        program.wait_for(r"read again: .*users\.txt")
+        program.wait_for(r"reloaded: .*users\.txt")
         assert not log_in(port, b"bob", b"hidden")
         file.write_text("carol")
-        time.sleep(FileUsers.LOOK_EVERY)
+        time.sleep(FileUsers.check_interval)
         assert log_in(port, b"carol", b"fresh")
-        program.wait_for(r"not read again, the users of before stay: .*users\.txt: line 1: ")
-        # the config is read again, and the file with it
+        program.wait_for(r"not reloaded, the previous users stay in effect: .*users\.txt: line 1: ")
+        # the config is reloaded, and the file with it
         file.write_text(f"carol:{cheap(b'other')}\n")
         config.write_text(config.read_text().replace("alice", "dave"))
         program.signal(signal.SIGHUP)
-        program.wait_for("read again: keys, users and exits")
+        program.wait_for("reloaded: keys, users and exits")
         assert log_in(port, b"carol", b"other")
         assert log_in(port, b"dave", b"secret")
         assert not log_in(port, b"alice", b"secret")
-        (tmp_path / "others.txt").write_text("# nobody\n")
+        (tmp_path / "others.txt").write_text("# no users\n")
         config.write_text(config.read_text().replace("users.txt", "others.txt"))
         program.signal(signal.SIGHUP)
-        program.wait_for(r"not read again, .*: local\.users_file: another one needs a restart")
+        program.wait_for(r"not reloaded, .*: local\.users_file: another file needs a restart")
         assert log_in(port, b"dave", b"secret")
         assert "$argon2id$" not in program.log
 
@@ -109,7 +105,7 @@ def test_a_users_file_is_followed_while_the_program_runs(tmp_path: Path) -> None
     [
         ("bob:secret", "users.txt: line 1: user 'bob': expected an Argon2id hash"),
         ("", "users.txt: is empty"),
-        (f"alice:{USERS['alice']}", "users.txt: line 1: 'alice' is among the users of the config"),
+        (f"alice:{USERS['alice']}", "users.txt: line 1: user 'alice' is also in the config"),
     ],
 )
 @pytest.mark.parametrize("command", [(), ("check",)])
@@ -133,7 +129,13 @@ def test_check_names_the_users_of_the_file_and_not_all_of_many(tmp_path: Path) -
     assert "user009 and 10 more\n" in done.stdout
 
 
-def test_the_guards_of_the_config_stand_at_the_programs_doors(
+def test_check_says_that_a_file_names_no_user(tmp_path: Path) -> None:
+    (tmp_path / "users.txt").write_text("# none yet\n")
+    done = gsocks("check", "-c", write(tmp_path, "users_file: users.txt"))
+    assert "local: users none yet, so no login succeeds\n" in done.stdout
+
+
+def test_the_guards_of_the_config_stand_at_the_programs_inbounds(
     tmp_path: Path, target: socket.socket
 ) -> None:
     local = (
@@ -156,7 +158,7 @@ def test_the_guards_of_the_config_stand_at_the_programs_doors(
         program.wait_for("client=127.0.0.1:.* outcome=bad_proxy_header")
 
 
-def test_the_guards_of_the_config_stand_at_the_door_of_its_server(tmp_path: Path) -> None:
+def test_the_guards_of_the_config_stand_at_the_inbound_of_its_server(tmp_path: Path) -> None:
     server = (
         "keys: {laptop: {file: a.key}}\n"
         "clients: [192.0.2.0/24]\nproxy_protocol_from: [127.0.0.1]\nlimits: {per_client: 1}"
@@ -165,13 +167,13 @@ def test_the_guards_of_the_config_stand_at_the_door_of_its_server(tmp_path: Path
         port = program.port("server")
         with coming(port, LOCAL) as sock:
             assert is_turned_away(sock)
-        program.wait_for("door=server client=127.0.0.1:.* outcome=client_forbidden")
-        with coming(port, V1), coming(port, V2) as second:
-            assert is_turned_away(second)
-            program.wait_for("door=server client=192.0.2.7:51000 .*outcome=limit")
+        program.wait_for("inbound=server client=127.0.0.1:.* outcome=client_forbidden")
+        with coming(port, V1) as first, coming(port, V2):
+            assert is_turned_away(first)
+            program.wait_for("inbound=server client=192.0.2.7:51000 .*outcome=evicted")
 
 
-def two_doors(folder: Path, more: str) -> Path:
+def two_inbounds(folder: Path, more: str) -> Path:
     config = write(folder, more)
     listen = "listen: [127.0.0.1:0, 127.0.0.1:0]"
     config.write_text(config.read_text().replace("listen: 127.0.0.1:0", listen))
@@ -182,8 +184,10 @@ def test_the_connections_of_a_user_are_counted_over_all_addresses(
     tmp_path: Path, target: socket.socket
 ) -> None:
     more = f"rules: [allow all]\nusers: {{alice: '{USERS['alice']}'}}\nlimits: {{per_user: 1}}"
-    with Program("-c", two_doors(tmp_path, more)) as program:
-        first, second = (int(found[1]) for found in program.wait_for(r"local: .*:(\d+)$", 2))
+    with Program("-c", two_inbounds(tmp_path, more)) as program:
+        first, second = (
+            int(found[1]) for found in program.wait_for(r"local: listening on \S+:(\d+) ", 2)
+        )
         asked = login(b"alice", b"secret") + request(target)
         with coming(first, asked) as sock, coming(second, asked) as other:
             answers = {read_exactly(each, 6)[4:] for each in (sock, other)}
@@ -192,16 +196,16 @@ def test_the_connections_of_a_user_are_counted_over_all_addresses(
 
 def test_a_password_cannot_be_tried_out_at_the_program(tmp_path: Path) -> None:
     users = f"users: {{alice: '{USERS['alice']}'}}"
-    with Program("-c", two_doors(tmp_path, users)) as program:
-        ports = [int(found[1]) for found in program.wait_for(r"local: .*:(\d+)$", 2)]
+    with Program("-c", two_inbounds(tmp_path, users)) as program:
+        ports = [int(found[1]) for found in program.wait_for(r"local: listening on \S+:(\d+) ", 2)]
         answers: list[bool] = []
 
         def guess(number: int) -> None:
             answers.append(log_in(ports[number % 2], b"alice", b"guess"))
 
-        assert not in_threads(Throttle.MOST_FAILURES, guess)
-        assert answers == [False] * Throttle.MOST_FAILURES
-        program.wait_for("127.0.0.1: 10 logins have failed in 10m, none is looked at for 10m")
+        assert not in_threads(Throttle.max_failures, guess)
+        assert answers == [False] * Throttle.max_failures
+        program.wait_for("127.0.0.1: 10 failed logins in 10m, refusing its logins for 10m")
         assert not any(log_in(port, b"alice", b"secret") for port in ports)
         program.wait_for("outcome=auth_refused .*too many failed logins")
 
@@ -247,6 +251,25 @@ def test_check_ends_with_status_1_where_one_end_denies_it(tmp_path: Path) -> Non
     assert lines[0] == "local: 8.8.8.8:25 is denied: rule 'deny all:25'"
 
 
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ("[deny private, deny metadata, allow all]", True),
+        ("[deny private, deny self, allow all]", False),
+        ("[deny private, allow self, allow all]", False),
+        ("[allow all]", False),
+        ("[deny private, allow *.example.com]", False),
+    ],
+)
+def test_check_tells_of_rules_that_forget_this_machine(
+    tmp_path: Path, rules: str, told: bool
+) -> None:
+    done = gsocks("check", "-c", write(tmp_path, f"rules: {rules}"))
+    assert done.returncode == 0
+    line = "local: rules allow this machine's public addresses ('deny self' denies them)"
+    assert (line in done.stdout.splitlines()) is told
+
+
 def test_check_asks_for_a_user_or_a_key(tmp_path: Path) -> None:
     status, lines = ask(tmp_path, "8.8.8.8:443", "--user", "laptop")
     assert status == 0
@@ -257,20 +280,30 @@ def test_check_asks_for_a_user_or_a_key(tmp_path: Path) -> None:
 
 
 def test_check_looks_a_name_up_where_its_addresses_decide(tmp_path: Path) -> None:
-    status, lines = ask(tmp_path, "localhost:80", ends=BOTH[:1])
-    assert status == 1
+    ends = ("rules: [deny 127.0.0.0/8, allow all]",)
+    status, lines = ask(tmp_path, "localhost:80", ends=ends)
     assert lines[0] == "local: localhost:80 is undecided: its addresses decide"
-    assert "local: localhost:80 at 127.0.0.1 is denied: rule 'deny private'" in lines
+    assert "local: localhost:80 at 127.0.0.1 is denied: rule 'deny 127.0.0.0/8'" in lines
+    # ::1 may be another address of it
+    assert status == (0 if "is allowed" in "".join(lines) else 1)
 
 
-def test_check_looks_nothing_up_where_the_exit_does(tmp_path: Path) -> None:
+def test_check_knows_localhost_without_a_look_up(tmp_path: Path) -> None:
+    for host in ("localhost:80", "www.localhost:80"):
+        assert ask(tmp_path, host, ends=BOTH[:1]) == (
+            1,
+            [f"local: {host} is denied: rule 'deny private'"],
+        )
+
+
+def test_check_resolves_no_name_where_the_exit_does(tmp_path: Path) -> None:
     ends = (BOTH[0] + "\nexits: ['socks5://127.0.0.1:1']",)
     assert ask(tmp_path, "nothing.invalid:80", ends=ends) == (
         0,
         [
             "local: nothing.invalid:80 is undecided: its addresses decide",
-            "local: nothing.invalid:80 is looked up behind the exit,"
-            " by whose rules these are judged",
+            "local: nothing.invalid:80 is resolved behind the exit,"
+            " whose own rules check its addresses",
         ],
     )
 
@@ -284,7 +317,7 @@ def test_check_looks_nothing_up_where_the_exit_does(tmp_path: Path) -> None:
             ("--to", "example.com:80", "--user", "alcie"),
             "no user and no key is called 'alcie' (did you mean alice?)",
         ),
-        (("--user", "alice"), "--to has to name"),
+        (("--user", "alice"), "--user needs --to"),
     ],
 )
 def test_a_question_that_cannot_be_asked_is_one_line_and_status_2(

@@ -6,16 +6,19 @@ All time is told to it, and all chance is seeded.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from random import Random
 from typing import NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from gsocks import errors
 from gsocks.errors import Fault, GsocksError
-from gsocks.rotation.health import Domains, Health, HealthSettings, domain_of, usable
+from gsocks.rotation.health import DomainHealth, Health, domain_of, usable
+from gsocks.settings import HealthSettings
 
-SETTINGS = HealthSettings()
+SETTINGS = HealthSettings(base=300.0)
 
 
 class Longest(Random):
@@ -26,7 +29,7 @@ class Longest(Random):
 
 
 def health(**settings: float) -> Health:
-    return Health(SETTINGS._replace(**settings), Longest())
+    return Health(replace(SETTINGS, **settings), Longest())
 
 
 def put_out(patient: Health, now: float = 0.0) -> Health:
@@ -49,7 +52,7 @@ def members(*patients: Health) -> list[Member]:
     return [Member(f"exit{number}", patient) for number, patient in enumerate(patients)]
 
 
-def names(some: list[Member]) -> list[str]:
+def names(some: Iterable[Member]) -> list[str]:
     return [each.name for each in some]
 
 
@@ -59,7 +62,7 @@ def names(some: list[Member]) -> list[str]:
 def test_the_third_failure_in_a_row_puts_an_exit_out() -> None:
     patient = health()
     assert [patient.failed(0.0) for _ in range(3)] == [False, False, True]
-    assert patient.is_out(0.0)
+    assert patient.is_ejected(0.0)
 
 
 def test_a_success_in_between_begins_the_count_anew() -> None:
@@ -68,14 +71,14 @@ def test_a_success_in_between_begins_the_count_anew() -> None:
         assert not patient.failed(0.0)
         assert not patient.failed(0.0)
         patient.succeeded(0.0)
-    assert not patient.is_out(0.0)
+    assert not patient.is_ejected(0.0)
 
 
 def test_it_is_back_when_its_time_is_over_and_not_before() -> None:
     patient = put_out(health(base=60.0), 1000.0)
-    assert patient.out_until == 1060.0
-    assert patient.is_out(1059.9)
-    assert not patient.is_out(1060.0)
+    assert patient.ejected_until == 1060.0
+    assert patient.is_ejected(1059.9)
+    assert not patient.is_ejected(1060.0)
 
 
 def test_each_time_that_it_comes_back_and_fails_it_is_out_for_twice_as_long_up_to_an_hour() -> None:
@@ -83,8 +86,8 @@ def test_each_time_that_it_comes_back_and_fails_it_is_out_for_twice_as_long_up_t
     now, times = 0.0, []
     for _ in range(7):
         put_out(patient, now)
-        times.append(patient.out_until - now)
-        now = patient.out_until
+        times.append(patient.ejected_until - now)
+        now = patient.ejected_until
     assert times == [300.0, 600.0, 1200.0, 2400.0, 3600.0, 3600.0, 3600.0]
 
 
@@ -93,13 +96,13 @@ def test_it_never_overflows_however_long_an_exit_is_dead() -> None:
     now = 0.0
     for _ in range(2000):
         put_out(patient, now)
-        now = patient.out_until
+        now = patient.ejected_until
     assert patient.ejections == 2000
 
 
 def test_how_long_it_is_out_is_any_time_up_to_the_bound_so_that_not_all_come_back_at_once() -> None:
     chance = Random(1)
-    times = sorted(put_out(Health(SETTINGS, chance)).out_until for _ in range(1000))
+    times = sorted(put_out(Health(SETTINGS, chance)).ejected_until for _ in range(1000))
     # Kolmogorov-Smirnov against uniform(0, 300); beyond the bound once in a million
     gap = max(abs(time / 300 - (rank + 0.5) / 1000) for rank, time in enumerate(times))
     assert gap < 2.7 / math.sqrt(1000)
@@ -109,7 +112,7 @@ def test_how_long_it_is_out_is_any_time_up_to_the_bound_so_that_not_all_come_bac
 def test_an_exit_that_has_come_back_is_out_again_by_one_failure() -> None:
     patient = put_out(health())
     assert patient.failed(300.0)
-    assert patient.out_until == 300.0 + 600.0
+    assert patient.ejected_until == 300.0 + 600.0
 
 
 def test_a_success_forgives_all() -> None:
@@ -117,13 +120,20 @@ def test_a_success_forgives_all() -> None:
     patient.failed(300.0)
     patient.succeeded(900.0)
     assert [patient.failed(900.0) for _ in range(3)] == [False, False, True]
-    assert patient.out_until == 900.0 + 300.0
+    assert patient.ejected_until == 900.0 + 300.0
 
 
 def test_requests_that_began_before_it_went_out_make_nothing_worse() -> None:
     patient = put_out(health())
     assert not any(patient.failed(1.0) for _ in range(30))
-    assert (patient.out_until, patient.ejections) == (300.0, 1)
+    assert (patient.ejected_until, patient.ejections) == (300.0, 1)
+
+
+def test_a_failed_check_is_the_last_result() -> None:
+    patient = health()
+    patient.succeeded(10.0)
+    down(patient, 11.0)
+    assert not patient.proven
 
 
 def test_a_request_that_fails_late_says_nothing_of_what_was_learnt_meanwhile() -> None:
@@ -133,7 +143,7 @@ def test_a_request_that_fails_late_says_nothing_of_what_was_learnt_meanwhile() -
     assert not any(patient.failed(12.0, began=9.9) for _ in range(10))
     assert patient.proven
     assert [patient.failed(12.0, began=10.1) for _ in range(3)] == [False, False, True]
-    back = patient.out_until
+    back = patient.ejected_until
     assert not patient.failed(back, began=11.9)
     assert patient.failed(back, began=12.1)
 
@@ -141,7 +151,7 @@ def test_a_request_that_fails_late_says_nothing_of_what_was_learnt_meanwhile() -
 def test_a_success_of_an_exit_that_is_out_brings_it_back() -> None:
     patient = put_out(health())
     patient.succeeded(10.0)
-    assert not patient.is_out(10.0)
+    assert not patient.is_ejected(10.0)
 
 
 @pytest.mark.parametrize("failures", [1, 2, 7])
@@ -155,25 +165,25 @@ def test_how_many_failures_it_takes_is_a_setting(failures: int) -> None:
 
 def test_an_exit_whose_checks_fail_is_out_until_they_succeed() -> None:
     patient = down(health())
-    assert patient.is_out(1e9)
+    assert patient.is_ejected(1e9)
     assert patient.is_down
     patient.checked(True, 1e9)
-    assert not patient.is_out(1e9)
+    assert not patient.is_ejected(1e9)
     assert not patient.is_down
 
 
 def test_a_request_that_gets_through_brings_it_back_too() -> None:
     patient = down(health())
     patient.succeeded(5.0)
-    assert not patient.is_out(5.0)
+    assert not patient.is_ejected(5.0)
 
 
 def test_a_check_brings_back_what_requests_have_put_out_but_on_probation() -> None:
     patient = put_out(health())
     patient.checked(True, 10.0)
-    assert not patient.is_out(10.0)
+    assert not patient.is_ejected(10.0)
     assert patient.failed(10.0)
-    assert patient.out_until == 10.0 + 600.0
+    assert patient.ejected_until == 10.0 + 600.0
 
 
 def test_checks_that_succeed_forgive_no_failures_of_requests() -> None:
@@ -200,9 +210,9 @@ def test_people_are_told_its_state_in_one_word() -> None:
     patient.succeeded(0.0)
     assert patient.state(0.0) == "ok"
     patient.failed(0.0)
-    assert patient.state(0.0) == "shaky"
+    assert patient.state(0.0) == "degraded"
     put_out(patient)
-    assert patient.state(0.0) == "out"
+    assert patient.state(0.0) == "ejected"
     assert patient.state(300.0) == "probation"
     patient.checked(False, 300.0)
     assert patient.state(300.0) == "down"
@@ -217,9 +227,9 @@ def test_people_are_told_its_state_in_one_word() -> None:
 
 def test_an_exit_of_which_nothing_good_is_known_is_busy_with_four_requests() -> None:
     patient = health()
-    patient.asking = 3
+    patient.in_flight = 3
     assert not patient.is_busy
-    patient.asking = 4
+    patient.in_flight = 4
     assert patient.is_busy
     patient.succeeded(0.0)
     assert not patient.is_busy
@@ -229,9 +239,9 @@ def test_an_exit_of_which_nothing_good_is_known_is_busy_with_four_requests() -> 
     assert not patient.is_busy
 
 
-def test_others_are_asked_rather_than_a_busy_one_which_is_asked_rather_than_nobody() -> None:
+def test_others_are_asked_rather_than_a_busy_one_which_is_asked_rather_than_none() -> None:
     busy, also_busy, idle = health(), health(), health()
-    busy.asking = also_busy.asking = 4
+    busy.in_flight = also_busy.in_flight = 4
     assert names(usable(members(busy, idle, also_busy), 0.0)) == ["exit1"]
     assert names(usable(members(busy, put_out(health()), also_busy), 0.0)) == ["exit0", "exit2"]
 
@@ -245,42 +255,21 @@ def test_those_that_are_out_are_not_asked() -> None:
     assert names(usable(some, 300.0)) == ["exit0", "exit1", "exit3"]
 
 
-@pytest.mark.parametrize(("count", "most"), [(1, 0), (2, 1), (3, 1), (4, 2), (11, 5), (100, 50)])
-def test_requests_put_no_more_than_half_of_the_exits_out(count: int, most: int) -> None:
-    everybody = [health() for _ in range(count)]
-    for _ in range(10):
-        for patient in everybody:
-            patient.failed(0.0, everybody)
-    assert sum(patient.is_out(0.0) for patient in everybody) == most
+def test_whether_another_may_be_ejected_is_a_question_only_where_one_is_due() -> None:
+    questions = []
 
-
-def test_when_one_comes_back_the_next_that_fails_goes_out_at_once() -> None:
-    first, second = everybody = [health(), health()]
-    for _ in range(5):
-        first.failed(0.0, everybody)
-        second.failed(0.0, everybody)
-    assert not second.is_out(299.0)
-    assert second.failed(300.0, everybody)
-
-
-def test_the_share_is_one_of_those_that_are_not_down() -> None:
-    everybody = [down(health()) for _ in range(6)] + [health() for _ in range(4)]
-    for patient in everybody:
-        for _ in range(3):
-            patient.failed(0.0, everybody)
-    assert [patient.is_out(0.0) for patient in everybody[6:]] == [True, True, False, False]
-
-
-def test_the_others_are_not_gone_through_while_it_stays_in() -> None:
-    def never() -> list[Health]:
-        raise AssertionError
-        yield
+    def never() -> bool:
+        questions.append(1)
+        return False
 
     patient = health()
-    patient.failed(0.0, never())
-    patient.failed(0.0, never())
-    with pytest.raises(AssertionError):
-        patient.failed(0.0, never())
+    patient.failed(0.0, never)
+    patient.failed(0.0, never)
+    assert not questions
+    assert not patient.failed(0.0, never)
+    assert questions == [1]
+    assert not patient.is_ejected(0.0)
+    assert patient.failed(0.0)  # as soon as it may be
 
 
 def test_when_all_are_out_those_that_are_back_soonest_are_asked() -> None:
@@ -298,7 +287,7 @@ def test_those_that_are_down_are_the_worst_and_the_longest_of_them_most() -> Non
     assert names(usable(members(*everybody), 99.0)) == ["exit2", "exit3", "exit4", "exit5"]
 
 
-def test_nobody_is_made_of_nobody() -> None:
+def test_no_exits_give_no_candidates() -> None:
     assert not usable([], 0.0)
 
 
@@ -313,22 +302,31 @@ def test_every_error_says_whose_fault_it_is() -> None:
     """The whole tree: a new error is to be thought of here."""
     faults = {kind: kind.fault for kind in every_error() if kind.fault is not Fault.REQUEST}
     assert faults == {
+        errors.ConnectFailed: Fault.DESTINATION,
+        errors.Forbidden: Fault.DESTINATION,
+        errors.HostUnreachable: Fault.DESTINATION,
+        errors.NameNotFound: Fault.DESTINATION,
+        errors.ConnectionRefused: Fault.DESTINATION,
         errors.ExitFailed: Fault.EXIT,
+        errors.LoopDetected: Fault.EXIT,
         errors.ShuttingDown: Fault.EXIT,
         errors.ExitDoubtful: Fault.UNCLEAR,
+        errors.ExitHungUp: Fault.UNCLEAR,
         errors.NetworkUnreachable: Fault.UNCLEAR,
         errors.ConnectTimeout: Fault.UNCLEAR,
-        errors.LimitReached: Fault.NOBODY,
-        errors.NoExit: Fault.NOBODY,
-        errors.OutOfResources: Fault.NOBODY,
-        errors.AddressFamilyNotSupported: Fault.NOBODY,
-        errors.CommandNotSupported: Fault.NOBODY,
+        errors.LimitReached: Fault.NONE,
+        errors.NoExit: Fault.NONE,
+        errors.OutOfResources: Fault.NONE,
+        errors.AddressFamilyNotSupported: Fault.NONE,
+        errors.CommandNotSupported: Fault.NONE,
     }
 
 
 @pytest.mark.parametrize("kind", [kind for kind in every_error() if kind.code != GsocksError.code])
 def test_whose_fault_it_is_comes_through_a_tunnel(kind: type[GsocksError]) -> None:
-    assert errors.failure_from_code(kind.code).fault is kind.fault
+    # the rules of the far end are those of an exit
+    expected = Fault.DESTINATION if kind is errors.Denied else kind.fault
+    assert errors.failure_from_code(kind.code).fault is expected
 
 
 # --- for one domain ---------------------------------------------------------------------------
@@ -336,11 +334,11 @@ def test_whose_fault_it_is_comes_through_a_tunnel(kind: type[GsocksError]) -> No
 SITE = "shop.example"
 
 
-def domains(**options: int) -> Domains:
-    return Domains(SETTINGS, Longest(), **options)
+def domains(**options: int) -> DomainHealth:
+    return DomainHealth(SETTINGS, Longest(), **options)
 
 
-def banned_by(site: str, *exits: str) -> Domains:
+def banned_by(site: str, *exits: str) -> DomainHealth:
     known = domains()
     for name in exits:
         for _ in range(3):
@@ -359,8 +357,8 @@ def test_an_exit_that_one_site_has_banned_stays_in_use_for_all_others() -> None:
 def test_the_third_bad_answer_in_a_row_is_a_ban() -> None:
     known = domains()
     assert [known.failed("a", SITE, 0.0) for _ in range(3)] == [False, False, True]
-    assert known.is_out("a", SITE, 0.0)
-    assert known.out_for(SITE, 0.0) == {"a"}
+    assert known.is_ejected("a", SITE, 0.0)
+    assert known.ejected_for(SITE, 0.0) == {"a"}
 
 
 def test_a_site_may_ban_all_exits_and_those_that_are_back_soonest_are_asked() -> None:
@@ -375,7 +373,7 @@ def test_a_site_may_ban_all_exits_and_those_that_are_back_soonest_are_asked() ->
 def test_a_good_answer_is_all_forgiven_and_forgotten() -> None:
     known = banned_by(SITE, "a")
     known.succeeded("a", SITE, 1.0)
-    assert not known.is_out("a", SITE, 1.0)
+    assert not known.is_ejected("a", SITE, 1.0)
     assert len(known) == 0
 
 
@@ -389,8 +387,8 @@ def test_a_ban_by_hand_lasts_as_long_as_was_said_whatever_the_answers() -> None:
     known = domains()
     known.ban("a", SITE, until=100.0, now=0.0)
     known.succeeded("a", SITE, 1.0)
-    assert known.is_out("a", SITE, 99.0)
-    assert not known.is_out("a", SITE, 100.0)
+    assert known.is_ejected("a", SITE, 99.0)
+    assert not known.is_ejected("a", SITE, 100.0)
 
 
 def test_a_ban_by_hand_can_be_lifted() -> None:
@@ -398,7 +396,7 @@ def test_a_ban_by_hand_can_be_lifted() -> None:
     known.ban("a", SITE, until=100.0, now=0.0)
     known.unban("a", SITE)
     known.unban("a", "never.example")
-    assert not known.is_out("a", SITE, 1.0)
+    assert not known.is_ejected("a", SITE, 1.0)
 
 
 def test_pairs_are_listed_with_their_state() -> None:
@@ -406,25 +404,25 @@ def test_pairs_are_listed_with_their_state() -> None:
     known.failed("b", SITE, 0.0)
     known.ban("a", "other.example", until=50.0, now=0.0)
     assert list(known.listed(1.0)) == [
-        ("a", SITE, "out", 300.0),
-        ("b", SITE, "shaky", -math.inf),
+        ("a", SITE, "ejected", 300.0),
+        ("b", SITE, "degraded", -math.inf),
         ("a", "other.example", "banned", 50.0),
     ]
 
 
 def test_no_more_pairs_are_remembered_than_may_be_and_the_oldest_is_forgotten() -> None:
-    known = domains(most=3)
+    known = domains(max_pairs=3)
     for number in range(100):
         known.failed("a", f"{number}.example", 0.0)
         known.ban("b", "kept.example", until=9.0, now=0.0)
     assert len(known) == 3
-    assert known.is_out("b", "kept.example", 0.0)
-    assert len(known._names) == 3
+    assert known.is_ejected("b", "kept.example", 0.0)
+    assert len(known._by_domain) == 3
 
 
 def test_what_nothing_is_told_of_for_a_day_is_forgotten_but_not_a_ban() -> None:
     known = domains()
-    day = known.FORGOTTEN_AFTER
+    day = known.forget_after
     known.failed("a", SITE, 0.0)
     known.failed("b", SITE, 1.0)
     known.failed("c", SITE, day)
@@ -432,6 +430,14 @@ def test_what_nothing_is_told_of_for_a_day_is_forgotten_but_not_a_ban() -> None:
     known.ban("d", SITE, until=9 * day, now=day)
     known.failed("e", SITE, 3 * day)
     assert [name for name, *_ in known.listed(3 * day)] == ["d", "e"]
+
+
+def test_an_exit_whose_ban_ends_is_ejected_for_no_domain() -> None:
+    known = domains()
+    known.ban("a", SITE, until=100.0, now=0.0)
+    assert known.ejected_for(SITE, 1.0) == {"a"}
+    known.unban("a", SITE)
+    assert not known.ejected_for(SITE, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine import free_port
-from program import Program, run, web_server
+from tests.support.ports import free_port
+from tests.support.program import Program, run, web_server
 
 
 def config(folder: Path, more: str) -> Path:
@@ -24,7 +24,7 @@ def test_an_exit_goes_out_by_as_many_failures_as_the_config_says(tmp_path: Path)
         for _ in range(2):
             page = run("curl", "-sS", "--socks5-hostname", proxy, f"http://127.0.0.1:{web}/text/hi")
             assert page.stdout == "hi"
-        program.wait_for(r"exit dead \(socks5://.*\) is out for [0-9]+ s: .*Connection refused")
+        program.wait_for(r"exit dead \(socks5://.*\) is ejected for [0-9]+ s: .*Connection refused")
 
 
 def test_the_checks_of_the_config_find_an_exit_that_is_down(tmp_path: Path) -> None:

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import re
 import socket as std_socket
-import time
 from contextlib import suppress
 
 import gevent
 import pytest
-from engine import Seen, eventually, is_reset, read_to_end
 from gevent.socket import socket, socketpair
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stream_contract import tcp_pair
-from web import get, http_door, ok, talk_to, web
 
 from gsocks import errors
+from gsocks.access.rules import ALLOW_ALL
 from gsocks.address import Address
-from gsocks.errors import ClientError, ClientGone
+from gsocks.errors import BadRequest, ClientError, ClientGone
 from gsocks.exits.base import Connected
-from gsocks.http.client import Client
-from gsocks.http.head import MAX_HEAD, Target, target
-from gsocks.limits import Timeouts
+from gsocks.http.head import MAX_HEAD, RequestTarget, target
+from gsocks.inbound.http_client import MAX_BLANK, Client
 from gsocks.local import LocalServer
 from gsocks.request import Request
-from gsocks.rules import ALLOW_ALL
+from gsocks.rotation.group import ExitGroup
+from gsocks.settings import Timeouts
 from gsocks.stream import SocketStream, reset
-from gsocks.ways_out import WaysOut
+from tests.support.engine import Seen, eventually, is_reset, read_to_end
+from tests.support.stream_contract import tcp_pair
+from tests.support.waiting import TOO_LONG, cpu_seconds
+from tests.support.web import get, http_inbound, ok, talk_to, web
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
@@ -76,7 +76,6 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "a bare CR": (400, POST + b"X: y\rContent-Length: 5\r\n\r\n"),
     "a NUL": (400, POST + b"X: y\0\r\n\r\n"),
     "two hosts": (400, POST + b"Host: ORIGIN\r\n\r\n"),
-    "another host": (400, POST.replace(b"Host: ", b"Host: x") + b"\r\n"),
     "no host": (400, b"GET http://ORIGIN/ HTTP/1.1\r\n\r\n"),
     "a path": (400, b"GET / HTTP/1.1\r\nHost: ORIGIN\r\n\r\n"),
     "https": (400, b"GET https://ORIGIN/ HTTP/1.1\r\nHost: x\r\n\r\n"),
@@ -96,10 +95,8 @@ REFUSED: dict[str, tuple[int, bytes]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 @pytest.mark.parametrize("behind", [b"", b"5\r\nhello\r\n0\r\n\r\nGET http://x/ HTTP/1.1\r\n\r\n"])
-def test_a_head_that_is_refused_reaches_nobody_and_ends_the_connection(
-    name: str, behind: bytes
-) -> None:
-    with http_door() as (door, seen), web(ok(b"wrong")) as origin, talk_to(door) as client:
+def test_a_refused_head_reaches_no_server_and_ends_the_connection(name: str, behind: bytes) -> None:
+    with http_inbound() as (inbound, seen), web(ok(b"wrong")) as origin, talk_to(inbound) as client:
         status, said = REFUSED[name]
         reply = client.ask(said.replace(b"ORIGIN", origin.host) + behind)
         assert (reply.status, reply["connection"]) == (status, "close")
@@ -128,7 +125,7 @@ def test_a_refusal_comes_as_soon_as_it_is_due_byte_by_byte(name: str) -> None:
         assert error.http_status == status
 
 
-def read_request(client: Client) -> Target | ClientError | None:
+def read_request(client: Client) -> RequestTarget | ClientError | None:
     """Where the client wants to go; None if it has hung up, or what is wrong with its request."""
     try:
         request = client.read_request()
@@ -137,14 +134,27 @@ def read_request(client: Client) -> Target | ClientError | None:
         return error
 
 
+def to(dest: Address, path: bytes) -> RequestTarget:
+    return RequestTarget(dest, path)
+
+
 HEADS = {
-    "absolute": (b"GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n", Target(Address("a", 80), b"/b")),
-    "1.0": (b"GET http://a HTTP/1.0\r\n\r\n", Target(Address("a", 80), b"/")),
-    "connect": (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", Target(Address("a", 443), b"")),
-    "empty lines": (b"\r\n\r\nGET http://a/ HTTP/1.0\r\n\r\n", Target(Address("a", 80), b"/")),
+    "absolute": (
+        b"GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n",
+        to(Address("a", 80), b"/b"),
+    ),
+    "1.0": (b"GET http://a HTTP/1.0\r\n\r\n", to(Address("a", 80), b"/")),
+    "connect": (
+        b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n",
+        to(Address("a", 443), b""),
+    ),
+    "empty lines": (
+        b"\r\n\r\nGET http://a/ HTTP/1.0\r\n\r\n",
+        to(Address("a", 80), b"/"),
+    ),
     "largest": (
         (b"GET http://a/ HTTP/1.1\r\nHost: a\r\nX: %s\r\n\r\n") % (b"y" * (MAX_HEAD - 40)),
-        Target(Address("a", 80), b"/"),
+        to(Address("a", 80), b"/"),
     ),
 }
 
@@ -191,6 +201,17 @@ def test_a_head_is_understood_byte_by_byte_and_gone_if_it_ends_before(name: str)
             assert isinstance(came_of_it, ClientGone) if begun else came_of_it is None
 
 
+@pytest.mark.parametrize("ahead", [True, False])
+def test_empty_lines_without_end_are_no_request(ahead: bool) -> None:
+    near, far = socketpair()
+    with near, far:
+        said = b"\r\n" * MAX_BLANK
+        if not ahead:
+            near.send(said)
+        client = Client(far, said if ahead else b"")
+        assert isinstance(read_request(client), BadRequest)
+
+
 def test_a_client_that_resets_in_its_head_is_gone_and_between_two_has_ended() -> None:
     near, far = tcp_pair()
     with far:
@@ -201,7 +222,7 @@ def test_a_client_that_resets_in_its_head_is_gone_and_between_two_has_ended() ->
         reset(near)
         assert isinstance(reading.get(), ClientGone)
         assert read_request(Client(far)) is None
-        client.failed(errors.BadRequest())  # which nobody hears
+        client.failed(errors.BadRequest())  # which no client receives
         client.hang_up()
 
 
@@ -229,7 +250,7 @@ def test_a_client_that_resets_in_its_head_is_gone_and_between_two_has_ended() ->
 )
 @pytest.mark.parametrize("together", [True, False])
 def test_a_chunk_that_is_none_is_refused(body: bytes, together: bool) -> None:
-    with http_door() as (door, seen), web() as origin, talk_to(door) as client:
+    with http_inbound() as (inbound, seen), web() as origin, talk_to(inbound) as client:
         head = get(origin, b"/", b"Transfer-Encoding: chunked", method=b"POST")
         if together:
             client.say(head + body)
@@ -308,7 +329,8 @@ ASKED = st.builds(
 )
 SAID = ASKED | st.lists(LINES | LINES | LINES | st.binary(max_size=6), max_size=9).map(b"".join)
 WELL_FORMED = re.compile(
-    rb"(?:\r\n)*[!-~]+ (?:http://a(?::81)?[/?!-~]*|a:443) HTTP/1\.[01]\r\n"
+    rb"(?:\r\n)*[!-~]+ (?:http://(?:[^/?#]*@)?a(?::81)?(?:[/?#][!-~\x80-\xff]*)?|a:443)"
+    rb" HTTP/1\.[01]\r\n"
     rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\r\n\0]*\r\n)*\r\n"
 )
 
@@ -321,9 +343,6 @@ class Nowhere:
     def __init__(self) -> None:
         self.asked: list[Request] = []
 
-    def start(self) -> None:
-        """Nothing to prepare."""
-
     def close(self) -> None:
         """Nothing is kept."""
 
@@ -334,33 +353,33 @@ class Nowhere:
         return Connected(SocketStream(near), request.dest)
 
     def _play(self, sock: socket) -> None:
-        with sock, suppress(OSError):  # the door may give up at any time
+        with sock, suppress(OSError):  # the listener may close at any time
             sock.recv(65536)
             sock.sendall(ok(b"!"))
             sock.shutdown(std_socket.SHUT_WR)
             read_to_end(sock)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400)
 @given(said=SAID, ended=st.booleans())
-def test_no_bytes_hang_the_door_or_make_it_fail_or_accept_what_is_wrong(
+def test_no_bytes_hang_the_inbound_or_make_it_fail_or_accept_what_is_wrong(
     said: bytes, ended: bool
 ) -> None:
     seen, nowhere = Seen(), Nowhere()
-    bounds = Timeouts(0.03, connect=1, keep_alive=0.03, idle=0.03, half_closed=0.03)
-    door = LocalServer(
-        ("127.0.0.1", 0), WaysOut([nowhere], ALLOW_ALL), timeouts=bounds, observer=seen
+    bounds = Timeouts(handshake=0.03, connect=1, keep_alive=0.03, idle=0.03, half_closed=0.03)
+    inbound = LocalServer(
+        ("127.0.0.1", 0), ExitGroup([nowhere], ALLOW_ALL), timeouts=bounds, observer=seen
     )
-    door.start()
+    inbound.start()
     try:
-        with talk_to(door) as client, gevent.Timeout(2):
+        with talk_to(inbound) as client, gevent.Timeout(TOO_LONG):
             client.say(b"G" + said[1:] if said[:1] in b"\x04\x05" else said)
             if ended:
                 client.sock.shutdown(std_socket.SHUT_WR)
             is_reset(client.sock)  # either end will do, as long as there is one
-        eventually(lambda: not door.connections)
+        eventually(lambda: not inbound.connections)
     finally:
-        door.stop(0)
+        inbound.stop(0)
     assert "stopped" not in seen.outcomes
     if nowhere.asked:
         head = WELL_FORMED.match(said)
@@ -373,17 +392,19 @@ def test_no_bytes_hang_the_door_or_make_it_fail_or_accept_what_is_wrong(
         assert record.detail.isprintable()
 
 
-def test_a_head_made_to_keep_a_parser_busy_is_refused_at_once() -> None:
+def test_a_head_made_to_keep_a_parser_busy_is_read_or_refused_at_once() -> None:
     """h11 alone takes 16 seconds for each of them."""
-    busy = b"X:" + b" " * 60_000 + b"%c\r\n\r\n"
-    began = time.process_time()
-    for control in (0, 11, 12, 13):
-        field = busy % control
-        with http_door() as (door, _), web(b"HTTP/1.1 200 OK\r\n" + field) as origin:
-            with talk_to(door) as client:
-                assert client.ask(get(origin)).status == 502
-                assert client.ask(get(origin)[:-2] + field).status == 400
-            chunked = get(origin, b"/", b"Transfer-Encoding: chunked", method=b"POST")
-            with talk_to(door) as client:
-                assert client.ask(chunked + b"0\r\n" + field, "POST").status in (400, 502)
-    assert time.process_time() - began < 5
+
+    def asked(spaces: int) -> None:
+        for control in (0, 11, 12, 13):
+            field = b"X:" + b" " * spaces + b"%c\r\n\r\n" % control
+            with http_inbound() as (inbound, _), web(b"HTTP/1.1 200 OK\r\n" + field) as origin:
+                with talk_to(inbound) as client:
+                    # a server's control bytes are replaced, but for NUL
+                    assert client.ask(get(origin)).status == (200 if control else 502)
+                    assert client.ask(get(origin)[:-2] + field).status == 400
+                chunked = get(origin, b"/", b"Transfer-Encoding: chunked", method=b"POST")
+                with talk_to(inbound) as client:
+                    assert client.ask(chunked + b"0\r\n" + field, "POST").status in (200, 400, 502)
+
+    assert cpu_seconds(lambda: asked(60_000)) < 50 * cpu_seconds(lambda: asked(1))

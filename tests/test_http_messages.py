@@ -1,4 +1,4 @@
-"""What a proxy changes in a message, what it says itself, and whom it lets in."""
+"""Changes of forwarded messages, the proxy's own responses, and authentication."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import h11
 import pytest
 
 from gsocks import errors
+from gsocks.access.login import OPEN, Authenticator, Identity
 from gsocks.address import Address
 from gsocks.errors import AuthenticationFailed, BadParameters, GsocksError
 from gsocks.http.forward import informational, to_client, to_origin
-from gsocks.http.head import Target
-from gsocks.http.login import log_in
-from gsocks.http.status import answer_for, error_type, next_hop
-from gsocks.login import OPEN, Caller, Login
-from gsocks.wish import ANY, Wish
+from gsocks.http.head import RequestTarget
+from gsocks.http.status import answer_for, error_type, foreign_members, next_hop
+from gsocks.inbound.http_auth import log_in
+from gsocks.request import ANY, ExitSelector
+from tests.support.waiting import cpu_seconds
 
 Fields = list[tuple[bytes, bytes]]
 HOST = (b"Host", b"a")
 
 
-TARGET = Target(Address("a", 80), b"/")
+TARGET = RequestTarget(Address("a", 80), b"/")
 
 
 def request(
@@ -73,7 +74,7 @@ PASSED = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
     ],
 )
 def test_the_host_is_that_of_the_url(dest: Address, host: bytes) -> None:
-    sent = to_origin(request(), Target(dest, b"/x"))
+    sent = to_origin(request(), RequestTarget(dest, b"/x"))
     assert sent.target == b"/x"
     assert sent.headers.raw_items() == [(b"Host", host), CLOSE]
 
@@ -96,11 +97,11 @@ def test_fields_keep_their_order_and_spelling() -> None:
         b"Upgrade",
     ],
 )
-def test_what_is_for_the_proxy_stays_there(name: bytes) -> None:
+def test_hop_by_hop_fields_of_a_request_are_not_forwarded(name: bytes) -> None:
     assert forwarded((name, b"x")) == [CLOSE]
 
 
-def test_the_client_names_more_that_is_for_the_proxy() -> None:
+def test_fields_named_by_connection_are_not_forwarded() -> None:
     fields = [
         (b"Connection", b"close, X-A"),
         (b"x-a", b"1"),
@@ -113,27 +114,27 @@ def test_the_client_names_more_that_is_for_the_proxy() -> None:
 @pytest.mark.parametrize(
     "option", [b"Content-Length", b"content-length, x", b"close,CONTENT-LENGTH"]
 )
-def test_a_length_is_never_taken_from_a_message(option: bytes) -> None:
+def test_a_length_is_never_removed_from_a_message(option: bytes) -> None:
     length = (b"Content-Length", b"3")
     assert forwarded((b"Connection", option), length) == [length, CLOSE]
     assert returned(200, (b"Connection", option), length) == [length]
 
 
 @pytest.mark.parametrize(
-    ("method", "said", "passed"),
+    ("method", "value", "passed"),
     [
         ("TRACE", b"5", b"4"),
         ("OPTIONS", b"1", b"0"),
         ("OPTIONS", b"010", b"9"),
         ("OPTIONS", b"9" * 5000, b"999999998"),
-        ("GET", b"5", b"5"),  # it means nothing there, RFC 9110 section 7.6.2
+        ("GET", b"5", b"5"),  # it has no meaning there, RFC 9110 section 7.6.2
         ("TRACE", b"-1", b"-1"),
         ("TRACE", b"x", b"x"),
     ],
 )
-def test_one_proxy_less_may_pass_it_on(method: str, said: bytes, passed: bytes) -> None:
+def test_max_forwards_is_decremented(method: str, value: bytes, passed: bytes) -> None:
     assert (b"max-forwards", passed) in list(
-        to_origin(request((b"Max-Forwards", said), method=method), TARGET).headers
+        to_origin(request((b"Max-Forwards", value), method=method), TARGET).headers
     )
 
 
@@ -141,7 +142,7 @@ def test_a_chunked_body_stays_chunked() -> None:
     assert forwarded((b"transfer-encoding", b"CHUNKED")) == [CHUNKED, CLOSE]
 
 
-def test_nothing_is_expected_for_a_client_that_knows_no_100() -> None:
+def test_expect_of_a_client_without_100_is_not_forwarded() -> None:
     expect = (b"Expect", b"100-continue")
     assert forwarded(expect) == [expect, CLOSE]
     assert forwarded(expect, version=b"1.0") == [CLOSE]
@@ -156,7 +157,7 @@ def test_nothing_is_expected_for_a_client_that_knows_no_100() -> None:
         [*WEBSOCKET, (b"Content-Length", b"0")],
     ],
 )
-def test_an_upgrade_is_passed(fields: Fields) -> None:
+def test_an_upgrade_is_forwarded(fields: Fields) -> None:
     assert forwarded(*fields)[-2:] == PASSED
 
 
@@ -170,17 +171,17 @@ def test_an_upgrade_is_passed(fields: Fields) -> None:
         [*WEBSOCKET, CHUNKED],
     ],
 )
-def test_an_upgrade_that_cannot_work_is_not(fields: Fields) -> None:
+def test_an_upgrade_that_cannot_work_is_not_forwarded(fields: Fields) -> None:
     sent = forwarded(*fields)
     assert sent[-1] == CLOSE
     assert b"upgrade" not in {name.lower() for name, _ in sent}
 
 
-def test_http_1_0_knows_no_upgrade() -> None:
+def test_http_1_0_has_no_upgrade() -> None:
     assert forwarded(*WEBSOCKET, version=b"1.0") == [CLOSE]
 
 
-# --- answers ----------------------------------------------------------------------------------
+# --- responses --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_http_1_0_knows_no_upgrade() -> None:
         b"Upgrade",
     ],
 )
-def test_what_the_server_says_to_the_proxy_stays_there(name: bytes) -> None:
+def test_hop_by_hop_fields_of_a_response_are_not_forwarded(name: bytes) -> None:
     assert returned(200, (name, b"x"), (b"Set-Cookie", b"a")) == [(b"Set-Cookie", b"a")]
 
 
@@ -204,32 +205,68 @@ def test_chunks_override_a_length() -> None:
 
 
 @pytest.mark.parametrize(("status", "kept"), [(200, 1), (204, 0), (304, 1)])
-def test_an_answer_without_content_has_no_length(status: int, kept: int) -> None:
+def test_a_response_without_content_has_no_length(status: int, kept: int) -> None:
     assert len(returned(status, (b"Content-Length", b"0"))) == kept
 
 
-def test_a_connection_that_ends_is_told_to() -> None:
+def test_a_connection_that_is_closed_is_announced() -> None:
     assert returned(200, closing=True) == [CLOSE]
 
 
-def test_what_others_said_of_themselves_is_kept() -> None:
-    other = (b"Proxy-Status", b"cdn; error=dns_error")
-    assert returned(502, other) == [other]
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        (b"cdn; error=dns_error", b"cdn; error=dns_error"),
+        (b'a;x="y, gsocks", "b c" ;d=?1', None),
+        (
+            b'"a, \\"b"; c="gsocks"; n=-1.5; b=:YQ==:; t=*,d',
+            b'"a, \\"b"; c="gsocks"; n=-1.5; b=:YQ==:; t=*, d',
+        ),
+        (b"gsocks; error=connection_refused", None),
+        (b'"gsocks"; error=connection_refused', None),
+        (b"GSocks", None),
+        (b"a, gsocks; error=dns_error ,b; c", b"a, b; c"),
+        (b'a; x="', None),
+        (b'a; x="\\', None),
+        (b"a,", None),
+        (b", a", None),
+        (b"gsocks error", None),
+        (b'"g\\socks"', None),
+        (b"", None),
+        (b"\xe4", None),
+    ],
+)
+def test_the_proxy_status_of_other_proxies_is_kept_and_ours_is_never_a_servers(
+    sent: bytes, kept: bytes | None
+) -> None:
+    fields = [] if kept is None else [(b"Proxy-Status", kept)]
+    assert returned(502, (b"Proxy-Status", sent)) == fields
+    hints = h11.InformationalResponse(status_code=103, headers=[(b"Proxy-Status", sent)])
+    assert informational(hints).headers.raw_items() == fields
 
 
-def test_an_answer_in_front_of_the_real_one() -> None:
+def test_a_proxy_status_takes_no_long_time_however_it_is_made() -> None:
+    def read(count: int, times: int) -> None:
+        for _ in range(times):
+            for part in (b"a; ", b'a="', b"a, ", b"a;b=c, ", b'a;b="c', b"a;b", b' ;"'):
+                foreign_members(part * count)
+
+    assert cpu_seconds(lambda: read(30_000, 1)) < 4 * cpu_seconds(lambda: read(300, 100))
+
+
+def test_an_interim_response_is_forwarded() -> None:
     fields = [(b"Link", b"</a>"), (b"Connection", b"x"), (b"X", b"y"), (b"Content-Length", b"1")]
     sent = informational(h11.InformationalResponse(status_code=103, headers=fields, reason=b"Hm"))
     assert (sent.status_code, sent.reason) == (103, b"Hm")
     assert sent.headers.raw_items() == [(b"Link", b"</a>")]
 
 
-def test_the_new_protocol_is_told() -> None:
+def test_101_keeps_the_new_protocol() -> None:
     response = h11.InformationalResponse(status_code=101, headers=[*WEBSOCKET, (b"X", b"y")])
     assert informational(response).headers.raw_items() == [(b"X", b"y"), *PASSED]
 
 
-# --- what the proxy says itself ---------------------------------------------------------------
+# --- responses of the proxy itself ------------------------------------------------------------
 
 
 def kinds_of(kind: type[GsocksError]) -> Iterator[type[GsocksError]]:
@@ -275,7 +312,7 @@ def test_each_error_has_its_status_and_its_type(kind: type[GsocksError]) -> None
 
 
 @pytest.mark.parametrize("kind", [*kinds_of(GsocksError)], ids=lambda kind: kind.__name__)
-def test_every_error_can_be_told_and_read(kind: type[GsocksError]) -> None:
+def test_every_error_has_a_readable_response(kind: type[GsocksError]) -> None:
     response, body = answer_for(kind("because \N{WHITE SMILING FACE} \udcff"), closing=False)
     assert HTTPStatus(response.status_code) >= 400
     assert error_type(kind("x"))
@@ -287,11 +324,22 @@ def test_every_error_can_be_told_and_read(kind: type[GsocksError]) -> None:
     assert (b"proxy-authenticate" in fields) is issubclass(kind, AuthenticationFailed)
 
 
-def test_only_a_connection_that_ends_says_so() -> None:
+@pytest.mark.parametrize("kind", [errors.LimitReached, errors.OutOfResources, errors.LoginsBusy])
+def test_a_client_is_told_when_to_come_back_to_what_is_full(kind: type[GsocksError]) -> None:
+    response, _ = answer_for(kind("x"), closing=False)
+    assert (response.status_code, dict(response.headers)[b"retry-after"]) == (503, b"1")
+    error = kind("x")
+    error.retry_after = 17.2
+    response, _ = answer_for(error.of("an exit"), closing=False)
+    assert dict(response.headers)[b"retry-after"] == b"18"
+    assert b"retry-after" not in dict(answer_for(errors.NoExit(), closing=False)[0].headers)
+
+
+def test_only_a_closing_response_says_so() -> None:
     ending, _ = answer_for(errors.BadRequest(), closing=True)
-    going_on, _ = answer_for(errors.Forbidden(), closing=False)
+    keeping, _ = answer_for(errors.Forbidden(), closing=False)
     assert (b"connection", b"close") in list(ending.headers)
-    assert b"connection" not in dict(going_on.headers)
+    assert b"connection" not in dict(keeping.headers)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +355,7 @@ def test_an_exit_is_named_as_a_string_of_structured_fields(label: str, field: st
     assert next_hop(label) == field.encode()
 
 
-# --- whom it lets in --------------------------------------------------------------------------
+# --- authentication ---------------------------------------------------------------------------
 
 
 def only_alice(name: str, password: bytes) -> bool:
@@ -319,45 +367,54 @@ def basic(credentials: bytes, scheme: bytes = b"Basic ") -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize("field", [basic(b"alice:sec:ret"), basic(b"alice:sec:ret", b"bAsIc   ")])
-def test_the_right_credentials_tell_the_user(field: tuple[bytes, bytes]) -> None:
-    assert log_in(request(field), Login(only_alice, {"alice"})) == ("alice", ANY)
+def test_the_right_credentials_identify_the_user(field: tuple[bytes, bytes]) -> None:
+    assert log_in(request(field), Authenticator(only_alice, {"alice"})) == ("alice", ANY)
 
 
-def test_a_wish_stands_behind_the_user() -> None:
+def test_a_selector_stands_behind_the_user() -> None:
     field = basic(b"customer-alice-cc-DE-sessid-x1:sec:ret")
-    assert log_in(request(field), Login(only_alice, {"alice"})) == (
+    assert log_in(request(field), Authenticator(only_alice, {"alice"})) == (
         "alice",
-        Wish("x1", country="de"),
+        ExitSelector("x1", country="de"),
     )
 
 
-def test_what_the_door_asks_for_everybody_counts_where_the_client_says_nothing() -> None:
+def test_the_listeners_selector_counts_where_the_client_sets_nothing() -> None:
     field = basic(b"alice-cc-DE:sec:ret")
-    login = Login(only_alice, {"alice"}, Wish("browser-1", country="fr"))
-    assert log_in(request(field), login) == ("alice", Wish("browser-1", country="de"))
-    assert log_in(request(), OPEN._replace(wish=Wish("x"))) == (None, Wish("x"))
+    login = Authenticator(only_alice, {"alice"}, ExitSelector("browser-1", country="fr"))
+    assert log_in(request(field), login) == ("alice", ExitSelector("browser-1", country="de"))
+    assert log_in(request(), OPEN._replace(selector=ExitSelector("x"))) == (None, ExitSelector("x"))
 
 
-def test_an_open_door_asks_nobody() -> None:
-    assert log_in(request(), OPEN) == Caller(None, ANY)
-    assert log_in(request(basic(b"alice:whatever")), OPEN) == Caller(None, ANY)
-    assert log_in(request((b"Proxy-Authorization", b"?")), OPEN) == Caller(None, ANY)
+def test_without_authentication_every_client_is_accepted() -> None:
+    assert log_in(request(), OPEN) == Identity(None, ANY)
+    assert log_in(request(basic(b"alice:whatever")), OPEN) == Identity(None, ANY)
+    assert log_in(request((b"Proxy-Authorization", b"?")), OPEN) == Identity(None, ANY)
 
 
-def test_an_open_door_reads_the_wish_of_who_gives_a_name() -> None:
-    assert log_in(request(basic(b"session-x1:")), OPEN) == Caller(None, Wish("x1"))
+@pytest.mark.parametrize("fields", [[], [(b"Proxy-Authorization", b"?")], [basic(b"nameless")]])
+def test_a_listener_that_asks_lets_any_name_in_but_not_none(fields: Fields) -> None:
+    asking = OPEN._replace(asks=True)
+    with pytest.raises(AuthenticationFailed):
+        log_in(request(*fields), asking)
+    assert log_in(request(basic(b"session-x1:?")), asking) == Identity(None, ExitSelector("x1"))
+    assert log_in(request(basic(b":")), asking) == Identity(None, ANY)
 
 
-@pytest.mark.parametrize("login", [OPEN, Login(only_alice, {"alice"})])
-def test_a_wish_that_cannot_be_read_is_told_with_what_can(login: Login) -> None:
+def test_without_authentication_a_name_may_carry_a_selector() -> None:
+    assert log_in(request(basic(b"session-x1:")), OPEN) == Identity(None, ExitSelector("x1"))
+
+
+@pytest.mark.parametrize("login", [OPEN, Authenticator(only_alice, {"alice"})])
+def test_an_invalid_selector_is_refused_with_the_known_keys(login: Authenticator) -> None:
     with pytest.raises(BadParameters, match="known keys: session, sessid") as caught:
         log_in(request(basic(b"alice-session-x-contry-de:sec:ret")), login)
     assert "sec:ret" not in str(caught.value)
 
 
-def test_what_is_wrong_with_a_wish_is_told_to_nobody_without_the_password() -> None:
+def test_a_mistake_in_a_selector_is_reported_only_with_the_right_password() -> None:
     with pytest.raises(AuthenticationFailed, match="no user 'alice' with that password") as caught:
-        log_in(request(basic(b"alice-sesion-x:guess")), Login(only_alice, {"alice"}))
+        log_in(request(basic(b"alice-sesion-x:guess")), Authenticator(only_alice, {"alice"}))
     assert not isinstance(caught.value, BadParameters)
 
 
@@ -379,20 +436,20 @@ def test_what_is_wrong_with_a_wish_is_told_to_nobody_without_the_password() -> N
         [basic(b"alice:sec:ret"), basic(b"alice:sec:ret")],
     ],
 )
-def test_others_stay_outside_and_no_password_is_told(fields: Fields) -> None:
+def test_wrong_credentials_are_refused_and_no_password_is_repeated(fields: Fields) -> None:
     with pytest.raises(AuthenticationFailed) as caught:
-        log_in(request(*fields), Login(only_alice, {"alice"}))
+        log_in(request(*fields), Authenticator(only_alice, {"alice"}))
     assert "hunter2" not in str(caught.value)
     assert "sec:ret" not in str(caught.value)
 
 
-def test_a_user_name_is_utf_8_and_fit_for_a_log() -> None:
+def test_a_user_name_is_utf_8_and_printable() -> None:
     asked: list[tuple[str, bytes]] = []
 
     def note(name: str, password: bytes) -> bool:
         asked.append((name, password))
         return True
 
-    assert log_in(request(basic("zoë:grün".encode())), Login(note)).user == "zoë"
-    assert log_in(request(basic(b"\xff\n:\xff")), Login(note)).user == r"\xff\n"
+    assert log_in(request(basic("zoë:grün".encode())), Authenticator(note)).user == "zoë"
+    assert log_in(request(basic(b"\xff\n:\xff")), Authenticator(note)).user == r"\xff\n"
     assert asked == [("zoë", "grün".encode()), (r"\xff\n", b"\xff")]

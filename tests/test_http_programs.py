@@ -7,18 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gevent
-import needs
 import pytest
 import requests
 import trustme
-from engine import TOO_LONG
 from gevent import ssl, subprocess
 from gevent.server import StreamServer
 from gevent.socket import socket
-from web import Talk, Web, http_door, ok, web
 
+from gsocks.access.users import Users, hash_password
 from gsocks.address import Address
-from gsocks.users import Users, hash_password
+from tests.support import needs
+from tests.support.waiting import TOO_LONG
+from tests.support.web import Talk, Web, http_inbound, ok, web
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
@@ -67,17 +67,17 @@ def secure(tmp_path: Path) -> Iterator[tuple[Address, Path]]:
 
     server = StreamServer(("127.0.0.1", 0), serve, ssl_context=context)
     server.start()
-    yield Address("localhost", server.server_port), tmp_path / "ca.pem"
+    yield Address("localhost", server.socket.getsockname()[1]), tmp_path / "ca.pem"
     server.stop()
 
 
 @pytest.fixture(params=[False, True], ids=["open", "with users"])
 def proxy(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A door's URL, with credentials if it asks for them."""
+    """A listener's URL, with credentials if it requires them."""
     users = USERS if request.param else None
-    with http_door(users=users) as (door, _):
+    with http_inbound(users=users) as (inbound, _):
         login = "alice:wonder%3Aland@" if users else ""
-        yield f"http://{login}{door.bound}"
+        yield f"http://{login}{inbound.bound}"
 
 
 def test_curl_asks_for_pages(proxy: str, pages: Web) -> None:
@@ -107,20 +107,23 @@ def test_curl_reaches_a_server_over_tls(proxy: str, secure: tuple[Address, Path]
 
 
 def test_curl_without_credentials_is_told_to_have_some(pages: Web) -> None:
-    with http_door(users=USERS) as (door, _):
+    with http_inbound(users=USERS) as (inbound, _):
         for arguments in ([], ["-p"], ["-U", "alice:wrong"]):
-            done = curl("-x", f"http://{door.bound}", "-v", *arguments, pages.url.decode())
+            done = curl("-x", f"http://{inbound.bound}", "-v", *arguments, pages.url.decode())
             assert "407 Proxy Authentication Required" in done.stderr
         done = curl(
-            "-x", f"http://alice:wonder%3Aland@{door.bound}", "--proxy-anyauth", pages.url.decode()
+            "-x",
+            f"http://alice:wonder%3Aland@{inbound.bound}",
+            "--proxy-anyauth",
+            pages.url.decode(),
         )
         assert done.stdout == "0 bytes by GET / HTTP/1.1"
     assert len(pages.heads) == 1
 
 
 def test_curl_that_takes_the_proxy_for_a_web_server_is_told() -> None:
-    with http_door() as (door, _):
-        assert "this is a proxy, not a web server" in curl(str(door.bound)).stdout
+    with http_inbound() as (inbound, _):
+        assert "this is a proxy, not a web server" in curl(str(inbound.bound)).stdout
 
 
 def test_requests_asks_for_pages(proxy: str, pages: Web, secure: tuple[Address, Path]) -> None:
@@ -143,7 +146,7 @@ URLLIB = """
 import sys, urllib.request
 handler = urllib.request.ProxyHandler({"http": sys.argv[1]})
 opener = urllib.request.build_opener(handler)
-print(opener.open(sys.argv[2], data=b"abc", timeout=20).read().decode(), end="")
+print(opener.open(sys.argv[2], data=b"abc", timeout=90).read().decode(), end="")
 """
 
 

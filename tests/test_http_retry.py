@@ -1,24 +1,31 @@
-"""A plain HTTP request that one exit serves badly goes by another one, where that harms nobody."""
+"""A plain HTTP request that one exit serves badly is retried through another, if that is safe."""
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from random import Random
 
 import pytest
-from engine import Seen, eventually, running_door
-from web import Reply, Web, ok, talk_to, web
 
+from gsocks.access.rules import ALLOW_ALL
 from gsocks.address import Address
-from gsocks.dial import Dialer, Resolver
 from gsocks.exits.base import Connected
 from gsocks.exits.direct import DirectExit
 from gsocks.local import LocalServer
+from gsocks.net.dial import Dialer
+from gsocks.net.resolve import Resolver
 from gsocks.request import Request
+from gsocks.rotation.build import make_exit_group
+from gsocks.rotation.group import ExitGroup
 from gsocks.rotation.roster import Offer
-from gsocks.rules import ALLOW_ALL
-from gsocks.ways_out import WaysOut
+from gsocks.stream import Stream
+from tests.support.engine import Seen, connect, eventually, read_exactly, running_inbound
+from tests.support.proxies import stage
+from tests.support.stream_contract import read_to_end
+from tests.support.web import Reply, Web, ok, talk_to, web
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
@@ -27,7 +34,7 @@ URL = b"http://shop.example/a"
 
 
 class To(DirectExit):
-    """An exit whose destination is the same one, whoever is asked for."""
+    """An exit with the same destination for every request."""
 
     def __init__(self, label: str, address: Address) -> None:
         super().__init__(Dialer(ALLOW_ALL, Resolver()), label)
@@ -38,7 +45,7 @@ class To(DirectExit):
 
 
 class Place:
-    """A door whose exits lead to servers of their own, each with one answer."""
+    """A listener whose exits lead to servers of their own, each with one answer."""
 
     def __init__(self, stack: ExitStack, *answers: bytes, **options: object) -> None:
         self.servers: list[Web] = [stack.enter_context(web(answer)) for answer in answers]
@@ -47,16 +54,16 @@ class Place:
             for number, server in enumerate(self.servers)
         ]
         self.seen = Seen()
-        self.ways = WaysOut(offers, ALLOW_ALL, random=Random(1))
+        self.ways = ExitGroup(offers, ALLOW_ALL, random=Random(1))
         options = {"retry_on": (403, 429), **options}
-        self.door = stack.enter_context(
-            running_door(
+        self.inbound = stack.enter_context(
+            running_inbound(
                 LocalServer(("127.0.0.1", 0), self.ways, observer=self.seen, **options)  # type: ignore[arg-type]
             )
         )
 
     def ask(self, method: bytes = b"GET", more: bytes = b"", body: bytes = b"") -> Reply:
-        with talk_to(self.door) as talk:
+        with talk_to(self.inbound) as talk:
             head = method + b" " + URL + b" HTTP/1.1\r\nHost: shop.example\r\n" + more
             return talk.ask(head + b"\r\n" + body, method.decode())
 
@@ -106,7 +113,7 @@ def test_an_exit_that_a_site_has_banned_is_left_out_for_that_site(stack: ExitSta
     assert listed[:2] == ("e0", "shop.example")
 
 
-def test_without_being_asked_to_nobody_looks_at_the_answer(stack: ExitStack) -> None:
+def test_without_retry_on_the_status_of_a_response_is_ignored(stack: ExitStack) -> None:
     place = Place(stack, BANNED, ok(b"welcome"), retry_on=())
     assert place.ask().status == 403
     assert not place.ways.roster.domains
@@ -187,7 +194,7 @@ class Going(To):
 
 
 @pytest.mark.parametrize("answer", [ok(b"welcome"), BANNED])
-def test_an_exit_that_goes_while_it_serves_is_missed_by_nobody(
+def test_an_exit_that_goes_while_it_serves_is_noticed_by_no_client(
     stack: ExitStack, answer: bytes
 ) -> None:
     place = Place(stack, ok(b"welcome"))
@@ -205,3 +212,94 @@ def test_an_exit_that_goes_while_it_serves_is_missed_by_nobody(
     place.seen.next()
     assert [each.name for each in place.ways.roster] == ["e0"]
     eventually(lambda: member.open == 0)
+
+
+# --- an exit's own answers ----------------------------------------------------------------------
+
+
+class Proxies:
+    """A listener in front of HTTP proxies, each with one answer to CONNECT."""
+
+    def __init__(self, stack: ExitStack, *answers: bytes, **options: object) -> None:
+        self.asked = [0] * len(answers)
+        proxies = [
+            stack.enter_context(stage(partial(self._answer, number, answer)))
+            for number, answer in enumerate(answers)
+        ]
+        self.group = make_exit_group([f"http://{proxy}" for proxy in proxies])
+        inbound = LocalServer(("127.0.0.1", 0), self.group, **options)  # type: ignore[arg-type]
+        self.inbound = stack.enter_context(running_inbound(inbound))
+
+    def _answer(self, number: int, answer: bytes, stream: Stream) -> None:
+        self.asked[number] += 1
+        stream.read()
+        stream.write(answer)
+        read_to_end(stream)
+
+    def connect(self, session: str = "") -> int:
+        login = b64encode(f"session-{session}:".encode()).decode() if session else ""
+        field = f"Proxy-Authorization: Basic {login}\r\n" if session else ""
+        with talk_to(self.inbound) as talk:
+            head = f"CONNECT shop.example:443 HTTP/1.1\r\nHost: shop.example:443\r\n{field}\r\n"
+            talk.say(head.encode())
+            return int(talk.sock.recv(65536).split()[1])
+
+
+REFUSED = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
+BUSY = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\n\r\n"
+CONNECTED = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+@pytest.mark.parametrize("answer", [REFUSED, BUSY], ids=["403", "429"])
+def test_an_exits_own_answer_to_connect_makes_other_exits_be_tried(
+    stack: ExitStack, answer: bytes
+) -> None:
+    place = Proxies(stack, answer, answer, CONNECTED, retry_on=(403, 429))
+    for _ in range(4):
+        assert place.connect() == 200
+    listed = list(place.group.roster.domains.listed(0.0))
+    refusing = {member.name for member in list(place.group.roster)[:2]}
+    assert {(name, domain) for name, domain, *_ in listed if domain == "shop.example"} == {
+        (name, "shop.example") for name in refusing
+    }
+
+
+def test_so_does_it_for_a_client_of_socks(stack: ExitStack) -> None:
+    place = Proxies(stack, REFUSED, REFUSED, CONNECTED, retry_on=(403,))
+    with connect(place.inbound.bound) as sock:
+        sock.sendall(b"\x05\x01\x00\x05\x01\x00" + Address("shop.example", 443).encode())
+        assert read_exactly(sock, 4) == b"\x05\x00\x05\x00"
+    assert place.asked == [1, 1, 1]
+
+
+def test_no_more_exits_are_tried_than_tries_allow_and_the_last_word_is_passed_on(
+    stack: ExitStack,
+) -> None:
+    place = Proxies(stack, REFUSED, REFUSED, REFUSED, CONNECTED, retry_on=(403,))
+    assert place.connect() == 403
+    assert place.asked == [1, 1, 1, 0]
+
+
+def test_without_retry_on_an_exit_that_refuses_is_reported_to_no_domain(stack: ExitStack) -> None:
+    place = Proxies(stack, REFUSED, CONNECTED)
+    assert place.connect() == 200
+    assert not place.group.roster.domains
+
+
+def test_a_session_keeps_its_exit_whatever_that_answers(stack: ExitStack) -> None:
+    place = Proxies(stack, REFUSED, REFUSED, REFUSED, retry_on=(403,))
+    place.connect("a")
+    assert not place.group.roster.domains
+
+
+def test_an_exits_own_answer_in_absolute_form_is_reported_for_its_domain(stack: ExitStack) -> None:
+    denied = b"X-Squid-Error: ERR_ACCESS_DENIED 0\r\n"
+    squid = b"HTTP/1.1 403 Forbidden\r\n" + denied + b"Content-Length: 0\r\n\r\n"
+    welcome = ok(b"welcome")
+    place = Proxies(stack, squid, welcome, retry_on=(403,))
+    with talk_to(place.inbound) as talk:
+        reply = talk.ask(b"GET " + URL + b" HTTP/1.1\r\nHost: shop.example\r\n\r\n")
+    assert reply.body == b"welcome"
+    (member, _) = place.group.roster
+    listed = [each[:2] for each in place.group.roster.domains.listed(0.0)]
+    assert (member.name, "shop.example") in listed

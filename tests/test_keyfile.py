@@ -19,7 +19,34 @@ def test_a_key_that_is_made_is_kept_for_its_owner_only(tmp_path: Path) -> None:
     assert read_key(path) == key
 
 
-def test_whoever_was_faster_made_the_key(tmp_path: Path) -> None:
+def test_a_key_that_a_windows_editor_has_saved_is_read(tmp_path: Path) -> None:
+    key = Key.generate()
+    (tmp_path / "k").write_bytes(b"\xef\xbb\xbf" + key.text().encode() + b"\r\n")
+    (tmp_path / "k").chmod(0o600)
+    assert read_key(tmp_path / "k") == key
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-8-sig"])
+def test_a_key_that_a_windows_shell_has_redirected_is_read(tmp_path: Path, codec: str) -> None:
+    key = Key.generate()
+    (tmp_path / "k").write_bytes(f"{key.text()}\r\n".encode(codec))
+    (tmp_path / "k").chmod(0o600)
+    assert read_key(tmp_path / "k") == key
+
+
+def test_a_key_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "open.key"
+    text = Key.generate().text()
+    path.write_text(text)
+    path.chmod(0o622)
+    with pytest.raises(ConfigError) as caught:
+        read_key(path)
+    assert str(caught.value) == (
+        f"{path}: can be written by others than its owner (chmod go-w mends it)"
+    )
+
+
+def test_the_key_of_a_faster_process_is_read(tmp_path: Path) -> None:
     path = tmp_path / "new.key"
     assert create_key(path) == create_key(path)
 
@@ -36,7 +63,9 @@ def test_a_key_that_others_can_read_is_warned_of(
     assert text not in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"", b"not base64 !", b"c2hvcnQ", b"\xff" * 44, b"A" * 2000])
+@pytest.mark.parametrize(
+    "content", [b"", b"not base64 !", b"c2hvcnQ", b"\xff" * 44, b"\xff\xfea", b"A" * 2000]
+)
 def test_what_is_no_key_is_refused_by_the_files_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.key"
     path.write_bytes(content)

@@ -13,7 +13,7 @@ import pytest
 
 from gsocks.address import Address
 from gsocks.errors import ConfigError
-from gsocks.listen import await_first_words, listen, reserve
+from gsocks.net.listen import defer_accept, listen, reserve
 
 ANY_PORT = Address("127.0.0.1", 0)
 
@@ -56,7 +56,7 @@ def test_a_listener_takes_clients_and_does_not_block(host: str, closing: ExitSta
 
 
 def test_a_client_is_handed_over_with_its_first_words(closing: ExitStack) -> None:
-    sock = await_first_words(closing.enter_context(listen(ANY_PORT)))
+    sock = defer_accept(closing.enter_context(listen(ANY_PORT)))
     client = closing.enter_context(socket.create_connection(bound(sock)))
     with pytest.raises(BlockingIOError):
         sock.accept()
@@ -66,18 +66,18 @@ def test_a_client_is_handed_over_with_its_first_words(closing: ExitStack) -> Non
 
 
 def test_a_client_that_ends_without_a_word_is_handed_over_at_once(closing: ExitStack) -> None:
-    sock = await_first_words(closing.enter_context(listen(ANY_PORT)))
+    sock = defer_accept(closing.enter_context(listen(ANY_PORT)))
     socket.create_connection(bound(sock)).close()
     assert closing.enter_context(accept(sock)).recv(1) == b""
 
 
 def test_a_client_that_says_nothing_is_handed_over_after_a_while(closing: ExitStack) -> None:
-    sock = await_first_words(closing.enter_context(listen(ANY_PORT)))
+    sock = defer_accept(closing.enter_context(listen(ANY_PORT)))
     closing.enter_context(socket.create_connection(bound(sock)))
     closing.enter_context(accept(sock))
 
 
-def test_who_says_nothing_is_handed_over_at_once_where_nobody_waits_for_it(
+def test_without_defer_accept_a_silent_client_is_handed_over_at_once(
     closing: ExitStack,
 ) -> None:
     sock = closing.enter_context(listen(ANY_PORT))
@@ -135,7 +135,7 @@ def test_a_port_that_clients_have_just_left_is_free_again() -> None:
 
 @needs_ipv6
 def test_both_families_may_have_the_same_port(closing: ExitStack) -> None:
-    for _ in range(20):  # somebody else may have the port in the other family
+    for _ in range(20):  # another program may have the port in the other family
         first = bound(closing.enter_context(listen(Address("::", 0))))
         try:
             closing.enter_context(listen(Address("0.0.0.0", first.port)))
@@ -154,19 +154,17 @@ def test_an_address_of_another_machine_is_refused() -> None:
 def test_a_name_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         listen(Address("proxy.example", 1080))
-    assert str(caught.value) == (
-        "proxy.example:1080: not an IP address, and only those can be listened on"
-    )
+    assert str(caught.value) == ("proxy.example:1080: a listener needs an IP address")
 
 
 def test_a_machine_without_that_family_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*args: object) -> socket.socket:
         raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
 
-    monkeypatch.setattr("gsocks.listen.socket.socket", unsupported)
+    monkeypatch.setattr("gsocks.net.listen.socket.socket", unsupported)
     with pytest.raises(ConfigError) as caught:
         listen(Address("::1", 1080))
-    assert str(caught.value) == "[::1]:1080: this machine doesn't speak that kind of address"
+    assert str(caught.value) == "[::1]:1080: this machine has no addresses of that family"
 
 
 def test_a_privileged_port_is_told_to_be_one() -> None:
@@ -174,7 +172,7 @@ def test_a_privileged_port_is_told_to_be_one() -> None:
 import os
 from gsocks.address import Address
 from gsocks.errors import ConfigError
-from gsocks.listen import await_first_words, listen
+from gsocks.net.listen import defer_accept, listen
 if os.getuid() == 0:
     os.setresuid(65534, 65534, 65534)
 try:

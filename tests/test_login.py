@@ -1,4 +1,4 @@
-"""What clients ask of their exit, by whichever protocol they come: it reaches the choice of it."""
+"""Exit selectors of clients reach the choice of an exit, in every protocol."""
 
 from __future__ import annotations
 
@@ -8,45 +8,43 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from engine import TOO_LONG, Seen, connect, read_exactly, read_to_end, running_door
 from gevent.socket import create_connection
-from newcomers import USERS, login
 
+from gsocks.access.rules import ALLOW_ALL
+from gsocks.access.users import Users
 from gsocks.address import Address
 from gsocks.errors import ConnectionRefused
 from gsocks.exits.base import Connected
 from gsocks.local import LocalServer
-from gsocks.request import Request
-from gsocks.rules import ALLOW_ALL
-from gsocks.users import Users
-from gsocks.ways_out import Offer, WaysOut
-from gsocks.wish import ANY, Wish
+from gsocks.request import ANY, ExitSelector, Request
+from gsocks.rotation.group import ExitGroup, Offer
+from tests.support.engine import Seen, connect, read_exactly, read_to_end, running_inbound
+from tests.support.newcomers import USERS, login
+from tests.support.waiting import TOO_LONG
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
 DEST = Address("192.0.2.1", 80)
 
 
-class Noting:
-    """An exit that keeps what it is asked for, and serves none of it."""
+class RecordingExit:
+    """An exit that records the requests and refuses them."""
 
     label = "by none"
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
 
-    def start(self) -> None: ...
-
     def close(self) -> None: ...
 
     def connect(self, request: Request) -> Connected:
         self.requests.append(request)
-        raise ConnectionRefused("as ever")
+        raise ConnectionRefused("always")
 
 
 @pytest.fixture
-def way() -> Noting:
-    return Noting()
+def exit_() -> RecordingExit:
+    return RecordingExit()
 
 
 @pytest.fixture
@@ -54,15 +52,18 @@ def seen() -> Seen:
     return Seen()
 
 
+MakeInbound = Callable[..., LocalServer]
+
+
 @pytest.fixture
-def make_door(way: Noting, seen: Seen) -> Iterator[Callable[..., LocalServer]]:
+def make_inbound(exit_: RecordingExit, seen: Seen) -> Iterator[MakeInbound]:
     with ExitStack() as stack:
 
         def make(**options: Any) -> LocalServer:
-            every_wish = Offer(way, tags=("fast",), any_country=True)
-            exits = WaysOut([every_wish], ALLOW_ALL)
-            door = LocalServer(("127.0.0.1", 0), exits, observer=seen, **options)
-            return stack.enter_context(running_door(door))
+            offer = Offer(exit_, tags=("fast",), any_country=True)
+            exits = ExitGroup([offer], ALLOW_ALL)
+            inbound = LocalServer(("127.0.0.1", 0), exits, observer=seen, **options)
+            return stack.enter_context(running_inbound(inbound))
 
         yield make
 
@@ -70,31 +71,31 @@ def make_door(way: Noting, seen: Seen) -> Iterator[Callable[..., LocalServer]]:
 # --- clients ----------------------------------------------------------------------------------
 
 
-def socks5(door: LocalServer, name: bytes, password: bytes) -> bytes:
-    """What is answered: the method, the status of the login, and the reply."""
+def socks5(inbound: LocalServer, name: bytes, password: bytes) -> bytes:
+    """The answer: the method, the status of the login, and the reply."""
     hello = b"\x05\x02\x00\x02" + login(name, password)[3:]
-    with connect(door.bound) as sock:
+    with connect(inbound.bound) as sock:
         sock.sendall(hello + b"\x05\x01\x00" + DEST.encode())
         return read_to_end(sock)
 
 
-def socks4(door: LocalServer, name: bytes, _password: bytes) -> bytes:
-    with connect(door.bound) as sock:
+def socks4(inbound: LocalServer, name: bytes, _password: bytes) -> bytes:
+    with connect(inbound.bound) as sock:
         sock.sendall(b"\x04\x01\x00\x50" + bytes((192, 0, 2, 1)) + name + b"\0")
         return read_to_end(sock)
 
 
-def http_connect(door: LocalServer, name: bytes, password: bytes) -> bytes:
-    return _http(door, f"CONNECT {DEST} HTTP/1.1\r\nHost: {DEST}\r\n", name, password)
+def http_connect(inbound: LocalServer, name: bytes, password: bytes) -> bytes:
+    return _http(inbound, f"CONNECT {DEST} HTTP/1.1\r\nHost: {DEST}\r\n", name, password)
 
 
-def http_get(door: LocalServer, name: bytes, password: bytes) -> bytes:
-    return _http(door, f"GET http://{DEST}/ HTTP/1.0\r\n", name, password)
+def http_get(inbound: LocalServer, name: bytes, password: bytes) -> bytes:
+    return _http(inbound, f"GET http://{DEST}/ HTTP/1.0\r\n", name, password)
 
 
-def _http(door: LocalServer, head: str, name: bytes, password: bytes) -> bytes:
+def _http(inbound: LocalServer, head: str, name: bytes, password: bytes) -> bytes:
     credentials = b"Proxy-Authorization: Basic " + b64encode(name + b":" + password)
-    with connect(door.bound) as sock:
+    with connect(inbound.bound) as sock:
         sock.sendall(head.encode() + credentials + b"\r\nConnection: close\r\n\r\n")
         return read_to_end(sock)
 
@@ -104,32 +105,32 @@ by_every_protocol = pytest.mark.parametrize("ask", [socks5, socks4, http_connect
 Ask = Callable[[LocalServer, bytes, bytes], bytes]
 
 
-# --- what they ask ----------------------------------------------------------------------------
+# --- selectors --------------------------------------------------------------------------------
 
 
 @with_passwords
-def test_at_a_door_with_users_the_user_has_the_password_and_the_rest_is_the_wish(
-    ask: Ask, make_door, way: Noting, seen: Seen
+def test_with_authentication_the_parameters_behind_the_user_are_the_selector(
+    ask: Ask, make_inbound: MakeInbound, exit_: RecordingExit, seen: Seen
 ) -> None:
-    door = make_door(users=USERS)
-    ask(door, b"customer-alice-cc-DE-sessid-x1-sesstime-10", b"secret")
-    (request,) = way.requests
-    assert (request.user, request.wish) == ("alice", Wish("x1", 600.0, "de"))
+    inbound = make_inbound(users=USERS)
+    ask(inbound, b"customer-alice-cc-DE-sessid-x1-sesstime-10", b"secret")
+    (request,) = exit_.requests
+    assert (request.user, request.selector) == ("alice", ExitSelector("x1", 600.0, "de"))
     record = seen.next()
     assert (record.user, record.session, record.exit) == ("alice", "x1", "by none")
     assert list(record.fields()) == [
-        *("door", "client", "user", "session", "dest", "exit"),
+        *("id", "inbound", "client", "user", "session", "dest", "exit"),
         *("up", "down", "seconds", "outcome", "detail"),
     ]
 
 
 @by_every_protocol
-def test_at_an_open_door_the_wish_counts_and_the_name_does_not(
-    ask: Ask, make_door, way: Noting, seen: Seen
+def test_without_authentication_the_selector_counts_and_the_name_does_not(
+    ask: Ask, make_inbound: MakeInbound, exit_: RecordingExit, seen: Seen
 ) -> None:
-    ask(make_door(), b"who-ever-session-x1-tag-fast", b"what ever")
-    (request,) = way.requests
-    assert (request.user, request.wish) == (None, Wish("x1", tags=("fast",)))
+    ask(make_inbound(), b"who-ever-session-x1-tag-fast", b"what ever")
+    (request,) = exit_.requests
+    assert (request.user, request.selector) == (None, ExitSelector("x1", tags=("fast",)))
     assert (seen.next().user, seen.all[0].session) == (None, "x1")
 
 
@@ -140,10 +141,14 @@ def test_at_an_open_door_the_wish_counts_and_the_name_does_not(
         *((ask, USERS) for ask in (socks5, http_connect, http_get)),
     ],
 )
-def test_a_wish_that_cannot_be_read_is_a_failed_login_and_told_in_the_log(
-    ask: Ask, users: dict[str, str] | None, make_door, way: Noting, seen: Seen
+def test_an_invalid_selector_is_a_failed_login_and_logged(
+    ask: Ask,
+    users: dict[str, str] | None,
+    make_inbound: MakeInbound,
+    exit_: RecordingExit,
+    seen: Seen,
 ) -> None:
-    answer = ask(make_door(users=users), b"alice-session-x1-contry-de", b"secret")
+    answer = ask(make_inbound(users=users), b"alice-session-x1-contry-de", b"secret")
     if ask is socks5:
         assert answer == b"\x05\x02\x01\x01"
     elif ask is socks4:
@@ -156,65 +161,71 @@ def test_a_wish_that_cannot_be_read_is_a_failed_login_and_told_in_the_log(
     assert "'x1-contry-de' has a hyphen" in record.detail
     assert "known keys: session, sessid, lifetime," in record.detail
     assert "secret" not in record.detail
-    assert not way.requests
+    assert not exit_.requests
 
 
-def test_a_wish_that_cannot_be_read_is_no_attempt_at_a_password(make_door, way: Noting) -> None:
-    door = make_door(users=USERS)
+def test_an_invalid_selector_with_the_right_password_is_not_throttled(
+    make_inbound: MakeInbound, exit_: RecordingExit
+) -> None:
+    inbound = make_inbound(users=USERS)
     for _ in range(20):
-        assert socks5(door, b"alice-sesion-x", b"secret")[:4] == b"\x05\x02\x01\x01"
-    socks5(door, b"alice-session-x", b"secret")
-    assert [request.wish for request in way.requests] == [Wish("x")]
+        assert socks5(inbound, b"alice-sesion-x", b"secret")[:4] == b"\x05\x02\x01\x01"
+    socks5(inbound, b"alice-session-x", b"secret")
+    assert [request.selector for request in exit_.requests] == [ExitSelector("x")]
 
 
-def test_users_that_come_and_go_are_parted_from_their_wishes(make_door, way: Noting) -> None:
+def test_selectors_are_separated_from_users_that_were_replaced(
+    make_inbound: MakeInbound, exit_: RecordingExit
+) -> None:
     users = Users(USERS)
-    door = make_door(users=users)
+    inbound = make_inbound(users=users)
     users.replace({"alice-session-x": USERS["alice"]})
-    socks5(door, b"alice-session-x", b"secret")
-    assert [(request.user, request.wish) for request in way.requests] == [("alice-session-x", ANY)]
+    socks5(inbound, b"alice-session-x", b"secret")
+    assert [(request.user, request.selector) for request in exit_.requests] == [
+        ("alice-session-x", ANY)
+    ]
 
 
 @with_passwords
-def test_a_listeners_own_wish_counts_where_the_client_says_nothing(
-    ask: Ask, make_door, way: Noting
+def test_a_listeners_selector_counts_where_the_client_sets_nothing(
+    ask: Ask, make_inbound: MakeInbound, exit_: RecordingExit
 ) -> None:
-    door = make_door(wish=Wish("browser-1", country="de", tags=("fast",)))
-    ask(door, b"", b"")
-    ask(door, b"country-fr", b"")
-    assert [request.wish for request in way.requests] == [
-        Wish("browser-1", country="de", tags=("fast",)),
-        Wish("browser-1", country="fr", tags=("fast",)),
+    inbound = make_inbound(selector=ExitSelector("browser-1", country="de", tags=("fast",)))
+    ask(inbound, b"", b"")
+    ask(inbound, b"country-fr", b"")
+    assert [request.selector for request in exit_.requests] == [
+        ExitSelector("browser-1", country="de", tags=("fast",)),
+        ExitSelector("browser-1", country="fr", tags=("fast",)),
     ]
 
 
-def test_a_listeners_own_wish_counts_for_clients_that_have_no_credentials_to_send(
-    make_door, way: Noting
+def test_a_listeners_selector_counts_for_clients_without_credentials(
+    make_inbound: MakeInbound, exit_: RecordingExit
 ) -> None:
-    door = make_door(wish=Wish("browser-1"))
-    with connect(door.bound) as sock:
+    inbound = make_inbound(selector=ExitSelector("browser-1"))
+    with connect(inbound.bound) as sock:
         sock.sendall(b"\x05\x01\x00\x05\x01\x00" + DEST.encode())
         assert read_exactly(sock, 2) == b"\x05\x00"
         read_to_end(sock)
-    with connect(door.bound) as sock:
+    with connect(inbound.bound) as sock:
         sock.sendall(f"GET http://{DEST}/ HTTP/1.0\r\n\r\n".encode())
         read_to_end(sock)
-    assert [request.wish for request in way.requests] == [Wish("browser-1")] * 2
+    assert [request.selector for request in exit_.requests] == [ExitSelector("browser-1")] * 2
 
 
-def test_each_client_may_be_a_session(make_door, way: Noting) -> None:
-    door = make_door(by_client=True)
+def test_each_client_may_be_a_session(make_inbound: MakeInbound, exit_: RecordingExit) -> None:
+    inbound = make_inbound(by_client=True)
     for host in ("127.0.0.1", "127.0.0.2"):
-        with create_connection(door.bound, TOO_LONG, (host, 0)) as sock:
+        with create_connection(inbound.bound, TOO_LONG, (host, 0)) as sock:
             sock.sendall(b"\x05\x01\x00\x05\x01\x00" + DEST.encode())
             read_to_end(sock)
-    socks5(door, b"session-x-cc-de", b"")
-    socks5(door, b"cc-de", b"")
-    assert [request.wish for request in way.requests] == [
-        Wish("127.0.0.1"),
-        Wish("127.0.0.2"),
-        Wish("x", country="de"),
-        Wish("127.0.0.1", country="de"),
+    socks5(inbound, b"session-x-cc-de", b"")
+    socks5(inbound, b"cc-de", b"")
+    assert [request.selector for request in exit_.requests] == [
+        ExitSelector("127.0.0.1"),
+        ExitSelector("127.0.0.2"),
+        ExitSelector("x", country="de"),
+        ExitSelector("127.0.0.1", country="de"),
     ]
-    socks5(make_door(by_client=True, wish=Wish("browser-1")), b"", b"")
-    assert way.requests[-1].wish == Wish("browser-1")
+    socks5(make_inbound(by_client=True, selector=ExitSelector("browser-1")), b"", b"")
+    assert exit_.requests[-1].selector == ExitSelector("browser-1")

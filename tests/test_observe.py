@@ -1,16 +1,26 @@
-"""The log: one line for each connection, which nobody outside can forge."""
+"""The log: one line for each connection, which no client can forge."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from io import StringIO
 
 import pytest
 
-from gsocks.observe import AccessLog, JsonFormatter, NullObserver, Record, TextFormatter
+from gsocks.observe import (
+    AccessLog,
+    JsonFormatter,
+    NullObserver,
+    Record,
+    TextFormatter,
+    new_connection_id,
+    no_trace,
+    trace_of,
+)
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -46,7 +56,7 @@ in_both = pytest.mark.parametrize("log", [TextFormatter, JsonFormatter], indirec
 
 
 def record(**fields: object) -> Record:
-    made = Record("local", "192.0.2.7:5000")
+    made = Record("local", "192.0.2.7:5000", "c1a2-17")
     made.outcome = "ok"
     for name, value in fields.items():
         setattr(made, name, value)
@@ -60,10 +70,11 @@ def test_a_connection_is_one_line_of_what_a_person_looks_for(log: Log) -> None:
     time, level, logger, *fields = line.split(" ")
     assert TIME.fullmatch(time)
     assert (level, logger) == ("info", "gsocks.access:")
-    seconds = fields.pop(7)
+    seconds = fields.pop(8)
     assert re.fullmatch(r"seconds=\d+\.\d+", seconds)
     assert fields == [
-        "door=local",
+        "id=c1a2-17",
+        "inbound=local",
         "client=192.0.2.7:5000",
         "user=alice",
         "dest=example.com:443",
@@ -72,6 +83,16 @@ def test_a_connection_is_one_line_of_what_a_person_looks_for(log: Log) -> None:
         "down=7",
         "outcome=ok",
     ]
+
+
+@in_text
+def test_a_routine_connection_is_a_line_of_debug_level_only(log: Log) -> None:
+    routine = record(outcome="client_gone", is_routine=True)
+    AccessLog().ended(routine)
+    assert log.lines == []
+    logging.getLogger("gsocks").setLevel(logging.DEBUG)
+    AccessLog().ended(routine)
+    assert " debug gsocks.access: id=c1a2-17 " in log.lines[0]
 
 
 @in_text
@@ -86,7 +107,7 @@ NASTY = [
     'quo"ted',
     "back\\slash",
     "equals=sign",
-    "new\nline door=local user=root outcome=ok",
+    "new\nline inbound=local user=root outcome=ok",
     "carriage\rreturn",
     "\x1b[2Jterminal",
     "nul\0",
@@ -109,7 +130,7 @@ def test_no_name_can_forge_a_line_or_a_field(log: Log, name: str) -> None:
     pattern = r'(\w+)=("(?:[^"\\]|\\.)*"|[^ "=\\]*)(?: |$)'
     fields = dict(re.findall(pattern, message))
     assert re.sub(pattern, "", message) == "", "there is something between the fields"
-    assert list(fields)[:4] == ["door", "client", "user", "dest"]
+    assert list(fields)[:5] == ["id", "inbound", "client", "user", "dest"]
     told = json.loads(fields["user"]) if fields["user"][:1] == '"' else fields["user"]
     assert told == (name or "-")
     assert fields["outcome"] == "ok"
@@ -125,7 +146,8 @@ def test_in_json_each_line_is_one_object_with_the_same_fields(log: Log, name: st
     assert (told.pop("level"), told.pop("logger")) == ("info", "gsocks.access")
     assert told.pop("seconds") >= 0
     assert told == {
-        "door": "local",
+        "id": "c1a2-17",
+        "inbound": "local",
         "client": "192.0.2.7:5000",
         "user": name or "-",
         "dest": "-",
@@ -161,7 +183,7 @@ def test_the_traceback_of_a_fault_is_told(log: Log) -> None:
     try:
         raise ZeroDivisionError("our fault")
     except ZeroDivisionError:
-        logging.getLogger("gsocks.door").exception("it failed")
+        logging.getLogger("gsocks.inbound").exception("it failed")
     assert "it failed" in log.getvalue()
     assert "our fault" in log.getvalue()
     assert "test_observe.py" in log.getvalue()
@@ -172,7 +194,7 @@ def test_in_json_a_traceback_is_part_of_the_object(log: Log) -> None:
     try:
         raise ZeroDivisionError("our fault")
     except ZeroDivisionError:
-        logging.getLogger("gsocks.door").exception("it failed")
+        logging.getLogger("gsocks.inbound").exception("it failed")
     (line,) = log.lines
     assert json.loads(line)["message"] == "it failed"
     assert json.loads(line)["traceback"].endswith("ZeroDivisionError: our fault")
@@ -183,8 +205,47 @@ def test_nothing_is_logged_nor_worked_out_when_the_level_is_off(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logging.getLogger("gsocks").setLevel(logging.WARNING)
-    monkeypatch.setattr(Record, "fields", lambda _: pytest.fail("worked out for nobody"))
+    monkeypatch.setattr(Record, "fields", lambda _: pytest.fail("computed without a reader"))
     AccessLog().ended(record())
+    assert log.lines == []
+
+
+def test_a_record_is_shown_by_its_id_and_its_way() -> None:
+    assert repr(record(dest="example.com:443", exit="direct")) == (
+        "<Record c1a2-17 local: 192.0.2.7:5000 to example.com:443 by direct, ok>"
+    )
+    assert repr(record(outcome="")) == "<Record c1a2-17 local: 192.0.2.7:5000 to - by -, active>"
+
+
+# --- the life of a connection -----------------------------------------------------------------
+
+
+def test_ids_are_never_the_same_and_name_the_process() -> None:
+    ids = [new_connection_id() for _ in range(1000)]
+    assert len(set(ids)) == len(ids)
+    assert {each.partition("-")[0] for each in ids} == {f"{os.getpid():x}"}
+
+
+@in_text
+def test_a_trace_writes_debug_lines_under_the_id(log: Log) -> None:
+    logging.getLogger("gsocks").setLevel(logging.DEBUG)
+    trace_of("c1a2-17")("accepted from %s", "192.0.2.7:5000")
+    (line,) = log.lines
+    assert line.endswith(" debug gsocks.connection: c1a2-17 accepted from 192.0.2.7:5000")
+
+
+@in_json
+def test_in_json_a_debug_line_has_the_id_as_a_field(log: Log) -> None:
+    logging.getLogger("gsocks").setLevel(logging.DEBUG)
+    trace_of("c1a2-17")("closed")
+    told = json.loads(log.lines[0])
+    assert (told["id"], told["message"]) == ("c1a2-17", "c1a2-17 closed")
+
+
+@in_both
+def test_above_debug_a_trace_is_nothing(log: Log) -> None:
+    assert trace_of("c1a2-17") is no_trace
+    no_trace("exit %s failed", "berlin")
     assert log.lines == []
 
 
@@ -195,7 +256,7 @@ def test_the_null_observer_does_nothing() -> None:
 def test_a_record_tells_how_long_it_took() -> None:
     made = record()
     made.start -= 2
-    assert 2 <= made.fields()["seconds"] < 60
+    assert 2 <= float(made.fields()["seconds"]) < 60
 
 
 @in_text

@@ -1,16 +1,17 @@
-"""docs/operations.md says what is so: its commands run, its tables are whole."""
+"""docs/operations.md is true: its commands run, its tables are complete."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from program import ROOT, Program, run
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from gsocks import errors
+from tests.support.program import ROOT, Program, run
 
 TEXT = (ROOT / "docs" / "operations.md").read_text()
 
@@ -32,19 +33,26 @@ def test_every_word_of_the_log_is_explained() -> None:
         word for row in table.splitlines()[2:] for word in re.findall(r"`(\w+)`", row.split("|")[1])
     }
     # an embedder's, and those that no connection ends by
-    assert every_error() - told <= {"error", "bad_config", "withdrawn", "fetch_failed"}
+    assert every_error() - told <= {
+        "error",
+        "bad_config",
+        "withdrawn",
+        "fetch_failed",
+        "state_failed",
+        "state_lost",
+    }
     assert told - every_error() == {"stopped"}
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Program:
+def program(tmp_path: Path) -> Iterator[Program]:
     (tmp_path / "c.yaml").write_text(CONFIG)
     with Program("-c", tmp_path / "c.yaml") as running:
         yield running
 
 
 def test_the_admins_commands_run_as_they_stand(program: Program, tmp_path: Path) -> None:
-    port = program.wait_for(r"admin: JSON and metrics on http://127\.0\.0\.1:(\d+)")[0][1]
+    port = program.wait_for(r"admin: listening on http://127\.0\.0\.1:(\d+)")[0][1]
     script = TEXT.split("```sh\n")[1].split("```")[0].replace(":9090", f":{port}")
     done = run("bash", "-euc", script, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -60,7 +68,7 @@ def test_the_admins_commands_run_as_they_stand(program: Program, tmp_path: Path)
     listed = set(re.findall(r"`(gsocks_\w+)`", table))
     # without connections of clients there is nothing to be counted yet
     assert told <= listed
-    assert listed - told <= {"gsocks_requests_total"}
+    assert listed - told <= {"gsocks_requests_total", "gsocks_exit_connect_seconds"}
 
 
 def test_every_request_of_the_admin_is_listed() -> None:

@@ -8,28 +8,16 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from ctypes import CDLL, get_errno
+from typing import Any
 
 import gevent
-import needs
 import pytest
-from engine import (
-    TOO_LONG,
-    FakeExit,
-    Forwarder,
-    ask_echo,
-    eventually,
-    free_port,
-    gather,
-    make_exit,
-    make_server,
-    running_door,
-    tunnel_pair,
-)
 from gevent import subprocess
 from gevent.event import Event
 from gevent.socket import socket
 from gevent.subprocess import PIPE, Popen
 
+from gsocks.access.rules import ALLOW_ALL
 from gsocks.address import Address
 from gsocks.errors import (
     ConnectionRefused,
@@ -37,16 +25,34 @@ from gsocks.errors import (
     ExitFailed,
     ShuttingDown,
     StreamError,
+    StreamReset,
     Withdrawn,
 )
 from gsocks.exits.tunnel import TunnelExit
 from gsocks.local import LocalServer
+from gsocks.net.dial import Dialer
+from gsocks.net.resolve import Resolver
 from gsocks.pool import Pool
 from gsocks.request import Command, Request
-from gsocks.rules import ALLOW_ALL
+from gsocks.rotation.group import ExitGroup
 from gsocks.server import RemoteServer
+from gsocks.settings import PoolSettings
 from gsocks.tunnel import ClientTunnel, ServerTunnel
-from gsocks.ways_out import WaysOut
+from tests.support import needs
+from tests.support.engine import (
+    KEY,
+    FakeExit,
+    Forwarder,
+    ask_echo,
+    eventually,
+    gather,
+    make_exit,
+    make_server,
+    running_inbound,
+    tunnel_pair,
+)
+from tests.support.ports import free_port
+from tests.support.waiting import TOO_LONG
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
@@ -65,6 +71,8 @@ class Opener:
         self.may_open.set()
         #: whether the far ends answer pings
         self.answers = True
+        #: whether the far ends close their tunnels at once
+        self.closes = False
         #: monotonic seconds of each attempt
         self.attempts: list[float] = []
         #: how many tried at once, at most
@@ -87,6 +95,8 @@ class Opener:
         finally:
             self._at_once -= 1
         self.tunnels.append(pair)
+        if self.closes:
+            pair[1].close()
         self._far_ends.append(gevent.spawn(self._answer, pair[1]))
         return pair[0]
 
@@ -111,12 +121,17 @@ def opener() -> Iterator[Opener]:
     opener.close()
 
 
+MakePool = Callable[..., Pool]
+
+
 @pytest.fixture
-def make_pool(opener: Opener) -> Iterator[Callable[..., Pool]]:
+def make_pool(opener: Opener) -> Iterator[MakePool]:
     pools = []
 
-    def make(size: int = 4, *, max_idle: float = LONG, started: bool = True, **tunables) -> Pool:
-        pool = Pool(opener, size=size, max_idle=max_idle)
+    def make(
+        size: int = 4, *, max_idle: float = LONG, started: bool = True, **tunables: Any
+    ) -> Pool:
+        pool = Pool(opener, label="gsocks://far", size=size, max_idle=max_idle)
         # what happens in a test happens because of what it does, and not because time goes by
         pool.ping_after = pool.ping_timeout = pool.shrink_after = LONG
         for name, value in tunables.items():
@@ -124,7 +139,7 @@ def make_pool(opener: Opener) -> Iterator[Callable[..., Pool]]:
             setattr(pool, name, value)
         pools.append(pool)
         if started:
-            pool.start()
+            pool.wake()
         return pool
 
     yield make
@@ -153,13 +168,110 @@ def look_after(pool: Pool) -> None:
 # --- ahead of need ----------------------------------------------------------------------------
 
 
-def test_a_started_pool_fills_by_itself(make_pool, opener: Opener) -> None:
+def test_the_repr_of_a_pool_has_its_counts(opener: Opener, make_pool: MakePool) -> None:
+    pool = make_pool(2)
+    eventually(lambda: full(pool))
+    eventually(
+        lambda: (
+            repr(pool)
+            == "<Pool of gsocks://far: 2 of 2 tunnels ready, 0 opening, 0 failed in a row>"
+        )
+    )
+    opener.failure = ExitFailed("no server")
+    pool.distrust(time.monotonic() + LONG)
+    eventually(
+        lambda: (
+            repr(pool)
+            == "<Pool of gsocks://far: 0 of 2 tunnels ready, 0 opening, 1 failed in a row>"
+        )
+    )
+    pool.close()
+    assert repr(pool) == "<Pool of gsocks://far: closed, 0 opening, 1 failed in a row>"
+
+
+def test_a_started_pool_fills_by_itself(make_pool: MakePool, opener: Opener) -> None:
     pool = make_pool(size=4)
     eventually(lambda: full(pool))
     assert (pool.ready, pool.opened) == (4, 4)
 
 
-def test_a_ready_tunnel_is_taken_without_opening_one(make_pool, opener: Opener) -> None:
+def test_a_server_that_ends_each_tunnel_at_its_request_is_not_asked_as_fast_as_tunnels_are_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    way = TunnelExit(Address("127.0.0.1", 1), KEY, Dialer(ALLOW_ALL, Resolver()))
+    asked: list[str] = []
+
+    class Ended:
+        def __init__(self, name: str, last_heard: float) -> None:
+            self.name = name
+            self.last_heard = last_heard
+
+        def open(self, request: Request) -> Address:
+            asked.append(self.name)
+            raise StreamReset
+
+        def abort(self) -> None:
+            pass
+
+    def waiting() -> Iterator[Ended]:
+        yield Ended("idle", time.monotonic() - 10)
+        yield Ended("idle", time.monotonic() - 10)
+        for _ in range(100):  # the pool is filled while the request is on its way
+            yield Ended("new", time.monotonic())
+
+    tunnels = waiting()
+    monkeypatch.setattr(way.pool, "take", lambda: (next(tunnels), False))
+    monkeypatch.setattr(way, "_open_waiting", lambda tunnel, request: tunnel.open(request))
+    with pytest.raises(ExitFailed, match="gsocks:"):
+        way.connect(Request(Command.CONNECT, Address("192.0.2.1", 9)))
+    assert asked == ["idle", "idle", "new"]
+    way.close()
+
+
+def test_an_exit_has_no_tunnel_until_it_is_asked(echo_server: Address) -> None:
+    server = make_server()
+    server.start()
+    way = TunnelExit(server.bound, KEY, Dialer(ALLOW_ALL, Resolver()), pool=PoolSettings(size=3))
+    try:
+        gevent.sleep(0)
+        assert way.pool.opened == 0
+        assert way.pool._maintainer is None
+        connected = way.connect(Request(Command.CONNECT, echo_server))
+        connected.stream.abort()
+        eventually(lambda: full(way.pool))
+    finally:
+        way.close()
+        server.stop(0)
+
+
+def test_a_pool_that_is_not_asked_falls_asleep_and_wakes_with_the_next_request(
+    make_pool: MakePool, opener: Opener
+) -> None:
+    pool = make_pool(size=2, max_idle=0.05)
+    eventually(lambda: full(pool))
+    eventually(lambda: pool._maintainer is None)
+    assert pool.ready == 0
+    opened = pool.opened
+    tunnel, _ = pool.take()
+    tunnel.close()
+    eventually(lambda: full(pool))
+    assert pool.opened > opened
+
+
+def test_a_tunnel_that_comes_back_to_a_pool_asleep_is_looked_after_and_closed_in_its_time(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(size=2, max_idle=0.05)
+    tunnel, _ = pool.take()
+    eventually(lambda: pool._maintainer is None)
+    tunnel.used()
+    pool.give_back(tunnel, carried=True)
+    assert pool.ready == 1
+    eventually(lambda: tunnel.closed)
+    eventually(lambda: pool._maintainer is None)
+
+
+def test_a_ready_tunnel_is_taken_without_opening_one(make_pool: MakePool, opener: Opener) -> None:
     pool = make_pool(size=4)
     eventually(lambda: full(pool))
     opener.may_open.clear()
@@ -171,9 +283,9 @@ def test_a_ready_tunnel_is_taken_without_opening_one(make_pool, opener: Opener) 
 
 
 def test_a_request_costs_one_round_trip_and_no_handshake(echo_server: Address) -> None:
-    with running_door(make_server()) as server, Forwarder(server.bound) as between:
+    with running_inbound(make_server()) as server, Forwarder(server.bound) as between:
         way = make_exit(between.bound)
-        way.start()
+        way.pool.wake()
         eventually(lambda: full(way.pool))
         connections = between.connections
         between.turns.clear()
@@ -187,7 +299,7 @@ def test_a_request_costs_one_round_trip_and_no_handshake(echo_server: Address) -
         way.close()
 
 
-def test_the_newest_is_taken_first(make_pool, opener: Opener) -> None:
+def test_the_newest_is_taken_first(make_pool: MakePool, opener: Opener) -> None:
     pool = make_pool(size=4)
     eventually(lambda: full(pool))
     taken = [pool.take()[0] for _ in range(3)]
@@ -199,7 +311,7 @@ def test_the_newest_is_taken_first(make_pool, opener: Opener) -> None:
     taken[2].close()
 
 
-def test_a_tunnel_that_is_given_back_is_used_again(make_pool, opener: Opener) -> None:
+def test_a_tunnel_that_is_given_back_is_used_again(make_pool: MakePool, opener: Opener) -> None:
     pool = make_pool(size=2)
     eventually(lambda: full(pool))
     first, _ = pool.take()
@@ -209,7 +321,7 @@ def test_a_tunnel_that_is_given_back_is_used_again(make_pool, opener: Opener) ->
     first.close()
 
 
-def test_a_closed_tunnel_is_not_taken_back(make_pool) -> None:
+def test_a_closed_tunnel_is_not_taken_back(make_pool: MakePool) -> None:
     pool = make_pool(size=2)
     eventually(lambda: full(pool))
     tunnel, _ = pool.take()
@@ -219,7 +331,7 @@ def test_a_closed_tunnel_is_not_taken_back(make_pool) -> None:
     assert pool.ready == before
 
 
-def test_more_than_twice_the_target_is_not_kept(make_pool, opener: Opener) -> None:
+def test_more_than_twice_the_target_is_not_kept(make_pool: MakePool, opener: Opener) -> None:
     pool = make_pool(size=2, started=False, growth=1)
     tunnels = [opener() for _ in range(5)]
     for tunnel in tunnels:
@@ -228,7 +340,9 @@ def test_more_than_twice_the_target_is_not_kept(make_pool, opener: Opener) -> No
     assert tunnels[4].closed
 
 
-def test_size_0_keeps_nothing_and_opens_for_each_request(make_pool, opener: Opener) -> None:
+def test_size_0_keeps_nothing_and_opens_for_each_request(
+    make_pool: MakePool, opener: Opener
+) -> None:
     pool = make_pool(size=0)
     gevent.idle()
     assert pool.opened == 0
@@ -242,7 +356,9 @@ def test_size_0_keeps_nothing_and_opens_for_each_request(make_pool, opener: Open
 
 
 @pytest.mark.parametrize("how", ["close", "abort"])
-def test_a_dead_idle_tunnel_is_noticed_at_once(make_pool, opener: Opener, how: str) -> None:
+def test_a_dead_idle_tunnel_is_noticed_at_once(
+    make_pool: MakePool, opener: Opener, how: str
+) -> None:
     pool = make_pool(size=4)
     eventually(lambda: full(pool))
     near, far = opener.tunnels[1]
@@ -252,7 +368,7 @@ def test_a_dead_idle_tunnel_is_noticed_at_once(make_pool, opener: Opener, how: s
     assert pool.ready == 3
 
 
-def test_dead_idle_tunnels_are_replaced(make_pool, opener: Opener) -> None:
+def test_dead_idle_tunnels_are_replaced(make_pool: MakePool, opener: Opener) -> None:
     pool = make_pool(size=4)
     eventually(lambda: full(pool))
     for _, far in opener.tunnels:
@@ -262,7 +378,7 @@ def test_dead_idle_tunnels_are_replaced(make_pool, opener: Opener) -> None:
     assert not any(near.closed for near, _ in opener.tunnels[4:])
 
 
-def test_a_tunnel_that_has_just_died_is_not_taken(make_pool, opener: Opener) -> None:
+def test_a_tunnel_that_has_just_died_is_not_taken(make_pool: MakePool, opener: Opener) -> None:
     opener.answers = False  # gevent closes a socket later on which a greenlet waits
     pool = make_pool(size=2)
     eventually(lambda: full(pool))
@@ -273,25 +389,26 @@ def test_a_tunnel_that_has_just_died_is_not_taken(make_pool, opener: Opener) -> 
     alive[0].close()
 
 
-def test_nothing_that_was_let_go_gathers_in_the_queue(make_pool, opener: Opener) -> None:
-    pool = make_pool(size=2)
+def test_nothing_that_was_let_go_gathers_in_the_queue(make_pool: MakePool, opener: Opener) -> None:
+    pool = make_pool(size=2, min_uptime=0.0)
     for died in range(0, 40, 2):
         eventually(lambda: full(pool))
         for _, far in opener.tunnels[-2:]:
             far.close()
-        eventually(lambda died=died: pool.found_dead == died + 2)
+        expected = died + 2
+        eventually(lambda: pool.found_dead == expected)  # noqa: B023 - called in this turn only
     eventually(lambda: full(pool))
     assert pool._queue.qsize() <= 3 * 2
 
 
-def test_sweeping_keeps_the_order_and_each_tunnel_once(make_pool, opener: Opener) -> None:
+def test_sweeping_keeps_the_order_and_each_tunnel_once(make_pool: MakePool, opener: Opener) -> None:
     pool = make_pool(size=4)
     eventually(lambda: full(pool))
     nears = [near for near, _ in opener.tunnels]
     oldest, second, third, newest = nears
     pool._unwatch(second)  # as a ping does
     pool.give_back(second)
-    pool._let_go(third)
+    pool._close_idle(third)
     pool._sweep()
     assert pool._queue.qsize() == 3
     assert [pool.take()[0] for _ in range(3)] == [second, newest, oldest]
@@ -299,7 +416,9 @@ def test_sweeping_keeps_the_order_and_each_tunnel_once(make_pool, opener: Opener
         near.close()
 
 
-def test_only_those_that_were_silent_since_then_are_distrusted(make_pool, opener: Opener) -> None:
+def test_only_those_that_were_silent_since_then_are_distrusted(
+    make_pool: MakePool, opener: Opener
+) -> None:
     pool = make_pool(size=4)
     eventually(lambda: full(pool))
     age(opener)
@@ -312,7 +431,7 @@ def test_only_those_that_were_silent_since_then_are_distrusted(make_pool, opener
 # --- refilling --------------------------------------------------------------------------------
 
 
-def test_it_is_filled_again_when_half_are_in_use_and_then_to_the_full(make_pool) -> None:
+def test_it_is_filled_again_when_half_are_in_use_and_then_to_the_full(make_pool: MakePool) -> None:
     pool = make_pool(size=4)
     eventually(lambda: full(pool))
     taken = [pool.take()[0] for _ in range(2)]
@@ -325,7 +444,7 @@ def test_it_is_filled_again_when_half_are_in_use_and_then_to_the_full(make_pool)
         tunnel.close()
 
 
-def test_only_so_many_are_opened_ahead_at_once(make_pool, opener: Opener) -> None:
+def test_only_so_many_are_opened_ahead_at_once(make_pool: MakePool, opener: Opener) -> None:
     opener.may_open.clear()
     pool = make_pool(size=32)
     gevent.idle()
@@ -336,7 +455,7 @@ def test_only_so_many_are_opened_ahead_at_once(make_pool, opener: Opener) -> Non
 
 
 def test_while_the_server_is_down_one_tries_with_ever_longer_pauses(
-    make_pool, opener: Opener
+    make_pool: MakePool, opener: Opener
 ) -> None:
     opener.failure = ConnectionRefused()
     make_pool(size=8, opening_at_once=1, backoff_base=0.002, backoff_cap=0.064)
@@ -347,7 +466,9 @@ def test_while_the_server_is_down_one_tries_with_ever_longer_pauses(
     assert opener.most_at_once == 1
 
 
-def test_after_a_failure_one_tries_for_all_until_it_succeeds(make_pool, opener: Opener) -> None:
+def test_after_a_failure_one_tries_for_all_until_it_succeeds(
+    make_pool: MakePool, opener: Opener
+) -> None:
     opener.failure = ConnectionRefused()
     pool = make_pool(size=8, backoff_base=0.001, backoff_cap=0.001)
     eventually(lambda: len(opener.attempts) > 4)
@@ -359,7 +480,9 @@ def test_after_a_failure_one_tries_for_all_until_it_succeeds(make_pool, opener: 
     assert 1 < opener.most_at_once <= 4
 
 
-def test_openers_that_fail_together_count_as_one_failure(make_pool, opener: Opener) -> None:
+def test_openers_that_fail_together_count_as_one_failure(
+    make_pool: MakePool, opener: Opener
+) -> None:
     opener.failure = ConnectionRefused()
     pool = make_pool(size=8, backoff_base=100.0, backoff_cap=1e9)
     eventually(lambda: len(opener.attempts) == 4)
@@ -368,7 +491,73 @@ def test_openers_that_fail_together_count_as_one_failure(make_pool, opener: Open
     assert len(opener.attempts) == 4
 
 
-def test_two_pools_do_not_come_back_at_the_same_moment(make_pool, opener: Opener) -> None:
+def close_far_ends(opener: Opener, since: int = 0) -> None:
+    for _, far in opener.tunnels[since:]:
+        far.close()
+
+
+def test_a_server_that_closes_new_tunnels_is_asked_with_ever_longer_pauses(
+    make_pool: MakePool, opener: Opener
+) -> None:
+    opener.closes = True
+    pool = make_pool(size=8, opening_at_once=1, backoff_base=0.002, backoff_cap=0.064)
+    eventually(lambda: pool.found_dead)
+    first = len(opener.attempts) - 1
+    eventually(lambda: len(opener.attempts) > first + 9)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(opener.attempts[first:])]
+    longest = [min(0.064, 0.002 * 2**n) for n in range(1, len(pauses) + 1)]
+    assert all(pause >= least / 2 for pause, least in zip(pauses, longest, strict=True))
+
+
+def test_after_such_a_death_one_tunnel_has_to_show_that_it_stays(
+    make_pool: MakePool, opener: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "gsocks.pool")
+    pool = make_pool(size=4, backoff_base=0.001, backoff_cap=0.001)
+    eventually(lambda: full(pool))
+    close_far_ends(opener)
+    eventually(lambda: pool.found_dead == 4)
+    eventually(lambda: pool.ready == 1)
+    look_after(pool)
+    assert pool.opened == 5
+    opener.tunnels[-1][0].last_used -= pool.min_uptime
+    look_after(pool)
+    eventually(lambda: full(pool))
+    assert [record.getMessage() for record in caplog.records] == [
+        "gsocks://far: the server closes new tunnels",
+        "gsocks://far: tunnels can be opened again",
+    ]
+
+
+def test_a_stream_shows_too_that_the_server_keeps_its_tunnels_and_a_refusal_does_not(
+    make_pool: MakePool, opener: Opener
+) -> None:
+    pool = make_pool(size=4, backoff_base=0.001, backoff_cap=0.001)
+    eventually(lambda: full(pool))
+    close_far_ends(opener)
+    eventually(lambda: pool.ready == 1)
+    pool.give_back(pool.take()[0])
+    look_after(pool)
+    assert pool.opened == 5
+    pool.give_back(pool.take()[0], carried=True)
+    eventually(lambda: full(pool))
+
+
+def test_tunnels_that_served_or_were_old_when_they_died_are_replaced_at_once(
+    make_pool: MakePool, opener: Opener
+) -> None:
+    pool = make_pool(size=4, backoff_base=LONG, backoff_cap=LONG)
+    eventually(lambda: full(pool))
+    for near, _ in opener.tunnels[:2]:
+        near.served = 1
+    for near, _ in opener.tunnels[2:]:
+        near.last_used -= pool.min_uptime
+    close_far_ends(opener)
+    eventually(lambda: pool.found_dead == 4)
+    eventually(lambda: full(pool))
+
+
+def test_two_pools_do_not_come_back_at_the_same_moment(make_pool: MakePool, opener: Opener) -> None:
     opener.failure = ConnectionRefused()
     pools = [make_pool(size=1, backoff_base=1000.0, backoff_cap=1e9) for _ in range(8)]
     eventually(lambda: len(opener.attempts) == 8)
@@ -376,7 +565,9 @@ def test_two_pools_do_not_come_back_at_the_same_moment(make_pool, opener: Opener
     assert len({round(pool._not_before, 3) for pool in pools}) > 1
 
 
-def test_the_failure_is_told_once_and_its_end_too(make_pool, opener: Opener, caplog) -> None:
+def test_the_failure_is_told_once_and_its_end_too(
+    make_pool: MakePool, opener: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "gsocks.pool")
     opener.failure = ConnectionRefused("Connection refused")
     pool = make_pool(size=2, backoff_base=0.001, backoff_cap=0.001)
@@ -384,12 +575,14 @@ def test_the_failure_is_told_once_and_its_end_too(make_pool, opener: Opener, cap
     opener.failure = None
     eventually(lambda: full(pool))
     assert [record.getMessage() for record in caplog.records] == [
-        "no tunnel can be opened: Connection refused",
-        "tunnels can be opened again",
+        "gsocks://far: no tunnel can be opened: Connection refused",
+        "gsocks://far: tunnels can be opened again",
     ]
 
 
-def test_a_request_does_not_wait_for_the_backoff_and_ends_it(make_pool, opener: Opener) -> None:
+def test_a_request_does_not_wait_for_the_backoff_and_ends_it(
+    make_pool: MakePool, opener: Opener
+) -> None:
     opener.failure = ConnectionRefused()
     pool = make_pool(size=2, backoff_base=1000.0, backoff_cap=1000.0)
     eventually(lambda: opener.attempts)
@@ -402,7 +595,7 @@ def test_a_request_does_not_wait_for_the_backoff_and_ends_it(make_pool, opener: 
     eventually(lambda: full(pool))
 
 
-def test_a_request_is_told_why_no_tunnel_can_be_opened(make_pool, opener: Opener) -> None:
+def test_a_request_is_told_why_no_tunnel_can_be_opened(make_pool: MakePool, opener: Opener) -> None:
     opener.failure = ConnectionRefused("told")
     with pytest.raises(ConnectionRefused, match="told"):
         make_pool(size=0).take()
@@ -411,25 +604,29 @@ def test_a_request_is_told_why_no_tunnel_can_be_opened(make_pool, opener: Opener
 # --- the size follows the demand --------------------------------------------------------------
 
 
-def test_each_miss_makes_it_larger_up_to_a_bound(make_pool, opener: Opener) -> None:
-    pool = make_pool(size=2, started=False, growth=3)
+def test_each_miss_makes_it_larger_up_to_a_bound(make_pool: MakePool, opener: Opener) -> None:
+    pool = make_pool(size=2, growth=3, opening_at_once=0)
     tunnels = [pool.take()[0] for _ in range(10)]
     assert (pool.misses, pool.target) == (10, 6)
     for tunnel in tunnels:
         tunnel.close()
 
 
-def test_a_grown_pool_is_halved_when_nobody_misses_any_more(make_pool, opener: Opener) -> None:
-    pool = make_pool(size=2, shrink_after=0.02)
+def test_a_grown_pool_is_halved_when_no_request_misses_any_more(
+    make_pool: MakePool, opener: Opener
+) -> None:
+    pool = make_pool(size=2, shrink_after=LONG)
     tunnels = [pool.take()[0] for _ in range(14)]
     assert pool.target > 2
+    pool.shrink_after = 0.02
+    look_after(pool)
     for tunnel in tunnels:
         pool.give_back(tunnel)
     eventually(lambda: pool.target == 2 and pool.ready == 2)
     assert sum(not tunnel.closed for tunnel, _ in opener.tunnels) == 2
 
 
-def test_a_tunnel_that_nobody_used_for_too_long_is_let_go(make_pool, opener: Opener) -> None:
+def test_a_tunnel_unused_for_too_long_is_closed(make_pool: MakePool, opener: Opener) -> None:
     pool = make_pool(size=4)
     eventually(lambda: full(pool))
     for number in (0, 2, 3):  # most of them, so that they are replaced
@@ -440,17 +637,17 @@ def test_a_tunnel_that_nobody_used_for_too_long_is_let_go(make_pool, opener: Ope
     assert closed == [True, False, True, True, False, False, False]
 
 
-def test_it_looks_often_enough_to_overrun_no_bound_by_much(make_pool) -> None:
+def test_it_looks_often_enough_to_overrun_no_bound_by_much(make_pool: MakePool) -> None:
     pool = make_pool(size=1, max_idle=0.2)
-    assert pool._until_next_duty() == 0.05
+    assert pool._until_next_run() == 0.05
     pool = make_pool(size=1, ping_after=0.1)
-    assert pool._until_next_duty() == 0.025
+    assert pool._until_next_run() == 0.025
 
 
 # --- pings ------------------------------------------------------------------------------------
 
 
-def test_a_silent_tunnel_is_pinged_and_stays(make_pool, opener: Opener) -> None:
+def test_a_silent_tunnel_is_pinged_and_stays(make_pool: MakePool, opener: Opener) -> None:
     pool = make_pool(size=2)
     eventually(lambda: full(pool))
     long_ago = age(opener)
@@ -460,7 +657,9 @@ def test_a_silent_tunnel_is_pinged_and_stays(make_pool, opener: Opener) -> None:
     assert (pool.ready, pool.opened, pool.found_dead) == (2, 2, 0)
 
 
-def test_a_tunnel_that_does_not_answer_a_ping_is_replaced(make_pool, opener: Opener) -> None:
+def test_a_tunnel_that_does_not_answer_a_ping_is_replaced(
+    make_pool: MakePool, opener: Opener
+) -> None:
     opener.answers = False
     pool = make_pool(size=1, ping_timeout=0.02)
     eventually(lambda: full(pool))
@@ -471,7 +670,9 @@ def test_a_tunnel_that_does_not_answer_a_ping_is_replaced(make_pool, opener: Ope
     assert (pool.found_dead, pool.opened) == (1, 2)
 
 
-def test_a_tunnel_that_died_before_its_ping_is_replaced(make_pool, opener: Opener) -> None:
+def test_a_tunnel_that_died_before_its_ping_is_replaced(
+    make_pool: MakePool, opener: Opener
+) -> None:
     pool = make_pool(size=1)
     eventually(lambda: full(pool))
     near, far = opener.tunnels[0]
@@ -483,7 +684,7 @@ def test_a_tunnel_that_died_before_its_ping_is_replaced(make_pool, opener: Opene
 
 
 def test_at_most_half_are_pinged_at_once_so_that_others_are_ready(
-    make_pool, opener: Opener
+    make_pool: MakePool, opener: Opener
 ) -> None:
     opener.answers = False
     pool = make_pool(size=4)
@@ -499,7 +700,9 @@ def test_at_most_half_are_pinged_at_once_so_that_others_are_ready(
 # --- the end ----------------------------------------------------------------------------------
 
 
-def test_close_closes_what_waits_and_leaves_what_is_in_use(make_pool, opener: Opener) -> None:
+def test_close_closes_what_waits_and_leaves_what_is_in_use(
+    make_pool: MakePool, opener: Opener
+) -> None:
     pool = make_pool(size=3)
     eventually(lambda: full(pool))
     tunnel, _ = pool.take()
@@ -512,7 +715,7 @@ def test_close_closes_what_waits_and_leaves_what_is_in_use(make_pool, opener: Op
     assert pool.ready == 0
 
 
-def test_close_closes_what_is_just_being_pinged(make_pool, opener: Opener) -> None:
+def test_close_closes_what_is_just_being_pinged(make_pool: MakePool, opener: Opener) -> None:
     opener.answers = False
     pool = make_pool(size=4)
     eventually(lambda: full(pool))
@@ -523,7 +726,7 @@ def test_close_closes_what_is_just_being_pinged(make_pool, opener: Opener) -> No
     assert all(near.closed for near, _ in opener.tunnels)
 
 
-def test_close_ends_the_openers_and_opens_no_more(make_pool, opener: Opener) -> None:
+def test_close_ends_the_openers_and_opens_no_more(make_pool: MakePool, opener: Opener) -> None:
     opener.may_open.clear()
     pool = make_pool(size=4)
     eventually(lambda: len(opener.attempts) == 4)
@@ -534,7 +737,7 @@ def test_close_ends_the_openers_and_opens_no_more(make_pool, opener: Opener) -> 
     assert (pool.opened, pool.ready, len(opener.attempts)) == (0, 0, 4)
 
 
-def test_a_closed_pool_gives_nothing(make_pool) -> None:
+def test_a_closed_pool_gives_nothing(make_pool: MakePool) -> None:
     pool = make_pool(size=1)
     eventually(lambda: full(pool))
     pool.close()
@@ -542,9 +745,9 @@ def test_a_closed_pool_gives_nothing(make_pool) -> None:
         pool.take()
 
 
-def test_starting_twice_keeps_one_house(make_pool, opener: Opener) -> None:
+def test_starting_twice_keeps_one_house(make_pool: MakePool, opener: Opener) -> None:
     pool = make_pool(size=2)
-    pool.start()
+    pool.wake()
     eventually(lambda: full(pool))
     gevent.idle()
     assert pool.opened == 2
@@ -585,15 +788,15 @@ def remote() -> Iterator[Restartable]:
 @pytest.fixture
 def way(remote: Restartable) -> Iterator[TunnelExit]:
     way = make_exit(remote.bound, pool_size=8)
-    way.start()
+    way.pool.wake()
     yield way
     way.close()
 
 
 @pytest.fixture
 def local(way: TunnelExit) -> Iterator[LocalServer]:
-    server = LocalServer(("127.0.0.1", 0), WaysOut([way], ALLOW_ALL))
-    with running_door(server):
+    server = LocalServer(("127.0.0.1", 0), ExitGroup([way], ALLOW_ALL))
+    with running_inbound(server):
         yield server
 
 
@@ -604,8 +807,8 @@ def test_a_server_that_restarts_at_once_is_noticed_by_no_user(
         eventually(lambda: full(way.pool))
         remote.stop()
         remote.start()
-        calls = [lambda: ask_echo(local.bound, echo_server, b"anybody there?")] * 20
-        assert gather(calls) == [b"anybody there?"] * 20
+        calls = [lambda: ask_echo(local.bound, echo_server, b"any peer there?")] * 20
+        assert gather(calls) == [b"any peer there?"] * 20
 
 
 def test_a_server_that_restarts_between_two_requests_is_noticed_by_no_user(
@@ -626,8 +829,7 @@ def test_a_server_that_was_away_for_long_serves_the_first_request_after_its_retu
     eventually(lambda: way.pool.ready == 0 and way.pool._not_before)
     assert all(isinstance(each, Exception) for each in ask_in_turn(local, echo_server, 3))
     remote.start()
-    with gevent.Timeout(2):
-        assert ask_echo(local.bound, echo_server, b"back?") == b"back?"
+    assert ask_echo(local.bound, echo_server, b"back?") == b"back?"
     eventually(lambda: full(way.pool))
 
 
@@ -667,7 +869,7 @@ class FarNetwork:
         self._owner.communicate()
 
     def listener(self) -> socket:
-        """A listening socket there; whoever serves it may be here."""
+        """A listening socket there; its server may be here."""
         with open("/proc/self/ns/net") as here, open(self._namespace) as there:
             enter_network(there.fileno())
             try:
@@ -679,7 +881,7 @@ class FarNetwork:
                 enter_network(here.fileno())
 
     def unplug(self) -> None:
-        """From now on nothing arrives, and nobody is told."""
+        """From now on nothing arrives, and no end is told."""
         self._ip_there("link set", self._far, "down")
 
     def plug_in(self) -> None:
@@ -719,9 +921,9 @@ def far_network() -> Iterator[FarNetwork]:
 @pytest.fixture
 def far_exit(far_network: FarNetwork) -> Iterator[TunnelExit]:
     """An exit whose server is in the far network, with its pool filled."""
-    with running_door(make_server(far_network.listener())) as server:
+    with running_inbound(make_server(far_network.listener())) as server:
         way = make_exit(server.bound, pool_size=4, timeout=2.0)
-        way.start()
+        way.pool.wake()
         eventually(lambda: full(way.pool))
         yield way
         way.close()
@@ -732,8 +934,7 @@ def test_when_we_move_to_another_network_the_first_request_still_succeeds_soon(
 ) -> None:
     far_exit.acknowledged_within = 0.2
     far_network.move()
-    with gevent.Timeout(1):
-        stream, _ = far_exit.connect(Request(Command.CONNECT, echo_server))
+    stream, _ = far_exit.connect(Request(Command.CONNECT, echo_server))
     stream.write(b"moved")
     assert stream.read() == b"moved"
     stream.abort()
@@ -766,47 +967,75 @@ def test_a_dead_path_is_told_as_the_exits_failure_and_it_recovers_with_the_path(
     eventually(lambda: full(far_exit.pool))
 
 
-def test_a_dead_path_is_told_soon_to_whoever_was_told_of_success_and_distrusted(
+def test_a_dead_path_is_reported_soon_to_the_client_that_was_told_of_success_and_distrusted(
     far_network: FarNetwork, far_exit: TunnelExit, echo_server: Address
 ) -> None:
     far_exit.acknowledged_within = 0.2
     far_network.move()
     stream, _ = far_exit.connect(Request(Command.CONNECT, echo_server, fast_open=True))
-    with gevent.Timeout(1), pytest.raises(Withdrawn, match="closed at this end"):
+    with pytest.raises(Withdrawn, match="path is dead"):
         stream.read()
     assert far_exit.pool.found_dead == 3, "those that waited beside it are let go, too"
 
 
-def test_a_slow_destination_is_not_taken_for_a_dead_path() -> None:
+def test_a_slow_destination_is_not_taken_for_a_dead_path(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = FakeExit("slow")
-    with running_door(make_server(ways_out=WaysOut([slow], ALLOW_ALL))) as server:
+    looked, doubt = Event(), TunnelExit._doubt
+
+    def look(self: TunnelExit, tunnel: ClientTunnel, sent_at: float) -> None:
+        doubt(self, tunnel, sent_at)
+        looked.set()
+
+    monkeypatch.setattr(TunnelExit, "_doubt", look)
+    with running_inbound(make_server(exit_group=ExitGroup([slow], ALLOW_ALL))) as server:
         way = make_exit(server.bound, pool_size=2)
         way.acknowledged_within = 0.1  # Linux may delay an acknowledgement by 40 ms
-        way.start()
+        way.pool.wake()
         eventually(lambda: full(way.pool))
         asking = gevent.spawn(
             gather, [lambda: way.connect(Request(Command.CONNECT, Address("192.0.2.1", 80)))]
         )
         slow.asked.wait()
-        gevent.sleep(0.3)  # three times the bound for a sign of life
+        looked.wait()  # the time for a sign of life is over
         slow.fail(ConnectionRefused("at last"))
         assert [type(each) for each in asking.get()] == [ConnectionRefused]
         assert (way.pool.found_dead, way.pool.ready, way.pool.opened) == (0, 2, 2)
         way.close()
 
 
+def test_early_bytes_that_a_slow_destination_leaves_waiting_are_not_taken_for_a_dead_path() -> None:
+    slow = FakeExit("slow")
+    with running_inbound(make_server(exit_group=ExitGroup([slow], ALLOW_ALL))) as server:
+        way = make_exit(server.bound, pool_size=2)
+        way.acknowledged_within = 1.0  # a closed window is probed after 0.2, 0.6 and 1.4 s
+        way.pool.wake()
+        eventually(lambda: full(way.pool))
+        dest = Address("192.0.2.1", 80)
+        stream, _ = way.connect(Request(Command.CONNECT, dest, fast_open=True))
+        writing = gevent.spawn(gather, [lambda: stream.write(bytes(16 * 1024 * 1024))])
+        reading = gevent.spawn(gather, [stream.read])
+        slow.asked.wait()
+        gevent.sleep(1.5)  # the bound for a sign of life has to pass
+        assert not reading.ready()
+        slow.fail(ConnectionRefused("at last"))
+        assert [each.word for each in reading.get()] == ["refused"]
+        writing.join()
+        assert way.pool.found_dead == 0
+        way.close()
+
+
 def test_a_server_that_takes_a_request_and_says_nothing_costs_the_connect_timeout_only(
     echo_server: Address,
 ) -> None:
-    with running_door(make_server()) as server, Forwarder(server.bound) as between:
+    with running_inbound(make_server()) as server, Forwarder(server.bound) as between:
         way = make_exit(between.bound, pool_size=2)
-        ways_out = WaysOut([way], ALLOW_ALL, timeout=0.1)
-        ways_out.start()
+        exit_group = ExitGroup([way], ALLOW_ALL, timeout=0.1)
+        way.pool.wake()
         eventually(lambda: full(way.pool))
         between.fall_silent()
         with pytest.raises(ConnectTimeout):
-            ways_out.connect(Request(Command.CONNECT, echo_server), lambda _: None)
+            exit_group.connect(Request(Command.CONNECT, echo_server), lambda _: None)
         assert way.pool.ready == 1, "a tunnel whose answer is still due is not given back"
         between.flow()
-        ways_out.connect(Request(Command.CONNECT, echo_server), lambda _: None).stream.abort()
-        ways_out.close()
+        exit_group.connect(Request(Command.CONNECT, echo_server), lambda _: None).stream.abort()
+        exit_group.close()

@@ -1,4 +1,4 @@
-"""gsocks exits: the real program asks real proxies, of which some are dead."""
+"""gsocks exits: the real program probes real proxies, of which some are dead."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from program import ROOT, TOO_LONG, Program, gsocks
+
+from tests.support.program import ROOT, Program, gsocks
+from tests.support.waiting import TOO_LONG
 
 
 class _Mirror(BaseHTTPRequestHandler):
-    """Tells whoever asks his address; /fail fails."""
+    """Answers each client with its address; /fail fails."""
 
     def do_GET(self) -> None:
         body = json.dumps({"ip": self.client_address[0]}).encode()
@@ -59,14 +62,14 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextmanager
 def silent() -> Iterator[str]:
-    """Somebody who accepts, and says nothing."""
+    """A server that accepts, and sends nothing."""
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
 @contextmanager
 def dead() -> Iterator[str]:
-    """A port on which nobody listens, and that the kernel gives to nobody meanwhile."""
+    """A port without a listener, which the kernel gives to no other process meanwhile."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{sock.getsockname()[1]}"
@@ -85,18 +88,17 @@ def found(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
     return {each["name"]: each for each in json.loads(done.stdout)}
 
 
-def test_each_exit_is_asked_for_the_page_and_those_that_fail_say_why(
+def test_each_exit_fetches_the_page_and_failures_have_a_reason(
     tmp_path: Path, proxy: str, mirror: str
 ) -> None:
-    with dead() as nobody, silent() as mute:
+    with dead() as unused, silent() as mute:
         config = config_of(
             tmp_path,
             f"socks5://joe:right@{proxy} name=socks country=de tags=a,b",
             f"{proxy}:joe:right name=http",
             f"{proxy}:joe:wrong-secret name=login",
-            f"{nobody} name=dead",
+            f"{unused} name=dead",
             f"{mute} name=mute",
-            f"{mirror} name=web",
         )
         url = f"http://{mirror}/"
         done = gsocks("exits", "-c", config, "--url", url, "--json", "--timeout", "2s")
@@ -104,35 +106,66 @@ def test_each_exit_is_asked_for_the_page_and_those_that_fail_say_why(
         assert done.returncode == 0
         assert {name for name, each in exits.items() if each["works"]} == {"socks", "http"}
         works = exits["socks"]
-        assert (works["door"], works["country"], works["tags"]) == ("local", "de", ["a", "b"])
+        assert (works["inbound"], works["country"], works["tags"]) == ("local", "de", ["a", "b"])
         assert works["exit"] == f"socks5://joe:***@{proxy}"
         assert works["address"] == "127.0.0.1"
         assert 0 < works["connect_ms"] < 2000
         for name, why in {
-            "login": "the proxy wants other credentials",
+            "login": "the proxy requires other credentials",
             "dead": "refused",
             "mute": "2 s",
-            "web": "50",  # 501: a web server knows no CONNECT
         }.items():
             assert why in exits[name]["trouble"], exits[name]
             assert not exits[name]["trouble"].startswith("http")
-        assert "2 of 6 exits work" in done.stderr
+        assert "2 of 5 exits work" in done.stderr
         assert (
             gsocks("exits", "-c", config, "--url", url, "--timeout", "2s", "--all").returncode == 1
         )
         assert "secret" not in done.stdout + done.stderr
 
 
+def test_a_web_server_that_is_no_proxy_reaches_no_destination(tmp_path: Path, mirror: str) -> None:
+    config = config_of(tmp_path, f"{mirror} name=web")
+    done = gsocks("exits", "-c", config, "--to", mirror, "--json")
+    assert "501" in found(done)["web"]["trouble"]
+    assert done.returncode == 1
+
+
+def test_the_time_to_connect_to_a_destination_is_that_of_the_connection(
+    tmp_path: Path, proxy: str, mirror: str
+) -> None:
+    config = config_of(tmp_path, f"socks5://joe:right@{proxy} name=socks")
+    began = time.monotonic()
+    done = gsocks("exits", "-c", config, "--to", mirror, "--json")
+    whole = time.monotonic() - began
+    assert 0 < found(done)["socks"]["connect_ms"] < whole * 1000
+
+
+@pytest.mark.parametrize("options", [("--url",), ()], ids=["by --url", "by checks.urls"])
+def test_a_proxy_that_serves_plain_pages_in_absolute_form_only_works(
+    options: tuple[str, ...], tmp_path: Path, mirror: str
+) -> None:
+    url = f"http://{mirror}/"
+    # the mirror reads absolute form too, and knows no CONNECT: squid refuses that to port 80
+    more = "" if options else f"checks: {{urls: ['{url}']}}"
+    config = config_of(tmp_path, f"{mirror} name=plain", more=more)
+    done = gsocks("exits", "-c", config, *options, *([url] if options else []), "--json")
+    plain = found(done)["plain"]
+    assert (plain["works"], plain["trouble"], plain["address"]) == (True, None, "127.0.0.1")
+    assert plain["connect_ms"] > 0
+    assert done.returncode == 0
+
+
 def test_the_table_has_a_line_for_each_in_the_order_of_the_list(
     tmp_path: Path, proxy: str, mirror: str
 ) -> None:
-    with dead() as nobody:
-        config = config_of(tmp_path, f"{nobody} name=no", f"{proxy}:joe:right name=yes country=de")
+    with dead() as unused:
+        config = config_of(tmp_path, f"{unused} name=no", f"{proxy}:joe:right name=yes country=de")
         done = gsocks("exits", "-c", config, "--to", mirror)
     head, names, no, yes = done.stdout.splitlines()
     assert head == "local:"
     assert names.split() == ["name", "exit", "country", "tags", "works", "ms", "address"]
-    assert re.fullmatch(rf"  no    http://{nobody} +-  +-  +Connection refused  -   -", no)
+    assert re.fullmatch(rf"  no    http://{unused} +-  +-  +Connection refused  - +-", no)
     assert re.fullmatch(rf"  yes   http://joe:\*\*\*@{proxy}  de +-  +yes +\d+ +-", yes)
     assert done.returncode == 0
 
@@ -140,48 +173,60 @@ def test_the_table_has_a_line_for_each_in_the_order_of_the_list(
 def test_a_page_that_fails_is_the_exits_failure(tmp_path: Path, proxy: str, mirror: str) -> None:
     config = config_of(tmp_path, f"{proxy}:joe:right name=a")
     done = gsocks("exits", "-c", config, "--url", f"http://{mirror}/fail", "--json")
-    assert found(done)["a"]["trouble"] == "the page answers with status 500"
+    assert found(done)["a"]["trouble"] == "answers with status 500"
     assert done.returncode == 1
 
 
-def test_the_pages_of_the_configs_checks_are_asked_for_until_one_can_be_had(
+def test_the_pages_of_the_configs_checks_are_fetched_until_one_works(
     tmp_path: Path, proxy: str, mirror: str
 ) -> None:
-    with dead() as nobody:
-        checks = f"checks: {{urls: ['http://{nobody}/', 'http://{mirror}/']}}"
+    with dead() as unused:
+        checks = f"checks: {{urls: ['http://{unused}/', 'http://{mirror}/']}}"
         config = config_of(tmp_path, f"{proxy}:joe:right name=a", more=checks)
         assert found(gsocks("exits", "-c", config, "--json"))["a"]["address"] == "127.0.0.1"
-        config_of(tmp_path, f"{proxy}:joe:right name=a", more=checks[:-1] + ", status: 204}")
+        config_of(
+            tmp_path, f"{proxy}:joe:right name=a", more=checks[:-1] + ", expect: {status: 204}}"
+        )
         assert not found(gsocks("exits", "-c", config, "--json"))["a"]["works"]
 
 
-def test_without_a_page_an_exit_works_that_answers_as_its_kind_does(
+def test_without_a_page_an_exit_answers_as_its_kind_does_and_is_not_said_to_work(
     tmp_path: Path, proxy: str, mirror: str
 ) -> None:
-    with dead() as nobody, silent() as mute:
+    with dead() as unused, silent() as mute:
         config = config_of(
             tmp_path,
             f"socks5://joe:right@{proxy} name=socks",
             f"socks5://joe:wrong@{proxy} name=login",
             f"{proxy}:joe:right name=http",
-            f"{nobody} name=dead",
+            f"{unused} name=dead",
             f"socks5://{mute} name=mute",
             f"socks5://{mirror} name=web",
+            f"http://{mirror} name=site",
         )
-        exits = found(gsocks("exits", "-c", config, "--json", "--timeout", "2s"))
-    assert {name for name, each in exits.items() if each["works"]} == {"socks", "http"}
+        done = gsocks("exits", "-c", config, "--json", "--timeout", "2s")
+        exits = found(done)
+        table = gsocks("exits", "-c", config, "--timeout", "2s").stdout
+    answering = {"socks", "http"}
+    assert {name for name, each in exits.items() if each["answers"]} == answering
+    assert {name for name, each in exits.items() if each["works"] is None} == answering
+    assert not any(each["works"] for each in exits.values())
+    assert "2 of 7 exits answer" in done.stderr
+    assert done.returncode == 0
+    assert re.search(r"^  http +.* answers +\d+ ", table, re.MULTILINE)
+    assert " yes " not in table
 
 
-def test_a_thousand_exits_are_asked_at_once(tmp_path: Path, proxy: str, mirror: str) -> None:
-    with dead() as nobody:
-        entries = [f"http://u{number}@{nobody}" for number in range(990)]
+def test_a_thousand_exits_are_probed_at_once(tmp_path: Path, proxy: str, mirror: str) -> None:
+    with dead() as unused:
+        entries = [f"http://u{number}@{unused}" for number in range(990)]
         config = config_of(tmp_path, *entries, *[f"{proxy}:joe:right name=n{n}" for n in range(1)])
         done = gsocks("exits", "-c", config, "--to", mirror, "--json")
     assert len(json.loads(done.stdout)) == 991
     assert "1 of 991 exits work" in done.stderr
 
 
-def test_so_many_are_asked_at_a_time(tmp_path: Path) -> None:
+def test_at_once_bounds_the_probes_at_a_time(tmp_path: Path) -> None:
     with silent() as mute:
         config = config_of(tmp_path, *[f"http://u{n}@{mute}" for n in range(400)])
         began = os.times().elapsed
@@ -222,12 +267,12 @@ def test_on_a_terminal_it_shows_how_far_it_is_and_ctrl_c_prints_what_is_known(
     assert process.returncode == 130
     assert re.search(r"^  fine .* yes ", table, re.MULTILINE)
     assert "mute" not in table
-    assert "1 of 1 exits work, 1 of 2 were not asked to the end" in screen
+    assert "1 of 1 exits work, 1 of 2 were not probed" in screen
     assert "Traceback" not in screen
 
 
 def _rest(terminal: int) -> str:
-    """What else was shown, once nobody writes there any more."""
+    """The rest of the screen, up to its last writer's exit."""
     shown = ""
     try:
         while True:
@@ -245,7 +290,7 @@ def _rest(terminal: int) -> str:
         (("--to", "nowhere"), "--to: 'nowhere' is not host:port"),
         (("--at-once", "0"), "--at-once: expected a whole number from 1"),
         (("--timeout", "soon"), "--timeout: 'soon' is not a duration"),
-        (("--timeout", "0"), "--timeout: expected more than no time at all"),
+        (("--timeout", "0"), "--timeout: expected a duration above zero"),
     ],
 )
 def test_a_mistake_is_named(options: tuple[str, str], why: str, tmp_path: Path) -> None:
@@ -254,7 +299,7 @@ def test_a_mistake_is_named(options: tuple[str, str], why: str, tmp_path: Path) 
     assert "secret" not in done.stderr
 
 
-def test_a_list_without_exits_is_told(tmp_path: Path) -> None:
+def test_a_list_without_exits_is_reported(tmp_path: Path) -> None:
     done = gsocks("exits", "-c", config_of(tmp_path, "# none"))
     assert done.returncode == 2
     assert "no exits: " in done.stderr

@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import pty
-import random
 import re
 import signal
 import socket
@@ -17,9 +16,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from program import (
+
+from gsocks import __version__
+from gsocks.access.users import Users
+from gsocks.crypto import Key
+from tests.support.ports import free_port
+from tests.support.program import (
     ROOT,
-    TOO_LONG,
     Program,
     both_programs,
     gsocks,
@@ -28,10 +31,7 @@ from program import (
     run,
     web_server,
 )
-
-from gsocks import __version__
-from gsocks.crypto import Key
-from gsocks.users import Users
+from tests.support.waiting import TOO_LONG
 
 ONE_PROCESS = """
 server:
@@ -45,16 +45,6 @@ local:
     - url: gsocks://127.0.0.1:{server}
       key_file: gsocks.key
 """
-
-
-def free_port() -> int:
-    """A port on which nothing listens, and that the kernel gives to nobody meanwhile."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if sock.connect_ex(("127.0.0.1", port)):
-                return port
-    raise AssertionError("no port is free")
 
 
 def write_config(folder: Path, more: str = "") -> Path:
@@ -122,7 +112,7 @@ def test_with_fast_open_a_refused_destination_is_a_reset(tmp_path: Path) -> None
     with web_server() as web, Program("-c", path) as program:
         assert curl(program.port(), web).stdout == "hello"
         assert curl(program.port(), 1).returncode == 56  # curl: failure in receiving
-        program.wait_for("door=local .*outcome=refused ")
+        program.wait_for("inbound=local .*outcome=refused ")
 
 
 # --- the access log ---------------------------------------------------------------------------
@@ -133,7 +123,7 @@ def test_each_end_writes_one_access_line_for_a_connection_when_it_ends(tmp_path:
         assert curl(near.port(), web, "word").stdout == "word"
         line = near.wait_for(r"gsocks\.access: (.*)")[0][1]
         fields = dict(pair.split("=", 1) for pair in line.split(" "))
-        assert fields["door"] == "local"
+        assert fields["inbound"] == "local"
         assert fields["dest"] == f"127.0.0.1:{web}"
         assert fields["exit"] == f"gsocks://127.0.0.1:{far.port('server')}"
         assert fields["outcome"] == "ok"
@@ -148,12 +138,12 @@ def test_each_end_writes_one_access_line_for_a_connection_when_it_ends(tmp_path:
 def test_the_log_can_be_json_lines(tmp_path: Path) -> None:
     config = write_config(tmp_path, "log: {format: json}\n")
     with web_server() as web, Program("-c", config) as program:
-        port = int(program.wait_for(r'"local: .* on 127\.0\.0\.1:(\d+)"')[0][1])
+        port = int(program.wait_for(r'"local: listening on 127\.0\.0\.1:(\d+) [^"]*"')[0][1])
         curl(port, web)
-        program.wait_for('"door": "local"')
+        program.wait_for('"inbound": "local"')
     lines = [json.loads(line) for line in program.lines if line.startswith("{")]
     access = [line for line in lines if line["logger"] == "gsocks.access"]
-    assert {line["door"] for line in access} == {"local", "server"}
+    assert {line["inbound"] for line in access} == {"local", "server"}
     assert all(line["outcome"] == "ok" and line["down"] > 0 for line in access)
 
 
@@ -198,7 +188,7 @@ def test_a_mistake_in_the_config_is_one_line_and_status_2(
     assert not done.stdout
 
 
-def test_an_address_in_use_is_told_and_ends_with_status_2(tmp_path: Path) -> None:
+def test_an_address_in_use_is_reported_with_status_2(tmp_path: Path) -> None:
     path = write_config(tmp_path)
     with Program("-c", path) as program:
         program.port()
@@ -223,7 +213,7 @@ def test_a_missing_config_is_named(tmp_path: Path) -> None:
 # --- the other commands -----------------------------------------------------------------------
 
 
-def test_version_is_told() -> None:
+def test_version_is_printed() -> None:
     assert gsocks("--version").stdout.strip() == f"gsocks {__version__}"
 
 
@@ -256,16 +246,25 @@ def test_keygen_without_a_place_for_the_file_is_one_line(tmp_path: Path) -> None
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_check_says_what_would_run_and_starts_nothing(tmp_path: Path) -> None:
+def test_check_reports_what_would_run_and_starts_nothing(tmp_path: Path) -> None:
     path = write_config(tmp_path)
     done = gsocks("check", "-c", path)
     assert done.returncode == 0, done.stderr
     assert "local: listens on 127.0.0.1" in done.stdout
-    assert "is made at the first start" in done.stdout
+    assert "will be created at the first start" in done.stdout
     assert not (tmp_path / "gsocks.key").exists()
 
 
-def test_check_tells_what_is_asked_for_those_who_come_in(tmp_path: Path) -> None:
+def test_check_names_a_key_that_the_first_start_could_not_create(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("server: {listen: '127.0.0.1:0', keys: {me: {file: no/me.key}}}")
+    done = gsocks("check", "-c", path)
+    assert done.returncode == 2
+    where = tmp_path / "no" / "me.key"
+    assert f"server.keys: {where} can't be created: there is no such folder" in done.stderr
+
+
+def test_check_reports_the_exit_selectors_of_listeners(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(
         "local:\n  listen: [127.0.0.1:1080, {address: 127.0.0.1:1081, session: one, country: DE}]\n"
@@ -274,9 +273,9 @@ def test_check_tells_what_is_asked_for_those_who_come_in(tmp_path: Path) -> None
     told = gsocks("check", "-c", path).stdout.splitlines()
     where = "127.0.0.1:1080, 127.0.0.1:1081 (session one, country de)"
     assert told[:2] == [
-        f"local: listens on {where}, goes out by direct",
-        "local: a session has one exit for 1d, or until it is silent for 5m, each client's address"
-        " is one if it names none",
+        f"local: listens on {where}, exits: direct",
+        "local: a session keeps its exit for 1d, or until it is idle for 5m; without one, a"
+        " client's address is its session",
     ]
 
 
@@ -311,7 +310,7 @@ def test_passwd_hashes_whatever_bytes_a_client_may_send() -> None:
         assert Users({"alice": done.stdout.decode().strip()}).verify("alice", b"\xff\xfe")
 
 
-def test_passwd_that_is_left_without_an_answer_says_so() -> None:
+def test_passwd_without_an_answer_is_refused() -> None:
     shown, ended = answer_on_a_terminal(["passwd"], ["\4"])  # Ctrl-D
     assert os.waitstatus_to_exitcode(ended) == 2
     assert shown.splitlines()[-1] == "gsocks: no password was given"
@@ -359,7 +358,7 @@ def answer_on_a_terminal(arguments: list[str], answers: list[str]) -> tuple[str,
 # --- users ------------------------------------------------------------------------------------
 
 
-def test_users_of_the_config_may_come_in_and_nobody_else(tmp_path: Path) -> None:
+def test_the_users_of_the_config_can_log_in_and_others_can_not(tmp_path: Path) -> None:
     hashed = gsocks("passwd", stdin="secret\n").stdout.strip()
     users = f"  users: {{alice: '{hashed}'}}\n"
     with web_server() as web, both_programs(tmp_path, local=users) as (near, _):
@@ -379,7 +378,7 @@ def test_users_of_the_config_may_come_in_and_nobody_else(tmp_path: Path) -> None
 
 
 class Held:
-    """A connection through a local end that stays open until it is told otherwise."""
+    """A connection through a local end that stays open until :meth:`close`."""
 
     def __init__(self, port: int) -> None:
         self.target = socket.create_server(("127.0.0.1", 0))
@@ -411,7 +410,7 @@ def test_sigterm_lets_connections_end_and_then_stops_with_status_0(tmp_path: Pat
     with Program("-c", write_config(tmp_path)) as program:
         held = Held(program.port())
         program.signal(signal.SIGTERM)
-        program.wait_for(r"stopping: waits for \d+ connections")
+        program.wait_for(r"shutting down, draining \d+ connections \(")
         held.echo()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", program.port()), timeout=TOO_LONG)
@@ -423,7 +422,7 @@ def test_a_second_sigterm_ends_at_once_and_resets_what_is_open(tmp_path: Path) -
     with Program("-c", write_config(tmp_path)) as program:
         held = Held(program.port())
         program.signal(signal.SIGTERM)
-        program.wait_for("stopping")
+        program.wait_for("shutting down")
         program.signal(signal.SIGTERM)
         assert program.end() == 0
         with pytest.raises(ConnectionResetError):
@@ -457,13 +456,13 @@ def test_sighup_reads_users_and_keys_again_without_touching_a_connection(tmp_pat
         config.write_text(config.read_text().replace(old, new))
         assert curl(near.port(), web, "a", "--proxy-user", "alice:old").stdout == "a"
         near.signal(signal.SIGHUP)
-        near.wait_for("read again")
+        near.wait_for("reloaded: ")
         assert curl(near.port(), web, "b", "--proxy-user", "alice:old").returncode == 97
         assert curl(near.port(), web, "c", "--proxy-user", "alice:new").stdout == "c"
         # another key at the server: local's is refused from now on
         (tmp_path / "gsocks.key").write_text(Key.generate().text())
         far.signal(signal.SIGHUP)
-        far.wait_for("read again")
+        far.wait_for("reloaded: ")
         assert curl(near.port(), web, "d", "--proxy-user", "alice:new").returncode == 97
 
 
@@ -472,16 +471,16 @@ def test_open_connections_survive_a_reload_of_keys(tmp_path: Path) -> None:
         held = Held(near.port())
         (tmp_path / "gsocks.key").write_text(Key.generate().text())
         far.signal(signal.SIGHUP)
-        far.wait_for("read again")
+        far.wait_for("reloaded: ")
         held.echo()
         held.close()
 
 
-def test_a_reload_with_a_mistake_changes_nothing_and_says_so(tmp_path: Path) -> None:
+def test_a_reload_with_a_mistake_changes_nothing_and_logs_it(tmp_path: Path) -> None:
     with web_server() as web, both_programs(tmp_path) as (near, _):
         (tmp_path / "local.yaml").write_text("local: {")
         near.signal(signal.SIGHUP)
-        near.wait_for("not read again, all stays as it was: .*line 2")
+        near.wait_for("not reloaded, the previous config stays: .*line 1, column 9")
         assert curl(near.port(), web).stdout == "hello"
 
 
@@ -491,16 +490,17 @@ def test_a_reload_with_a_mistake_changes_nothing_and_says_so(tmp_path: Path) -> 
 def test_workers_share_the_port_and_a_killed_one_is_started_again(tmp_path: Path) -> None:
     config = write_config(tmp_path, "workers: 2\n")
     with web_server() as web, Program("-c", config) as program:
-        program.wait_for("local: .* on ", times=2)
+        program.wait_for("local: listening on ", times=2)
         port = program.port()
         children = workers_of(program)
         assert len(children) == 2
         assert all(curl(port, web, str(n)).stdout == str(n) for n in range(4))
         os.kill(children[0], signal.SIGKILL)
-        program.wait_for("local: .* on ", times=3)
+        program.wait_for("local: listening on ", times=3)
         assert all(curl(port, web, str(n)).stdout == str(n) for n in range(8))
         program.signal(signal.SIGTERM)
         assert program.end() == 0
+        assert program.log.count("try it: ") == 1
 
 
 def test_a_hello_seen_by_one_worker_is_a_replay_at_every_other(tmp_path: Path) -> None:
@@ -515,14 +515,16 @@ def test_a_hello_seen_by_one_worker_is_a_replay_at_every_other(tmp_path: Path) -
         "  timeouts: {handshake: 500ms}\n"
     )
     with Program("-c", path) as program:
-        ports = {int(match[1]) for match in program.wait_for(r"tunnels on \S+:(\d+)", times=4)}
-        assert len(ports) == 1
+        ports = {
+            int(match[1]) for match in program.wait_for(r"server: listening on \S+:(\d+) ", times=4)
+        }
+        (port,) = ports
         hello = Initiator(key, Cipher.SECRETBOX).hello(now_ms())
 
         answers: list[bool] = []
 
         def say_hello(_: int) -> None:
-            with socket.create_connection(("127.0.0.1", *ports), timeout=TOO_LONG) as sock:
+            with socket.create_connection(("127.0.0.1", port), timeout=TOO_LONG) as sock:
                 sock.sendall(hello)
                 answers.append(bool(sock.recv(1)))
 
@@ -535,10 +537,10 @@ def test_a_hello_seen_by_one_worker_is_a_replay_at_every_other(tmp_path: Path) -
 def test_a_worker_that_is_killed_takes_no_other_with_it(tmp_path: Path) -> None:
     config = write_config(tmp_path, "workers: 2\n")
     with Program("-c", config) as program:
-        program.wait_for("local: .* on ", times=2)
+        program.wait_for("local: listening on ", times=2)
         held = [Held(program.port()) for _ in range(6)]
         os.kill(workers_of(program)[0], signal.SIGKILL)
-        program.wait_for("local: .* on ", times=3)
+        program.wait_for("local: listening on ", times=3)
         program.signal(signal.SIGINT)
         assert program.end() == 0
         for one in held:
@@ -551,20 +553,154 @@ def test_a_worker_in_a_dead_ones_place_knows_the_users_of_now(tmp_path: Path) ->
     text = "workers: 2\nlocal: {{listen: '127.0.0.1:0', rules: [allow all], users: {{al: '{}'}}}}"
     config.write_text(text.format(old))
     with web_server() as web, Program("-c", config) as program:
-        program.wait_for("local: .* on ", times=2)
+        program.wait_for("local: listening on ", times=2)
         config.write_text(text.format(new))
         program.signal(signal.SIGHUP)
-        program.wait_for("read again", times=2)
+        program.wait_for("reloaded: ", times=2)
         for number, pid in enumerate(workers_of(program), start=3):
             os.kill(pid, signal.SIGKILL)
-            program.wait_for("local: .* on ", times=number)
+            program.wait_for("local: listening on ", times=number)
         assert curl(program.port(), web, "a", "--proxy-user", "al:old").returncode == 97
         assert curl(program.port(), web, "b", "--proxy-user", "al:new").stdout == "b"
 
 
+def replace_workers(program: Program) -> None:
+    """Kill each of two workers, and wait until the others that take their places listen."""
+    for number, pid in enumerate(workers_of(program), start=3):
+        os.kill(pid, signal.SIGKILL)
+        program.wait_for(": listening on ", times=number)
+
+
+@pytest.mark.parametrize("broken", ["local: {", None, "server: {}"])
+def test_a_worker_in_a_dead_ones_place_serves_by_the_last_good_config(
+    tmp_path: Path, broken: str | None
+) -> None:
+    old, new = (gsocks("passwd", stdin=f"{word}\n").stdout.strip() for word in ("old", "new"))
+    config = tmp_path / "c.yaml"
+    text = "workers: 2\nlocal: {{listen: '127.0.0.1:0', rules: [allow all], users: {}}}\n"
+    config.write_text(text.format({"al": old, "revoked": old}))
+    with web_server() as web, Program("-c", config) as program:
+        program.wait_for("local: listening on ", times=2)
+        config.write_text(text.format({"al": new}))
+        program.signal(signal.SIGHUP)
+        program.wait_for("reloaded: ", times=2)
+        if broken is None:
+            config.unlink()
+        else:
+            config.write_text(broken)
+        # at this one all keep what they have, and it is reported once
+        program.signal(signal.SIGHUP)
+        program.wait_for("not reloaded, the previous config stays: ")
+        replace_workers(program)
+        for user, status in (("revoked:old", 97), ("al:old", 97), ("al:new", 0)):
+            assert curl(program.port(), web, "a", "--proxy-user", user).returncode == status
+        assert program.log.count("not reloaded") == 1
+
+
+def test_a_key_that_was_revoked_stays_so_in_a_worker_that_is_started_again(tmp_path: Path) -> None:
+    old, new = Key.generate().text(), Key.generate().text()
+    config = tmp_path / "server.yaml"
+    (tmp_path / "new.key").write_text(new)
+    (tmp_path / "new.key").chmod(0o600)
+    text = "workers: 2\nserver: {{listen: '127.0.0.1:0', rules: [allow all], keys: {{one: {}}}}}\n"
+    config.write_text(text.format(f"'{old}'"))
+    with web_server() as web, Program("-c", config) as program:
+        program.wait_for("server: listening on ", times=2)
+        config.write_text(text.format("{file: new.key}"))
+        program.signal(signal.SIGHUP)
+        program.wait_for("reloaded: ", times=2)
+        config.write_text("server: {")
+        (tmp_path / "new.key").unlink()
+        replace_workers(program)
+        for key, status in ((old, 97), (new, 0)):
+            local = tmp_path / "local.yaml"
+            local.write_text(
+                f"local: {{listen: '127.0.0.1:0', timeouts: {{connect: 500ms}}, rules: [allow all],"
+                f" exits: ['gsocks://{key}@127.0.0.1:{program.port('server')}']}}\n"
+            )
+            with Program("-c", local) as near:
+                assert curl(near.port(), web).returncode == status
+
+
+def test_a_reload_tells_which_changes_need_a_restart(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    text = "workers: 2\nlocal: {{listen: '127.0.0.1:0', exits: [{}], limits: {{per_client: {}}}}}\n"
+    config.write_text(text.format("direct", 8))
+    with Program("-c", config) as program:
+        program.wait_for("local: listening on ", times=2)
+        config.write_text(text.format("'socks5://127.0.0.1:1'", 8))
+        program.signal(signal.SIGHUP)
+        program.wait_for("reloaded: ", times=2)
+        config.write_text(text.format("direct", 9) + "log: {level: debug}\n")
+        program.signal(signal.SIGHUP)
+        program.wait_for("reloaded: ", times=4)
+    (said,) = (line for line in program.lines if "restart" in line)
+    assert said.endswith("c.yaml: a restart is needed for log.level, local.limits.per_client")
+
+
+def test_the_lines_of_each_worker_have_its_number(tmp_path: Path) -> None:
+    for format_, line in (
+        ("text", r" info gsocks \[worker ([01])\]: local: listening on "),
+        ("json", r'"logger": "gsocks", "worker": ([01]), "message": "local: listening on '),
+    ):
+        config = tmp_path / "c.yaml"
+        config.write_text(
+            f"workers: 2\nlog: {{format: {format_}}}\nlocal: {{listen: '127.0.0.1:0'}}\n"
+        )
+        with Program("-c", config) as program:
+            assert {match[1] for match in program.wait_for(line, times=2)} == {"0", "1"}
+
+
+def test_a_missing_key_file_is_reported_with_its_place_in_the_config(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    for text, place in (
+        (
+            "local: {listen: '127.0.0.1:0',"
+            " exits: [direct, {url: 'gsocks://a.example:1', key_file: no.key}]}",
+            "local.exits[1]",
+        ),
+        (
+            "server: {listen: '127.0.0.1:0', keys: {default: {file: bad.key}}}",
+            "server.keys.default",
+        ),
+    ):
+        (tmp_path / "bad.key").write_text("short")
+        (tmp_path / "bad.key").chmod(0o600)
+        config.write_text(text)
+        for command in ((), ("check",)):
+            done = gsocks(*command, "-c", config)
+            assert done.returncode == 2
+            where = re.escape(f"{config}: {place}")
+            assert re.fullmatch(rf"gsocks: {where}: \S+\.key: .*\n", done.stderr)
+
+
+def test_a_warning_about_a_key_file_is_logged_once(tmp_path: Path) -> None:
+    with Program("-c", write_config(tmp_path, "workers: 2\n")) as program:
+        program.port()
+    (tmp_path / "gsocks.key").chmod(0o644)
+    with Program("-c", tmp_path / "config.yaml") as program:
+        program.wait_for("local: listening on ", times=2)
+        program.signal(signal.SIGHUP)
+        program.wait_for("reloaded: ", times=2)
+    assert program.log.count("gsocks.key can be read by others") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("check", "--help"), "usage: gsocks check [-h] [-c FILE]"),
+        (("exits", "--help"), "usage: gsocks exits [-h] [-c FILE]"),
+        (("bogus",), "gsocks: error: argument COMMAND: invalid choice: 'bogus' (choose from "),
+    ],
+)
+def test_the_usage_of_a_command_is_its_own(arguments: tuple[str, ...], said: str) -> None:
+    done = gsocks(*arguments)
+    assert said in done.stdout + done.stderr
+
+
 def test_workers_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     with Program("-c", write_config(tmp_path, "workers: 2\n")) as program:
-        program.wait_for("local: .* on ", times=2)
+        program.wait_for("local: listening on ", times=2)
         port = program.port()
         descriptors = [os.pidfd_open(pid) for pid in workers_of(program)]
         kill(program)

@@ -11,18 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-import make_vectors
 import nacl.bindings
-import other_end
-import protocol_document as document
 import pytest
-from datagrams import udp_server
-from engine import TOO_LONG, connect, direct, echo, read_exactly, serving
 from gevent.socket import socket
 from nacl.exceptions import CryptoError
-from stream_contract import tcp_pair
 
-from gsocks import crypto, server, tunnel
+from gsocks import crypto, tunnel
 from gsocks.address import ATYP_IPV4, ATYP_IPV6, ATYP_NAME, Address
 from gsocks.crypto import Cipher, Key, KeyRing
 from gsocks.errors import (
@@ -34,12 +28,18 @@ from gsocks.errors import (
     failure_from_code,
 )
 from gsocks.exits.tunnel import TunnelExit
-from gsocks.limits import Timeouts, Udp
 from gsocks.pool import Pool
 from gsocks.replay import WINDOW_MS, now_ms
 from gsocks.request import Command, Request
 from gsocks.server import RemoteServer
+from gsocks.settings import Limits, PoolSettings, Timeouts, UdpSettings
 from gsocks.tunnel import Frame, TunnelStream, connect_tunnel
+from tests.support import make_vectors, other_end
+from tests.support import protocol_document as document
+from tests.support.datagrams import udp_server
+from tests.support.engine import connect, direct, echo, read_exactly, serving
+from tests.support.stream_contract import tcp_pair
+from tests.support.waiting import TOO_LONG
 
 SESSIONS = sorted(make_vectors.SESSIONS)
 
@@ -51,7 +51,8 @@ def _never_hangs() -> Iterator[None]:
 
 
 def read_session(name: str) -> dict[str, Any]:
-    return json.loads((make_vectors.VECTORS / name).read_text())
+    session: dict[str, Any] = json.loads((make_vectors.VECTORS / name).read_text())
+    return session
 
 
 def of(session: dict[str, Any], name: str) -> bytes:
@@ -106,7 +107,7 @@ def test_the_other_end_knows_nothing_of_ours() -> None:
 
 
 @pytest.mark.parametrize("name", SESSIONS)
-def test_a_captured_hello_says_what_the_document_says(name: str) -> None:
+def test_a_captured_hello_is_as_the_document_describes_it(name: str) -> None:
     session = read_session(name)
     hello = of(session, "hello")
     said = other_end.Server(of(session, "key"), bytes(32)).read_hello(other_end.Taker(hello))
@@ -116,7 +117,7 @@ def test_a_captured_hello_says_what_the_document_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SESSIONS)
-def test_a_captured_agreement_is_made_again_by_the_document_in_both_roles(name: str) -> None:
+def test_a_captured_agreement_is_reproduced_from_the_document_in_both_roles(name: str) -> None:
     session = read_session(name)
     client = other_end.Client(of(session, "key"), of(session, "client_private"))
     assert client.hello(session["time_ms"], session["offered"]) == of(session, "hello")
@@ -177,14 +178,14 @@ def test_a_client_written_from_the_document_is_served_stream_after_stream(
     offered: int, nothing_left: None
 ) -> None:
     key = os.urandom(32)
-    door = RemoteServer(
+    inbound = RemoteServer(
         ("127.0.0.1", 0),
         direct(),
         KeyRing({"default": Key(key)}),
         ciphers=Cipher.SECRETBOX | Cipher.AEGIS256,
     )
-    door.start()
-    with serving(echo) as echo_at, connect(door.bound) as sock:
+    inbound.start()
+    with serving(echo) as echo_at, connect(inbound.bound) as sock:
         exactly = taking(sock)
         client = other_end.Client(key, os.urandom(32))
         sock.sendall(client.hello(now_ms(), offered))
@@ -207,23 +208,23 @@ def test_a_client_written_from_the_document_is_served_stream_after_stream(
             assert received == b"question %d" % count
             sock.sendall(ours.frame(other_end.PING))
             assert theirs.read_frame(exactly) == (other_end.PONG, b"")
-    door.stop()
+    inbound.stop()
 
 
-def test_a_client_written_from_the_document_is_told_why_and_may_ask_again(
+def test_a_client_written_from_the_document_receives_the_cause_and_may_retry(
     nothing_left: None,
 ) -> None:
     key = os.urandom(32)
-    door = RemoteServer(("127.0.0.1", 0), direct(), KeyRing({"default": Key(key)}))
-    door.start()
-    with serving(echo) as echo_at, connect(door.bound) as sock:
+    inbound = RemoteServer(("127.0.0.1", 0), direct(), KeyRing({"default": Key(key)}))
+    inbound.start()
+    with serving(echo) as echo_at, connect(inbound.bound) as sock:
         exactly = taking(sock)
         client = other_end.Client(key, os.urandom(32))
         sock.sendall(client.hello(now_ms(), other_end.SECRETBOX))
         ours, theirs = client.read_reply(exactly)
         here = bytes((0x01, 127, 0, 0, 1)) + echo_at.port.to_bytes(2, "big")
         for body, code in (
-            (other_end.connect_to("nobody.invalid", 80), 0x14),
+            (other_end.connect_to("missing.invalid", 80), 0x14),
             (other_end.connect_to("not a name", 80), 0x01),
             (b"\x00" + here, 0x07),
             (b"\x77" + here, 0x07),
@@ -242,16 +243,16 @@ def test_a_client_written_from_the_document_is_told_why_and_may_ask_again(
                 assert other_end.read_answer(answer)[1:] == ("0.0.0.0", 0)
         assert theirs.read_frame(exactly) == (other_end.DATA, b"x" * 1000)
         assert theirs.read_frame(exactly) == (other_end.FIN, b"")
-    door.stop()
+    inbound.stop()
 
 
-def test_a_client_written_from_the_document_has_its_datagrams_and_its_peer(
+def test_a_client_written_from_the_document_is_served_datagrams_and_a_peer(
     nothing_left: None,
 ) -> None:
     key = os.urandom(32)
-    door = RemoteServer(("127.0.0.1", 0), direct(), KeyRing({"default": Key(key)}))
-    door.start()
-    with udp_server() as four, udp_server("::1") as six, connect(door.bound) as sock:
+    inbound = RemoteServer(("127.0.0.1", 0), direct(), KeyRing({"default": Key(key)}))
+    inbound.start()
+    with udp_server() as four, udp_server("::1") as six, connect(inbound.bound) as sock:
         exactly = taking(sock)
         client = other_end.Client(key, os.urandom(32))
         sock.sendall(client.hello(now_ms(), other_end.SECRETBOX))
@@ -278,7 +279,7 @@ def test_a_client_written_from_the_document_has_its_datagrams_and_its_peer(
             assert came == (0, *peer.getsockname())
             peer.sendall(b"hello")
             assert theirs.read_frame(exactly) == (other_end.DATA, b"hello")
-    door.stop()
+    inbound.stop()
 
 
 @pytest.mark.parametrize("chosen", [other_end.SECRETBOX, other_end.AEGIS256])
@@ -339,15 +340,17 @@ def test_the_documents_address_types_are_the_codes() -> None:
 
 
 def failures(kind: type[ConnectFailed] = ConnectFailed) -> Iterator[type[ConnectFailed]]:
-    yield kind
+    """Those that a server reports: a kind without a code of its own is reported as its base."""
+    if "code" in vars(kind) or kind is ConnectFailed:
+        yield kind
     for each in kind.__subclasses__():
         yield from failures(each)
 
 
-def test_the_documents_answers_are_the_codes() -> None:
+def test_the_documents_codes_of_opened_are_those_of_the_errors() -> None:
     rows = {int(row[0], 16): row[1] for row in document.table("code", "cause", "meaning")}
     assert rows.pop(0x00) == "ok"
-    told = [*failures(), CommandNotSupported, AddressTypeNotSupported]
+    told: list[Any] = [*failures(), CommandNotSupported, AddressTypeNotSupported]
     assert rows == {kind.code: kind.word for kind in told}
     for kind in told:
         assert type(failure_from_code(kind.code)) is kind
@@ -388,7 +391,9 @@ def test_the_documents_bounds_are_the_codes() -> None:
         "a frame's body": f"{tunnel.MAX_BODY:,} bytes",
         "padding of OPEN and OPENED, less than": f"{tunnel.PADDING_LIMIT} bytes",
         "the client's clock, before or behind the server's": f"{WINDOW_MS:,} ms",
-        "strangers kept in silence": f"{server.MAX_STRANGERS:,}",
+        "peers without a proven key, by default (`limits.handshakes`)": f"{Limits().handshakes:,}",
+        "PADs in a row": f"{tunnel.MAX_PADS}",
+        "PINGs between two streams": f"{tunnel.MAX_PINGS:,}",
     }
 
 
@@ -398,19 +403,19 @@ def test_the_documents_timeouts_are_the_codes() -> None:
         "server: from accept to the hello's last byte; also the end of the silence": (
             times.handshake
         ),
-        "client: to connect and to have the reply": of_exit["timeout"].default,
-        "server: an idle tunnel, whatever it is pinged": times.idle,
-        "client: an idle tunnel; MUST be less than the server's": (
-            of_exit["pool_max_idle"].default
-        ),
+        "client: from connect to the whole reply": of_exit["timeout"].default,
+        "server: from a frame's first byte to its last, between two streams": times.handshake,
+        "server: from a refusal to the client's FIN": times.half_closed,
+        "server: an idle tunnel, in spite of PINGs": times.idle,
+        "client: an idle tunnel; MUST be less than the server's": PoolSettings().max_idle,
         "client: silence before a PING": Pool.ping_after,
         "client: from PING to PONG": Pool.ping_timeout,
         "server: from the first OPENED of a BIND to the second": times.bind,
-        "client: an association without a datagram in either direction": Udp().idle,
+        "client: an association without a datagram in either direction": UdpSettings().idle,
         "a stream without a byte in either direction": times.idle,
         "the same, once one direction has ended": times.half_closed,
     }
-    assert of_exit["pool_max_idle"].default < times.idle
+    assert PoolSettings().max_idle < times.idle
 
 
 def test_the_document_names_the_strings_that_are_hashed() -> None:

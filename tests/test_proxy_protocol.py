@@ -1,10 +1,10 @@
-"""The PROXY protocol: what a balancer says is understood, what nobody may say is refused."""
+"""The PROXY protocol: valid headers of a balancer are parsed, invalid ones refused."""
 
 from __future__ import annotations
 
 import ipaddress
 import socket as std_socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import gevent
@@ -12,14 +12,13 @@ import pytest
 from gevent.socket import socket
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stream_contract import tcp_pair
 
 from gsocks.address import Address
 from gsocks.errors import BadProxyHeader, ClientGone
-from gsocks.proxy_protocol import LONGEST_LINE, read_header
+from gsocks.net.proxy_protocol import MAX_LINE, read_header
 from gsocks.stream import reset
+from tests.support.stream_contract import tcp_pair
 
-TOO_LONG = 20
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
@@ -117,8 +116,8 @@ REFUSED: dict[str, bytes] = {
     "v1 a port of six digits": b"PROXY TCP4 192.0.2.7 198.51.100.1 510000 1080\r\n",
     "v1 a port with a zero before it": b"PROXY TCP4 192.0.2.7 198.51.100.1 051 1080\r\n",
     "v1 a negative port": b"PROXY TCP4 192.0.2.7 198.51.100.1 -1 1080\r\n",
-    "v1 too long": b"PROXY UNKNOWN " + b"x" * (LONGEST_LINE - 14),
-    "v1 too long by one": b"PROXY UNKNOWN " + b"x" * (LONGEST_LINE - 15) + b"\r\n",
+    "v1 too long": b"PROXY UNKNOWN " + b"x" * (MAX_LINE - 14),
+    "v1 too long by one": b"PROXY UNKNOWN " + b"x" * (MAX_LINE - 15) + b"\r\n",
     "v2 a bad signature": b"\r\n\r\n\0\r\nQUIP\n\x21\x11\x00\x0c",
     "v2 version 1": v2(0x11, 0x11, V4),
     "v2 version 3": v2(0x31, 0x11, V4),
@@ -133,13 +132,13 @@ REFUSED: dict[str, bytes] = {
 }
 
 
-def names(cases: dict[str, object]) -> pytest.MarkDecorator:
+def names(cases: Iterable[str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("name", cases, ids=lambda name: name.replace(" ", "-"))
 
 
 @contextmanager
 def balancer() -> Iterator[tuple[socket, socket]]:
-    """The door's socket, and the balancer's."""
+    """The listener's socket, and the balancer's."""
     near, far = tcp_pair()
     try:
         yield near, far
@@ -193,7 +192,7 @@ def test_a_balancer_that_hangs_up_early_is_gone(name: str) -> None:
         with balancer() as (near, far):
             far.sendall(header[:at])
             far.shutdown(std_socket.SHUT_WR)
-            with pytest.raises(ClientGone, match="before its PROXY header was whole"):
+            with pytest.raises(ClientGone, match="before its PROXY header was complete"):
                 read_header(near)
 
 
@@ -210,9 +209,9 @@ def test_a_balancer_that_resets_is_gone(said: bytes) -> None:
 
 def test_the_longest_line_is_as_long_as_the_specification_has_it() -> None:
     assert len(ACCEPTED["v1 the longest line"][0]) == 104  # with UNKNOWN in front it is 107
-    assert LONGEST_LINE == 107
-    line = b"PROXY UNKNOWN " + b"x" * (LONGEST_LINE - 16) + b"\r\n"
-    assert len(line) == LONGEST_LINE
+    assert MAX_LINE == 107
+    line = b"PROXY UNKNOWN " + b"x" * (MAX_LINE - 16) + b"\r\n"
+    assert len(line) == MAX_LINE
     with balancer() as (near, far):
         far.sendall(line + b"rest")
         assert read_header(near) is None

@@ -1,19 +1,19 @@
-"""What one user may use is bounded, whichever door of a section it comes to."""
+"""What one user may use is bounded, whichever listener of a section it comes to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
-from stream_contract import tcp_pair
 
 from gsocks.address import Address
-from gsocks.bandwidth import LimitedStream
 from gsocks.errors import LimitReached
-from gsocks.limits import Limits
+from gsocks.inbound.quota import UserQuota
+from gsocks.net.bandwidth import LimitedStream
 from gsocks.request import Command, Request
-from gsocks.shares import Shares
+from gsocks.settings import Limits
 from gsocks.stream import SocketStream, Stream
+from tests.support.stream_contract import tcp_pair
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
 
@@ -42,40 +42,40 @@ def stream() -> Iterator[SocketStream]:
 
 
 def test_a_user_has_no_more_connections_at_a_time_than_its_limit() -> None:
-    shares = Shares(Limits(per_user=2))
-    shares.enter("alice")
-    shares.enter("alice")
+    quota = UserQuota(Limits(per_user=2))
+    quota.acquire("alice")
+    quota.acquire("alice")
     for _ in range(2):
         with pytest.raises(LimitReached, match="'alice' has 2 connections open already"):
-            shares.enter("alice")
-    shares.enter("bob")
-    shares.leave("alice")
-    shares.enter("alice")
+            quota.acquire("alice")
+    quota.acquire("bob")
+    quota.release("alice")
+    quota.acquire("alice")
 
 
 def test_without_a_limit_a_user_has_any_number() -> None:
-    shares = Shares(Limits())
+    quota = UserQuota(Limits())
     for _ in range(10_000):
-        shares.enter("alice")
-    shares.leave("alice")
+        quota.acquire("alice")
+    quota.release("alice")
 
 
 def test_users_that_have_gone_are_forgotten() -> None:
-    shares = Shares(Limits(per_user=2))
-    shares.enter("alice")
-    shares.leave("alice")
-    assert not shares._open
+    quota = UserQuota(Limits(per_user=2))
+    quota.acquire("alice")
+    quota.release("alice")
+    assert not quota.users
 
 
 # --- bandwidth --------------------------------------------------------------------------------
 
 
 def test_without_limits_a_stream_is_as_it_was(stream: SocketStream) -> None:
-    assert Shares(Limits()).limited(stream, by("alice")) is stream
+    assert UserQuota(Limits()).limited(stream, by("alice")) is stream
 
 
-def test_whoever_has_no_name_has_no_share_of_a_user(stream: SocketStream) -> None:
-    assert Shares(Limits(bandwidth_per_user=1e6)).limited(stream, by(None)) is stream
+def test_a_client_without_a_name_has_no_user_quota(stream: SocketStream) -> None:
+    assert UserQuota(Limits(bandwidth_per_user=1e6)).limited(stream, by(None)) is stream
 
 
 def buckets(stream: Stream) -> LimitedStream:
@@ -84,8 +84,8 @@ def buckets(stream: Stream) -> LimitedStream:
 
 
 def test_each_connection_has_its_own_bandwidth_in_each_direction(stream: SocketStream) -> None:
-    shares = Shares(Limits(bandwidth_per_connection=1e6))
-    streams = [buckets(shares.limited(stream, by(user))) for user in ("alice", "alice", None)]
+    quota = UserQuota(Limits(bandwidth_per_connection=1e6))
+    streams = [buckets(quota.limited(stream, by(user))) for user in ("alice", "alice", None)]
     found = [bucket for each in streams for bucket in (*each._reads, *each._writes)]
     assert len({id(bucket) for bucket in found}) == len(found) == 6
     assert {bucket.rate for bucket in found} == {1e6}
@@ -94,9 +94,9 @@ def test_each_connection_has_its_own_bandwidth_in_each_direction(stream: SocketS
 def test_the_connections_of_one_user_share_a_bandwidth_in_each_direction(
     stream: SocketStream,
 ) -> None:
-    shares = Shares(Limits(bandwidth_per_user=2e6))
+    quota = UserQuota(Limits(bandwidth_per_user=2e6))
     first, second, other = (
-        buckets(shares.limited(stream, by(user))) for user in ("alice", "alice", "bob")
+        buckets(quota.limited(stream, by(user))) for user in ("alice", "alice", "bob")
     )
     assert [first._reads, first._writes] == [second._reads, second._writes]
     assert first._reads != first._writes
@@ -105,31 +105,31 @@ def test_the_connections_of_one_user_share_a_bandwidth_in_each_direction(
 
 
 def test_both_bandwidths_count(stream: SocketStream) -> None:
-    shares = Shares(Limits(bandwidth_per_connection=1e6, bandwidth_per_user=2e6))
-    both = buckets(shares.limited(stream, by("alice")))
+    quota = UserQuota(Limits(bandwidth_per_connection=1e6, bandwidth_per_user=2e6))
+    both = buckets(quota.limited(stream, by("alice")))
     assert [bucket.rate for bucket in both._reads] == [1e6, 2e6]
     assert [bucket.rate for bucket in both._writes] == [1e6, 2e6]
 
 
 def test_who_comes_again_finds_the_bucket_as_it_was_left(stream: SocketStream) -> None:
     clock = Clock()
-    shares = Shares(Limits(bandwidth_per_user=1000), clock)
-    first = buckets(shares.limited(stream, by("alice")))
+    quota = UserQuota(Limits(bandwidth_per_user=1000), clock)
+    first = buckets(quota.limited(stream, by("alice")))
     assert first._reads[0].take(1500) == pytest.approx(0.5)
     first.close()
-    again = buckets(shares.limited(stream, by("alice")))
+    again = buckets(quota.limited(stream, by("alice")))
     assert again._reads[0].take(100) == pytest.approx(0.6)
 
 
 def test_the_buckets_kept_are_bounded_and_those_of_the_longest_away_go(
     stream: SocketStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert Shares.MAX_USERS == 10_000
-    monkeypatch.setattr(Shares, "MAX_USERS", 2)
-    shares = Shares(Limits(bandwidth_per_user=1000), Clock())
+    assert UserQuota.MAX_USERS == 10_000
+    monkeypatch.setattr(UserQuota, "MAX_USERS", 2)
+    quota = UserQuota(Limits(bandwidth_per_user=1000), Clock())
 
     def bucket(user: str) -> object:
-        return buckets(shares.limited(stream, by(user)))._reads[0]
+        return buckets(quota.limited(stream, by(user)))._reads[0]
 
     alice, bob = bucket("alice"), bucket("bob")
     assert bucket("alice") is alice
@@ -139,7 +139,7 @@ def test_the_buckets_kept_are_bounded_and_those_of_the_longest_away_go(
 
 
 def test_a_datagram_is_not_divided_however_slow_it_is(stream: SocketStream) -> None:
-    shares = Shares(Limits(bandwidth_per_connection=1))
+    quota = UserQuota(Limits(bandwidth_per_connection=1))
     for command, divided in ((Command.CONNECT, True), (Command.UDP_ASSOCIATE, False)):
-        found = buckets(shares.limited(stream, by("alice", command)))
+        found = buckets(quota.limited(stream, by("alice", command)))
         assert (found._step < 65536) is divided

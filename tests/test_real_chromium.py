@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import needs
 import pytest
-from program import TOO_LONG, Pages, web_server
-from real import GONE_EARLY, Certified, Doors, websocket_echo
+
+from tests.support import needs
+from tests.support.program import Pages, web_server
+from tests.support.real import GONE_EARLY, Certified, Listeners, websocket_echo
+from tests.support.waiting import TOO_LONG
 
 #: its script asks a TLS server and a WebSocket server, and writes down what they say; the picture
 #: comes when that is done, so that the page is complete then and not before
@@ -84,14 +86,14 @@ def chromium(folder: Path, proxy: str, url: str) -> str:
 
 @pytest.mark.parametrize("scheme", ["socks5", "http"])
 def test_it_loads_a_page_whose_script_asks_for_more(
-    doors: Doors, certified: Certified, tmp_path: Path, scheme: str
+    inbounds: Listeners, certified: Certified, tmp_path: Path, scheme: str
 ) -> None:
     with (
         web_server(tls=certified.server()) as secure,
         websocket_echo() as echo,
         page_server(secure, echo) as web,
     ):
-        shown = chromium(tmp_path, doors.open.url(scheme), f"http://localhost:{web}/")
+        shown = chromium(tmp_path, inbounds.open.url(scheme), f"http://localhost:{web}/")
         assert '<p id="said">plain secret echo</p>' in shown
         for port in (web, secure, echo):
-            doors.open.carried(f"localhost:{port}", GONE_EARLY)
+            inbounds.open.carried(f"localhost:{port}", GONE_EARLY)

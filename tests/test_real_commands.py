@@ -11,10 +11,21 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import needs
 import pytest
-from program import ROOT, TOO_LONG
-from real import GONE_EARLY, NAME, PASSWORD, Certified, Door, Doors, answer_with_digest, tcp_server
+
+from tests.support import needs
+from tests.support.program import ROOT
+from tests.support.real import (
+    GONE_EARLY,
+    NAME,
+    PASSWORD,
+    Certified,
+    Listener,
+    Listeners,
+    answer_with_digest,
+    tcp_server,
+)
+from tests.support.waiting import TOO_LONG
 
 CLIENTS = (ROOT / "docs" / "clients.md").read_text()
 
@@ -57,34 +68,34 @@ def nc() -> str:
 
 @pytest.mark.parametrize("protocol", ["4", "5", "connect"])
 def test_nc_sends_a_mebibyte_ends_and_hears_the_answer(
-    doors: Doors, digester: int, protocol: str
+    inbounds: Listeners, digester: int, protocol: str
 ) -> None:
-    words = ("-N", "-X", protocol, "-x", doors.open.at, "localhost", str(digester))
+    words = ("-N", "-X", protocol, "-x", inbounds.open.at, "localhost", str(digester))
     assert said(nc(), *words, stdin=BIG) == DIGEST
-    doors.open.carried(f"{'127.0.0.1' if protocol == '4' else 'localhost'}:{digester}")
+    inbounds.open.carried(f"{'127.0.0.1' if protocol == '4' else 'localhost'}:{digester}")
 
 
 @pytest.mark.parametrize("protocol", ["4", "5", "connect"])
-def test_nc_is_told_of_a_failure_at_once(doors: Doors, protocol: str) -> None:
-    done = run(nc(), "-X", protocol, "-x", doors.open.at, "192.0.2.1", "80")
+def test_nc_is_told_of_a_failure_at_once(inbounds: Listeners, protocol: str) -> None:
+    done = run(nc(), "-X", protocol, "-x", inbounds.open.at, "192.0.2.1", "80")
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"nc" in done.stderr
 
 
 @pytest.mark.parametrize("protocol", ["socks4", "socks5", "http"])
 def test_ncat_sends_a_mebibyte_ends_and_hears_the_answer(
-    doors: Doors, digester: int, protocol: str
+    inbounds: Listeners, digester: int, protocol: str
 ) -> None:
     ncat = needs.program("ncat")
-    for door in (doors.open, doors.guarded):
-        login = ("--proxy-auth", door.credentials) if door.credentials else ()
+    for inbound in (inbounds.open, inbounds.guarded):
+        login = ("--proxy-auth", inbound.credentials) if inbound.credentials else ()
         if login and protocol == "socks4":
             continue
-        words = ("--proxy", door.at, "--proxy-type", protocol, *login)
+        words = ("--proxy", inbound.at, "--proxy-type", protocol, *login)
         # ncat itself resolves what it sends by SOCKS4
         host = "127.0.0.1" if protocol == "socks4" else "localhost"
         assert said(ncat, *words, host, str(digester), stdin=BIG) == DIGEST
-        door.carried(f"{host}:{digester}")
+        inbound.carried(f"{host}:{digester}")
 
 
 # --- wget and proxychains4 ----------------------------------------------------------------------
@@ -94,56 +105,63 @@ def wget(*words: str | Path) -> list[str | Path]:
     return [needs.program("wget"), "-q", "-O-", "--tries=1", f"--timeout={TOO_LONG}", *words]
 
 
-def test_wget_fetches_pages(door: Door, web: int, secure_web: int, certified: Certified) -> None:
-    proxies = ("-e", f"http_proxy={door.url('http')}", "-e", f"https_proxy={door.url('http')}")
+def test_wget_fetches_pages(
+    inbound: Listener, web: int, secure_web: int, certified: Certified
+) -> None:
+    proxies = (
+        "-e",
+        f"http_proxy={inbound.url('http')}",
+        "-e",
+        f"https_proxy={inbound.url('http')}",
+    )
     plain, secure = f"http://localhost:{web}/text", f"https://localhost:{secure_web}/text"
     authority = f"--ca-certificate={certified.authority}"
     told = said(*wget(*proxies, authority, f"{plain}/one", f"{plain}/two", f"{secure}/three"))
     assert told == b"onetwothree"
-    door.carried(f"localhost:{web}")
-    door.carried(f"localhost:{secure_web}", GONE_EARLY)
+    inbound.carried(f"localhost:{web}")
+    inbound.carried(f"localhost:{secure_web}", GONE_EARLY)
 
 
-def proxychains(folder: Path, door: Door, protocol: str) -> list[str | Path]:
+def proxychains(folder: Path, inbound: Listener, protocol: str) -> list[str | Path]:
     """With the config of docs/clients.md."""
     found = re.search(r"^ +strict_chain\n(?: +.*\n)+", CLIENTS, re.MULTILINE)
     assert found is not None
-    text = found[0].replace("socks5", protocol).replace("1080", str(door.port))
+    text = found[0].replace("socks5", protocol).replace("1080", str(inbound.port))
     login = f" {NAME} {PASSWORD}"
     assert login in text
     config = folder / "proxychains.conf"
-    config.write_text(text if door.credentials else text.replace(login, ""))
+    config.write_text(text if inbound.credentials else text.replace(login, ""))
     return [needs.program("proxychains4"), "-q", "-f", config]
 
 
 @pytest.mark.parametrize("protocol", ["socks4", "socks5", "http"])
 def test_proxychains4_puts_a_program_behind_the_proxy_that_knows_of_none(
-    doors: Doors, tmp_path: Path, web: int, protocol: str
+    inbounds: Listeners, tmp_path: Path, web: int, protocol: str
 ) -> None:
-    for door in (doors.open, doors.guarded):
-        if door.credentials and protocol == "socks4":
+    for inbound in (inbounds.open, inbounds.guarded):
+        if inbound.credentials and protocol == "socks4":
             continue
-        chain = proxychains(tmp_path, door, protocol)
+        chain = proxychains(tmp_path, inbound, protocol)
         url = f"http://127.0.0.1:{web}/text/caught"
         assert said(*chain, *wget("--no-proxy", url)) == b"caught"
-        door.carried(f"127.0.0.1:{web}")
+        inbound.carried(f"127.0.0.1:{web}")
 
 
 @pytest.mark.parametrize("protocol", ["socks4", "socks5", "http"])
 def test_proxychains4_leaves_names_to_the_proxy(
-    doors: Doors, tmp_path: Path, protocol: str
+    inbounds: Listeners, tmp_path: Path, protocol: str
 ) -> None:
-    chain = proxychains(tmp_path, doors.open, protocol)
+    chain = proxychains(tmp_path, inbounds.open, protocol)
     done = run(*chain, *wget("--no-proxy", f"http://{protocol}.invalid/"))
     assert done.returncode == 4
-    doors.open.carried(f"{protocol}.invalid:80", "name_not_found")
+    inbounds.open.carried(f"{protocol}.invalid:80", "name_not_found")
 
 
 # --- ssh ------------------------------------------------------------------------------------------
 
 
 class Ssh:
-    """An SSH server for whoever runs the tests, with keys of its own."""
+    """An SSH server for the user that runs the tests, with keys of its own."""
 
     def __init__(self, folder: Path) -> None:
         keygen = needs.program("ssh-keygen", "openssh-client")
@@ -171,9 +189,9 @@ class Ssh:
         """As inetd does, so that it needs no port that is known beforehand."""
         sock.settimeout(None)
         subprocess.run(
-            [self._sshd, "-i", "-e", "-f", self._config],
-            stdin=sock,
-            stdout=sock,
+            [self._sshd, "-i", "-e", "-f", str(self._config)],
+            stdin=sock.fileno(),
+            stdout=sock.fileno(),
             stderr=subprocess.DEVNULL,
             check=False,
         )
@@ -194,12 +212,12 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Ssh:
     ],
 )
 def test_ssh_carries_a_mebibyte_to_and_fro_by_a_proxy_command(
-    doors: Doors, ssh: Ssh, through: str
+    inbounds: Listeners, ssh: Ssh, through: str
 ) -> None:
-    door = doors.guarded if "--proxy-auth" in through else doors.open
-    program, words = through.replace("127.0.0.1:1080", door.at).split(" ", 1)
+    inbound = inbounds.guarded if "--proxy-auth" in through else inbounds.open
+    program, words = through.replace("127.0.0.1:1080", inbound.at).split(" ", 1)
     path = nc() if program == "nc" else needs.program(program)
     with tcp_server(ssh.serve) as port:
         options = ("-o", f"ProxyCommand={path} {words}", "-p", str(port))
         assert said(*ssh.client, *options, "127.0.0.1", "cat", stdin=BIG) == BIG
-        door.carried(f"127.0.0.1:{port}", GONE_EARLY)
+        inbound.carried(f"127.0.0.1:{port}", GONE_EARLY)

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import needs
 import pytest
-from program import ROOT, TOO_LONG, Pages, web_server
-from real import NAME, PASSWORD, Doors, websocket_echo
+
+from tests.support import needs
+from tests.support.program import ROOT, Pages, web_server
+from tests.support.real import NAME, PASSWORD, Listeners, websocket_echo
+from tests.support.waiting import TOO_LONG
 
 TEXT = (ROOT / "docs" / "clients.md").read_text()
 
@@ -37,18 +39,18 @@ class Page(Pages):
 
 
 class Replaced:
-    """The code of the document, with doors and servers that there are."""
+    """The code of the document, with the tests' listeners and servers."""
 
-    def __init__(self, doors: Doors, web: int, websocket: int, udp: int) -> None:
-        self._doors = doors
+    def __init__(self, inbounds: Listeners, web: int, websocket: int, udp: int) -> None:
+        self._inbounds = inbounds
         self._web = web
         self._replacements = {
-            f"{NAME}:{PASSWORD}@127.0.0.1:1080": f"{NAME}:{PASSWORD}@{doors.guarded.at}",
-            f'port: 1080, type: 5, userId: "{NAME}"': f"port: {doors.guarded.port}, "
+            f"{NAME}:{PASSWORD}@127.0.0.1:1080": f"{NAME}:{PASSWORD}@{inbounds.guarded.at}",
+            f'port: 1080, type: 5, userId: "{NAME}"': f"port: {inbounds.guarded.port}, "
             f'type: 5, userId: "{NAME}"',
-            "127.0.0.1:1080": doors.open.at,
-            '"127.0.0.1", 1080': f'"127.0.0.1", {doors.open.port}',
-            "http_proxy_port=1080": f"http_proxy_port={doors.open.port}",
+            "127.0.0.1:1080": inbounds.open.at,
+            '"127.0.0.1", 1080': f'"127.0.0.1", {inbounds.open.port}',
+            "http_proxy_port=1080": f"http_proxy_port={inbounds.open.port}",
             "ws://example.com/": f"ws://localhost:{websocket}/",
             "http://example.com/": f"http://localhost:{web}/",
             "example.com 80": f"localhost {web}",
@@ -64,15 +66,15 @@ class Replaced:
         return code
 
     def carried(self, code: str) -> None:
-        """Wait until the doors that stand in the code have carried something of it."""
+        """Wait until the listeners in the code have carried some of its traffic."""
         if f"{NAME}:{PASSWORD}" in code or f'userId: "{NAME}"' in code:
-            self._doors.guarded.carried(f"localhost:{self._web}")
+            self._inbounds.guarded.carried(f"localhost:{self._web}")
         else:
-            self._doors.open.carried(f"localhost:{self._web}")
+            self._inbounds.open.carried(f"localhost:{self._web}")
 
 
 @pytest.fixture
-def replaced(doors: Doors) -> Iterator[Replaced]:
+def replaced(inbounds: Listeners) -> Iterator[Replaced]:
     with ExitStack() as stack:
         web = stack.enter_context(web_server(pages=Page))
         websocket = stack.enter_context(websocket_echo())
@@ -88,7 +90,7 @@ def replaced(doors: Doors) -> Iterator[Replaced]:
 
         thread = threading.Thread(target=echo, daemon=True)
         thread.start()
-        yield Replaced(doors, web, websocket, udp.getsockname()[1])
+        yield Replaced(inbounds, web, websocket, udp.getsockname()[1])
         udp.sendto(b"", udp.getsockname())
         thread.join(TOO_LONG)
 
@@ -141,7 +143,9 @@ def test_the_table_tells_the_versions_that_are_tested() -> None:
     told = dict(re.findall(r"^\| ([\w() -]+) \| (\S+) \|", TEXT, re.MULTILINE))
     pinned = dict(
         re.findall(
-            r'^ {4}"([\w-]+)(?:\[\S*\])?==(\S+)",', (ROOT / "pyproject.toml").read_text(), re.M
+            r"""^ {4}"([\w-]+)(?:\[\S*\])?==([\w.]+)(?:; python_version >= '[\d.]+')?",""",
+            (ROOT / "pyproject.toml").read_text(),
+            re.M,
         )
     )
     for name in set(told) & set(pinned):

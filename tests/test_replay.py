@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from engine import TOO_LONG, open_descriptors
 
 from gsocks.replay import WINDOW_MS, ReplayGuard, now_ms
+from tests.support.engine import open_descriptors
+from tests.support.waiting import TOO_LONG, eventually
 
 NOW = 1_767_225_600_000
 
@@ -240,8 +241,7 @@ def test_one_worker_at_a_time_is_in_the_set_and_a_killed_one_does_not_stay_there
 ) -> None:
     with holding_the_lock(guard) as holder:
         waiting = Worker(lambda: flags(guard.admit(token(0), NOW, NOW) for _ in range(2)))
-        while not waits_for_a_lock(waiting.pid):
-            time.sleep(0.001)
+        eventually(lambda: waits_for_a_lock(waiting.pid))
         holder.kill()
         assert waiting.result() == bytes((True, False))
     assert not guard.admit(token(0), NOW, NOW)

@@ -1,4 +1,4 @@
-"""A server serves whoever knows a key; to all others it shows nothing, until the same moment."""
+"""A server serves peers that know a key; to all others it shows nothing, until the same moment."""
 
 from __future__ import annotations
 
@@ -12,37 +12,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import gevent
-import make_vectors
-import other_end
 import pytest
-from engine import (
-    TOO_LONG,
-    Seen,
-    connect,
-    direct,
-    echo,
-    eventually,
-    open_descriptors,
-    read_exactly,
-    serving,
-)
 from gevent.pool import Pool as GreenletPool
 from gevent.socket import socket
 from gevent.util import wrap_errors
 from nacl.bindings import crypto_scalarmult_base
 from noise.connection import Keypair, NoiseConnection
-from stream_contract import tcp_pair
-from tunnel_parts import (
-    BOTH,
-    KEY,
-    OTHER_KEY,
-    RING,
-    changed,
-    hello_from,
-    is_silent,
-    nobody_cares,
-    small_order_hello,
-)
 
 from gsocks.address import Address
 from gsocks.crypto import (
@@ -56,13 +31,15 @@ from gsocks.errors import (
     BadAddress,
     CommandNotSupported,
     ExitFailed,
+    GsocksError,
+    LimitReached,
     StreamError,
     StreamReset,
 )
-from gsocks.limits import Limits, Timeouts
 from gsocks.replay import WINDOW_MS, ReplayGuard, now_ms
 from gsocks.request import Command, Request
 from gsocks.server import RemoteServer
+from gsocks.settings import Limits, Timeouts
 from gsocks.stream import reset
 from gsocks.tunnel import (
     ClientTunnel,
@@ -71,6 +48,30 @@ from gsocks.tunnel import (
     connect_tunnel,
     discard,
 )
+from tests.support import make_vectors, other_end
+from tests.support.engine import (
+    Seen,
+    connect,
+    direct,
+    echo,
+    eventually,
+    open_descriptors,
+    read_exactly,
+    serving,
+)
+from tests.support.stream_contract import tcp_pair
+from tests.support.tunnel_parts import (
+    BOTH,
+    KEY,
+    OTHER_KEY,
+    RING,
+    changed,
+    hello_from,
+    ignore_end,
+    is_silent,
+    small_order_hello,
+)
+from tests.support.waiting import TOO_LONG
 
 
 @pytest.fixture(autouse=True)
@@ -83,11 +84,10 @@ def _never_hangs() -> Iterator[None]:
 
 
 class Babbler:
-    """A socket of somebody who sends faster than anybody can read."""
+    """A socket of a peer that sends faster than it is read from."""
 
     def __init__(self, reads: int) -> None:
         self.reads = reads
-        self.closed = False
 
     def recv(self, size: int) -> bytes:
         self.reads -= 1
@@ -95,17 +95,26 @@ class Babbler:
             raise ConnectionResetError
         return bytes(size)
 
+    def shutdown(self, how: int) -> None:
+        pass
+
+    def fileno(self) -> int:
+        return -1  # as of one that is closed
+
     def close(self) -> None:
-        self.closed = True
+        pass
 
 
-def test_a_stranger_that_never_stops_sending_lets_others_run() -> None:
+def test_a_stranger_that_never_stops_sending_lets_others_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gsocks.turns.LONGEST_TURN", 0.0)
     ran: list[bool] = []
     gevent.spawn(ran.append, True)
     babbler = Babbler(reads=10)
     discard(babbler, TOO_LONG)  # type: ignore[arg-type]
     assert ran
-    assert babbler.closed
+    assert not babbler.reads
 
 
 @pytest.mark.parametrize("seconds", [0.02, 0, -1])
@@ -113,9 +122,31 @@ def test_a_stranger_is_read_from_until_the_time_is_over(seconds: float) -> None:
     near, far = tcp_pair()
     with near, far:
         near.sendall(bytes(100_000))
-        discard(far, seconds)
-        assert far.closed
+        discarding = gevent.spawn(discard, far, seconds)
         assert near.recv(1) == b""  # an end, and no reset: all had been read
+        near.close()
+        discarding.get()
+        assert far.fileno() == -1
+
+
+def test_a_stranger_that_is_still_sending_when_its_time_is_over_sees_an_end_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def send_for_ever() -> None:
+        while True:
+            near.sendall(bytes(1_000_000))
+
+    monkeypatch.setattr("gsocks.tunnel.CLOSE_GRACE", 0.05)
+    near, far = tcp_pair()
+    with near, far:
+        near.setblocking(False)
+        with pytest.raises(TimeoutError):  # gevent's BlockingIOError
+            send_for_ever()
+        near.setblocking(True)
+        sending = gevent.spawn(wrap_errors((OSError,), send_for_ever))
+        discard(far, 0)
+        assert near.recv(1) == b""
+        assert isinstance(sending.get(), OSError)  # it can send no more
 
 
 # --- a server, probed -------------------------------------------------------------------------
@@ -125,7 +156,7 @@ SILENCE = 0.5
 
 
 @contextmanager
-def door(
+def inbound(
     ring: KeyRing = RING, *, cipher: Cipher = Cipher.SECRETBOX, **options: Any
 ) -> Iterator[RemoteServer]:
     options.setdefault("limits", Limits(connections=10_000, per_client=10_000))
@@ -211,7 +242,7 @@ def known_greetings() -> Iterator[Probe]:
 
 def test_whatever_a_prober_sends_it_sees_nothing_until_the_same_moment(nothing_left: None) -> None:
     seen = Seen()
-    with door(timeouts=Timeouts(handshake=SILENCE), observer=seen) as server:
+    with inbound(timeouts=Timeouts(handshake=SILENCE), observer=seen) as server:
         # a short one, so that a probe for each of its bytes is not too much
         hello = Initiator(KEY, BOTH, make_vectors.CLIENT_PRIVATE).hello(now_ms())
         assert_all_see_the_same(
@@ -228,10 +259,10 @@ def test_whatever_a_prober_sends_it_sees_nothing_until_the_same_moment(nothing_l
     assert server.connections == 0
 
 
-def test_whoever_replays_a_hello_or_knows_a_key_but_not_the_time_sees_the_same(
+def test_a_peer_that_replays_a_hello_or_has_the_wrong_time_sees_the_same(
     nothing_left: None,
 ) -> None:
-    with door(timeouts=Timeouts(handshake=SILENCE)) as server:
+    with inbound(timeouts=Timeouts(handshake=SILENCE)) as server:
         spent = hello_from()
         answered(server, spent)
         early, late = now_ms() - WINDOW_MS - 1000, now_ms() + WINDOW_MS + 60_000
@@ -253,7 +284,7 @@ def test_whoever_replays_a_hello_or_knows_a_key_but_not_the_time_sees_the_same(
 
 
 def test_how_a_prober_sends_makes_no_difference(nothing_left: None) -> None:
-    with door(timeouts=Timeouts(handshake=SILENCE)) as server:
+    with inbound(timeouts=Timeouts(handshake=SILENCE)) as server:
         spent = hello_from()
         answered(server, spent)
         probes = []
@@ -272,7 +303,7 @@ def test_how_a_prober_sends_makes_no_difference(nothing_left: None) -> None:
 
 def test_a_hello_from_before_the_servers_start_is_a_strangers(nothing_left: None) -> None:
     guard = ReplayGuard(started_ms=now_ms() + 10_000)
-    with door(guard=guard, timeouts=Timeouts(handshake=SILENCE)) as server:
+    with inbound(guard=guard, timeouts=Timeouts(handshake=SILENCE)) as server:
         assert_all_see_the_same(server, [Probe("old", hello_from()), Probe("none", b"")])
         answered(server, hello_from(time_ms=now_ms() + 20_000))
     guard.close()
@@ -292,41 +323,34 @@ def test_another_version_is_a_strangers(nothing_left: None) -> None:
         payload = now_ms().to_bytes(8, "big") + b"\x01" + bytes(padding)
         return hint + bytes(theirs.write_message(payload))
 
-    with door(timeouts=Timeouts(handshake=SILENCE)) as server:
+    with inbound(timeouts=Timeouts(handshake=SILENCE)) as server:
         assert_all_see_the_same(server, [Probe("version 2", hello_of(b"gsocks/2"))])
         answered(server, hello_of(b"gsocks/1"))
 
 
-def test_strangers_beyond_their_number_are_closed_at_once(
-    monkeypatch: pytest.MonkeyPatch, nothing_left: None
-) -> None:
-    monkeypatch.setattr("gsocks.server.MAX_STRANGERS", 3)
+def test_strangers_beyond_their_number_displace_the_oldest_of_them(nothing_left: None) -> None:
     seen = Seen()
-    with door(timeouts=Timeouts(handshake=TOO_LONG), observer=seen) as server:
-        strangers = [connect(server.bound) for _ in range(3)]
-        for sock in strangers:
-            sock.sendall(garbage(100))
+    timeouts, limits = Timeouts(handshake=TOO_LONG), Limits(handshakes=3)
+    with (
+        inbound(timeouts=timeouts, limits=limits, observer=seen) as server,
+        ExitStack() as stack,
+    ):
+        strangers = []
+        for _ in range(4):
+            strangers.append(stack.enter_context(connect(server.bound)))
+            strangers[-1].sendall(garbage(100))
             assert seen.next().outcome == "stranger"
-        assert Probe("one too many", garbage(36)).run(server.bound).received == b""
-        assert seen.next().outcome == "stranger"
-        assert all(map(is_silent, strangers))
-        answered(server, hello_from())  # whoever has a key is no stranger
-        # one leaves: there is room again
-        reset(strangers.pop())
+        assert strangers[0].recv(1) == b""
+        assert all(map(is_silent, strangers[1:]))
+        answered(server, hello_from())  # a peer that has a key is no stranger
+        assert strangers[1].recv(1) == b""
+        assert all(map(is_silent, strangers[2:]))
         eventually(lambda: server.connections == 2)
-        with connect(server.bound) as another:
-            another.sendall(garbage(100))
-            assert seen.next().outcome == "stranger"
-            gevent.idle()
-            assert is_silent(another)
-            assert server.connections == 3
-        for sock in strangers:
-            reset(sock)
 
 
 def test_a_stranger_is_in_the_log_without_what_it_sent(nothing_left: None) -> None:
     seen = Seen()
-    with door(timeouts=Timeouts(handshake=SILENCE), observer=seen) as server:
+    with inbound(timeouts=Timeouts(handshake=SILENCE), observer=seen) as server:
         Probe("a hello of another key", hello_from(OTHER_KEY)).run(server.bound)
         record = seen.next()
         assert record.outcome == "stranger"
@@ -346,7 +370,7 @@ def tunnel_to(server: RemoteServer, key: Key = KEY) -> Iterator[ClientTunnel]:
 
 def ask(tunnel: ClientTunnel, dest: Address) -> TunnelStream:
     tunnel.open(Request(Command.CONNECT, dest))
-    return TunnelStream(tunnel, nobody_cares)
+    return TunnelStream(tunnel, ignore_end)
 
 
 def echoes(stream: TunnelStream) -> bool:
@@ -363,14 +387,14 @@ def end(stream: TunnelStream) -> None:
 def is_over(tunnel: ClientTunnel) -> bool:
     """Whether the server has closed it, or does within the test's time."""
     try:
-        return wrap_errors(StreamError, tunnel.receive)() is not None
+        return wrap_errors((StreamError,), tunnel.receive)() is not None
     finally:
         tunnel.close()
 
 
 def test_a_tunnel_carries_many_streams_and_leaves_nothing(nothing_left: None) -> None:
     seen = Seen()
-    with serving(echo) as echo_at, door(observer=seen) as server, tunnel_to(server) as tunnel:
+    with serving(echo) as echo_at, inbound(observer=seen) as server, tunnel_to(server) as tunnel:
         for _ in range(5):
             stream = ask(tunnel, echo_at)
             assert echoes(stream)
@@ -383,8 +407,18 @@ def test_a_tunnel_carries_many_streams_and_leaves_nothing(nothing_left: None) ->
         eventually(lambda: server.connections == 0)
 
 
+@pytest.mark.parametrize("said", [b"", b"x"])
+def test_a_health_check_that_only_connects_is_routine(nothing_left: None, said: bytes) -> None:
+    seen = Seen()
+    with inbound(observer=seen) as server, connect(server.bound) as sock:
+        sock.sendall(said)
+        sock.shutdown(std_socket.SHUT_WR)
+        record = seen.next()
+    assert (record.outcome, record.is_routine) == ("truncated", not said)
+
+
 def test_a_removed_key_opens_nothing_more_but_its_open_stream_goes_on(nothing_left: None) -> None:
-    with serving(echo) as echo_at, door(timeouts=Timeouts(handshake=SILENCE)) as server:
+    with serving(echo) as echo_at, inbound(timeouts=Timeouts(handshake=SILENCE)) as server:
         with tunnel_to(server) as tunnel:
             stream = ask(tunnel, echo_at)
             assert echoes(stream)
@@ -405,7 +439,7 @@ def test_an_idle_tunnel_of_a_removed_key_is_closed_and_those_of_others_are_not(
     ring = KeyRing({"alice": KEY, "bob": OTHER_KEY})
     with (
         serving(echo) as echo_at,
-        door(ring) as server,
+        inbound(ring) as server,
         tunnel_to(server) as of_alice,
         tunnel_to(server, OTHER_KEY) as of_bob,
     ):
@@ -417,7 +451,7 @@ def test_an_idle_tunnel_of_a_removed_key_is_closed_and_those_of_others_are_not(
 
 
 def test_a_tunnel_whose_key_is_removed_while_it_agrees_carries_nothing(nothing_left: None) -> None:
-    with door() as server, connect(server.bound) as sock:
+    with inbound() as server, connect(server.bound) as sock:
         initiator = Initiator(KEY, BOTH)
         hello = initiator.hello(now_ms())
         sock.sendall(hello[:-1])
@@ -434,7 +468,7 @@ def test_a_tunnel_whose_key_is_removed_while_it_agrees_carries_nothing(nothing_l
 def test_an_idle_tunnel_is_closed_when_its_time_is_over_whatever_it_is_pinged(
     pinging: bool, nothing_left: None
 ) -> None:
-    with door(timeouts=Timeouts(idle=0.3)) as server:
+    with inbound(timeouts=Timeouts(idle=0.3)) as server:
         began = time.monotonic()
         with tunnel_to(server) as tunnel:
             while pinging:
@@ -442,7 +476,7 @@ def test_an_idle_tunnel_is_closed_when_its_time_is_over_whatever_it_is_pinged(
                     tunnel.ping()
                 except StreamError:
                     break
-                gevent.sleep(0.02)
+                gevent.sleep(0.02)  # a client's pause between pings
             assert is_over(tunnel)
         assert time.monotonic() - began > 0.25
         eventually(lambda: server.connections == 0)
@@ -451,9 +485,9 @@ def test_an_idle_tunnel_is_closed_when_its_time_is_over_whatever_it_is_pinged(
 def test_a_violation_between_two_streams_closes_the_tunnel_and_is_logged(
     nothing_left: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "gsocks.server"), door() as server:
+    with caplog.at_level(logging.WARNING, "gsocks.server"), inbound() as server:
         with tunnel_to(server) as tunnel:
-            tunnel.send(Frame.DATA, b"nobody asked")
+            tunnel.send(Frame.DATA, b"not asked for")
             assert is_over(tunnel)
         eventually(lambda: server.connections == 0)
     assert "a tunnel of key alice" in caplog.text
@@ -462,7 +496,7 @@ def test_a_violation_between_two_streams_closes_the_tunnel_and_is_logged(
 
 def test_a_request_that_makes_no_sense_is_answered_and_logged(nothing_left: None) -> None:
     seen = Seen()
-    with serving(echo) as echo_at, door(observer=seen) as server, tunnel_to(server) as tunnel:
+    with serving(echo) as echo_at, inbound(observer=seen) as server, tunnel_to(server) as tunnel:
         tunnel.send(Frame.OPEN, b"\x77" + echo_at.encode())
         kind, body = tunnel.receive()
         assert (kind, body[0]) == (Frame.OPENED, CommandNotSupported.code)
@@ -481,7 +515,7 @@ def test_a_stream_that_is_given_up_at_either_end_leaves_nothing(nothing_left: No
         sock.recv(1)
         reset(sock)
 
-    with serving(slam) as slamming, door() as server, tunnel_to(server) as tunnel:
+    with serving(slam) as slamming, inbound() as server, tunnel_to(server) as tunnel:
         stream = ask(tunnel, slamming)
         stream.write(b"x")
         with pytest.raises(StreamReset):
@@ -498,7 +532,7 @@ def test_a_stream_that_is_given_up_at_either_end_leaves_nothing(nothing_left: No
         except ConnectionResetError:
             ends.append("reset")
 
-    with serving(note) as noting, door() as server, tunnel_to(server) as tunnel:
+    with serving(note) as noting, inbound() as server, tunnel_to(server) as tunnel:
         stream = ask(tunnel, noting)
         stream.write(b"x")
         stream.abort()
@@ -509,7 +543,7 @@ def test_a_stream_that_is_given_up_at_either_end_leaves_nothing(nothing_left: No
 def test_a_server_that_stops_closes_idle_tunnels_and_lets_streams_end(nothing_left: None) -> None:
     with (
         serving(echo) as echo_at,
-        door() as server,
+        inbound() as server,
         tunnel_to(server) as idle,
         tunnel_to(server) as busy,
     ):
@@ -524,7 +558,7 @@ def test_a_server_that_stops_closes_idle_tunnels_and_lets_streams_end(nothing_le
 
 
 def test_a_server_that_stops_at_once_leaves_no_stranger_behind(nothing_left: None) -> None:
-    with door(timeouts=Timeouts(handshake=TOO_LONG)) as server:
+    with inbound(timeouts=Timeouts(handshake=TOO_LONG)) as server:
         waiting = [connect(server.bound) for _ in range(3)]
         waiting[0].sendall(garbage(10))
         waiting[1].sendall(garbage(100))
@@ -536,8 +570,8 @@ def test_a_server_that_stops_at_once_leaves_no_stranger_behind(nothing_left: Non
             sock.close()
 
 
-def test_a_server_that_stops_waits_for_nobody_who_has_proved_nothing(nothing_left: None) -> None:
-    with door(timeouts=Timeouts(handshake=TOO_LONG)) as server:
+def test_a_server_that_stops_waits_for_no_peer_that_has_proved_nothing(nothing_left: None) -> None:
+    with inbound(timeouts=Timeouts(handshake=TOO_LONG)) as server:
         waiting = [connect(server.bound) for _ in range(3)]
         waiting[0].sendall(garbage(10))
         waiting[1].sendall(garbage(100))
@@ -548,17 +582,18 @@ def test_a_server_that_stops_waits_for_nobody_who_has_proved_nothing(nothing_lef
         server.stop(TOO_LONG)
         assert time.monotonic() - began < TOO_LONG / 4
         for sock in waiting:
+            assert sock.recv(1) == b""
             sock.close()
 
 
 def test_a_stopped_server_gives_back_what_it_made_itself_and_nothing_else() -> None:
     before = open_descriptors()
-    with door() as server:
+    with inbound() as server:
         assert open_descriptors() != before
     assert open_descriptors() == before
     server.stop(0)  # a second time is harmless
     guard = ReplayGuard(started_ms=0)  # shared with other processes, which may still need it
-    with door(guard=guard):
+    with inbound(guard=guard):
         pass
     assert guard.admit(bytes(32), now_ms())
     guard.close()
@@ -566,11 +601,96 @@ def test_a_stopped_server_gives_back_what_it_made_itself_and_nothing_else() -> N
 
 def test_an_address_has_as_many_tunnels_as_it_likes_once_they_have_proved_a_key() -> None:
     limits = Limits(connections=100, per_client=2)
-    with door(limits=limits) as server, ExitStack() as stack:
+    with inbound(limits=limits) as server, ExitStack() as stack:
         for count in range(1, 6):
             stack.enter_context(tunnel_to(server)).ping()
             assert server.connections == count
         # of those who have proved nothing it has no more than before
         strangers = [stack.enter_context(connect(server.bound)) for _ in range(3)]
-        assert strangers[2].recv(1) == b""
+        assert strangers[0].recv(1) == b""
         assert server.connections == 7
+
+
+# --- tunnels of one key -----------------------------------------------------------------------
+
+
+BOTH_KEYS = KeyRing({"alice": KEY, "bob": OTHER_KEY})
+
+
+@contextmanager
+def several_tunnels(
+    server: RemoteServer, count: int, key: Key = KEY
+) -> Iterator[list[ClientTunnel]]:
+    with ExitStack() as stack:
+        opened = [stack.enter_context(tunnel_to(server, key)) for _ in range(count)]
+        for tunnel in opened:
+            tunnel.ping()
+        yield opened
+
+
+def refused_for_the_limit(server: RemoteServer, key: Key = KEY) -> bool:
+    """Whether a further tunnel of this key is told that there are too many, and is closed then."""
+    with tunnel_to(server, key) as tunnel:
+        outcome = wrap_errors((GsocksError,), tunnel.open)(Request(Command.CONNECT, NOWHERE))
+        return isinstance(outcome, LimitReached) and is_over(tunnel)
+
+
+NOWHERE = Address("127.0.0.1", 9)
+
+
+def test_one_key_has_no_more_than_its_tunnels_and_others_are_served(nothing_left: None) -> None:
+    seen = Seen()
+    limits = Limits(connections=10, per_key=3, per_client=10)
+    with (
+        serving(echo) as echo_at,
+        inbound(BOTH_KEYS, limits=limits, observer=seen) as server,
+        several_tunnels(server, 3) as tunnels_of_alice,
+    ):
+        assert refused_for_the_limit(server)
+        record = seen.next()
+        assert (record.outcome, record.user) == ("limit", "alice")
+        assert record.detail == "key alice has 3 tunnels open already"
+        with tunnel_to(server, OTHER_KEY) as tunnel:
+            assert echoes(ask(tunnel, echo_at))
+        seen.next()
+        tunnels_of_alice.pop().close()
+        eventually(lambda: server.connections == 2)
+        with tunnel_to(server) as tunnel:
+            assert echoes(ask(tunnel, echo_at))
+
+
+def test_one_key_of_several_has_half_of_the_tunnels() -> None:
+    limits = Limits(connections=6)
+    with inbound(BOTH_KEYS, limits=limits) as server, several_tunnels(server, 3):
+        assert server.context.admission.handshakes == 0
+        assert refused_for_the_limit(server)
+
+
+def test_the_only_key_has_all_tunnels() -> None:
+    with inbound(RING, limits=Limits(connections=6)) as server, several_tunnels(server, 6):
+        assert server.context.admission.handshakes == 0
+
+
+def test_a_tunnel_too_many_counts_as_a_handshake_and_has_no_longer() -> None:
+    limits, timeouts = Limits(per_key=1), Timeouts(handshake=0.2)
+    with (
+        inbound(limits=limits, timeouts=timeouts) as server,
+        several_tunnels(server, 1) as tunnels,
+        tunnel_to(server) as surplus,
+    ):
+        surplus.ping()
+        assert server.context.admission.handshakes == 1
+        assert is_over(surplus)
+        eventually(lambda: server.connections == 1)
+        tunnels[0].ping()
+
+
+def test_a_server_that_stops_waits_for_no_tunnel_too_many(nothing_left: None) -> None:
+    with (
+        inbound(limits=Limits(per_key=1)) as server,
+        several_tunnels(server, 1),
+        tunnel_to(server) as surplus,
+    ):
+        surplus.ping()
+        server.stop(TOO_LONG)
+        assert is_over(surplus)

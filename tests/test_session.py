@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import pytest
 
-from gsocks.rotation.session import SessionKey, Sessions, winner
-from gsocks.wish import ANY, Wish
+from gsocks.request import ANY, ExitSelector
+from gsocks.rotation.session import ListedExits, SessionKey, Sessions, fraction, winner
+from gsocks.settings import SessionSettings
 
 ALICE = ("alice", "x")
 
@@ -23,6 +24,7 @@ class House(NamedTuple):
     weight: float = 1.0
     tags: tuple[str, ...] = ()
     country: str | None = None
+    address: str | None = None
 
 
 def houses(count: int) -> list[House]:
@@ -40,9 +42,10 @@ def choose(
     *,
     out: Sequence[House] = (),
     key: SessionKey = ALICE,
-    wish: Wish = ANY,
+    selector: ExitSelector = ANY,
 ) -> House:
-    return sessions.choose(key, wish, exits, [each for each in exits if each not in out], now)
+    available = [each for each in exits if each not in out]
+    return sessions.choose(key, selector, ListedExits(selector, exits, available), now)
 
 
 # --- which exit -------------------------------------------------------------------------------
@@ -58,7 +61,8 @@ VECTORS = [
 
 def test_every_process_chooses_the_same_exit() -> None:
     script = (
-        "from test_session import *\nprint([winner(key, 0, houses(50)).name for key in keys(20)])"
+        "from tests.test_session import *\n"
+        "print([winner(key, 0, houses(50)).name for key in keys(20)])"
     )
     told = {
         subprocess.run(
@@ -88,6 +92,12 @@ def test_user_and_session_are_told_apart() -> None:
     exits = houses(1000)
     chosen = [winner(key, 0, exits) for key in (("ab", "c"), ("a", "bc"), ("", "abc"), ("abc", ""))]
     assert len(set(chosen)) == 4
+
+
+@pytest.mark.parametrize("number", [0, 1, 2**63, 2**64 - 1])
+def test_every_hash_is_a_number_between_0_and_1_and_none_of_these(number: int) -> None:
+    assert 0.0 < fraction(number) < 1.0
+    assert fraction(number) * 2**53 % 2 == 1.0, "the middle of a step"
 
 
 def test_sessions_are_shared_out_by_weight() -> None:
@@ -144,7 +154,8 @@ def test_a_session_that_moved_does_not_move_back(caplog: pytest.LogCaptureFixtur
         assert choose(sessions, exits, 2.0) is second
     assert second is winner(ALICE, 0, [each for each in exits if each is not first])
     assert caplog.messages == [
-        f"session x of alice: from {first.name} to {second.name}, which can't be used now"
+        f"session x of alice moves from exit {first.name} to {second.name}:"
+        " its exit can't be used now"
     ]
 
 
@@ -155,8 +166,8 @@ def test_a_session_moves_to_an_exit_with_the_same_tags_and_country() -> None:
         *(House(f"fr-{n}", 1.0, ("fast", "mobile"), "fr") for n in range(20)),
     ]
     sessions = Sessions()
-    first = choose(sessions, german, wish=Wish(country="de"))
-    sessions.served(ALICE)
+    first = choose(sessions, german, selector=ExitSelector(country="de"))
+    sessions.served(ALICE, first.name)
     second = choose(sessions, german + others, 1.0, out=[first])
     third = choose(sessions, german + others, 2.0, out=[first, second])
     assert {first, second, third} == set(german)
@@ -167,13 +178,13 @@ def test_a_session_moves_to_an_exit_with_the_same_tags_and_country() -> None:
     )
 
 
-def test_where_a_country_is_wished_for_an_exit_of_every_country_is_as_good() -> None:
+def test_where_a_country_is_selected_an_exit_of_every_country_matches() -> None:
     german, gateway = House("de-1", country="de"), House("gateway", country="us")
-    for wish, moves in ((Wish(country="de"), True), (ANY, False)):
+    for selector, moves in ((ExitSelector(country="de"), True), (ANY, False)):
         sessions = Sessions()
-        assert choose(sessions, [german], wish=wish) is german
-        sessions.served(ALICE)
-        moved = choose(sessions, [german, gateway], 1.0, out=[german], wish=wish)
+        assert choose(sessions, [german], selector=selector) is german
+        sessions.served(ALICE, german.name)
+        moved = choose(sessions, [german, gateway], 1.0, out=[german], selector=selector)
         assert moved is (gateway if moves else german)
 
 
@@ -190,13 +201,14 @@ def test_a_session_whose_exit_is_gone_moves_to_one_like_it_if_there_is_one(
 ) -> None:
     sessions = Sessions()
     choose(sessions, [House("de-1", country="de")])
-    sessions.served(ALICE)
+    sessions.served(ALICE, "de-1")
     others = [House("de-2", country="de"), *houses(50)]
     with caplog.at_level(logging.INFO, "gsocks.rotation"):
         assert choose(sessions, others, 1.0).name == "de-2"
         assert choose(sessions, houses(50), 2.0) == winner(ALICE, 0, houses(50))
     assert caplog.messages[0] == (
-        "session x of alice: from de-1 to de-2, which is no more, or not what is asked for now"
+        "session x of alice moves from exit de-1 to de-2:"
+        " its exit was removed, or does not match the selector"
     )
 
 
@@ -207,21 +219,23 @@ def test_a_session_that_no_exit_has_served_moves_to_any() -> None:
 
 
 def test_a_session_keeps_the_exit_that_has_served_it_until_it_is_to_have_another() -> None:
-    sessions = Sessions(idle=100.0)
-    wish = Wish(session="x", lifetime=50.0)
-    assert sessions.kept(ALICE, wish, 0.0) is None
-    exit_ = choose(sessions, houses(5), wish=wish)
-    assert sessions.kept(ALICE, wish, 0.0) is None
-    sessions.served(ALICE)
-    assert sessions.kept(ALICE, wish, 49.0) == exit_.name
-    assert sessions.kept(ALICE, wish, 50.0) is None
+    sessions = Sessions(SessionSettings(idle=100.0))
+    selector = ExitSelector(session="x", lifetime=50.0)
+    assert sessions.kept(ALICE, selector, 0.0) is None
+    exit_ = choose(sessions, houses(5), selector=selector)
+    assert sessions.kept(ALICE, selector, 0.0) is None
+    sessions.served(ALICE, "another")  # a late word of an exit that it has left
+    assert sessions.kept(ALICE, selector, 0.0) is None
+    sessions.served(ALICE, exit_.name)
+    assert sessions.kept(ALICE, selector, 49.0) == exit_.name
+    assert sessions.kept(ALICE, selector, 50.0) is None
     sessions.rotate(ALICE, 10.0)
-    assert sessions.kept(ALICE, wish, 10.0) is None
-    choose(sessions, houses(5), 11.0, wish=wish)
-    assert sessions.kept(ALICE, wish, 11.0) is None
-    sessions.served(ALICE)
-    assert sessions.kept(ALICE, wish, 11.0) != exit_.name
-    assert sessions.kept(ALICE, wish, 200.0) is None
+    assert sessions.kept(ALICE, selector, 10.0) is None
+    other = choose(sessions, houses(5), 11.0, selector=selector)
+    assert sessions.kept(ALICE, selector, 11.0) is None
+    sessions.served(ALICE, other.name)
+    assert sessions.kept(ALICE, selector, 11.0) != exit_.name
+    assert sessions.kept(ALICE, selector, 200.0) is None
 
 
 def test_a_new_session_goes_to_an_exit_that_can_be_used_if_there_is_one() -> None:
@@ -235,27 +249,33 @@ def test_a_new_session_goes_to_an_exit_that_can_be_used_if_there_is_one() -> Non
 def test_after_its_lifetime_a_session_has_another_exit(caplog: pytest.LogCaptureFixture) -> None:
     exits = houses(3)
     for key in keys(30):
-        sessions = Sessions(idle=100.0)
-        wish = Wish(lifetime=250.0)
+        sessions = Sessions(SessionSettings(idle=100.0))
+        selector = ExitSelector(lifetime=250.0)
         caplog.clear()
         with caplog.at_level(logging.INFO, "gsocks.rotation"):
-            homes = [choose(sessions, exits, now, key=key, wish=wish) for now in range(0, 500, 50)]
+            homes = [
+                choose(sessions, exits, now, key=key, selector=selector)
+                for now in range(0, 500, 50)
+            ]
         assert set(homes[:5]) == {homes[0]}
         assert set(homes[5:]) == {homes[5]}
         assert homes[5] is not homes[0]
         assert len(caplog.messages) == 1
-        assert caplog.messages[0].endswith("it has lasted long enough")
+        assert caplog.messages[0].endswith("its lifetime is over")
 
 
-def test_no_session_lasts_longer_than_the_door_lets_it() -> None:
-    sessions, exits = Sessions(longest=10.0), houses(3)
-    for wish in (ANY, Wish(lifetime=1e9)):
-        homes = [choose(sessions, exits, now, key=("", str(wish)), wish=wish) for now in (0, 9, 10)]
+def test_no_session_lasts_longer_than_the_inbound_lets_it() -> None:
+    sessions, exits = Sessions(SessionSettings(longest=10.0)), houses(3)
+    for selector in (ANY, ExitSelector(lifetime=1e9)):
+        homes = [
+            choose(sessions, exits, now, key=("", str(selector)), selector=selector)
+            for now in (0, 9, 10)
+        ]
         assert homes[0] is homes[1] is not homes[2]
 
 
 def test_an_idle_session_is_forgotten_and_comes_to_the_exit_that_every_process_chooses() -> None:
-    sessions, exits = Sessions(idle=10.0), houses(5)
+    sessions, exits = Sessions(SessionSettings(idle=10.0)), houses(5)
     home = choose(sessions, exits)
     moved = choose(sessions, exits, 1.0, out=[home])
     assert choose(sessions, exits, 10.0) is moved
@@ -264,10 +284,28 @@ def test_an_idle_session_is_forgotten_and_comes_to_the_exit_that_every_process_c
 
 
 def test_only_exit_stays_after_its_lifetime(caplog: pytest.LogCaptureFixture) -> None:
-    sessions, exits = Sessions(longest=10.0), houses(1)
+    sessions, exits = Sessions(SessionSettings(longest=10.0)), houses(1)
     with caplog.at_level(logging.INFO, "gsocks.rotation"):
         assert {choose(sessions, exits, now) for now in (0.0, 10.0, 25.0)} == set(exits)
     assert not caplog.messages
+
+
+def test_a_session_that_must_move_stays_where_no_other_exit_is_available() -> None:
+    for key in keys(10):
+        sessions, exits = Sessions(), houses(8)
+        home = choose(sessions, exits, key=key)
+        sessions.rotate(key, 1.0)
+        others = [each for each in exits if each is not home]
+        assert choose(sessions, exits, 1.0, out=others, key=key) is home
+
+
+def test_a_session_whose_exit_is_gone_moves_to_one_that_is_available() -> None:
+    for key in keys(10):
+        sessions = Sessions()
+        choose(sessions, [House("de-1", country="de")], key=key)
+        sessions.served(key, "de-1")
+        exits = houses(8)
+        assert choose(sessions, exits, 1.0, out=exits[:6], key=key) in exits[6:]
 
 
 # --- another one now --------------------------------------------------------------------------
@@ -285,16 +323,16 @@ def test_a_rotated_session_has_another_exit_at_its_next_request() -> None:
 
 
 def test_a_rotated_session_has_another_name_for_the_gateways_behind_which_exits_stand() -> None:
-    sessions, exits = Sessions(idle=10.0), houses(1)
-    assert sessions.passed_on(ALICE) == "x"
+    sessions, exits = Sessions(SessionSettings(idle=10.0)), houses(1)
+    assert sessions.name_at_exit(ALICE) == "x"
     names = []
     for now in range(3):
         choose(sessions, exits, now)
-        names.append(sessions.passed_on(ALICE))
+        names.append(sessions.name_at_exit(ALICE))
         sessions.rotate(ALICE, now)
     assert names == ["x", "x/1", "x/2"]
     choose(sessions, exits, 20.0)
-    assert sessions.passed_on(ALICE) == "x"
+    assert sessions.name_at_exit(ALICE) == "x"
 
 
 def test_processes_that_are_told_to_rotate_agree_whether_they_know_the_session_or_not() -> None:
@@ -309,13 +347,33 @@ def test_processes_that_are_told_to_rotate_agree_whether_they_know_the_session_o
         assert moved is not home
 
 
+def test_a_session_that_moves_before_its_first_request_has_an_exit_though_none_may_be_used() -> (
+    None
+):
+    for key in keys(10):
+        sessions, exits = Sessions(), houses(4)
+        sessions.rotate(key, 1.0)
+        assert choose(sessions, exits, 2.0, out=exits, key=key) in exits
+
+
+def test_a_session_that_an_exit_serves_for_the_first_time_is_to_be_written_down() -> None:
+    sessions, exits = Sessions(), houses(3)
+    sessions.changed = set()
+    home = choose(sessions, exits)
+    sessions.changed.clear()
+    for expected in ({ALICE}, set()):
+        sessions.served(ALICE, home.name)
+        assert sessions.changed == expected
+        sessions.changed.clear()
+
+
 # --- what is remembered -----------------------------------------------------------------------
 
 
 def test_so_many_sessions_are_remembered_and_the_silent_ones_are_forgotten_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Sessions, "MAX_SESSIONS", 10)
+    monkeypatch.setattr(Sessions, "max_sessions", 10)
     sessions, exits = Sessions(), houses(3)
     for now, key in enumerate(keys(10)):
         choose(sessions, exits, now, key=key)
@@ -330,7 +388,7 @@ def test_so_many_sessions_are_remembered_and_the_silent_ones_are_forgotten_first
 
 
 def test_the_listing_tells_where_each_session_is_and_since_when() -> None:
-    sessions, exits = Sessions(idle=100.0), houses(3)
+    sessions, exits = Sessions(SessionSettings(idle=100.0)), houses(3)
     home = choose(sessions, exits, 5.0)
     choose(sessions, exits, 50.0)
     sessions.rotate(("bob", "y"), 60.0)  # it has no exit yet

@@ -11,7 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from program import TOO_LONG, Program
+
+from tests.support.program import Program
+from tests.support.waiting import TOO_LONG
 
 EXITS = [f"127.0.1.{number}" for number in range(1, 9)]
 
@@ -64,7 +66,7 @@ def running(folder: Path, settings: str) -> Iterator[Program]:
 
 def test_workers_agree_which_exit_a_session_has(tmp_path: Path, mirror: str) -> None:
     with running(tmp_path, "workers: 2\nlocal:\n  listen: 127.0.0.1:0\n") as program:
-        program.wait_for(r"local: .* on \S+:\d+$", times=2)
+        program.wait_for(r"local: listening on ", times=2)
         port = program.port()
         had = {
             session: {exit_of(port, mirror, f"session-{session}-cc-de") for _ in range(6)}
@@ -81,7 +83,9 @@ def test_listeners_may_have_a_session_or_a_country_and_clients_be_sessions(
     of_its_own = "{address: 127.0.0.1:0, session: a}, {address: 127.0.0.1:0, country: fr}"
     settings = f"local:\n  listen: [127.0.0.1:0, {of_its_own}]\n  sessions: {{by_client: true}}\n"
     with running(tmp_path, settings) as program:
-        ports = [int(found[1]) for found in program.wait_for(r"local: .* on \S+:(\d+)$", times=3)]
+        ports = [
+            int(found[1]) for found in program.wait_for(r"local: listening on \S+:(\d+) ", times=3)
+        ]
         by_client, session, french = ({exit_of(port, mirror) for _ in range(5)} for port in ports)
         assert len(by_client) == len(session) == len(french) == 1
         assert french <= set(EXITS[::2])

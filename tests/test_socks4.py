@@ -6,12 +6,12 @@ import socket as std_socket
 from collections.abc import Iterator
 
 import gevent
-import needs
 import pytest
 from gevent import subprocess
-from grammar import TOO_LONG, Case, Grammar, Wire, anybody, connected
 
 from gsocks import errors
+from gsocks.access.login import OPEN
+from gsocks.access.users import Users, hash_password
 from gsocks.address import Address
 from gsocks.errors import (
     AuthenticationFailed,
@@ -21,12 +21,12 @@ from gsocks.errors import (
     HandshakeTimeout,
     StreamError,
 )
-from gsocks.handshake import Answer, negotiate
+from gsocks.handshake import Answer, SpeaksHttp, negotiate
 from gsocks.local import LocalServer
-from gsocks.login import OPEN
-from gsocks.request import Command, Request
-from gsocks.users import Users, hash_password
-from gsocks.wish import Wish
+from gsocks.request import Command, ExitSelector, Request
+from tests.support import needs
+from tests.support.grammar import Case, Grammar, Wire, accept_all, connected
+from tests.support.waiting import TOO_LONG
 
 REJECTED = bytes.fromhex("00 5b 0000 00000000")
 GRANTED = bytes.fromhex("00 5a")
@@ -68,9 +68,9 @@ ACCEPTED = [
         "a user id of 512 bytes", socks4("192.0.2.1", 80, b"u" * 512), connect("192.0.2.1", 80)
     ),
     accepted(
-        "a wish in the user id",
+        "a selector in the user id",
         socks4a(b"a", 80, b"me-session-x1"),
-        Request(Command.CONNECT, Address("a", 80), wish=Wish("x1")),
+        Request(Command.CONNECT, Address("a", 80), selector=ExitSelector("x1")),
     ),
     accepted("no address at all", socks4("0.0.0.0", 65535), connect("0.0.0.0", 65535)),
     accepted("an address like 4a's", socks4("0.0.1.0", 80), connect("0.0.1.0", 80)),
@@ -100,7 +100,7 @@ REFUSED = [
         commands=frozenset(Command),
     ),
     refused("command 255", socks4("192.0.2.1", 80, command=255), CommandNotSupported),
-    refused("a wish that is none", socks4a(b"a", 80, b"me-session-"), errors.BadParameters),
+    refused("an invalid selector", socks4a(b"a", 80, b"me-session-"), errors.BadParameters),
     refused("a name of no bytes", socks4a(b"", 80), BadAddress),
     refused("a name that is none", socks4a(b"exam ple.com", 80), BadAddress),
     refused("a name that is no text", socks4a(b"\xff\xfe", 80), BadAddress),
@@ -109,18 +109,18 @@ REFUSED = [
     refused("a name of 513 bytes", socks4a(b"a" * 513, 80), BadRequest, 9 + 513),
     refused("a user id of 513 bytes", socks4("192.0.2.1", 80, b"u" * 513), BadRequest, 8 + 513),
     Case(
-        "a door with users",
+        "a listener with users",
         socks4a(b"example.com", 80, b"alice"),
         [REJECTED],
         AuthenticationFailed,
-        anybody,
+        accept_all,
     ),
     Case(
-        "a door with users before anything else is looked at",
+        "a listener with users, before anything else is checked",
         socks4a(b"no name", 80, b"alice"),
         [REJECTED],
         AuthenticationFailed,
-        anybody,
+        accept_all,
     ),
 ]
 
@@ -148,8 +148,8 @@ def wire() -> Iterator[Wire]:
 @pytest.fixture
 def answer(wire: Wire) -> Answer:
     wire.client.send(socks4("192.0.2.1", 80))
-    negotiated = negotiate(wire.door, OPEN)
-    assert isinstance(negotiated, tuple)
+    negotiated = negotiate(wire.inbound, OPEN)
+    assert not isinstance(negotiated, SpeaksHttp)
     return negotiated[1]
 
 
@@ -165,7 +165,7 @@ def test_success_tells_the_bound_address_if_it_is_of_ipv4(
     wire: Wire, answer: Answer, bound: Address, reply: str
 ) -> None:
     answer.succeeded(bound, "direct")
-    assert wire.door.sends == [bytes.fromhex(reply)]
+    assert wire.inbound.sends == [bytes.fromhex(reply)]
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,13 @@ def test_every_failure_is_the_same_rejection(
     wire: Wire, answer: Answer, error: type[errors.GsocksError]
 ) -> None:
     answer.failed(error())
-    assert wire.door.sends == [REJECTED]
+    assert wire.inbound.sends == [REJECTED]
 
 
 def test_a_client_that_has_gone_is_told_nothing_and_hears_no_success(
     wire: Wire, answer: Answer
 ) -> None:
-    wire.door.close()
+    wire.inbound.close()
     answer.failed(errors.ConnectionRefused())
     with pytest.raises(StreamError):
         answer.succeeded(Address("192.0.2.7", 40000), "direct")
@@ -190,8 +190,8 @@ def test_a_client_that_has_gone_is_told_nothing_and_hears_no_success(
 def test_a_client_that_is_too_slow_is_told_so(wire: Wire) -> None:
     wire.client.send(socks4("192.0.2.1", 80)[:-1])
     with pytest.raises(HandshakeTimeout), gevent.Timeout(0.02, HandshakeTimeout()):
-        negotiate(wire.door, OPEN)
-    assert wire.door.sends == [REJECTED]
+        negotiate(wire.inbound, OPEN)
+    assert wire.inbound.sends == [REJECTED]
 
 
 # --- the real client ------------------------------------------------------------------------
@@ -220,28 +220,28 @@ def page() -> Iterator[Address]:
 
     server = gevent.server.StreamServer(("127.0.0.1", 0), serve)
     server.start()
-    yield Address("localhost", server.server_port)
+    yield Address("localhost", server.socket.getsockname()[1])
     server.stop()
 
 
 @pytest.mark.parametrize("option", ["--socks4", "--socks4a"])
 def test_curl_speaks_it(page: Address, option: str) -> None:
-    door = LocalServer(("127.0.0.1", 0), rules=["allow all"])
-    door.start()
+    inbound = LocalServer(("127.0.0.1", 0), rules=["allow all"])
+    inbound.start()
     try:
-        done = curl(option, str(door.bound), f"http://{page}/")
+        done = curl(option, str(inbound.bound), f"http://{page}/")
     finally:
-        door.stop(0)
+        inbound.stop(0)
     assert (done.stdout, done.stderr, done.returncode) == (b"hi", b"", 0)
 
 
-def test_curl_is_refused_by_a_door_with_users(page: Address) -> None:
+def test_curl_is_refused_by_a_inbound_with_users(page: Address) -> None:
     users = Users({"alice": hash_password(b"secret")})
-    door = LocalServer(("127.0.0.1", 0), rules=["allow all"], users=users)
-    door.start()
+    inbound = LocalServer(("127.0.0.1", 0), rules=["allow all"], users=users)
+    inbound.start()
     try:
-        done = curl("--socks4a", f"alice:secret@{door.bound}", f"http://{page}/")
+        done = curl("--socks4a", f"alice:secret@{inbound.bound}", f"http://{page}/")
     finally:
-        door.stop(0)
+        inbound.stop(0)
     assert done.returncode == 97  # CURLE_PROXY
     assert b"(91)" in done.stderr

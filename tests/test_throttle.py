@@ -1,16 +1,18 @@
-"""Failed logins are slowed and then refused, and nobody else suffers from it."""
+"""Failed logins are delayed and then refused, and no other client suffers from it."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import gevent
 import pytest
 from gevent.event import Event
 
+from gsocks.access.throttle import Throttle
 from gsocks.errors import LoginRefused, LoginsBusy
-from gsocks.limits import Timeouts
-from gsocks.throttle import Throttle
+from gsocks.settings import Timeouts
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
 
@@ -26,19 +28,19 @@ class Clock:
         return self.now
 
 
-class Door:
-    """A throttle on a clock of the test's own, and what it does."""
+class Logins:
+    """A throttle with a clock of the test's own, and logins by it."""
 
     def __init__(self, kind: type[Throttle] = Throttle) -> None:
         self.clock = Clock()
-        #: name and password of each login that was looked at
-        self.asked: list[tuple[str, bytes]] = []
-        #: by how much each answer was kept back
+        #: name and password of each login that was verified
+        self.verified: list[tuple[str, bytes]] = []
+        #: the delay of each answer
         self.delays: list[float] = []
         self.throttle = kind(self._authenticate, self.clock, self.delays.append)
 
-    def _authenticate(self, name: str, password: bytes) -> bool:
-        self.asked.append((name, password))
+    def _authenticate(self, name: str, password: bytes, client: str) -> bool:
+        self.verified.append((name, password))
         return password == b"right"
 
     def fail(self, times: int = 1, host: str = HERE, name: str = "alice") -> None:
@@ -49,237 +51,251 @@ class Door:
         assert self.throttle.verify(host, name, b"right")
 
     def is_refused(self, host: str = HERE, name: str = "alice") -> bool:
-        """Whether even the right password isn't looked at."""
-        before = len(self.asked)
+        """Whether even the right password isn't verified."""
+        before = len(self.verified)
         try:
             self.throttle.verify(host, name, b"right")
         except LoginRefused:
-            assert len(self.asked) == before
+            assert len(self.verified) == before
             return True
         return False
 
 
 @pytest.fixture
-def door() -> Door:
-    return Door()
+def logins() -> Logins:
+    return Logins()
 
 
-MOST = Throttle.MOST_FAILURES
+MAX_FAILURES = Throttle.max_failures
+EMPTY = "<Throttle addresses=0 refused=0 pending=0>"
 
 
 def test_the_numbers_are_those_of_the_documentation() -> None:
-    assert (MOST, Throttle.WINDOW, Throttle.REFUSED_FOR) == (10, 600, 600)
-    assert Throttle.MAX_ADDRESSES == 10_000
+    assert (MAX_FAILURES, Throttle.window, Throttle.refusal_time) == (10, 600, 600)
+    assert Throttle.max_addresses == 10_000
 
 
-# --- slowed -----------------------------------------------------------------------------------
+# --- delayed ----------------------------------------------------------------------------------
 
 
-def test_a_right_password_is_answered_at_once(door: Door) -> None:
-    door.succeed()
-    assert door.delays == []
+def test_a_wrong_password_is_wrong_without_a_delay_too() -> None:
+    class Prompt(Throttle):
+        first_delay = 0.0
+
+    Logins(Prompt).fail()
 
 
-def test_each_failure_is_answered_later_than_the_one_before_up_to_a_bound(door: Door) -> None:
-    door.fail(MOST)
-    assert door.delays == [0.25, 0.5, 1, 2, 4, 4, 4, 4, 4, 4]
+def test_a_right_password_is_answered_at_once(logins: Logins) -> None:
+    logins.succeed()
+    assert logins.delays == []
+
+
+def test_each_failure_is_answered_later_than_the_one_before_up_to_a_bound(
+    logins: Logins,
+) -> None:
+    logins.fail(MAX_FAILURES)
+    assert logins.delays == [0.25, 0.5, 1, 2, 4, 4, 4, 4, 4, 4]
 
 
 def test_the_longest_delay_leaves_time_for_the_answer() -> None:
-    assert Timeouts().handshake / 2 > Throttle.LONGEST_DELAY
+    assert Timeouts().handshake / 2 > Throttle.max_delay
 
 
-def test_a_right_password_is_not_delayed_by_failures_before_it(door: Door) -> None:
-    door.fail(3)
-    door.delays.clear()
-    door.succeed()
-    assert door.delays == []
+def test_a_right_password_is_not_delayed_by_failures_before_it(logins: Logins) -> None:
+    logins.fail(3)
+    logins.delays.clear()
+    logins.succeed()
+    assert logins.delays == []
 
 
-def test_failures_are_forgotten_after_their_time(door: Door) -> None:
-    door.fail()
-    door.clock.now += Throttle.WINDOW - 1
-    door.fail()
-    door.clock.now += 1
-    door.fail()
-    assert door.delays == [0.25, 0.5, 0.5]
+def test_failures_are_forgotten_after_their_time(logins: Logins) -> None:
+    logins.fail()
+    logins.clock.now += Throttle.window - 1
+    logins.fail()
+    logins.clock.now += 1
+    logins.fail()
+    assert logins.delays == [0.25, 0.5, 0.5]
 
 
 # --- refused ----------------------------------------------------------------------------------
 
 
-def test_after_too_many_failures_not_even_the_right_password_is_looked_at(door: Door) -> None:
-    door.fail(MOST - 1)
-    assert not door.is_refused(name="bob")
-    door.fail()
-    assert door.is_refused()
-    assert door.is_refused(name="bob")
-
-
-def test_failures_of_whatever_names_are_counted_together(door: Door) -> None:
-    for number in range(MOST):
-        door.fail(name=f"user{number}")
-    assert door.is_refused()
-
-
-def test_who_is_refused_is_answered_at_once(door: Door) -> None:
-    door.fail(MOST)
-    door.delays.clear()
-    assert door.is_refused()
-    assert door.delays == []
-
-
-def test_a_refusal_is_over_after_its_time_however_often_it_was_tried(door: Door) -> None:
-    door.fail(MOST)
-    for _ in range(100):
-        assert door.is_refused()
-    door.clock.now += Throttle.REFUSED_FOR - 1
-    assert door.is_refused()
-    door.clock.now += 1
-    assert not door.is_refused()
-    assert not door.throttle._sources
-
-
-def test_after_a_refusal_all_failures_are_counted_from_the_first(door: Door) -> None:
-    door.fail(MOST)
-    door.clock.now += Throttle.REFUSED_FOR
-    door.delays.clear()
-    door.fail(MOST - 1)
-    assert door.delays[0] == 0.25
-    assert not door.is_refused()
-
-
-def test_a_refusal_that_is_shorter_than_the_window_leaves_nothing_behind() -> None:
-    class Short(Throttle):
-        REFUSED_FOR = 10.0
-
-    door = Door(Short)
-    door.fail(MOST)
-    door.clock.now += Short.REFUSED_FOR
-    assert not door.is_refused()
-    door.delays.clear()
-    door.fail()
-    assert door.delays == [0.25]
-
-
-def test_failures_that_come_slowly_enough_are_never_too_many(door: Door) -> None:
-    for _ in range(100):
-        door.fail()
-        door.clock.now += Throttle.WINDOW / (MOST - 1) + 0.1
-    assert not door.is_refused(name="bob")
-
-
-def test_failures_that_come_a_little_faster_are_too_many(door: Door) -> None:
-    for _ in range(MOST):
-        door.fail()
-        door.clock.now += Throttle.WINDOW / MOST - 0.1
-    assert door.is_refused()
-
-
-def test_the_refusal_says_how_long_it_lasts_and_names_no_user(door: Door) -> None:
-    door.fail(MOST, name="alice")
-    door.clock.now += 60
-    with pytest.raises(LoginRefused, match=r"^too many .* from 192\.0\.2\.7; wait for 9m$"):
-        door.throttle.verify(HERE, "alice", b"right")
-    door.clock.now += 539.9
-    with pytest.raises(LoginRefused, match=r"wait for 1s$"):
-        door.throttle.verify(HERE, "alice", b"right")
-
-
-def test_the_beginning_of_a_refusal_is_in_the_log_once(
-    door: Door, caplog: pytest.LogCaptureFixture
+def test_after_too_many_failures_not_even_the_right_password_is_verified(
+    logins: Logins,
 ) -> None:
+    logins.fail(MAX_FAILURES - 1)
+    assert not logins.is_refused(name="bob")
+    logins.fail()
+    assert logins.is_refused()
+    assert logins.is_refused(name="bob")
+
+
+def test_failures_of_all_names_are_counted_together(logins: Logins) -> None:
+    for number in range(MAX_FAILURES):
+        logins.fail(name=f"user{number}")
+    assert logins.is_refused()
+
+
+def test_a_refused_login_is_answered_at_once(logins: Logins) -> None:
+    logins.fail(MAX_FAILURES)
+    logins.delays.clear()
+    assert logins.is_refused()
+    assert logins.delays == []
+
+
+def test_a_refusal_ends_after_its_time_however_many_logins_it_refused(logins: Logins) -> None:
+    logins.fail(MAX_FAILURES)
+    for _ in range(100):
+        assert logins.is_refused()
+    logins.clock.now += Throttle.refusal_time - 1
+    assert logins.is_refused()
+    logins.clock.now += 1
+    assert not logins.is_refused()
+    assert repr(logins.throttle) == EMPTY
+
+
+def test_after_a_refusal_all_failures_are_counted_from_the_first(logins: Logins) -> None:
+    logins.fail(MAX_FAILURES)
+    logins.clock.now += Throttle.refusal_time
+    logins.delays.clear()
+    logins.fail(MAX_FAILURES - 1)
+    assert logins.delays[0] == 0.25
+    assert not logins.is_refused()
+
+
+def test_after_a_refusal_shorter_than_the_window_no_failure_counts() -> None:
+    class Short(Throttle):
+        refusal_time = 10.0
+
+    logins = Logins(Short)
+    logins.fail(MAX_FAILURES)
+    logins.clock.now += Short.refusal_time
+    assert not logins.is_refused()
+    logins.delays.clear()
+    logins.fail()
+    assert logins.delays == [0.25]
+
+
+def test_failures_at_long_intervals_are_never_too_many(logins: Logins) -> None:
+    for _ in range(100):
+        logins.fail()
+        logins.clock.now += Throttle.window / (MAX_FAILURES - 1) + 0.1
+    assert not logins.is_refused(name="bob")
+
+
+def test_failures_at_slightly_shorter_intervals_are_too_many(logins: Logins) -> None:
+    for _ in range(MAX_FAILURES):
+        logins.fail()
+        logins.clock.now += Throttle.window / MAX_FAILURES - 0.1
+    assert logins.is_refused()
+
+
+def test_the_refusal_says_how_long_it_lasts_and_names_no_user(logins: Logins) -> None:
+    logins.fail(MAX_FAILURES, name="alice")
+    logins.clock.now += 60
+    with pytest.raises(LoginRefused, match=r"^too many .* from 192\.0\.2\.7; retry in 9m$"):
+        logins.throttle.verify(HERE, "alice", b"right")
+    logins.clock.now += 539.9
+    with pytest.raises(LoginRefused, match=r"retry in 1s$"):
+        logins.throttle.verify(HERE, "alice", b"right")
+
+
+def test_a_refusal_is_logged_once(logins: Logins, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "gsocks.throttle"):
-        door.fail(MOST)
-        assert door.is_refused()
-    assert caplog.messages == ["192.0.2.7: 10 logins have failed in 10m, none is looked at for 10m"]
+        logins.fail(MAX_FAILURES)
+        assert logins.is_refused()
+    assert caplog.messages == ["192.0.2.7: 10 failed logins in 10m, refusing its logins for 10m"]
 
 
-def test_what_the_refusal_is_to_the_protocols() -> None:
+def test_a_refusal_has_an_outcome_and_a_status() -> None:
     assert (LoginRefused.word, LoginRefused.http_status) == ("auth_refused", 429)
     assert (LoginsBusy.word, LoginsBusy.http_status) == ("auth_busy", 503)
 
 
-# --- who is meant -----------------------------------------------------------------------------
+# --- addresses --------------------------------------------------------------------------------
 
 
-def test_another_address_is_another_client(door: Door) -> None:
-    door.fail(MOST)
-    assert not door.is_refused(THERE)
-    door.fail(host=THERE)
-    assert door.delays[-1] == 0.25
+def test_another_address_is_another_client(logins: Logins) -> None:
+    logins.fail(MAX_FAILURES)
+    assert not logins.is_refused(THERE)
+    logins.fail(host=THERE)
+    assert logins.delays[-1] == 0.25
 
 
-def test_loopback_is_a_client_like_others(door: Door) -> None:
-    door.fail(MOST, "127.0.0.1")
-    assert door.is_refused("127.0.0.1")
-    assert not door.is_refused("127.0.0.2")
+def test_loopback_is_counted_like_other_addresses(logins: Logins) -> None:
+    logins.fail(MAX_FAILURES, "127.0.0.1")
+    assert logins.is_refused("127.0.0.1")
+    assert not logins.is_refused("127.0.0.2")
 
 
 def test_all_addresses_of_an_ipv6_network_of_64_bits_are_one_client(
-    door: Door, caplog: pytest.LogCaptureFixture
+    logins: Logins, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for number in range(MOST):
-        door.fail(host=f"2001:db8:1:2:{number}::")
-    assert door.is_refused("2001:db8:1:2:ffff:ffff:ffff:ffff")
-    assert not door.is_refused("2001:db8:1:3::")
-    assert caplog.messages[-1].startswith("2001:db8:1:2::/64: 10 logins")
+    for number in range(MAX_FAILURES):
+        logins.fail(host=f"2001:db8:1:2:{number}::")
+    assert logins.is_refused("2001:db8:1:2:ffff:ffff:ffff:ffff")
+    assert not logins.is_refused("2001:db8:1:3::")
+    assert caplog.messages[-1].startswith("2001:db8:1:2::/64: 10 failed logins")
 
 
-def test_the_guard_of_one_client_counts_for_that_client(door: Door) -> None:
-    authenticate = door.throttle.for_client(HERE)
+def test_the_verifier_of_one_client_counts_its_failures_only(logins: Logins) -> None:
+    authenticate = logins.throttle.for_client(HERE)
     assert authenticate("alice", b"right")
-    for _ in range(MOST):
+    for _ in range(MAX_FAILURES):
         assert not authenticate("alice", b"wrong")
-    assert door.is_refused(HERE)
-    assert not door.is_refused(THERE)
+    assert logins.is_refused(HERE)
+    assert not logins.is_refused(THERE)
 
 
 # --- success ----------------------------------------------------------------------------------
 
 
-def test_a_success_forgives_what_failed_before(door: Door) -> None:
+def test_a_success_forgives_earlier_failures(logins: Logins) -> None:
     for _ in range(5):
-        door.fail(MOST - 1)
-        door.succeed()
-    door.delays.clear()
-    door.fail()
-    assert door.delays == [0.25]
+        logins.fail(MAX_FAILURES - 1)
+        logins.succeed()
+    logins.delays.clear()
+    logins.fail()
+    assert logins.delays == [0.25]
 
 
-def test_a_success_does_not_forgive_what_was_tried_with_other_names(door: Door) -> None:
-    """Else whoever has an account could try out the passwords of the others in between."""
-    door.fail(5, name="bob")
-    door.succeed(name="alice")
-    door.fail(5, name="bob")
-    assert door.is_refused()
+def test_a_success_does_not_forgive_failures_of_other_names(logins: Logins) -> None:
+    """Otherwise a client with an account could guess other users' passwords in between."""
+    logins.fail(5, name="bob")
+    logins.succeed(name="alice")
+    logins.fail(5, name="bob")
+    assert logins.is_refused()
 
 
-# --- side by side -----------------------------------------------------------------------------
+# --- concurrent logins ------------------------------------------------------------------------
 
 
-class Hall:
-    """A throttle whose logins wait until the test says what comes of them."""
+class SlowLogins:
+    """A throttle whose verifications wait until the test releases them."""
 
-    def __init__(self) -> None:
-        self.inside = 0
+    def __init__(
+        self, recall: Callable[[str, bytes], bool | None] = lambda name, password: None
+    ) -> None:
+        self.verifying = 0
         self.total = 0
-        self._open = Event()
-        self.throttle = Throttle(self._authenticate, Clock(), lambda _: None)
+        self._released = Event()
+        self.throttle = Throttle(self._authenticate, Clock(), lambda _: None, recall=recall)
 
-    def _authenticate(self, name: str, password: bytes) -> bool:
-        self.inside += 1
+    def _authenticate(self, name: str, password: bytes, client: str) -> bool:
+        self.verifying += 1
         self.total += 1
         try:
-            self._open.wait()
+            self._released.wait()
         finally:
-            self.inside -= 1
+            self.verifying -= 1
         return password == b"right"
 
-    def open(self) -> None:
-        self._open.set()
+    def release(self) -> None:
+        self._released.set()
 
-    def logins(self, count: int, password: bytes, host: str = HERE) -> list[gevent.Greenlet]:
+    def start(
+        self, count: int, password: bytes, host: str = HERE
+    ) -> list[gevent.Greenlet[..., Any]]:
         def log_in() -> bool | None:
             try:
                 return self.throttle.verify(host, "alice", password)
@@ -291,133 +307,161 @@ class Hall:
         return greenlets
 
 
-def outcomes(logins: list[gevent.Greenlet]) -> list[bool | None]:
+def outcomes(logins: list[gevent.Greenlet[..., Any]]) -> list[bool | None]:
     return [login.get() for login in logins]
 
 
-def test_no_more_guesses_are_looked_at_side_by_side_than_may_fail() -> None:
-    hall = Hall()
-    logins = hall.logins(100, b"wrong")
-    assert hall.inside == MOST
-    hall.open()
+def test_no_more_logins_are_verified_concurrently_than_may_fail() -> None:
+    slow = SlowLogins()
+    logins = slow.start(100, b"wrong")
+    assert slow.verifying == MAX_FAILURES
+    slow.release()
     found = outcomes(logins)
-    assert (found.count(False), found.count(None)) == (MOST, 90)
-    assert hall.total == MOST
+    assert (found.count(False), found.count(None)) == (MAX_FAILURES, 90)
+    assert slow.total == MAX_FAILURES
 
 
-def test_after_failures_fewer_are_looked_at_side_by_side() -> None:
-    hall = Hall()
-    hall.open()
-    assert outcomes(hall.logins(7, b"wrong")) == [False] * 7
-    hall._open.clear()
-    logins = hall.logins(10, b"wrong")
-    assert hall.inside == 3
-    hall.open()
+def test_after_failures_fewer_logins_are_verified_concurrently() -> None:
+    slow = SlowLogins()
+    slow.release()
+    assert outcomes(slow.start(7, b"wrong")) == [False] * 7
+    slow._released.clear()
+    logins = slow.start(10, b"wrong")
+    assert slow.verifying == 3
+    slow.release()
     assert outcomes(logins).count(None) == 7
 
 
-def test_many_connections_of_a_good_user_all_come_in() -> None:
-    hall = Hall()
-    logins = hall.logins(100, b"right")
-    assert hall.inside == MOST
-    hall.open()
+def test_many_concurrent_logins_with_the_right_password_succeed() -> None:
+    slow = SlowLogins()
+    logins = slow.start(100, b"right")
+    assert slow.verifying == MAX_FAILURES
+    slow.release()
     assert outcomes(logins) == [True] * 100
 
 
-def test_nobody_waits_for_the_logins_of_another_address() -> None:
-    hall = Hall()
-    here = hall.logins(20, b"wrong")
-    there = hall.logins(5, b"right", THERE)
-    assert hall.inside == MOST + 5
-    hall.open()
+def test_no_login_waits_for_those_of_another_address() -> None:
+    slow = SlowLogins()
+    here = slow.start(20, b"wrong")
+    there = slow.start(5, b"right", THERE)
+    assert slow.verifying == MAX_FAILURES + 5
+    slow.release()
     assert outcomes(there) == [True] * 5
     assert outcomes(here).count(None) == 10
 
 
-def test_a_login_that_is_given_up_is_no_failure_and_makes_room() -> None:
-    hall = Hall()
-    first = hall.logins(MOST, b"wrong")
-    waiting = hall.logins(5, b"right")
-    gevent.killall(first)
+def test_a_login_whose_client_leaves_before_the_answer_counts_all_the_same() -> None:
+    slow = SlowLogins()
+    gevent.killall(slow.start(MAX_FAILURES, b"wrong"))
+    waiting = slow.start(5, b"right")
+    assert slow.total == MAX_FAILURES, "its place is not free before its outcome is known"
+    slow.release()
+    assert outcomes(waiting) == [None] * 5
+    assert repr(slow.throttle) == "<Throttle addresses=1 refused=1 pending=0>"
+
+
+def test_a_right_login_whose_client_leaves_before_the_answer_is_no_failure() -> None:
+    slow = SlowLogins()
+    gevent.killall(slow.start(MAX_FAILURES, b"right"))
+    slow.release()
     gevent.idle()
-    assert hall.inside == 5
-    gevent.killall(waiting[:2])
-    hall.open()
-    assert outcomes(waiting[2:]) == [True] * 3
-    assert not hall.throttle._sources, "who has done nothing wrong takes nobody's place"
+    assert repr(slow.throttle) == EMPTY, "an address without failures takes no place"
 
 
-def test_a_login_that_is_given_up_while_it_waits_holds_no_place() -> None:
-    hall = Hall()
-    first = hall.logins(MOST, b"right")
-    waiting = hall.logins(5, b"right")
+def test_a_login_killed_while_it_waits_holds_no_place() -> None:
+    slow = SlowLogins()
+    first = slow.start(MAX_FAILURES, b"right")
+    waiting = slow.start(5, b"right")
     gevent.killall(waiting)
-    hall.open()
-    assert outcomes(first) == [True] * MOST
-    assert not hall.throttle._sources
+    slow.release()
+    assert outcomes(first) == [True] * MAX_FAILURES
+    assert repr(slow.throttle) == EMPTY
 
 
-# --- what else may happen ---------------------------------------------------------------------
+# --- errors and bounds ------------------------------------------------------------------------
 
 
 def test_an_error_of_authenticate_is_passed_on_and_is_no_failure() -> None:
-    def busy(name: str, password: bytes) -> bool:
+    def busy(name: str, password: bytes, client: str) -> bool:
         raise LoginsBusy
 
     throttle = Throttle(busy, Clock(), lambda _: None)
-    for _ in range(2 * MOST):
+    for _ in range(2 * MAX_FAILURES):
         with pytest.raises(LoginsBusy):
             throttle.verify(HERE, "alice", b"right")
-    assert not throttle._sources
+    assert repr(throttle) == EMPTY
 
 
-def test_the_addresses_remembered_are_bounded_and_the_most_silent_is_forgotten() -> None:
+def test_the_addresses_are_bounded_and_the_least_recently_seen_is_forgotten() -> None:
     class Small(Throttle):
-        MAX_ADDRESSES = 3
+        max_addresses = 3
 
-    door = Door(Small)
+    logins = Logins(Small)
     for host in ("10.0.0.1", "10.0.0.2", "10.0.0.3"):
-        door.fail(host=host)
-    door.fail(host="10.0.0.1")
-    door.fail(host="10.0.0.4")
-    door.delays.clear()
-    door.fail(host="10.0.0.1")
-    door.fail(host="10.0.0.3")
-    door.fail(host="10.0.0.4")
-    assert door.delays == [1, 0.5, 0.5]
-    door.delays.clear()
-    door.fail(host="10.0.0.2")
-    assert door.delays == [0.25]
-    assert len(door.throttle._sources) == 3
+        logins.fail(host=host)
+    logins.fail(host="10.0.0.1")
+    logins.fail(host="10.0.0.4")
+    logins.delays.clear()
+    logins.fail(host="10.0.0.1")
+    logins.fail(host="10.0.0.3")
+    logins.fail(host="10.0.0.4")
+    assert logins.delays == [1, 0.5, 0.5]
+    logins.delays.clear()
+    logins.fail(host="10.0.0.2")
+    assert logins.delays == [0.25]
+    assert repr(logins.throttle) == "<Throttle addresses=3 refused=0 pending=0>"
 
 
-def test_who_is_refused_is_not_forgotten_for_others_that_fail_less() -> None:
+def test_a_refused_address_is_not_forgotten_for_addresses_with_fewer_failures() -> None:
     class Small(Throttle):
-        MAX_ADDRESSES = 3
+        max_addresses = 3
 
-    door = Door(Small)
-    door.fail(MOST)
+    logins = Logins(Small)
+    logins.fail(MAX_FAILURES)
     for number in range(100):
-        assert door.is_refused()
-        door.fail(host=f"10.0.0.{number}")
-    assert door.is_refused()
+        assert logins.is_refused()
+        logins.fail(host=f"10.0.0.{number}")
+    assert logins.is_refused()
 
 
-def test_clients_that_never_fail_are_not_remembered(door: Door) -> None:
-    for number in range(100):
-        door.succeed(host=f"10.0.0.{number}")
-    door.fail()
-    door.succeed()
-    assert not door.throttle._sources
-
-
-def test_a_forgotten_address_does_not_disturb_those_who_are_still_inside() -> None:
+def test_a_refused_address_is_not_forgotten_for_any_number_of_others() -> None:
     class Small(Throttle):
-        MAX_ADDRESSES = 1
+        max_addresses = 3
+
+    logins = Logins(Small)
+    logins.fail(MAX_FAILURES)
+    for number in range(100):  # the /64s of one /48
+        logins.fail(host=f"2001:db8:0:{number:x}::1")
+    assert logins.is_refused()
+    logins.clock.now += Throttle.refusal_time
+    assert not logins.is_refused()
+
+
+def test_the_refused_addresses_are_bounded() -> None:
+    class Small(Throttle):
+        max_addresses = 3
+
+    logins = Logins(Small)
+    for number in range(5):
+        logins.fail(MAX_FAILURES, host=f"10.0.0.{number}")
+    assert repr(logins.throttle) == "<Throttle addresses=3 refused=3 pending=0>"
+
+
+def test_clients_that_never_fail_are_not_remembered(logins: Logins) -> None:
+    for number in range(100):
+        logins.succeed(host=f"10.0.0.{number}")
+    logins.fail()
+    logins.succeed()
+    assert repr(logins.throttle) == EMPTY
+
+
+def test_forgetting_an_address_does_not_disturb_its_pending_logins() -> None:
+    class Small(Throttle):
+        max_addresses = 1
 
     gates: dict[str, Event] = {"alice": Event(), "bob": Event()}
 
-    def authenticate(name: str, password: bytes) -> bool:
+    def authenticate(name: str, password: bytes, client: str) -> bool:
         return gates[name].wait()
 
     throttle = Small(authenticate, Clock(), lambda _: None)
@@ -427,18 +471,55 @@ def test_a_forgotten_address_does_not_disturb_those_who_are_still_inside() -> No
     gevent.idle()
     gates["alice"].set()
     assert first.get()
-    assert list(throttle._sources) == [THERE]
+    assert repr(throttle) == "<Throttle addresses=1 refused=0 pending=1>"
     gates["bob"].set()
     assert second.get()
-    assert not throttle._sources
+    assert repr(throttle) == EMPTY
 
 
-def test_an_answer_is_kept_back_by_gevents_sleep_where_nothing_else_is_given() -> None:
+def test_an_answer_is_delayed_by_gevents_sleep_by_default() -> None:
     class Quick(Throttle):
-        FIRST_DELAY = 0.02
+        first_delay = 0.02
 
-    throttle = Quick(lambda name, password: False)
+    throttle = Quick(lambda name, password, client: False)
     login = gevent.spawn(throttle.verify, HERE, "alice", b"wrong")
     gevent.idle()
     assert not login.ready()
     assert login.get() is False
+
+
+# --- remembered logins ------------------------------------------------------------------------
+
+
+def test_a_remembered_login_passes_while_others_of_its_address_wait() -> None:
+    slow = SlowLogins(recall=lambda name, password: password == b"known" if name == "bob" else None)
+    others = slow.start(100, b"wrong")
+    assert slow.throttle.verify(HERE, "bob", b"known")
+    assert slow.total == MAX_FAILURES
+    slow.release()
+    outcomes(others)
+
+
+def test_a_refused_address_learns_nothing_from_what_is_remembered() -> None:
+    slow = SlowLogins(recall=lambda name, password: password == b"right")
+    slow.release()
+    outcomes(slow.start(MAX_FAILURES, b"wrong"))
+    with pytest.raises(LoginRefused):
+        slow.throttle.verify(HERE, "alice", b"right")
+
+
+def test_no_more_passwords_are_compared_with_what_is_remembered_than_may_fail() -> None:
+    compared: list[bytes] = []
+
+    def recall(name: str, password: bytes) -> bool:
+        compared.append(password)
+        return password == b"right"
+
+    slow = SlowLogins(recall)
+    guesses = slow.start(100, b"wrong")
+    last = slow.start(1, b"right")
+    assert len(compared) == MAX_FAILURES
+    slow.release()
+    assert outcomes(guesses).count(False) == MAX_FAILURES
+    assert outcomes(last) == [None], "its address is refused by now"
+    assert len(compared) == MAX_FAILURES

@@ -1,4 +1,4 @@
-"""What people write as a duration, a size or a rate, and what they read."""
+"""Durations, sizes and rates are parsed from text and formatted as text."""
 
 import pytest
 from hypothesis import given
@@ -32,7 +32,7 @@ from gsocks.units import (
         (0.25, 0.25),
     ],
 )
-def test_a_duration_is_read(text: str | float, seconds: float) -> None:
+def test_a_duration_is_parsed(text: str | float, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
@@ -42,7 +42,7 @@ def test_a_duration_is_read(text: str | float, seconds: float) -> None:
     + ["10S", "1e3", "s", "1.s", ".5s", "٣s", "9" * 400, "9" * 400 + "h", True, False]
     + [-1, float("inf"), float("nan")],
 )
-def test_what_is_no_duration_is_refused_with_examples(text: str | float) -> None:
+def test_an_invalid_duration_is_refused_with_examples(text: str | float) -> None:
     with pytest.raises(ValueError, match=r"is not a duration \(expected e\.g\. 30s"):
         parse_duration(text)
 
@@ -75,12 +75,12 @@ def test_the_refusal_of_something_long_stays_short() -> None:
         (90061.5, "1d1h1m1.5s"),
     ],
 )
-def test_a_duration_is_told(seconds: float, text: str) -> None:
+def test_a_duration_is_formatted(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
 @given(st.integers(0, 10**13))
-def test_a_duration_told_is_read_back_to_the_millisecond(milliseconds: int) -> None:
+def test_a_formatted_duration_is_parsed_back_to_the_millisecond(milliseconds: int) -> None:
     assert round(parse_duration(format_duration(milliseconds / 1000)) * 1000) == milliseconds
 
 
@@ -101,14 +101,14 @@ def test_a_duration_told_is_read_back_to_the_millisecond(milliseconds: int) -> N
         ("9007199254740993", 9007199254740993),
     ],
 )
-def test_a_size_is_read(text: str | int, size: int) -> None:
+def test_a_size_is_parsed(text: str | int, size: int) -> None:
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize(
     "text", ["", "KiB", "64K", "10Mb", "10 mb", "-1", "1,5MB", "lots", True, "9" * 400, "1 2"]
 )
-def test_what_is_no_size_is_refused_with_examples(text: str | float) -> None:
+def test_an_invalid_size_is_refused_with_examples(text: str | float) -> None:
     with pytest.raises(ValueError, match=r"is not a size \(expected e\.g\. 65536"):
         parse_size(text)
 
@@ -126,16 +126,16 @@ def test_what_is_no_size_is_refused_with_examples(text: str | float) -> None:
         (5 * 1024**5, "5120TiB"),
     ],
 )
-def test_a_size_is_told(size: int, text: str) -> None:
+def test_a_size_is_formatted(size: int, text: str) -> None:
     assert format_size(size) == text
 
 
 @given(st.integers(0, 10**18))
-def test_a_size_told_is_read_back_within_its_one_decimal(size: int) -> None:
+def test_a_formatted_size_is_parsed_back_within_its_one_decimal(size: int) -> None:
     assert parse_size(format_size(size)) == pytest.approx(size, rel=0.051)
 
 
-def test_a_rate_is_a_size_each_second() -> None:
+def test_a_rate_is_a_size_per_second() -> None:
     assert parse_rate("10MB/s") == 10_000_000
     assert parse_rate("2048") == 2048
     assert parse_rate(512) == 512

@@ -1,4 +1,4 @@
-"""Users in a file: read at the start, read again when it changes, and never half of it."""
+"""Users in a file: read at the start, reloaded when it changes, and never a part of it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import os
 from itertools import count
 from pathlib import Path
 
+import gevent
 import pytest
 from nacl.pwhash import argon2id
 
-from gsocks import users_file
+from gsocks.access import users_file
+from gsocks.access.users_file import FileUsers
 from gsocks.errors import ConfigError
-from gsocks.users_file import FileUsers
+from gsocks.files import FileState, state_of
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
 
@@ -64,10 +66,10 @@ def _log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "gsocks.users")
 
 
-# --- what a file says -------------------------------------------------------------------------
+# --- contents of a file -------------------------------------------------------------------------
 
 
-def test_users_of_the_file_come_in_by_their_passwords(file: File) -> None:
+def test_users_of_the_file_log_in_with_their_passwords(file: File) -> None:
     users = FileUsers(file.path)
     assert users.verify("alice", b"secret")
     assert users.verify("bob", b"hidden")
@@ -75,16 +77,16 @@ def test_users_of_the_file_come_in_by_their_passwords(file: File) -> None:
     assert not users.verify("mallory", b"secret")
 
 
-def test_comments_empty_lines_and_spaces_around_say_nothing(file: File) -> None:
-    file.write("# who may come in", "", "   ", f"  alice:{SECRET}  ", "  # bob:no longer", "\r")
+def test_comments_empty_lines_and_spaces_around_are_ignored(file: File) -> None:
+    file.write("# our users", "", "   ", f"  alice:{SECRET}  ", "  # bob:no longer", "\r")
     users = FileUsers(file.path)
-    assert repr(users) == "<FileUsers ['alice']>"
+    assert repr(users) == "<FileUsers ['alice'] remembered=[] pending=0>"
     assert users.verify("alice", b"secret")
 
 
 def test_lines_may_end_as_they_do_on_windows_or_not_at_all(file: File) -> None:
-    file.path.write_bytes(f"alice:{SECRET}\r\nbob:{HIDDEN}".encode())
-    assert repr(FileUsers(file.path)) == "<FileUsers ['alice', 'bob']>"
+    file.path.write_bytes(f"\ufeffalice:{SECRET}\r\nbob:{HIDDEN}".encode())
+    assert repr(FileUsers(file.path)) == "<FileUsers ['alice', 'bob'] remembered=[] pending=0>"
 
 
 def test_a_name_may_have_any_printable_letters(file: File) -> None:
@@ -94,14 +96,14 @@ def test_a_name_may_have_any_printable_letters(file: File) -> None:
     assert users.verify("a#b", b"hidden")
 
 
-def test_users_of_the_config_come_in_beside_them(file: File) -> None:
+def test_users_of_the_config_log_in_too(file: File) -> None:
     users = FileUsers(file.path, {"carol": FRESH})
     assert users.verify("carol", b"fresh")
     assert users.verify("alice", b"secret")
 
 
-def test_a_file_with_nothing_but_a_comment_lets_nobody_in(file: File) -> None:
-    file.write("# nobody, on purpose")
+def test_a_file_with_only_a_comment_has_no_users(file: File) -> None:
+    file.write("# no users, on purpose")
     assert not FileUsers(file.path).verify("alice", b"secret")
 
 
@@ -123,11 +125,11 @@ def test_a_file_with_nothing_but_a_comment_lets_nobody_in(file: File) -> None:
         (f"alice: {SECRET}", "line 2: user 'alice': expected an Argon2id hash"),
         (SECRET.replace("m=8,", "m=9999999,").join(("alice:", "")), "line 2: user 'alice': the"),
         (b"al\xffice:" + SECRET.encode(), "line 2: not UTF-8"),
-        (f"bob:{SECRET}", "line 2: 'bob' stands here twice"),
-        (f"carol:{SECRET}", "line 2: 'carol' is among the users of the config already"),
+        (f"bob:{SECRET}", "line 2: duplicate user 'bob'"),
+        (f"carol:{SECRET}", "line 2: user 'carol' is also in the config"),
     ],
 )
-def test_a_mistake_is_told_by_its_line_and_shows_no_hash(
+def test_a_mistake_is_reported_with_its_line_and_without_a_hash(
     file: File, line: str | bytes, expected: str
 ) -> None:
     file.write(f"bob:{HIDDEN}", line)
@@ -140,11 +142,11 @@ def test_a_mistake_is_told_by_its_line_and_shows_no_hash(
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nobody\.txt: No such file or directory"):
-        FileUsers(tmp_path / "nobody.txt")
+    with pytest.raises(ConfigError, match=r"missing\.txt: No such file or directory"):
+        FileUsers(tmp_path / "missing.txt")
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Is a directory"):
         FileUsers(tmp_path)
 
@@ -156,8 +158,8 @@ def test_a_file_without_a_byte_is_a_mistake(file: File) -> None:
 
 
 def test_a_file_has_a_largest_size(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert users_file.LARGEST_FILE == 16 * 1024 * 1024
-    monkeypatch.setattr(users_file, "LARGEST_FILE", 1024)
+    assert users_file.MAX_FILE == 16 * 1024 * 1024
+    monkeypatch.setattr(users_file, "MAX_FILE", 1024)
     file.write("#" * 1023)
     FileUsers(file.path)
     file.write("#" * 1024)
@@ -168,44 +170,48 @@ def test_a_file_has_a_largest_size(file: File, monkeypatch: pytest.MonkeyPatch) 
 # --- changes ----------------------------------------------------------------------------------
 
 
-def test_a_change_counts_at_the_next_login_a_second_later(
+def test_a_changed_file_is_reloaded_by_the_next_login_a_second_later(
     file: File, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     users = FileUsers(file.path, clock=clock)
     assert users.verify("alice", b"secret")
     file.write(f"alice:{FRESH}")
-    clock.now += FileUsers.LOOK_EVERY
+    clock.now += FileUsers.check_interval
     assert not users.verify("alice", b"secret")
     assert users.verify("alice", b"fresh")
     assert not users.verify("bob", b"hidden")
-    assert caplog.messages == [f"read again: {file.path}"]
+    assert caplog.messages == [f"reloaded: {file.path}"]
 
 
-def test_a_name_is_known_from_the_change_on_before_its_password_is_asked_for(
+def test_a_name_is_known_after_the_change_before_a_password_is_verified(
     file: File, clock: Clock
 ) -> None:
     users = FileUsers(file.path, clock=clock)
     file.write(f"carol:{FRESH}")
     assert "alice" in users
-    clock.now += FileUsers.LOOK_EVERY
+    clock.now += FileUsers.check_interval
     assert "carol" in users
     assert "alice" not in users
 
 
-def test_the_file_is_looked_at_once_a_second_however_many_log_in(
+def test_the_file_is_checked_once_a_second_however_many_users_log_in(
     file: File, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks = []
-    stat = os.stat
-    monkeypatch.setattr(users_file.os, "stat", lambda path: looks.append(path) or stat(path))
     users = FileUsers(file.path, clock=clock)
+    looks: list[Path] = []
+
+    def look(path: Path) -> FileState:
+        looks.append(path)
+        return state_of(path)
+
+    monkeypatch.setattr(users_file, "state_of", look)
     for _ in range(10):
         clock.now += 0.35
         users.verify("alice", b"secret")
-    assert len(looks) == 3
+    assert looks == [file.path] * 3
 
 
-def test_a_file_that_has_not_changed_is_not_read(
+def test_an_unchanged_file_is_not_reloaded(
     file: File, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     users = FileUsers(file.path, clock=clock)
@@ -215,7 +221,7 @@ def test_a_file_that_has_not_changed_is_not_read(
     assert not caplog.messages
 
 
-def test_another_file_in_its_place_is_seen_though_it_is_as_old_and_as_long(
+def test_a_file_moved_into_its_place_is_reloaded_though_it_is_as_old_and_as_long(
     file: File, clock: Clock
 ) -> None:
     users = FileUsers(file.path, clock=clock)
@@ -230,7 +236,7 @@ def test_another_file_in_its_place_is_seen_though_it_is_as_old_and_as_long(
 
 
 @pytest.mark.parametrize("bad", [["alice"], [], [f"carol:{FRESH}"]])
-def test_a_mistake_in_the_changed_file_is_told_once_and_changes_nothing(
+def test_a_mistake_in_the_changed_file_is_logged_once_and_changes_nothing(
     file: File, clock: Clock, bad: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     users = FileUsers(file.path, {"carol": SECRET}, clock)
@@ -243,15 +249,15 @@ def test_a_mistake_in_the_changed_file_is_told_once_and_changes_nothing(
     clock.now += 1
     assert users.verify("alice", b"secret")
     first, second = caplog.messages
-    assert first.startswith(f"not read again, the users of before stay: {file.path}: ")
-    assert second == first, "each change that is a mistake is told"
+    assert first.startswith(f"not reloaded, the previous users stay in effect: {file.path}: ")
+    assert second == first, "each invalid change is logged"
     file.write(f"alice:{FRESH}")
     clock.now += 1
     assert users.verify("alice", b"fresh")
     assert not users.verify("bob", b"hidden")
 
 
-def test_a_file_that_is_gone_changes_nothing_and_is_read_when_it_comes_back(
+def test_a_missing_file_changes_nothing_and_is_reloaded_when_it_is_back(
     file: File, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     users = FileUsers(file.path, clock=clock)
@@ -264,14 +270,14 @@ def test_a_file_that_is_gone_changes_nothing_and_is_read_when_it_comes_back(
     away.rename(file.path)
     clock.now += 1
     assert users.verify("alice", b"secret")
-    assert caplog.messages[1:] == [f"read again: {file.path}"]
+    assert caplog.messages[1:] == [f"reloaded: {file.path}"]
     file.path.rename(away)
     clock.now += 1
     assert users.verify("alice", b"secret")
-    assert len(caplog.messages) == 3, "told again, because it is another time"
+    assert len(caplog.messages) == 3, "logged again, because it was there in between"
 
 
-def test_a_file_that_could_not_be_read_for_a_while_is_read_when_it_can(
+def test_a_file_that_could_not_be_read_for_a_while_is_reloaded_when_it_can(
     file: File, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     users = FileUsers(file.path, clock=clock)
@@ -290,19 +296,167 @@ def test_a_file_that_could_not_be_read_for_a_while_is_read_when_it_can(
     assert users.verify("alice", b"fresh")
 
 
-def test_other_users_of_the_config_take_the_place_of_those_before(file: File) -> None:
+def test_a_large_file_is_read_in_turns_with_everything_else(file: File, clock: Clock) -> None:
+    users = FileUsers(file.path, clock=clock)
+    file.write(f"alice:{FRESH}", *(f"user{number}:{HIDDEN}" for number in range(20_000)))
+    clock.now += 1
+    logins = [gevent.spawn(users.verify, "alice", word) for word in (b"secret", b"fresh")]
+    turns = 0
+    while not all(login.ready() for login in logins):
+        gevent.sleep(1e-6)
+        turns += 1
+    # at once, it would take as many turns as Argon2 does
+    assert turns > 20
+    assert [login.get() for login in logins] == [False, True]
+    assert "user19999" in users
+
+
+def test_a_file_is_read_to_its_end_though_the_client_that_waits_has_gone(
+    file: File, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = FileUsers(file.path, clock=clock)
+    file.write(f"alice:{FRESH}", *(f"user{number}:{HIDDEN}" for number in range(5_000)))
+    clock.now += 1
+    login = gevent.spawn(users.verify, "alice", b"fresh")
+    gevent.sleep(1e-6)
+    login.kill()
+    assert not users.verify("alice", b"secret")
+    assert caplog.messages == [f"reloaded: {file.path}"]
+
+
+def test_a_user_who_is_being_removed_does_not_log_in_meanwhile(file: File, clock: Clock) -> None:
+    users = FileUsers(file.path, clock=clock)
+    assert users.verify("alice", b"secret")
+    file.write(*(f"user{number}:{HIDDEN}" for number in range(5_000)))
+    clock.now += 1
+    logins = [gevent.spawn(users.verify, "alice", b"secret") for _ in range(3)]
+    assert [login.get() for login in logins] == [False] * 3
+
+
+@pytest.mark.parametrize("after", ["alice", f"alice:{FRESH}"])
+def test_a_file_that_changes_while_it_is_read_is_read_again(
+    file: File, clock: Clock, caplog: pytest.LogCaptureFixture, after: str
+) -> None:
+    """``after`` is what a writer who has not finished has left: no user is locked out by it."""
+    written: list[str] = []
+
+    def a_writer_goes_on() -> None:
+        if not written:
+            written.append(after)
+            file.write(f"alice:{FRESH}", f"bob:{HIDDEN}")
+
+    file.write(after)
+    users = FileUsers(file.path, clock=clock, give_way=a_writer_goes_on)
+    assert users.names == ["alice", "bob"]
+    assert users.verify("bob", b"hidden")
+
+
+def test_a_file_that_is_written_all_the_time_is_taken_in_the_end(file: File, clock: Clock) -> None:
+    readings: list[int] = []
+
+    def a_writer_goes_on() -> None:
+        readings.append(1)
+        file.write(f"alice:{FRESH}")
+
+    file.write(f"alice:{SECRET}")
+    users = FileUsers(file.path, clock=clock, give_way=a_writer_goes_on)
+    assert len(readings) == 3
+    clock.now += 1
+    assert users.verify("alice", b"fresh")
+
+
+def test_users_that_were_replaced_are_not_undone_by_a_reading_that_began_before(
+    file: File, clock: Clock
+) -> None:
+    users = FileUsers(file.path, {"carol": SECRET}, clock)
+    file.write(*(f"user{number}:{HIDDEN}" for number in range(5_000)))
+    clock.now += 1
+    login = gevent.spawn(users.verify, "carol", b"secret")
+    gevent.sleep(1e-6)
+    users.replace({"dave": FRESH})
+    login.get()
+    assert "carol" not in users
+    assert users.verify("dave", b"fresh")
+
+
+# --- who may write it -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o666, 0o646])
+def test_a_file_that_others_may_write_is_refused(file: File, mode: int) -> None:
+    file.path.chmod(mode)
+    with pytest.raises(ConfigError) as caught:
+        FileUsers(file.path)
+    assert str(caught.value) == (
+        f"{file.path}: can be written by others than its owner (chmod go-w mends it)"
+    )
+    file.path.chmod(0o644)
+    assert FileUsers(file.path).names == ["alice", "bob"]
+
+
+def test_users_that_others_have_written_into_the_file_do_not_log_in(
+    file: File, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = FileUsers(file.path, clock=clock)
+    file.path.chmod(0o666)
+    file.write(f"mallory:{FRESH}")
+    for _ in range(3):
+        clock.now += 1
+        assert not users.verify("mallory", b"fresh")
+        assert users.verify("alice", b"secret")
+    assert len(caplog.messages) == 1
+    assert "can be written by others" in caplog.messages[0]
+    file.path.chmod(0o600)
+    clock.now += 1
+    assert users.verify("mallory", b"fresh")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_no_file_any_more_holds_nothing_up(
+    file: File, clock: Clock, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    users = FileUsers(file.path, clock=clock)
+    file.path.unlink()
+    if kind == "folder":
+        file.path.mkdir()
+    else:
+        os.mkfifo(file.path, 0o600)
+        # it has a writer, who says nothing
+        writer = os.open(file.path, os.O_RDWR)
+    clock.now += 1
+    assert users.verify("alice", b"secret")
+    assert len(caplog.messages) == 1
+    if kind == "pipe":
+        assert caplog.messages[0].endswith("users.txt: is not a file")
+        os.close(writer)
+
+
+@pytest.mark.parametrize("codec", ["utf-16", "utf-16-be", "utf-8-sig"])
+def test_a_file_that_windows_has_written_is_read(file: File, codec: str) -> None:
+    mark = "\ufeff" if codec == "utf-16-be" else ""
+    file.path.write_bytes(f"{mark}# Benützer\r\nJürgen:{SECRET}\r\n".encode(codec))
+    assert FileUsers(file.path).verify("Jürgen", b"secret")
+
+
+def test_a_file_that_is_no_text_is_refused_in_true_words(file: File) -> None:
+    file.path.write_bytes(b"\xff\xfea")
+    with pytest.raises(ConfigError, match="begins as UTF-16 and is not"):
+        FileUsers(file.path)
+
+
+def test_replaced_users_of_the_config_stand_beside_the_reloaded_file(file: File) -> None:
     clock = Clock()
     users = FileUsers(file.path, {"carol": FRESH}, clock)
     file.write(f"alice:{SECRET}")
     users.replace({"dave": HIDDEN})
-    assert repr(users) == "<FileUsers ['alice', 'dave']>"
+    assert repr(users) == "<FileUsers ['alice', 'dave'] remembered=[] pending=0>"
     file.write(f"bob:{SECRET}")
     clock.now += 1
     assert users.verify("dave", b"hidden")
-    assert repr(users) == "<FileUsers ['bob', 'dave']>"
+    assert repr(users) == "<FileUsers ['bob', 'dave'] remembered=['dave'] pending=0>"
 
 
-def test_a_replacement_that_cannot_be_leaves_all_as_it_was(file: File, clock: Clock) -> None:
+def test_an_invalid_replacement_changes_nothing(file: File, clock: Clock) -> None:
     users = FileUsers(file.path, {"carol": FRESH}, clock)
     for bad in ({"alice": HIDDEN}, {"dave": "no hash"}):
         with pytest.raises(ConfigError):
@@ -310,4 +464,4 @@ def test_a_replacement_that_cannot_be_leaves_all_as_it_was(file: File, clock: Cl
     file.write(f"alice:{SECRET}")
     clock.now += 1
     assert users.verify("carol", b"fresh")
-    assert repr(users) == "<FileUsers ['alice', 'carol']>"
+    assert repr(users) == "<FileUsers ['alice', 'carol'] remembered=['carol'] pending=0>"

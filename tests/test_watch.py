@@ -5,22 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import gevent
 import pytest
-from engine import TOO_LONG, eventually, free_port
+from gevent.event import Event
 from gevent.queue import Queue
-from proxies import honest
-from web import Talk, Web, ok, web
 
-from gsocks import feed
 from gsocks.errors import ConfigError
-from gsocks.exits.url import ExitSpec
-from gsocks.feed import Feed, read_source
+from gsocks.exits.spec import ExitSpec
+from gsocks.http.url import WebUrl
+from gsocks.rotation import watch
+from gsocks.rotation.cache import ListCache
 from gsocks.rotation.sources import Source, UrlSource, parse_source
+from gsocks.rotation.watch import ExitListWatcher, read_source
+from tests.support.engine import eventually
+from tests.support.ports import free_port
+from tests.support.proxies import honest
+from tests.support.waiting import TOO_LONG
+from tests.support.web import Talk, Web, ok, web
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
@@ -29,9 +36,8 @@ OWN = ExitSpec.parse("http://10.0.0.1:80")
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(feed, "LOOK_EVERY", 0.005)
-    monkeypatch.setattr(feed, "FIRST_RETRY", 0.01)
-    monkeypatch.setattr(feed, "FIRST_WAIT", TOO_LONG)
+    monkeypatch.setattr(watch, "POLL_INTERVAL", 0.005)
+    monkeypatch.setattr(watch, "RETRY_DELAY", 0.01)
     caplog.set_level(logging.INFO)
 
 
@@ -39,14 +45,28 @@ class Followed:
     """A feed, and what it tells."""
 
     def __init__(self, sources: Sequence[Source], own: Sequence[ExitSpec] = ()) -> None:
-        self.feed = Feed(own, sources)
+        self.feed = ExitListWatcher(own, sources)
         self._told: Queue[list[ExitSpec]] = Queue()
-        self.first = hosts(self.feed.begin())
+        self.first = hosts(self.feed.begin(wait=TOO_LONG))
         self.feed.follow(self._told.put)
 
     def next(self) -> list[str]:
         """The hosts that it tells of next."""
         return hosts(self._told.get(timeout=TOO_LONG / 2))
+
+    def polled(self, times: int) -> None:
+        """Wait until each list has been polled so many times more, from begin to end."""
+        for watcher in self.feed._watchers:
+            ended: Queue[None] = Queue()
+            poll = watcher._poll
+
+            def note(poll: Callable[[], None] = poll, ended: Queue[None] = ended) -> None:
+                poll()
+                ended.put(None)
+
+            with patch.object(watcher, "_poll", note):
+                for _ in range(times):
+                    ended.get(timeout=TOO_LONG)
 
     @property
     def told(self) -> int:
@@ -108,8 +128,32 @@ def test_a_file_that_changes_is_read_again_and_told_of_once(path: Path) -> None:
         path.write_text(lines(8, 9))
         assert followed.next() == addresses(8, 9)
         os.utime(path)
-        gevent.sleep(0.05)  # nothing may happen now, however long one waits
+        followed.polled(3)  # seen, found steady and read, and once more
         assert not followed.told
+
+
+def test_no_older_exits_are_told_of_after_newer_ones(path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(lines(1))
+    told: list[list[str]] = []
+    went_on, go_on = Event(), Event()
+
+    def take(exits: Sequence[ExitSpec]) -> None:
+        """As an update does, which gives way to others."""
+        went_on.set()
+        go_on.wait()
+        told.append(hosts(exits))
+
+    with Followed([in_file(path), in_file(other)]) as followed:
+        followed.feed.follow(take)
+        path.write_text(lines(8, 9))
+        went_on.wait()
+        other.write_text(lines(2, 3))
+        eventually(lambda: len(followed.feed._watchers[1].exits) == 2)
+        gevent.idle()
+        go_on.set()
+        eventually(lambda: len(told) == 2)
+    assert told == [addresses(8, 9, 1), addresses(8, 9, 2, 3)]
 
 
 def test_a_file_moved_into_place_is_read_though_it_is_as_old_and_as_long(path: Path) -> None:
@@ -127,7 +171,7 @@ def test_a_file_that_is_being_written_is_not_taken_for_whole(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: Queue[object] = Queue()
-    state_of = feed.state_of
+    state_of = watch.state_of  # type: ignore[attr-defined]
 
     def look(of: Path) -> object:
         found = state_of(of)
@@ -135,7 +179,7 @@ def test_a_file_that_is_being_written_is_not_taken_for_whole(
         return found
 
     with Followed([in_file(path)]) as followed:
-        monkeypatch.setattr(feed, "state_of", look)
+        monkeypatch.setattr(watch, "state_of", look)
         with path.open("w") as file:  # which empties it
             for number in range(20, 30):
                 file.write(lines(number))
@@ -152,7 +196,7 @@ def test_a_file_that_is_being_written_is_not_taken_for_whole(
         (b"", "no exit in it"),
         (b"# all gone\n", "no exit in it"),
         (b"<html>secret</html>", "looks like a web page"),
-        (b"\x89PNG\r\n\x1a\n\0\0", "not UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\0\0", "not text"),
         (b"secret\nsecret\n", "line 1: not an exit"),
         (b"#" * 16 * 1024 * 1024 + b"#", "larger than 16MiB"),
     ],
@@ -164,10 +208,11 @@ def test_a_wrong_file_leaves_the_exits_of_before_and_is_told_once(
     with Followed([in_file(path)], [OWN]) as followed:
         path.write_bytes(content)
         eventually(lambda: why in caplog.text)
+        assert "can be read again" not in caplog.text
         os.utime(path)  # and so it is read again
-        gevent.sleep(0.05)
+        followed.polled(3)
         assert caplog.text.count(why) == 1
-        assert "the 2 exits of before stay" in caplog.text
+        assert "keeping the previous 2 exits" in caplog.text
         assert not followed.told
         path.write_text(lines(9))
         assert followed.next() == addresses(1, 9)
@@ -194,7 +239,7 @@ def test_a_start_without_any_exit_is_refused_and_says_why(path: Path, tmp_path: 
     os.mkfifo(tmp_path / "pipe")
     sources = [in_file(path), in_file(tmp_path / "gone"), in_file(tmp_path / "pipe")]
     with pytest.raises(ConfigError) as caught:
-        Feed([], sources).begin()
+        ExitListWatcher([], sources).begin()
     for told in (f"{path}: no exit in it", "gone: No such file", "pipe: not a file"):
         assert told in str(caught.value)
     with Followed(sources, [OWN]) as followed:
@@ -207,10 +252,10 @@ def test_bad_lines_are_named_and_beyond_ten_counted(
     path.write_text(lines(7, 7) + "joe:secret@\n" * 25)
     with Followed([in_file(path)]) as followed:
         assert followed.first == addresses(7)
-    assert f"{path}: line 12 left out: not an exit" in caplog.text
+    assert f"{path}: line 12 skipped: not an exit" in caplog.text
     assert "line 13" not in caplog.text
-    assert f"{path}: 15 more entries left out" in caplog.text
-    assert f"{path}: 1 exits, 1 repeated" in caplog.text
+    assert f"{path}: 15 more entries skipped" in caplog.text
+    assert f"{path}: 1 exits, 1 duplicates" in caplog.text
     assert "secret" not in caplog.text
 
 
@@ -222,7 +267,7 @@ def test_a_long_list_is_read_while_others_are_served(path: Path) -> None:
         nonlocal turns
         while True:
             turns += 1
-            gevent.sleep(0.001)
+            gevent.sleep(0.001)  # as others that are served: their turns are counted
 
     others = gevent.spawn(take_turns)
     with Followed([in_file(path)]) as followed:
@@ -238,11 +283,12 @@ def test_other_sources_take_the_place_of_those_that_were_there(path: Path, tmp_p
     other = tmp_path / "other.txt"
     other.write_text(lines(20))
     with Followed([in_file(path)]) as followed:
+        (watcher,) = followed.feed._watchers
         assert hosts(followed.feed.replace([OWN], [in_file(other)])) == addresses(1, 20)
         path.write_text(lines(9))
         other.write_text(lines(21))
         assert followed.next() == addresses(1, 21)
-        gevent.sleep(0.05)
+        eventually(lambda: not watcher._greenlet)  # a greenlet that has ended is false
         assert not followed.told
 
 
@@ -250,8 +296,8 @@ def test_a_list_that_stays_is_read_at_once_when_sources_are_replaced(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Followed([in_file(path)]) as followed:
-        monkeypatch.setattr(feed, "LOOK_EVERY", TOO_LONG)
-        gevent.sleep(0.02)  # the last look with the short pause
+        monkeypatch.setattr(watch, "POLL_INTERVAL", TOO_LONG)
+        followed.polled(1)  # the last time with the short pause
         path.write_text(lines(9))
         assert hosts(followed.feed.replace([], [in_file(path)])) == addresses(9)
 
@@ -306,14 +352,25 @@ def test_a_start_uses_what_was_kept_at_once_and_fetches_behind(tmp_path: Path) -
             assert followed.next() == addresses(8)
 
 
+def test_what_was_kept_by_a_clock_that_is_ahead_is_as_old_as_what_was_kept_now(
+    tmp_path: Path,
+) -> None:
+    kept = ListCache(tmp_path / "kept", WebUrl.parse("http://lists.example/"), 100)
+    kept.write(b"10.0.0.7:80", {})
+    os.utime(tmp_path / "kept", (2**33, 2**33))  # in the year 2242
+    cached = kept.read()
+    assert cached is not None
+    assert cached.age == 0
+
+
 def test_what_is_fresh_is_not_fetched_again_at_each_start_but_is_when_it_is_asked_for(
     tmp_path: Path,
 ) -> None:
     with web(answer(lines(7))) as server:
         source = at_url(server, tmp_path)
         for _ in range(3):
-            with Followed([source]):
-                gevent.sleep(0.02)
+            with Followed([source]) as followed:
+                followed.polled(2)
         assert len(server.heads) == 1
         with Followed([source]) as followed:
             followed.feed.replace([], [source])
@@ -341,13 +398,22 @@ def test_it_is_fetched_at_its_interval_and_asked_whether_it_has_changed(tmp_path
 
 
 def test_of_those_who_share_what_is_kept_one_fetches_and_another_takes_its_place(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    polls: Counter[object] = Counter()
+    poll = watch._UrlFollower._poll
+
+    def note(self: watch._UrlFollower) -> None:
+        poll(self)
+        polls[self] += 1
+
+    monkeypatch.setattr(watch._UrlFollower, "_poll", note)
     with web(None) as server:
         source = at_url(server, tmp_path)
         beginnings = [gevent.spawn(Followed, [source]) for _ in range(3)]
         with server.next() as talk:
-            gevent.sleep(0.05)  # for the others to do the same, if they would
+            # the others poll again and again, without a fetch
+            eventually(lambda: sorted(polls.values())[-2:-1] >= [3] or len(server.heads) > 1)
             talk.say(answer(lines(7)))
         first, *others = [beginning.get() for beginning in beginnings]
         assert {tuple(each.first) for each in (first, *others)} == {tuple(addresses(7))}
@@ -377,9 +443,9 @@ def _never_ends(talk: Talk) -> None:
         talk.say(b"10.0.0.99:80\n" * 5000)
 
 
-FAULTS = {
+FAULTS: dict[str, tuple[bytes | Callable[[Talk], object], str]] = {
     "500": (b"HTTP/1.1 500 secret\r\nContent-Length: 6\r\n\r\nsecret", "answers with status 500"),
-    "garbage": (b"\0\1\2\3 secret\r\n\r\n", "doesn't answer in HTTP"),
+    "garbage": (b"\0\1\2\3 secret\r\n\r\n", "response is not HTTP"),
     "web page": (answer("<html>secret"), "no list of exits (looks like a web page)"),
     "empty": (answer(""), "no exit in it"),
     "quota": (answer('{"error": "secret"}'), "no list of exits (JSON without a list"),
@@ -398,7 +464,7 @@ def test_a_url_that_fails_leaves_its_exits_and_is_told_once_and_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said, why = FAULTS[fault]
-    monkeypatch.setattr(feed, "FETCH_TIMEOUT", 0.1 if fault == "hangs" else TOO_LONG)
+    monkeypatch.setattr(watch, "FETCH_TIMEOUT", 0.1 if fault == "hangs" else TOO_LONG)
     well = [True]
 
     def serve(talk: Talk) -> None:
@@ -419,7 +485,7 @@ def test_a_url_that_fails_leaves_its_exits_and_is_told_once_and_asked_again(
             asked = len(server.heads)
             eventually(lambda: len(server.heads) > asked + 1)
             assert caplog.text.count(why) == 1
-            assert "the 1 exits of before stay" in caplog.text
+            assert "keeping the previous 1 exits" in caplog.text
             assert kept_in(tmp_path).read_bytes() == kept
             well[0] = True
             eventually(lambda: "can be read again" in caplog.text)
@@ -436,25 +502,37 @@ def test_a_provider_that_is_gone_is_not_waited_for_where_a_list_is_kept(tmp_path
         assert followed.first == addresses(7)
 
 
+def test_a_start_that_waits_for_a_list_says_for_which(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "WAIT_LOGGED", 0.05)
+    caplog.set_level(logging.INFO, "gsocks.sources")
+    with web(_hangs) as server:
+        source = at_url(server, tmp_path)
+        begun = gevent.spawn(ExitListWatcher([], [source]).begin, wait=90.0)
+        eventually(lambda: f"waiting up to 1m30s for {source}" in caplog.text)
+        begun.kill()
+
+
 def test_without_a_list_a_start_waits_so_long_and_goes_on_with_others_if_there_are_any(
     tmp_path: Path,
 ) -> None:
     with web(_hangs) as server:
         source = at_url(server, tmp_path)
         with pytest.raises(ConfigError, match=r"no exits: http://127.*: no answer yet"):
-            Feed([], [source]).begin(wait=0.05)
-        begun = Feed([OWN], [source])
+            ExitListWatcher([], [source]).begin(wait=0.05)
+        begun = ExitListWatcher([OWN], [source])
         assert hosts(begun.begin(wait=0.05)) == addresses(1)
         begun.close()
     port = free_port()
     source = parse_source({"url": f"http://127.0.0.1:{port}/"}, tmp_path)
     with pytest.raises(ConfigError, match=r"no exits: .* refused"):
-        Feed([], [source]).begin()
+        ExitListWatcher([], [source]).begin()
 
 
 def test_a_list_that_comes_late_is_told_when_it_comes(tmp_path: Path) -> None:
     with web(None) as server:
-        late = Feed([OWN], [at_url(server, tmp_path)])
+        late = ExitListWatcher([OWN], [at_url(server, tmp_path)])
         assert hosts(late.begin(wait=0.02)) == addresses(1)
         told: Queue[list[ExitSpec]] = Queue()
         late.follow(told.put)
@@ -473,7 +551,7 @@ def test_where_nothing_can_be_kept_it_is_said_once_and_the_list_is_used(
             assert followed.first == addresses(7)
             followed.feed.replace([], [source])
             eventually(lambda: len(server.heads) == 2)
-    assert caplog.text.count("can't be kept in") == 1
+    assert caplog.text.count("can't be cached in") == 1
 
 
 @pytest.mark.parametrize(
@@ -516,11 +594,60 @@ def test_the_fields_of_a_file_go_with_the_request(
     assert "secret" not in caplog.text
 
 
+def test_a_server_has_no_say_over_the_private_network_by_redirects(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with web(answer(lines(7))) as secret:
+        there = f"http://localhost:{secret.address.port}/latest/meta-data/"
+        moved = f"HTTP/1.1 302 Found\r\nLocation: {there}\r\n\r\n".encode()
+        with web(moved) as server:
+            for via in ({}, {"fetch_via": "direct"}):
+                source = at_url(server, tmp_path, private="false", **via)
+                with pytest.raises(ConfigError, match=r"localhost.*forbidden: rule 'deny private'"):
+                    ExitListWatcher([], [source]).begin()
+            assert not secret.heads
+            with Followed([at_url(server, tmp_path, private="true")]) as followed:
+                assert followed.first == addresses(7)
+
+
+def test_a_server_has_no_say_over_the_private_network_by_its_own_name_either(
+    tmp_path: Path,
+) -> None:
+    """Its name, or another port of it, may be an address of this network when it is asked again."""
+    with web(answer(lines(7))) as secret:
+        for there in (secret.address.port, ""):
+            moved = f"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:{there}/meta\r\n\r\n"
+            with web(moved.encode()) as server:
+                source = at_url(server, tmp_path, private="false", cache=f"cache-{there}")
+                with pytest.raises(ConfigError, match="forbidden: rule 'deny private'"):
+                    ExitListWatcher([], [source]).begin()
+        moved = "HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\n\r\n"
+        with web(moved.encode()) as server:
+            source = at_url(server, tmp_path, private="false")
+            with pytest.raises(ConfigError, match="forbidden: rule 'deny private'"):
+                ExitListWatcher([], [source]).begin()
+            assert len(server.heads) == 1
+        assert not secret.heads
+
+
+def test_a_redirect_is_judged_whatever_exit_would_follow_it(tmp_path: Path) -> None:
+    with web(answer(lines(7))) as secret, honest("http") as proxy:
+        moved = f"HTTP/1.1 302 Found\r\nLocation: http://{secret.address}/meta\r\n\r\n".encode()
+        with web(moved) as server:
+            source = at_url(server, tmp_path, private="false", fetch_via=f"http://{proxy}")
+            with pytest.raises(ConfigError, match="forbidden: rule 'deny private'"):
+                ExitListWatcher([], [source]).begin()
+            assert not secret.heads
+            source = at_url(server, tmp_path, private="true", fetch_via=f"http://{proxy}")
+            with Followed([source]) as followed:
+                assert followed.first == addresses(7)
+
+
 def test_a_list_may_be_fetched_through_an_exit(tmp_path: Path) -> None:
     with web(answer(lines(7))) as server, honest("http") as proxy:
         with Followed([at_url(server, tmp_path, fetch_via=f"http://{proxy}")]) as followed:
             assert followed.first == addresses(7)
         dead = at_url(server, tmp_path, fetch_via=f"http://127.0.0.1:{free_port()}", cache="x")
         with pytest.raises(ConfigError, match=r"no exits: .*http://127.*refused"):
-            Feed([], [dead]).begin()
+            ExitListWatcher([], [dead]).begin()
         assert len(server.heads) == 1

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from bench.load.route import Place
 
-#: where programs are looked for: PATH, this Python's own folder (an environment that nobody has
+#: where programs are looked for: PATH, this Python's own folder (an environment that no shell has
 #: activated), and where Debian keeps daemons
 _FOLDERS = [
     *os.environ.get("PATH", "").split(os.pathsep),
@@ -34,19 +34,23 @@ class Kind(str, Enum):
     PAIR = "pair"
     #: one SOCKS5 server
     PLAIN = "plain"
+    #: one proxy that spreads its requests over many others
+    GATEWAY = "gateway"
 
 
-class Ground(NamedTuple):
+class Endpoints(NamedTuple):
     """Where a contender is set up for one measurement."""
 
     #: for its files; its own, and empty
     folder: Path
     #: where clients come
-    door: Place
+    inbound: Place
     #: where the far end of a pair listens
     far: Place
     #: where the near end finds the far end: the same, or the other end of a long link
     far_seen: Place
+    #: the upstream proxies of a gateway
+    upstreams: Sequence[Place] = ()
 
 
 class Command(NamedTuple):
@@ -54,6 +58,8 @@ class Command(NamedTuple):
 
     argv: list[str]
     port: int
+    #: variables beyond those that all contenders are given
+    environment: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Contender:
     #: the programs it needs
     programs: tuple[str, ...]
     #: writes its configuration into the ground's folder; what to start, the far end first
-    set_up: Callable[[Ground], list[Command]]
+    set_up: Callable[[Endpoints], list[Command]]
     #: its version, once its programs are there
     version: Callable[[], str]
     #: why it can't run here, for what no look at PATH can tell; "" if it can

@@ -1,4 +1,4 @@
-"""gsocks itself, by ``python -m gsocks -c FILE``: a process for each end, as anybody runs it."""
+"""gsocks itself, by ``python -m gsocks -c FILE``: a process for each end, as users run it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from bench.contenders.base import Command, Contender, Ground, Kind
+from bench.contenders.base import Command, Contender, Endpoints, Kind
 from bench.load.route import Place
 from bench.processes import ROOT
 
@@ -24,29 +25,47 @@ _SECTION: dict[str, Any] = {
 _LOG = {"level": "warning", "access": False}
 
 
-def _command(ground: Ground, role: str, section: dict[str, Any], listen: Place) -> Command:
-    file = ground.folder / f"{role}.yaml"
+class Build(NamedTuple):
+    """How a build of gsocks is started."""
+
+    #: the command line before gsocks' own arguments
+    command: tuple[str, ...]
+    environment: Mapping[str, str] | None = None
+
+
+#: of this source tree
+_HERE = Build((sys.executable, "-m", "gsocks"))
+
+
+def _command(
+    endpoints: Endpoints, role: str, section: dict[str, Any], listen: Place, build: Build
+) -> Command:
+    file = endpoints.folder / f"{role}.yaml"
     config = {"log": _LOG, role: _SECTION | {"listen": f"{listen.host}:{listen.port}"} | section}
     file.write_text(json.dumps(config))
-    return Command([sys.executable, "-m", "gsocks", "-c", str(file)], listen.port)
+    return Command([*build.command, "-c", str(file)], listen.port, build.environment)
 
 
 def _pair(
-    ground: Ground, *, options: dict[str, Any] | None = None, local: dict[str, Any] | None = None
+    endpoints: Endpoints,
+    *,
+    options: dict[str, Any] | None = None,
+    local: dict[str, Any] | None = None,
+    build: Build = _HERE,
 ) -> list[Command]:
     """``options`` of the tunnel's exit, and other keys of the section ``local``."""
-    url = f"gsocks://{ground.far_seen.host}:{ground.far_seen.port}"
+    url = f"gsocks://{endpoints.far_seen.host}:{endpoints.far_seen.port}"
     way = {"url": url, "key_file": "gsocks.key"} | (options or {})
     # the key's file is made by the server, which is up before the local end looks for it
     keys = {"default": {"file": "gsocks.key"}}
     return [
-        _command(ground, "server", {"keys": keys}, ground.far),
-        _command(ground, "local", {"exits": [way]} | (local or {}), ground.door),
+        _command(endpoints, "server", {"keys": keys}, endpoints.far, build),
+        _command(endpoints, "local", {"exits": [way]} | (local or {}), endpoints.inbound, build),
     ]
 
 
-def _plain(ground: Ground) -> list[Command]:
-    return [_command(ground, "local", {"exits": ["direct"]}, ground.door)]
+def _plain(endpoints: Endpoints, *, build: Build = _HERE) -> list[Command]:
+    return [_command(endpoints, "local", {"exits": ["direct"]}, endpoints.inbound, build)]
 
 
 def _version() -> str:
@@ -62,10 +81,10 @@ def _refused(**local: Any) -> str:
     """Why this gsocks does not take a key of the section ``local``; "" if it does."""
     with tempfile.TemporaryDirectory() as folder:
         nowhere = Place("127.0.0.1", 1)
-        ground = Ground(Path(folder), nowhere, nowhere, nowhere)
-        (ground.folder / "gsocks.key").write_text("A" * 43 + "\n")
-        (ground.folder / "gsocks.key").chmod(0o600)
-        command = _pair(ground, local=local)[1]
+        endpoints = Endpoints(Path(folder), nowhere, nowhere, nowhere)
+        (endpoints.folder / "gsocks.key").write_text("A" * 43 + "\n")
+        (endpoints.folder / "gsocks.key").chmod(0o600)
+        command = _pair(endpoints, local=local)[1]
         run = subprocess.run(
             [*command.argv[:3], "check", *command.argv[3:]],
             capture_output=True, text=True, cwd=ROOT, check=False,
@@ -108,3 +127,24 @@ GSOCKS_ON_A_LONG_LINK = (
         partial(_pair, local={"pool": {"size": 0}}),
     ),
 )
+
+
+def gateway_of(name: str, label: str, build: Build = _HERE, **local: Any) -> Contender:
+    """A rotating proxy over a list of HTTP exits; ``local``: other keys of its section."""
+
+    def set_up(endpoints: Endpoints) -> list[Command]:
+        file = endpoints.folder / "exits.txt"
+        lines = [f"http://{host}:{port}\n" for host, port in endpoints.upstreams]
+        file.write_text("".join(lines))
+        section = {"exit_sources": [{"file": str(file)}]} | local
+        return [_command(endpoints, "local", section, endpoints.inbound, build)]
+
+    return _contender(name, label, Kind.GATEWAY, set_up)
+
+
+def contenders_of(build: Build) -> tuple[Contender, Contender]:
+    """A pair (SecretBox) and a proxy without a tunnel, of another build of gsocks."""
+    return (
+        _contender("pair", "pair", Kind.PAIR, partial(_pair, build=build)),
+        _contender("plain", "plain", Kind.PLAIN, partial(_plain, build=build)),
+    )

@@ -7,7 +7,7 @@ import getpass
 from bench.contenders.base import (
     Command,
     Contender,
-    Ground,
+    Endpoints,
     Kind,
     find,
     packaged_version,
@@ -17,7 +17,7 @@ from bench.contenders.base import (
 
 _DANTE_CONFIG = """
 errorlog: stderr
-internal: {door.host} port = {door.port}
+internal: {inbound.host} port = {inbound.port}
 external: 127.0.0.1
 clientmethod: none
 socksmethod: none
@@ -28,12 +28,12 @@ socks pass {{ from: 127.0.0.0/8 to: 0.0.0.0/0 command: connect }}
 """
 
 
-def _microsocks(ground: Ground) -> list[Command]:
-    argv = [find("microsocks"), "-i", ground.door.host, "-p", str(ground.door.port)]
+def _microsocks(endpoints: Endpoints) -> list[Command]:
+    argv = [find("microsocks"), "-i", endpoints.inbound.host, "-p", str(endpoints.inbound.port)]
     # Debian's 1.0.3 can't be told not to print a line for each connection
     if "-q" in said("microsocks", "-h"):
         argv.append("-q")
-    return [Command(argv, ground.door.port)]
+    return [Command(argv, endpoints.inbound.port)]
 
 
 def _sockd() -> str:
@@ -41,11 +41,11 @@ def _sockd() -> str:
     return "danted" if find("danted") else "sockd"
 
 
-def _dante(ground: Ground) -> list[Command]:
-    file = ground.folder / "sockd.conf"
-    file.write_text(_DANTE_CONFIG.format(door=ground.door, user=getpass.getuser()))
-    argv = [find(_sockd()), "-f", str(file), "-p", str(ground.folder / "sockd.pid")]
-    return [Command(argv, ground.door.port)]
+def _dante(endpoints: Endpoints) -> list[Command]:
+    file = endpoints.folder / "sockd.conf"
+    file.write_text(_DANTE_CONFIG.format(inbound=endpoints.inbound, user=getpass.getuser()))
+    argv = [find(_sockd()), "-f", str(file), "-p", str(endpoints.folder / "sockd.pid")]
+    return [Command(argv, endpoints.inbound.port)]
 
 
 MICROSOCKS = Contender(

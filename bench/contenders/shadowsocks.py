@@ -9,7 +9,7 @@ import resource
 import sys
 from functools import partial
 
-from bench.contenders.base import Command, Contender, Ground, Kind, find, said_version
+from bench.contenders.base import Command, Contender, Endpoints, Kind, find, said_version
 
 _CHACHA = "chacha20-ietf-poly1305"
 _AES = "aes-256-gcm"
@@ -19,37 +19,37 @@ _PASSWORD = "a password that guards nothing but loopback"
 _DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
-def _files(ground: Ground, cipher: str) -> tuple[str, str]:
+def _files(endpoints: Endpoints, cipher: str) -> tuple[str, str]:
     """The configuration of the far end and of the near end."""
     both = {"method": cipher, "password": _PASSWORD, "timeout": 600, "mode": "tcp_only"}
-    far = {"server": ground.far.host, "server_port": ground.far.port}
+    far = {"server": endpoints.far.host, "server_port": endpoints.far.port}
     near = {
-        "server": ground.far_seen.host,
-        "server_port": ground.far_seen.port,
-        "local_address": ground.door.host,
-        "local_port": ground.door.port,
+        "server": endpoints.far_seen.host,
+        "server_port": endpoints.far_seen.port,
+        "local_address": endpoints.inbound.host,
+        "local_port": endpoints.inbound.port,
     }
-    paths = ground.folder / "far.json", ground.folder / "near.json"
+    paths = endpoints.folder / "far.json", endpoints.folder / "near.json"
     for path, end in zip(paths, (far, near), strict=True):
         path.write_text(json.dumps(both | end | {"nofile": _DESCRIPTORS}))
     return str(paths[0]), str(paths[1])
 
 
-def _in_c_or_rust(ground: Ground, *, server: str, local: str, cipher: str) -> list[Command]:
-    far, near = _files(ground, cipher)
+def _in_c_or_rust(endpoints: Endpoints, *, server: str, local: str, cipher: str) -> list[Command]:
+    far, near = _files(endpoints, cipher)
     return [
-        Command([find(server), "-c", far], ground.far.port),
-        Command([find(local), "-c", near], ground.door.port),
+        Command([find(server), "-c", far], endpoints.far.port),
+        Command([find(local), "-c", near], endpoints.inbound.port),
     ]
 
 
-def _pproxy(ground: Ground) -> list[Command]:
+def _pproxy(endpoints: Endpoints) -> list[Command]:
     run = [sys.executable, "-m", "bench.contenders.run_pproxy"]
     cipher = f"ss://{_CHACHA}:{_PASSWORD.replace(' ', '-')}@"
-    far = [*run, "-l", cipher + "{}:{}".format(*ground.far)]
-    near = [*run, "-l", "socks5://{}:{}".format(*ground.door)]
-    near += ["-r", cipher + "{}:{}".format(*ground.far_seen)]
-    return [Command(far, ground.far.port), Command(near, ground.door.port)]
+    far = [*run, "-l", cipher + "{}:{}".format(*endpoints.far)]
+    near = [*run, "-l", "socks5://{}:{}".format(*endpoints.inbound)]
+    near += ["-r", cipher + "{}:{}".format(*endpoints.far_seen)]
+    return [Command(far, endpoints.far.port), Command(near, endpoints.inbound.port)]
 
 
 def _no_pproxy() -> str:

@@ -6,7 +6,7 @@ import getpass
 import os
 import subprocess
 
-from bench.contenders.base import Command, Contender, Ground, Kind, find, said_version
+from bench.contenders.base import Command, Contender, Endpoints, Kind, find, said_version
 
 #: where sshd insists on an empty directory if root starts it; init scripts make it
 _PRIVSEP = "/run/sshd"
@@ -22,13 +22,13 @@ LogLevel ERROR
 """
 
 
-def _set_up(ground: Ground) -> list[Command]:
-    folder = ground.folder
+def _set_up(endpoints: Endpoints) -> list[Command]:
+    folder = endpoints.folder
     for name in ("host", "user"):
         subprocess.run(
             [find("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True
         )
-    (folder / "sshd").write_text(_SSHD_CONFIG.format(far=ground.far, folder=folder))
+    (folder / "sshd").write_text(_SSHD_CONFIG.format(far=endpoints.far, folder=folder))
     if os.geteuid() == 0:
         os.makedirs(_PRIVSEP, mode=0o755, exist_ok=True)
     options = {
@@ -38,14 +38,14 @@ def _set_up(ground: Ground) -> list[Command]:
         "ExitOnForwardFailure": "yes",
         "LogLevel": "ERROR",
     }
-    near = [find("ssh"), "-F", "none", "-N", "-D", "{}:{}".format(*ground.door)]
-    near += ["-i", str(folder / "user"), "-p", str(ground.far_seen.port)]
+    near = [find("ssh"), "-F", "none", "-N", "-D", "{}:{}".format(*endpoints.inbound)]
+    near += ["-i", str(folder / "user"), "-p", str(endpoints.far_seen.port)]
     for name, value in options.items():
         near += ["-o", f"{name}={value}"]
     return [
         # sshd wants to be called by its whole path
-        Command([find("sshd"), "-D", "-e", "-f", str(folder / "sshd")], ground.far.port),
-        Command([*near, f"{getpass.getuser()}@{ground.far_seen.host}"], ground.door.port),
+        Command([find("sshd"), "-D", "-e", "-f", str(folder / "sshd")], endpoints.far.port),
+        Command([*near, f"{getpass.getuser()}@{endpoints.far_seen.host}"], endpoints.inbound.port),
     ]
 
 

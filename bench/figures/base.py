@@ -66,5 +66,5 @@ def every_proxy(contender: Contender) -> bool:
 
 
 def every_pair(contender: Contender) -> bool:
-    """Whoever has two ends, and the one that is no proxy to compare with."""
+    """The contenders with two ends, and the direct connection to compare with."""
     return contender.kind is not Kind.PLAIN

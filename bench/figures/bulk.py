@@ -26,24 +26,24 @@ def sample(contender: Contender, scale: Scale) -> dict[str, float]:
         for streams in STREAMS:
             rate, cost = download(scene, streams, scale)
             values |= {f"down_{streams}_rate": rate, f"down_{streams}_cpu": cost}
-            rate, cost = _upload(scene, streams, scale)
+            rate, cost = upload(scene, streams, scale)
             values |= {f"up_{streams}_rate": rate, f"up_{streams}_cpu": cost}
     return values
 
 
 def download(scene: Stage, streams: int, scale: Scale) -> tuple[float, float]:
     """MB/s from the target to the client, and the contender's CPU seconds for each GB."""
-    with _streams(scene.route, streams, SOURCE) as socks:
+    with streams_of(scene.route, streams, SOURCE) as socks:
         receive_for(socks, scale.warm_up)
         cpu, started = scene.cpu(), time.perf_counter()
         count = receive_for(socks, scale.window)
         return _rate_and_cost(count, time.perf_counter() - started, scene.cpu() - cpu)
 
 
-def _upload(scene: Stage, streams: int, scale: Scale) -> tuple[float, float]:
+def upload(scene: Stage, streams: int, scale: Scale) -> tuple[float, float]:
     """The same from the client to the target, counted where it arrives."""
     file = bulk_file()
-    with _streams(scene.route, streams, SINK) as socks, open(file, "rb"):
+    with streams_of(scene.route, streams, SINK) as socks, open(file, "rb"):
         send_for(socks, scale.warm_up, file)
         cpu, started, before = scene.cpu(), time.perf_counter(), scene.sunk()
         send_for(socks, scale.window, file)
@@ -58,7 +58,7 @@ def _rate_and_cost(count: int, seconds: float, cpu: float) -> tuple[float, float
 
 
 @contextlib.contextmanager
-def _streams(route: Route, count: int, role: bytes) -> Iterator[list[socket.socket]]:
+def streams_of(route: Route, count: int, role: bytes) -> Iterator[list[socket.socket]]:
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(route.connect()) for _ in range(count)]
         for sock in socks:

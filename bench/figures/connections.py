@@ -1,4 +1,4 @@
-"""New connections: what a short visit costs."""
+"""New connections: the cost of a short one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _WARM_UP = 64
 
 def sample(contender: Contender, scale: Scale) -> dict[str, float]:
     with stage(contender) as scene:
-        cost, per_second = visits(scene, scale.connections)
+        cost, per_second = connection_cost(scene, scale.connections)
         return {"cpu": cost, "rate": per_second}
 
 
-def visits(scene: Stage, count: int) -> tuple[float, float]:
+def connection_cost(scene: Stage, count: int) -> tuple[float, float]:
     """The contender's CPU microseconds for each connection, and connections for each second."""
     conversation = partial(ask, message=_MESSAGE, answer_size=len(_MESSAGE))
     talk(scene.route, conversation, _WARM_UP, at_once=AT_ONCE)

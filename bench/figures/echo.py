@@ -12,7 +12,7 @@ from bench.load.target import ECHO
 from bench.scale import Scale
 from bench.stage import Stage, stage
 
-_MESSAGE = ECHO * 64
+MESSAGE = ECHO * 64
 _WARM_UP = 100
 
 
@@ -25,15 +25,15 @@ def sample(contender: Contender, scale: Scale) -> dict[str, float]:
 def echoes(scene: Stage, count: int) -> list[int]:
     """Nanoseconds of each message on one connection, after some that don't count."""
     with scene.route.connect() as sock:
-        hold(sock, ask(scene.route, _MESSAGE, len(_MESSAGE)))
-        return [_there_and_back(sock) for _ in range(_WARM_UP + count)][_WARM_UP:]
+        hold(sock, ask(scene.route, MESSAGE, len(MESSAGE)))
+        return [there_and_back(sock) for _ in range(_WARM_UP + count)][_WARM_UP:]
 
 
-def _there_and_back(sock: socket.socket) -> int:
+def there_and_back(sock: socket.socket) -> int:
     """Nanoseconds."""
     started = time.perf_counter_ns()
-    sock.send(_MESSAGE)
-    receive_exactly(sock, len(_MESSAGE))
+    sock.send(MESSAGE)
+    receive_exactly(sock, len(MESSAGE))
     return time.perf_counter_ns() - started
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.contenders import Contender
 from bench.figures.base import Figure, Goal, Measure
 from bench.figures.bulk import download
-from bench.figures.connections import visits
+from bench.figures.connections import connection_cost
 from bench.load.open_connections import open_connections
 from bench.scale import Scale
 from bench.stage import Stage, stage
@@ -15,16 +15,19 @@ def sample(contender: Contender, scale: Scale) -> dict[str, float]:
     few, many = scale.others
     with stage(contender) as scene:
         with open_connections(scene.route, few):
-            visit, gigabyte = _costs(scene, scale)
+            connection, gigabyte = _costs(scene, scale)
         with open_connections(scene.route, many - few):
-            visit_among_many, gigabyte_among_many = _costs(scene, scale)
-    return {"visit": visit_among_many / visit, "gigabyte": gigabyte_among_many / gigabyte}
+            later, gigabyte_later = _costs(scene, scale)
+    return {
+        "connection": later / connection,
+        "gigabyte": gigabyte_later / gigabyte,
+    }
 
 
 def _costs(scene: Stage, scale: Scale) -> tuple[float, float]:
     """CPU time for a connection and for a GB."""
     scene.settle()
-    return visits(scene, scale.connections)[0], download(scene, 1, scale)[1]
+    return connection_cost(scene, scale.connections)[0], download(scene, 1, scale)[1]
 
 
 _CONCERNED = ("gsocks-secretbox", "gsocks-aegis256", "gsocks-plain", "ss-libev-chacha20")
@@ -37,13 +40,13 @@ GROWTH = Figure(
         " open, divided by the same with ten others open, in the same processes."
     ),
     measures=(
-        Measure("visit", "x for a connection", decimals=2, compared=False),
+        Measure("connection", "x for a connection", decimals=2, compared=False),
         Measure("gigabyte", "x for a GB", decimals=2, compared=False),
     ),
     goals=tuple(
         Goal(name, measure, at_most=1.2)
         for name in ("gsocks-secretbox", "gsocks-plain")
-        for measure in ("visit", "gigabyte")
+        for measure in ("connection", "gigabyte")
     ),
     sample=sample,
     concerns=lambda contender: contender.name in _CONCERNED,

@@ -11,7 +11,7 @@ from bench.load.crowd import talk
 from bench.load.open_connections import open_connections
 from bench.load.target import ECHO
 from bench.scale import Scale
-from bench.stage import stage
+from bench.stage import Stage, stage
 
 KIB = 1024
 _MESSAGE = ECHO * 100
@@ -23,14 +23,19 @@ def sample(contender: Contender, scale: Scale) -> dict[str, float]:
     with stage(contender) as scene:
         scene.settle()
         at_start = scene.largest_process()
-        visit = partial(ask, message=_MESSAGE, answer_size=len(_MESSAGE))
-        talk(scene.route, visit, _WARM_UP, at_once=_WARM_UP)
-        scene.settle()
-        before = scene.memory()
-        with open_connections(scene.route, scale.idle):
-            scene.settle()
-            each = (scene.memory() - before) / scale.idle
+        each = bytes_each(scene, scale.idle)
     return {"each": each / KIB, "start": at_start / KIB / KIB}
+
+
+def bytes_each(scene: Stage, count: int) -> float:
+    """Bytes of memory for each of ``count`` idle connections."""
+    conversation = partial(ask, message=_MESSAGE, answer_size=len(_MESSAGE))
+    talk(scene.route, conversation, _WARM_UP, at_once=_WARM_UP)
+    scene.settle()
+    before = scene.memory()
+    with open_connections(scene.route, count):
+        scene.settle()
+        return (scene.memory() - before) / count
 
 
 IDLE = Figure(

@@ -34,7 +34,7 @@ class Link(NamedTuple):
 
 @contextlib.contextmanager
 def long_link(port: int, folder: Path) -> Iterator[Link]:
-    """A link to whoever listens on ``port`` of :attr:`Link.far`."""
+    """A link to the program that listens on ``port`` of :attr:`Link.far`."""
     for kind in ("tun", "relay"):
         argv = [sys.executable, "-m", f"bench.link.{kind}", str(port), str(ROUND_TRIP / 2)]
         with (folder / f"{kind}.log").open("wb") as log:

@@ -2,10 +2,10 @@
 
     python -m bench.link.tun PORT SECONDS     prints the two addresses and the port; until killed
 
-The interface has the address NEAR and leads to FAR, where there is nobody.  A packet to FAR comes
-back with its two addresses exchanged, so the kernel takes it for one from FAR to NEAR: whoever
-listens on NEAR is found at FAR.  The exchange leaves IP and TCP checksums right, because a sum
-does not depend on the order.  The interface is gone when this process is.
+The interface has the address NEAR and leads to FAR, where there is no machine.  A packet to FAR
+comes back with its two addresses exchanged, so the kernel takes it for one from FAR to NEAR: a
+program that listens on NEAR is found at FAR.  The exchange leaves IP and TCP checksums right,
+because a sum does not depend on the order.  The interface is gone when this process is.
 
 Network namespaces and netem would do the same, where the kernel has netem.
 """

@@ -21,8 +21,8 @@ def open_connections(route: Route, count: int) -> Iterator[None]:
     """``count`` connections to the target, each of which has had an answer."""
     socks: list[socket.socket] = []
     try:
-        visit = partial(ask, message=_MESSAGE, answer_size=len(_MESSAGE))
-        talk(route, visit, count, at_once=_AT_ONCE, keep=socks)
+        conversation = partial(ask, message=_MESSAGE, answer_size=len(_MESSAGE))
+        talk(route, conversation, count, at_once=_AT_ONCE, keep=socks)
         yield
     finally:
         for sock in socks:

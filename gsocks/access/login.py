@@ -1,62 +1,68 @@
-"""Who comes in at a door, by name and password, and what the name asks of the exit."""
+"""Authentication of a client by user name and password; the name may carry an exit selector too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple, TypeAlias
 
-from gsocks.errors import AuthenticationFailed
-from gsocks.rotation.username import read_parameters, split
-from gsocks.wish import ANY, Wish
+from gsocks.access.username import read_credentials
+from gsocks.access.username_style import STANDARD, UserNameStyle
+from gsocks.errors import AuthenticationFailed, BadParameters
+from gsocks.request import ANY, ExitSelector
 
-#: whether that user has that password (see gsocks.users)
-Authenticate: TypeAlias = Callable[[str, bytes], bool]
+#: whether a user has a password (see gsocks.access.users)
+VerifyPassword: TypeAlias = Callable[[str, bytes], bool]
 
 
-class Caller(NamedTuple):
-    """Somebody who has come in."""
+class Identity(NamedTuple):
+    """An authenticated client, or one of a listener that requires no authentication."""
 
-    #: None at an open door
+    #: None if the listener requires no authentication
     user: str | None
-    wish: Wish
+    selector: ExitSelector
 
 
-class Login(NamedTuple):
-    """How the clients of a door say who they are.
+class Authenticator(NamedTuple):
+    """How a listener authenticates its clients.
 
-    ``authenticate`` decides who may come in; None leaves the door open, and of the name that
-    somebody gives only the parameters mean anything.  ``users``: the names that are known, which
-    is how they are told from the parameters behind them.  ``wish``: what is asked for whoever
-    comes; a client's own parameters count over it.
+    ``verify_password``: None if the listener requires no authentication; then only the parameters
+    of a client's user name count.  ``users``: the known names, by which a name is separated from
+    the parameters behind it.  ``selector``: the listener's exit selector; the parameters of a
+    client override it.  ``styles``: how these are written.  ``asks``: whether clients are asked for
+    credentials that are not required, since their user names may carry parameters.
     """
 
-    authenticate: Authenticate | None = None
+    verify_password: VerifyPassword | None = None
     users: Container[str] = ()
-    wish: Wish = ANY
+    selector: ExitSelector = ANY
+    styles: Sequence[UserNameStyle] = (STANDARD,)
+    asks: bool = False
 
     @property
     def required(self) -> bool:
-        """Whether nobody may come in without."""
-        return self.authenticate is not None
+        """Whether clients have to authenticate."""
+        return self.verify_password is not None
 
-    def unnamed(self) -> Caller:
-        """Whoever gives no name, where none is required."""
-        return Caller(None, self.wish)
+    def anonymous(self) -> Identity:
+        """The identity of a client without a user name, where none is required."""
+        return Identity(None, self.selector)
 
-    def enter(self, name: str, password: bytes) -> Caller:
-        """Let somebody in.
+    def authenticate(self, name: str, password: bytes) -> Identity:
+        """The identity of the client that sends these credentials.
 
-        Raises AuthenticationFailed, BadParameters (only to those who have the password: what it
-        tells is none of the others' business), and what ``authenticate`` raises.
+        Raises AuthenticationFailed, BadParameters (only after the password has proved right: the
+        message would tell other clients about the exits), and the errors of ``verify_password``.
         """
-        if self.authenticate is None:
-            _, parameters = split(name, None)
-            return Caller(None, read_parameters(parameters).over(self.wish))
-        user, parameters = split(name, self.users)
-        if not self.authenticate(user, password):
+        verify = self.verify_password
+        users = None if verify is None else self.users
+        user, password, found = read_credentials(name, password, users, self.styles)
+        if verify is not None and not verify(user, password):
             raise AuthenticationFailed(f"no user {user!r} with that password")
-        return Caller(user, read_parameters(parameters).over(self.wish))
+        if isinstance(found, BadParameters):
+            raise found
+        selector = found if self.selector is ANY else found.merge(self.selector)
+        return Identity(None if verify is None else user, selector)
 
 
-#: everybody may come in
-OPEN = Login()
+#: no authentication is required
+OPEN = Authenticator()

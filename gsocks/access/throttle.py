@@ -1,198 +1,237 @@
-"""Passwords can't be tried out: whoever fails is slowed, and then refused for a time.
+"""Protection of passwords from guessing: failed logins are delayed, then refused for some time.
 
-What is counted is failed logins from one address: an IPv4 address, or an IPv6 /64, which is the
-least that one customer gets.  Each failure is answered later than the one before; after too many
-of them nothing from there is looked at, the right password no more than a wrong one: so a refused
-guesser learns nothing and costs nothing.
+Failed logins are counted by address: an IPv4 address, or an IPv6 /64
+(:func:`gsocks.access.networks.client_prefix`).  Each failure is answered later than the one before.
+After too many of them no login from that address is verified, neither with a wrong nor with the
+right password, so that a refused client learns nothing and costs nothing.  Only other refused
+addresses, each of which had to fail as often, take a refused one's place among those that are
+remembered: a client that has an IPv6 /48 can fail once from each of 65,536 /64s in a moment.
 
-Guesses that come side by side are counted as those that come one after the other: no more of
-them are looked at than may still fail, and the others wait until it is known.
+Concurrent logins count like successive ones: at most as many are verified at a time as may still
+fail, and the others wait for their outcome.  One that is being verified counts although its client
+is gone before it is answered.  A login that is remembered needs no verification and
+waits for none; as many may be compared with what is remembered as may still fail.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Container
 from functools import partial
-from ipaddress import IPv6Network
-from typing import TypeAlias
 
 import gevent
 from gevent.event import Event
 
-from gsocks.address import ip_of
-from gsocks.errors import LoginRefused
-from gsocks.login import Authenticate
+from gsocks.access.login import VerifyPassword
+from gsocks.access.networks import client_prefix
+from gsocks.backoff import Backoff
+from gsocks.errors import GsocksError, LoginRefused
+from gsocks.lru import LruCache
 from gsocks.units import format_duration
 
 log = logging.getLogger("gsocks.throttle")
 
-#: an IPv4 address, or the first half of an IPv6 address
-_Key: TypeAlias = "str | int"
+
+def _recall_nothing(name: str, password: bytes) -> bool | None:  # noqa: ARG001
+    return None
 
 
 class Throttle:
-    """``authenticate``, for those who have not failed too often; doors may share one.
+    """Calls ``authenticate`` for addresses with few failures; several listeners may share one.
 
-    ``clock`` tells monotonic seconds; ``sleep`` keeps an answer back so long.  ``users``: the names
-    that ``authenticate`` knows, for whoever has to tell them from what stands behind them.  Every
-    process counts for itself.
+    ``authenticate`` gets a name, a password and the client's prefix.  ``recall`` tells without a
+    verification whether a password is right, or None if it can't.
+
+    ``clock`` returns monotonic seconds; ``sleep`` delays an answer by seconds.  ``users``: the
+    names that ``authenticate`` knows, see :class:`gsocks.access.login.Authenticator`.  Each process
+    counts on its own.
     """
 
-    #: logins from one address that may fail within WINDOW
-    MOST_FAILURES = 10
-    #: seconds after which a failure is forgotten
-    WINDOW = 600.0
-    #: seconds for which nothing from an address is looked at after MOST_FAILURES
-    REFUSED_FOR = 600.0
-    #: seconds before the answer to a first failure; each further one takes twice as long
-    FIRST_DELAY = 0.25
-    #: seconds, and no more: within ``timeouts.handshake`` the client gets its answer
-    LONGEST_DELAY = 4.0
-    #: addresses with failures that are remembered; the one that was silent longest is forgotten
-    MAX_ADDRESSES = 10_000
+    #: failed logins from one address within ``window`` before it is refused
+    max_failures = 10
+    #: seconds after which a failure no longer counts
+    window = 600.0
+    #: seconds for which logins from an address are refused after ``max_failures``
+    refusal_time = 600.0
+    #: seconds before the answer to the first failure; doubled by each further one
+    first_delay = 0.25
+    #: seconds; the client still gets its answer within ``timeouts.handshake``
+    max_delay = 4.0
+    #: addresses that are remembered, and as many that are refused; beyond, the least recently seen
+    #: one of these or of those is forgotten
+    max_addresses = 10_000
 
     def __init__(
         self,
-        authenticate: Authenticate,
+        authenticate: Callable[[str, bytes, str], bool],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = gevent.sleep,
         *,
         users: Container[str] = (),
+        recall: Callable[[str, bytes], bool | None] = _recall_nothing,
     ) -> None:
         self.users = users
         self._authenticate = authenticate
+        self._recall = recall
         self._clock = clock
         self._sleep = sleep
-        self._sources: OrderedDict[_Key, _Source] = OrderedDict()
+        self._sources: LruCache[str, _Source] = LruCache(self.max_addresses)
+        #: monotonic seconds until which the logins from an address are refused
+        self._refused: LruCache[str, float] = LruCache(self.max_addresses)
 
-    def for_client(self, host: str) -> Authenticate:
+    def __repr__(self) -> str:
+        now = self._clock()
+        refused = sum(until > now for until in self._refused.values())
+        pending = sum(source.pending for source in self._sources.values())
+        addresses = len({*self._sources, *self._refused})
+        return f"<Throttle addresses={addresses} refused={refused} pending={pending}>"
+
+    def for_client(self, host: str) -> VerifyPassword:
         """:meth:`verify` for a client at the IP address ``host``."""
         return partial(self.verify, host)
 
     def verify(self, host: str, name: str, password: bytes) -> bool:
-        """What ``authenticate`` says to that name and password, later each time it says no.
+        """The result of ``authenticate``; False is returned later with each failure.
 
-        Raises LoginRefused if it isn't asked, and whatever it raises itself, which is no failure
-        of the client's.  A success forgives the failures of the same name only: else whoever has
-        an account could try out the others' passwords in between.
+        Raises LoginRefused without calling it after too many failures.  Its own errors are raised
+        too and do not count as failures.  A success forgives the failures of the same name only:
+        otherwise a client with an account could guess other users' passwords in between.
         """
-        key = _key(host)
+        key = client_prefix(host)
         source = self._enter(key)
+        known_wrong = False
+        attempt: gevent.Greenlet[..., float | GsocksError | None] | None = None
         try:
+            self._check(key, source)
+            if len(source.failures) + source.known_wrong < self.max_failures:
+                known = self._recall(name, password)
+                if known:
+                    source.forgive(name)
+                    return True
+                known_wrong = known is False
+            source.known_wrong += known_wrong
             self._wait_for_turn(key, source)
-            source.under_way += 1
-            try:
-                right = self._authenticate(name, password)
-            finally:
-                source.under_way -= 1
-                source.wake()
-            if right:
-                source.forgive(name)
-                return True
-            delay = self._count(key, source, name)
+            source.verifying += 1
+            # In its own greenlet: a client that leaves, or has to, before it is answered would
+            # have a guess that does not count.
+            attempt = gevent.spawn(self._attempt, key, source, name, password, known_wrong)
         finally:
-            self._leave(key, source)
-        self._sleep(delay)
+            if attempt is None:
+                self._leave(key, source, known_wrong)
+        outcome = attempt.get()
+        if isinstance(outcome, GsocksError):
+            raise outcome
+        if outcome is None:
+            return True
+        self._sleep(outcome)
         return False
 
-    def _enter(self, key: _Key) -> _Source:
+    def _attempt(
+        self, key: str, source: _Source, name: str, password: bytes, known_wrong: bool
+    ) -> float | GsocksError | None:
+        """Verify and count; returns by how many seconds a failure is answered later, None for a
+        right password."""
+        try:
+            try:
+                right = self._authenticate(name, password, key)
+            finally:
+                source.verifying -= 1
+                source.notify()
+            if not right:
+                return self._count_failure(key, source, name)
+            source.forgive(name)
+            return None
+        except GsocksError as error:  # returned: gevent prints what a greenlet raises
+            return error
+        finally:
+            self._leave(key, source, known_wrong)
+
+    def _enter(self, key: str) -> _Source:
         source = self._sources.get(key)
         if source is None:
             source = self._sources[key] = _Source()
-            if len(self._sources) > self.MAX_ADDRESSES:
-                self._sources.popitem(last=False)
-        else:
-            self._sources.move_to_end(key)
-        source.present += 1
+        source.pending += 1
         return source
 
-    def _leave(self, key: _Key, source: _Source) -> None:
-        source.present -= 1
-        # who has done nothing wrong takes nobody's place
-        if source.is_blank and self._sources.get(key) is source:
+    def _leave(self, key: str, source: _Source, known_wrong: bool) -> None:
+        source.pending -= 1
+        source.known_wrong -= known_wrong
+        # an address without failures takes no place from one with them
+        if source.is_blank and self._sources.peek(key) is source:
             del self._sources[key]
 
-    def _wait_for_turn(self, key: _Key, source: _Source) -> None:
-        while True:
-            now = self._clock()
-            if source.refused_until > now:
-                left = format_duration(round(source.refused_until - now) or 1)
-                raise LoginRefused(f"too many failed logins from {_shown(key)}; wait for {left}")
-            source.forget(now - self.WINDOW)
-            if len(source.failures) + source.under_way < self.MOST_FAILURES:
-                return
-            source.wait()
+    def _check(self, key: str, source: _Source) -> None:
+        """Forget what is over.  Raises LoginRefused."""
+        now = self._clock()
+        until = self._refused.get(key)
+        if until is not None and until > now:
+            left = format_duration(round(until - now) or 1)
+            raise LoginRefused(f"too many failed logins from {key}; retry in {left}")
+        self._refused.discard(key)
+        source.forget(now - self.window)
 
-    def _count(self, key: _Key, source: _Source, name: str) -> float:
-        """One failure more; the seconds by which its answer comes later."""
+    def _wait_for_turn(self, key: str, source: _Source) -> None:
+        while len(source.failures) + source.verifying >= self.max_failures:
+            source.wait()
+            self._check(key, source)
+
+    def _count_failure(self, key: str, source: _Source, name: str) -> float:
+        """Count one failure; returns the seconds by which its answer is delayed."""
         now = self._clock()
         source.failures.append((now, hash(name)))
         failed = len(source.failures)
-        if failed >= self.MOST_FAILURES:
-            source.refused_until = now + self.REFUSED_FOR
+        if failed >= self.max_failures:
+            self._refused[key] = now + self.refusal_time
             source.failures.clear()
             log.warning(
-                "%s: %d logins have failed in %s, none is looked at for %s",
-                _shown(key),
+                "%s: %d failed logins in %s, refusing its logins for %s",
+                key,
                 failed,
-                format_duration(self.WINDOW),
-                format_duration(self.REFUSED_FOR),
+                format_duration(self.window),
+                format_duration(self.refusal_time),
             )
-        delay: float = self.FIRST_DELAY * 2 ** (failed - 1)
-        return min(delay, self.LONGEST_DELAY)
+        return Backoff(self.first_delay, self.max_delay).bound(failed - 1)
 
 
 class _Source:
-    """One address: what has failed from there, and what is under way."""
+    """The logins from one address: failed, being verified and waiting."""
 
-    __slots__ = ("_news", "failures", "present", "refused_until", "under_way")
+    __slots__ = ("_outcome", "failures", "known_wrong", "pending", "verifying")
 
     def __init__(self) -> None:
-        #: when, and for which name (as its hash: a name may be long)
+        #: the time of each failure, and the hash of the user name, which may be long
         self.failures: list[tuple[float, int]] = []
-        #: monotonic seconds
-        self.refused_until = 0.0
-        #: logins that are just being looked at
-        self.under_way = 0
-        #: these, and those that wait to be
-        self.present = 0
-        self._news: Event | None = None
+        #: logins that are being verified
+        self.verifying = 0
+        #: logins without an outcome yet whose password is not the one that is remembered
+        self.known_wrong = 0
+        #: logins that are being verified, or wait for their turn
+        self.pending = 0
+        self._outcome: Event | None = None
 
     @property
     def is_blank(self) -> bool:
-        return not (self.present or self.failures or self.refused_until)
+        return not (self.pending or self.failures)
 
     def forgive(self, name: str) -> None:
         if self.failures:
-            named = hash(name)
-            self.failures = [failure for failure in self.failures if failure[1] != named]
+            forgiven = hash(name)
+            self.failures = [failure for failure in self.failures if failure[1] != forgiven]
 
     def forget(self, until: float) -> None:
-        """What failed at that time or before; and a refusal, which is over."""
-        self.refused_until = 0.0
+        """Drop the failures until that time."""
         if self.failures:
             self.failures = [failure for failure in self.failures if failure[0] > until]
 
     def wait(self) -> None:
-        """Until a login that is under way has an outcome."""
-        if self._news is None:
-            self._news = Event()
-        self._news.wait()
+        """Wait for the outcome of a login that is being verified."""
+        if self._outcome is None:
+            self._outcome = Event()
+        self._outcome.wait()
 
-    def wake(self) -> None:
-        """Those who wait; runs before the outcome is counted, and they after it."""
-        news, self._news = self._news, None
-        if news is not None:
-            news.set()
-
-
-def _key(host: str) -> _Key:
-    ip = ip_of(host)
-    return int(ip) >> 64 if ip is not None and ip.version == 6 else host
-
-
-def _shown(key: _Key) -> str:
-    return key if isinstance(key, str) else str(IPv6Network((key << 64, 64)))
+    def notify(self) -> None:
+        """Wake the waiting logins, which run after the outcome has been counted."""
+        outcome, self._outcome = self._outcome, None
+        if outcome is not None:
+            outcome.set()

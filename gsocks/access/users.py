@@ -1,8 +1,9 @@
-"""Who may come in: user names and their passwords, kept as Argon2id hashes (RFC 9106).
+"""Users and their passwords, stored as Argon2id hashes (RFC 9106).
 
-Argon2id is slow and large on purpose (64 MiB and some 60 ms for each password), and a proxy logs
-in at every connection.  So it runs beside the event loop, in few threads, and a password that was
-right is remembered for a while, as a digest whose key this process never tells.
+Argon2id takes much time and memory on purpose (64 MiB and some 60 ms per password), and clients of
+a proxy log in with every connection.  So it runs outside of the event loop, in few threads, and a
+password that was right is remembered for some time, as a digest with a key that never leaves this
+process.
 """
 
 from __future__ import annotations
@@ -13,41 +14,36 @@ import re
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import gevent
-from gevent.lock import Semaphore
 from nacl.exceptions import InvalidkeyError
 from nacl.pwhash import argon2id
 
+from gsocks.access.verifications import Durations, verifications_of_this_hub
 from gsocks.errors import ConfigError, LoginsBusy
-
-#: verifications at a time, in each process; more wait.  Two cost 128 MiB and leave the other
-#: eight threads of gevent's pool to name resolution.
-AT_ONCE = 2
-
-#: different logins that are verified or wait for it, in each process; one more is refused at once.
-#: At 60 ms for each, two at a time, the last of them waits for three seconds.
-MAX_WAITING = 100
+from gsocks.lru import LruCache
+from gsocks.turns import give_way
 
 #: seconds for which a right password is remembered
-REMEMBERED_FOR = 600.0
+REMEMBER_TIME = 600.0
 
-#: users whose password is remembered; beyond, the one who logged in first is forgotten
+#: users whose password is remembered; beyond, the earliest login is forgotten
 MAX_REMEMBERED = 4096
 
-#: KiB, passes and lanes that a hash may demand of this machine at a login; RFC 9106 section 4
-#: recommends 64 MiB, 3 and 4 where memory is short, and libsodium's "sensitive" is 1 GiB, 4 and 1
+#: KiB, passes and lanes that a hash may require for a verification; RFC 9106 section 4 recommends
+#: 64 MiB, 3 and 4 where memory is short, and libsodium's "sensitive" is 1 GiB, 4 and 1
 MAX_MEMORY = 1024 * 1024
 MAX_PASSES = 16
 MAX_LANES = 16
 
-# The longest hash that libsodium takes (crypto_pwhash_STRBYTES, less the NUL).
+# The longest hash that libsodium accepts (crypto_pwhash_STRBYTES, less the NUL).
 _MAX_HASH = 127
 
-# Argon2's encoding in full.  libsodium answers "wrong password" to a hash that it can't read, so
-# one that it wouldn't read has to be found when it is loaded.
+# Argon2's complete encoding.  libsodium reports "wrong password" for a hash that it can't parse, so
+# such a hash has to be refused when it is loaded.
 _HASH = re.compile(
     r"\$argon2id\$v=19"
     r"\$m=(?P<memory>[1-9][0-9]*),t=(?P<passes>[1-9][0-9]*),p=(?P<lanes>[1-9][0-9]*)"
@@ -58,168 +54,228 @@ _MIN_TAG = 16
 
 
 def hash_password(password: bytes) -> str:
-    """An Argon2id hash of ``password`` with a salt of its own, to be kept in the configuration.
+    """An Argon2id hash of ``password`` with a random salt, for the configuration.
 
-    With libsodium's limits for interactive use: 64 MiB, 2 passes.  Blocks this thread meanwhile.
+    With libsodium's limits for interactive use: 64 MiB, 2 passes.  Blocks the calling thread.
     """
     return argon2id.str(
         password, opslimit=argon2id.OPSLIMIT_INTERACTIVE, memlimit=argon2id.MEMLIMIT_INTERACTIVE
     ).decode("ascii")
 
 
-class _Login(NamedTuple):
+#: a client, a name and the digest of a password
+_Login: TypeAlias = tuple[str, str, bytes]
+
+
+class _Remembered(NamedTuple):
+    """A login that has succeeded."""
+
     digest: bytes
-    until: float
+    #: monotonic seconds
+    expires: float
 
 
 class _Verification:
-    """One name and password that are being worked out, or wait for it."""
+    """The verification of one name and password, which runs or waits for its turn."""
 
-    __slots__ = ("askers", "begun", "worker")
+    __slots__ = ("started", "waiters", "worker")
 
-    worker: gevent.Greenlet[..., bool]
+    worker: gevent.Greenlet[..., bool | LoginsBusy]
 
     def __init__(self) -> None:
-        #: logins that want to know
-        self.askers = 0
-        #: whether it has its turn
-        self.begun = False
+        #: logins that wait for the result
+        self.waiters = 0
+        self.started = False
 
 
 class Users:
-    """The users of a door: a mapping of names to Argon2id hashes.
+    """The users of a listener: a mapping of names to Argon2id hashes.
 
-    ``clock`` tells monotonic seconds.  Raises ConfigError, naming the user, for a hash that can't
-    be one or that demands too much of this machine.
+    ``clock`` returns monotonic seconds.  Raises ConfigError, which names the user, for an invalid
+    hash and for one that requires too much memory or time.
     """
 
-    __slots__ = ("_clock", "_decoy", "_hashes", "_key", "_remembered", "_turns", "_under_way")
+    __slots__ = ("_clock", "_decoy", "_durations", "_hashes", "_key", "_pending", "_remembered")
 
     def __init__(
         self, hashes: Mapping[str, str], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
         self._key = os.urandom(blake2b.MAX_KEY_SIZE)
-        self._turns = Semaphore(AT_ONCE)
-        # One password is right for a name, so one digest is remembered for it.
-        self._remembered: dict[str, _Login] = {}
+        # Only one password is right for a name, so one digest is remembered for each.
+        self._remembered: LruCache[str, _Remembered] = LruCache(MAX_REMEMBERED)
         self._hashes: dict[str, str] = {}
-        # A client opens many connections at once: they wait for one answer.
-        self._under_way: dict[tuple[str, bytes], _Verification] = {}
-        self.replace(hashes)
+        # A client opens many connections at once: they wait for one verification.
+        self._pending: dict[_Login, _Verification] = {}
+        self._take(*check_all(hashes))
 
     def replace(self, hashes: Mapping[str, str]) -> None:
-        """Take other users, at once and while logins go on; who has changed is forgotten.
+        """Replace all users while logins go on; the passwords of changed users are forgotten.
 
-        Raises ConfigError as the constructor does; then the users are those of before.
+        Raises ConfigError as the constructor does; then the users are unchanged.  Gives way to
+        other greenlets.
         """
-        costs = {name: _cost(name, stored) for name, stored in hashes.items()}
-        self._decoy = _make_decoy(max(costs.values(), key=_work, default=_DEFAULT_COST))
-        for name, stored in self._hashes.items():
-            if hashes.get(name) != stored:
-                self._remembered.pop(name, None)
-        self._hashes = dict(hashes)
+        self._take(*check_all(hashes, give_way))
 
-    def verify(self, name: str, password: bytes) -> bool:
-        """Whether that is the password of that user.
+    def _take(self, hashes: dict[str, str], costs: set[Cost]) -> None:
+        """Replace all users by those with ``hashes``, which have these costs."""
+        self._decoy = _make_decoy(max(costs, key=_work, default=_DEFAULT_COST))
+        self._durations = Durations(self._clock)
+        for name in list(self._remembered):
+            if hashes.get(name) != self._hashes.get(name):
+                self._remembered.discard(name)
+        self._hashes = hashes
 
-        Blocks this greenlet only.  An unknown name takes as long as a wrong password.  Raises
-        LoginsBusy if too many wait already; who is remembered never waits.
+    def verify(self, name: str, password: bytes, client: str = "") -> bool:
+        """Whether ``password`` is the password of the user ``name``.
+
+        Blocks the calling greenlet only.  Logins of one ``client``, a prefix, take turns with those
+        of others; a remembered one never waits.  An unknown name takes as long as a wrong password.
+        Raises LoginsBusy if too many logins are waiting.
         """
-        if self._remembers(name, password):
+        known = self.recall(name, password)
+        if known:
             return True
         stored = self._hashes.get(name, self._decoy)
-        question = name, self._digest(stored, password)
-        asked = self._under_way.get(question)
-        if asked is None:
-            if len(self._under_way) >= MAX_WAITING:
-                raise LoginsBusy("too many other logins wait to be verified")
-            asked = self._under_way[question] = _Verification()
-            # In a greenlet of its own: who asks may give up, but Argon2's thread can't, and holds
-            # its turn until it is done.
-            asked.worker = gevent.spawn(self._work_out, asked, question, stored, password)
-        asked.askers += 1
+        login = client, name, self._digest(stored, password)
+        verification = self._pending.get(login)
+        if verification is None:
+            verification = self._pending[login] = _Verification()
+            is_wrong = name not in self._hashes or (known is False and self._costs_most(stored))
+            # In its own greenlet: the calling one may be killed, but Argon2's thread can't be, and
+            # holds its turn until it has finished.
+            verification.worker = gevent.spawn(
+                self._run, verification, login, stored, password, is_wrong
+            )
+        verification.waiters += 1
         try:
-            right: bool = asked.worker.get()
-            return right
+            right = verification.worker.get()
         finally:
-            asked.askers -= 1
-            if not asked.askers and not asked.begun:
-                del self._under_way[question]
+            verification.waiters -= 1
+            if not verification.waiters and not verification.started:
+                self._forget(login, verification)
+                verification.worker.kill(block=False)  # which frees its place
+        if isinstance(right, LoginsBusy):
+            raise right
+        return right
+
+    def recall(self, name: str, password: bytes) -> bool | None:
+        """Whether ``password`` is right, if the one of ``name`` is remembered; None if not."""
+        remembered = self._remembered.peek(name)
+        if remembered is None:
+            return None
+        if remembered.expires <= self._clock():
+            del self._remembered[name]
+            return None
+        return hmac.compare_digest(remembered.digest, self._digest(self._hashes[name], password))
 
     @property
     def names(self) -> list[str]:
-        """Who they are."""
+        """The names of all users, sorted."""
         return sorted(self._hashes)
 
     def __contains__(self, name: object) -> bool:
         return name in self._hashes
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.names}>"
+        remembered, pending = sorted(self._remembered), len(self._pending)
+        return f"<{type(self).__name__} {self.names} remembered={remembered} pending={pending}>"
 
-    def _work_out(
-        self, asked: _Verification, question: tuple[str, bytes], stored: str, password: bytes
-    ) -> bool:
-        name = question[0]
-        with self._turns:
-            if not asked.askers:  # all have given up
-                return False
-            asked.begun = True
-            try:
-                fits = gevent.get_hub().threadpool.apply(_fits, (stored, password))
-            finally:
-                del self._under_way[question]
-            # A decoy lets nobody in, and neither does a hash that was replaced meanwhile.
-            right = fits and self._hashes.get(name) == stored
-            if right:
-                self._remember(name, stored, password)
-            return right
+    def _run(
+        self,
+        verification: _Verification,
+        login: _Login,
+        stored: str,
+        password: bytes,
+        is_wrong: bool,
+    ) -> bool | LoginsBusy:
+        client, name, _ = login
+        seconds = self._durations.sample() if is_wrong else None
+        queue = verifications_of_this_hub()
+        try:
+            with queue.turn(client, takes_thread=seconds is None):
+                verification.started = True
+                if seconds is not None:  # the answer is known, and its time must not show that
+                    gevent.sleep(seconds)
+                    return False
+                if self.recall(name, password):  # proved by another login meanwhile
+                    return True
+                matches = queue.call(partial(self._measure, stored, password))
+        except LoginsBusy as error:  # returned: gevent prints what a greenlet raises
+            return error
+        finally:
+            self._forget(login, verification)
+        # The decoy is no user's hash, and this one may have been replaced meanwhile.
+        right = matches and self._hashes.get(name) == stored
+        if right:
+            self._remember(name, stored, password)
+        return right
 
-    def _remembers(self, name: str, password: bytes) -> bool:
-        login = self._remembered.get(name)
-        if login is None:
-            return False
-        if login.until <= self._clock():
-            del self._remembered[name]
-            return False
-        return hmac.compare_digest(login.digest, self._digest(self._hashes[name], password))
+    def _forget(self, login: _Login, verification: _Verification) -> None:
+        if self._pending.get(login) is verification:
+            del self._pending[login]
+
+    def _measure(self, stored: str, password: bytes) -> bool:
+        """In a thread."""
+        verify = partial(_matches, stored, password)
+        return self._durations.measure(verify) if self._costs_most(stored) else verify()
+
+    def _costs_most(self, stored: str) -> bool:
+        """Whether it costs what the decoy does."""
+        return stored.rsplit("$", 2)[0] == self._decoy.rsplit("$", 2)[0]
 
     def _remember(self, name: str, stored: str, password: bytes) -> None:
-        self._remembered.pop(name, None)
-        if len(self._remembered) >= MAX_REMEMBERED:
-            del self._remembered[next(iter(self._remembered))]
-        until = self._clock() + REMEMBERED_FOR
-        self._remembered[name] = _Login(self._digest(stored, password), until)
+        expires = self._clock() + REMEMBER_TIME
+        self._remembered[name] = _Remembered(self._digest(stored, password), expires)
 
     def _digest(self, stored: str, password: bytes) -> bytes:
-        # A hash has no NUL, so the two can't be parted otherwise; the name is the entry's.
+        # A hash has no NUL, so the input is unambiguous; the name is the key of the entry.
         return blake2b(stored.encode("ascii") + b"\0" + password, key=self._key).digest()
 
 
-def _fits(stored: str, password: bytes) -> bool:
-    # Answered, not raised: gevent prints what is raised in its threads.
+def _matches(stored: str, password: bytes) -> bool:
+    # Returned, not raised: gevent prints exceptions of its threads.
     try:
         return argon2id.verify(stored.encode("ascii"), password)
     except InvalidkeyError:
         return False
 
 
-class _Cost(NamedTuple):
+def go_on() -> None:
+    """Give way to no other greenlet: for the start, before there is one."""
+
+
+def check_all(
+    hashes: Mapping[str, str], give_way: Callable[[], object] = go_on
+) -> tuple[dict[str, str], set[Cost]]:
+    """A copy of ``hashes`` and their costs.  Raises ConfigError."""
+    checked, costs = dict(hashes), set()
+    for name, stored in checked.items():
+        costs.add(check_hash(name, stored))
+        give_way()
+    return checked, costs
+
+
+class Cost(NamedTuple):
+    """What a verification takes: KiB, passes and lanes."""
+
     memory: int
     passes: int
     lanes: int
 
 
-_DEFAULT_COST = _Cost(argon2id.MEMLIMIT_INTERACTIVE // 1024, argon2id.OPSLIMIT_INTERACTIVE, 1)
+_DEFAULT_COST = Cost(argon2id.MEMLIMIT_INTERACTIVE // 1024, argon2id.OPSLIMIT_INTERACTIVE, 1)
 
 
-def _work(cost: _Cost) -> int:
+def _work(cost: Cost) -> int:
     return cost.memory * cost.passes
 
 
-def _cost(name: str, stored: str) -> _Cost:
-    """What a verification against that hash takes.  Raises ConfigError."""
+def check_hash(name: str, stored: str) -> Cost:
+    """The cost of a verification against that hash.
+
+    Raises ConfigError, which names the user, for a hash that :class:`Users` refuses.
+    """
     match = _HASH.fullmatch(stored) if len(stored) <= _MAX_HASH else None
     if (
         match is None
@@ -230,33 +286,28 @@ def _cost(name: str, stored: str) -> _Cost:
             f"user {name!r}: expected an Argon2id hash ($argon2id$v=19$...), as gsocks passwd "
             f"makes them"
         )
-    cost = _Cost(int(match["memory"]), int(match["passes"]), int(match["lanes"]))
+    cost = Cost(int(match["memory"]), int(match["passes"]), int(match["lanes"]))
     if cost.memory > MAX_MEMORY or cost.passes > MAX_PASSES or cost.lanes > MAX_LANES:
         raise ConfigError(
-            f"user {name!r}: the hash demands m={cost.memory} KiB, t={cost.passes}, "
-            f"p={cost.lanes}; allowed are m={MAX_MEMORY}, t={MAX_PASSES}, p={MAX_LANES}"
+            f"user {name!r}: the hash requires m={cost.memory} KiB, t={cost.passes}, "
+            f"p={cost.lanes}; the limits are m={MAX_MEMORY}, t={MAX_PASSES}, p={MAX_LANES}"
         )
     if cost.memory < 8 * cost.lanes:  # RFC 9106 section 3.1
         raise ConfigError(
-            f"user {name!r}: the hash says m={cost.memory} KiB, which is less than 8 for each "
+            f"user {name!r}: the hash has m={cost.memory} KiB, which is less than 8 for each "
             f"of its p={cost.lanes} lanes"
         )
     return cost
 
 
-def check_hash(name: str, stored: str) -> None:
-    """Raises ConfigError, naming the user, for what :class:`Users` would not take."""
-    _cost(name, stored)
-
-
-def _make_decoy(cost: _Cost) -> str:
-    """A hash that costs as much as a user's and that fits no password anybody knows."""
+def _make_decoy(cost: Cost) -> str:
+    """A hash of the same cost as a user's, for which no password is known."""
     salt, tag = (b64encode(os.urandom(size)).decode("ascii").rstrip("=") for size in (16, 32))
     return f"$argon2id$v=19$m={cost.memory},t={cost.passes},p={cost.lanes}${salt}${tag}"
 
 
 def _unpadded_b64decode(text: str) -> bytes:
-    """The bytes behind ``text``, or none if it isn't their one encoding."""
+    """The bytes that ``text`` encodes, or b"" if it isn't their canonical encoding."""
     if len(text) % 4 == 1:
         return b""
     raw = b64decode(text + "=" * (-len(text) % 4))

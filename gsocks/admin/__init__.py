@@ -1,1 +1,1 @@
-"""Control and insight while it runs: a JSON API and metrics, behind a bearer token."""
+"""The admin API of a running service: JSON and metrics, behind a bearer token."""

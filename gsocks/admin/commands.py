@@ -1,4 +1,4 @@
-"""What one process can be asked and be told to do."""
+"""The queries and commands of the admin API in one process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import msgspec
 from msgspec import Meta, Struct
 
 from gsocks.admin import snapshot
+from gsocks.admin.counters import ConnectionCounters
 from gsocks.admin.snapshot import Json
-from gsocks.admin.tally import Tally
-from gsocks.door import Door
 from gsocks.errors import BadAddress, NoExit
-from gsocks.ways_out import WaysOut
+from gsocks.inbound.listener import Listener
+from gsocks.loop_lag import LoopLag
+from gsocks.rotation.group import ExitGroup
 
 log = logging.getLogger("gsocks.admin")
 
 #: seconds that an exit may be banned for: a year
-LONGEST_BAN = 366 * 86400
+MAX_BAN = 366 * 86400
 
 
-class Problem(Exception):
+class ApiError(Exception):
     """A request that can't be served, as an HTTP status and a line."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
@@ -35,11 +36,11 @@ _Text = Annotated[str, Meta(min_length=1, max_length=255)]
 
 
 class _Body(Struct, forbid_unknown_fields=True):
-    """What a command says: a JSON object, and nothing in it that is not known."""
+    """The JSON object of a command; unknown keys are refused."""
 
 
 class _Ban(_Body):
-    seconds: Annotated[float, Meta(gt=0, le=LONGEST_BAN)]
+    seconds: Annotated[float, Meta(gt=0, le=MAX_BAN)]
     domain: _Text | None = None
 
 
@@ -69,99 +70,111 @@ class _SessionReport(_Body):
 B = TypeVar("B", bound=_Body)
 
 
-class Panel:
-    """The exits of one process, by the names of their sections, and what is told of its doors."""
+class Commands:
+    """Works on the listeners and on the exit groups of one process.
 
-    def __init__(self, doors: Sequence[Door], ways: Mapping[str, WaysOut], tally: Tally) -> None:
-        self._doors = doors
-        self._ways = ways
-        self._tally = tally
+    ``exit_groups``: by the names of their sections.
+    """
 
-    def snapshot(self) -> Json:
+    def __init__(
+        self,
+        inbounds: Sequence[Listener],
+        exit_groups: Mapping[str, ExitGroup],
+        counters: ConnectionCounters,
+        lag: LoopLag,
+    ) -> None:
+        self._inbounds = inbounds
+        self._exit_groups = exit_groups
+        self._counters = counters
+        self._lag = lag
+
+    def snapshot(self, which: str = snapshot.ALL, most: int | None = None) -> Json:
         """See :func:`gsocks.admin.snapshot.take`."""
-        return snapshot.take(self._doors, self._ways, self._tally)
+        return snapshot.take(
+            self._inbounds, self._exit_groups, self._counters, self._lag, which, most
+        )
 
-    def sessions(self, most: int) -> list[Json]:
+    def sessions(self, limit: int) -> list[Json]:
         """See :func:`gsocks.admin.snapshot.sessions`."""
-        return snapshot.sessions(self._ways, most)
+        return snapshot.sessions(self._exit_groups, limit)
 
-    def obey(self, path: Sequence[str], section: str | None, body: bytes) -> None:
-        """Do what ``path`` says.  Raises Problem."""
-        ways = self._section(section)
+    def execute(self, path: Sequence[str], section: str | None, body: bytes) -> None:
+        """Run the command that ``path`` names.  Raises ApiError."""
+        group = self._section(section)
         match path:
             case ["exits", name, word] if word in _EXIT_COMMANDS:
                 kind, command = _EXIT_COMMANDS[word]
-                _do(command, ways, name, _read(body, kind))
+                _do(command, group, name, _read(body, kind))
             case ["sessions", word] if word in _SESSION_COMMANDS:
                 kind, command = _SESSION_COMMANDS[word]
-                _do(command, ways, _read(body, kind))
+                _do(command, group, _read(body, kind))
             case _:
-                raise Problem(HTTPStatus.NOT_FOUND, "no such command")
+                raise ApiError(HTTPStatus.NOT_FOUND, "no such command")
 
-    def _section(self, name: str | None) -> WaysOut:
+    def _section(self, name: str | None) -> ExitGroup:
         if name is None:
-            name = "local" if "local" in self._ways else next(iter(self._ways))
-        if name not in self._ways:
-            known = ", ".join(self._ways)
-            raise Problem(HTTPStatus.NOT_FOUND, f"no section {name!r} runs here (known: {known})")
-        return self._ways[name]
+            name = "local" if "local" in self._exit_groups else next(iter(self._exit_groups))
+        if name not in self._exit_groups:
+            known = ", ".join(self._exit_groups)
+            raise ApiError(HTTPStatus.NOT_FOUND, f"no section {name!r} runs here (known: {known})")
+        return self._exit_groups[name]
 
 
 def _do(command: Callable[..., None], *arguments: object) -> None:
     try:
         command(*arguments)
     except NoExit as error:
-        raise Problem(HTTPStatus.NOT_FOUND, str(error)) from None
+        raise ApiError(HTTPStatus.NOT_FOUND, str(error)) from None
     except BadAddress as error:
-        raise Problem(HTTPStatus.BAD_REQUEST, f"domain: {error}") from None
+        raise ApiError(HTTPStatus.BAD_REQUEST, f"domain: {error}") from None
 
 
 def _read(body: bytes, kind: type[B]) -> B:
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except msgspec.DecodeError as error:  # a ValidationError is one
-        raise Problem(HTTPStatus.BAD_REQUEST, str(error)) from None
+        raise ApiError(HTTPStatus.BAD_REQUEST, str(error)) from None
 
 
 # --- the commands -----------------------------------------------------------------------------
 
 
-def _ban(ways: WaysOut, name: str, said: _Ban) -> None:
-    ways.ban(name, said.seconds, said.domain)
-    log.info("exit %s is banned for %g s%s", name, said.seconds, _for(said.domain))
+def _ban(group: ExitGroup, name: str, body: _Ban) -> None:
+    group.ban(name, body.seconds, body.domain)
+    log.info("exit %s: banned for %g s%s", name, body.seconds, _for(body.domain))
 
 
-def _unban(ways: WaysOut, name: str, said: _Unban) -> None:
-    ways.unban(name, said.domain)
-    log.info("exit %s is unbanned%s", name, _for(said.domain))
+def _unban(group: ExitGroup, name: str, body: _Unban) -> None:
+    group.unban(name, body.domain)
+    log.info("exit %s: unbanned%s", name, _for(body.domain))
 
 
-def _drain(ways: WaysOut, name: str, _: _Body) -> None:
-    ways.drain(name)
-    log.info("exit %s is drained", name)
+def _drain(group: ExitGroup, name: str, _: _Body) -> None:
+    group.drain(name)
+    log.info("exit %s: draining", name)
 
 
-def _undrain(ways: WaysOut, name: str, _: _Body) -> None:
-    ways.drain(name, draining=False)
-    log.info("exit %s is in use again", name)
+def _undrain(group: ExitGroup, name: str, _: _Body) -> None:
+    group.drain(name, draining=False)
+    log.info("exit %s: draining stopped", name)
 
 
-def _report(ways: WaysOut, name: str, said: _Report | _SessionReport) -> None:
-    ways.report(name, said.ok, said.domain)
-    how = "well" if said.ok else "badly"
-    why = f": {said.reason}" if said.reason else ""
-    log.debug("exit %s has served %s %s%s", name, said.domain, how, why)
+def _report(group: ExitGroup, name: str, body: _Report | _SessionReport) -> None:
+    group.report(name, body.ok, body.domain)
+    how = "success" if body.ok else "failure"
+    why = f": {body.reason}" if body.reason else ""
+    log.debug("exit %s: %s reported for %s%s", name, how, body.domain, why)
 
 
-def _rotate(ways: WaysOut, said: _Session) -> None:
-    ways.rotate(said.user, said.session)
+def _rotate(group: ExitGroup, body: _Session) -> None:
+    group.rotate(body.user, body.session)
 
 
-def _report_session(ways: WaysOut, said: _SessionReport) -> None:
-    name = ways.exit_of(said.user, said.session)
+def _report_session(group: ExitGroup, body: _SessionReport) -> None:
+    name = group.exit_of(body.user, body.session)
     if name is None:
-        raise NoExit(f"no session {said.session!r} has an exit")
-    _report(ways, name, said)
+        raise NoExit(f"session {body.session!r} has no exit")
+    _report(group, name, body)
 
 
 def _for(domain: str | None) -> str:

@@ -1,7 +1,7 @@
-"""The other processes that serve the same doors, each asked at a Unix socket of its own.
+"""The other workers that serve the same addresses, each queried at a Unix socket of its own.
 
-Every worker has its own connections, and counts for itself.  Whichever of them the kernel gives
-an admin's connection to, it asks the others and tells of all.
+Every worker has its own connections and counters.  The worker to which the kernel gives a request
+of the admin API queries the others, and answers for all.
 """
 
 from __future__ import annotations
@@ -9,49 +9,74 @@ from __future__ import annotations
 import json
 import logging
 import socket as std_socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import gevent
 from gevent.socket import socket
 
+from gsocks.admin.snapshot import Json, from_lines
+
 log = logging.getLogger("gsocks.admin")
 
-#: seconds in which another worker has to answer; one that is just starting again is left out
-PATIENCE = 2.0
+#: seconds in which another worker has to answer, for 100,000 exits too; one that is just restarting
+#: is left out
+REQUEST_TIMEOUT = 5.0
 
 
-class Told(NamedTuple):
-    """Another worker's answer."""
+class PeerResponse(NamedTuple):
+    """Another worker's response."""
 
     status: int
-    said: Any
+    #: its JSON, or what was made of it
+    body: Any
 
 
-class Crew:
-    """The others, by the paths of their sockets.  Nobody else may open these: no token is asked."""
+class Peers:
+    """The other workers, by the paths of their sockets.
+
+    No token is needed there: the folder of the sockets has mode 0700.
+    """
 
     def __init__(self, others: Sequence[Path] = ()) -> None:
         self._others = others
 
-    def ask(self, method: str, target: str, body: bytes = b"") -> list[Told]:
-        """What those answer that are there."""
-        asked = [gevent.spawn(_ask, path, method, target, body) for path in self._others]
-        gevent.joinall(asked)
-        return [each.value for each in asked if each.value is not None]
+    def snapshots(self, which: str, most: int | None = None) -> list[Json]:
+        """Those of all workers that answer in time; see :func:`gsocks.admin.snapshot.take`."""
+        target = f"/own/snapshot?which={quote(which)}"
+        if most is not None:
+            target += f"&most={most}"
+        responses = self.ask("GET", target, read=from_lines)
+        return [response.body for response in responses if response.status == HTTPStatus.OK]
+
+    def ask(
+        self,
+        method: str,
+        target: str,
+        body: bytes = b"",
+        read: Callable[[bytes], Any] = json.loads,
+    ) -> list[PeerResponse]:
+        """The responses of all workers that answer in time, and whose body is for ``read``."""
+        requests = [gevent.spawn(_ask, path, method, target, body, read) for path in self._others]
+        gevent.joinall(requests)
+        return [each.value for each in requests if each.value is not None]
 
 
-def _ask(path: Path, method: str, target: str, body: bytes) -> Told | None:
+def _ask(
+    path: Path, method: str, target: str, body: bytes, read: Callable[[bytes], Any]
+) -> PeerResponse | None:
     connection = _AtPath(path)
     try:
-        with gevent.Timeout(PATIENCE, TimeoutError()):
+        with gevent.Timeout(REQUEST_TIMEOUT, TimeoutError()):
             connection.request(method, target, body)
-            answer = connection.getresponse()
-            return Told(answer.status, json.loads(answer.read()))
+            response = connection.getresponse()
+            return PeerResponse(response.status, read(response.read()))
     except (OSError, HTTPException, ValueError) as error:
-        log.debug("a worker does not answer: %s", error)
+        log.debug("a worker does not respond: %s", error)
         return None
     finally:
         connection.close()

@@ -1,7 +1,8 @@
-"""Where the admin's requests come in: gevent's own WSGI server, with bounds."""
+"""The HTTP server of the admin API: gevent's own WSGI server, with bounds."""
 
 from __future__ import annotations
 
+import io
 import logging
 import socket as std_socket
 from contextlib import suppress
@@ -13,38 +14,88 @@ from gevent.pool import Pool
 from gevent.pywsgi import LoggingLogAdapter, WSGIHandler, WSGIServer
 
 from gsocks.address import Address
-from gsocks.admin.app import App
+from gsocks.admin.app import AUTHENTICATED, App
+from gsocks.turns import give_way
 
-#: connections at a time; one more waits until one of them ends
-MOST_CONNECTIONS = 64
+log = logging.getLogger("gsocks.admin.http")
 
-#: seconds in which the next bytes of a request must come, and those of an answer go
-PATIENCE = 30.0
+#: connections that have shown the token, at a time; one more waits until one of them is closed
+MAX_CONNECTIONS = 64
 
-#: seconds from one request to the next, all in all: whoever says a byte now and then would keep
-#: one of the connections for ever
-LONGEST = 90.0
+#: connections that have not; one more takes the place of the oldest
+MAX_STRANGERS = 64
+
+#: seconds in which a connection has to show the token
+STRANGER_SECONDS = 10.0
+
+#: seconds without progress of a read or a write
+IO_TIMEOUT = 30.0
+
+#: seconds for a request and its response together: a client that sends a byte now and then would
+#: keep its connection for ever
+MAX_REQUEST_SECONDS = 90.0
+
+
+class _InTurns(io.RawIOBase):
+    """What a client sends; others have their turn however fast that is."""
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        give_way()
+        count: int = self._sock.recv_into(buffer)
+        return count
 
 
 class _Handler(WSGIHandler):
-    def __init__(self, sock: Any, address: Any, server: Any) -> None:
-        sock.settimeout(PATIENCE)
+    def __init__(self, sock: Any, address: Any, server: AdminServer) -> None:
+        sock.settimeout(IO_TIMEOUT)
         super().__init__(sock, address, server)
+        self.rfile.close()  # a reader of the socket, which stays open
+        self.rfile = io.BufferedReader(_InTurns(sock))
+        self._strangers = server.strangers
+        self._strangers[self] = None
+        if len(self._strangers) > MAX_STRANGERS:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.hang_up()
+
+    def get_environ(self) -> Any:
+        return {**super().get_environ(), AUTHENTICATED: self._authenticated}
+
+    def _authenticated(self) -> None:
+        self._strangers.pop(self, None)
 
     def handle(self) -> None:
-        with suppress(OSError):  # a client is too slow or has gone, which is no fault of ours
-            super().handle()
-
-    def handle_one_request(self) -> Any:
-        late = gevent.spawn_later(LONGEST, self._hang_up)
+        late = gevent.spawn_later(STRANGER_SECONDS, self._hang_up_as_stranger)
         try:
-            return super().handle_one_request()
+            with suppress(OSError):  # the client is too slow or has closed the connection
+                super().handle()
         finally:
+            self._strangers.pop(self, None)
             late.kill(block=False)
 
-    def _hang_up(self) -> None:
-        # not an exception, after which pywsgi would read the rest of a body for as long as it takes
-        with suppress(OSError):
+    def handle_one_request(self) -> Any:
+        late = gevent.spawn_later(MAX_REQUEST_SECONDS, self.hang_up)
+        try:
+            found = super().handle_one_request()
+        finally:
+            late.kill(block=False)
+        # a stranger has one request
+        return None if found is True and self in self._strangers else found
+
+    def _hang_up_as_stranger(self) -> None:
+        if self in self._strangers:
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """End the connection, whatever its greenlet waits for."""
+        # not an exception, after which pywsgi would read the rest of the body without a time limit
+        with suppress(OSError, AttributeError):  # pywsgi has closed and forgotten it already
             self.socket.shutdown(std_socket.SHUT_RDWR)
 
     def handle_error(
@@ -57,6 +108,12 @@ class _Handler(WSGIHandler):
             raise v
         super().handle_error(t, v, tb)
 
+    def log_error(self, *_: object) -> None:
+        # pywsgi's own line has the socket and what the client sent, both as a repr
+        who = self.client_address
+        client = Address.from_sockaddr(who) if isinstance(who, tuple) else "a worker"
+        log.warning("invalid HTTP request from %s", client)
+
     def _handle_client_error(self, ex: Exception) -> Any:
         if isinstance(ex, OSError):
             raise ex
@@ -67,11 +124,13 @@ class AdminServer(WSGIServer):
     """Serves ``app`` at ``listener``, an address or a listening socket."""
 
     def __init__(self, listener: tuple[str, int] | std_socket.socket, app: App) -> None:
-        log = logging.getLogger("gsocks.admin.http")
+        #: connections that have not shown the token, the oldest first
+        self.strangers: dict[_Handler, None] = {}
         super().__init__(
             listener,
             app,
-            spawn=Pool(MOST_CONNECTIONS),
+            # with a place for the one that takes a stranger's
+            spawn=Pool(MAX_CONNECTIONS + MAX_STRANGERS + 1),
             handler_class=_Handler,
             log=LoggingLogAdapter(log, level=logging.DEBUG),
             error_log=LoggingLogAdapter(log, level=logging.WARNING),
@@ -79,5 +138,5 @@ class AdminServer(WSGIServer):
 
     @property
     def bound(self) -> Address:
-        """Where it listens; known after :meth:`start`."""
+        """Where it listens; known after ``start()``."""
         return Address.from_sockaddr(cast(tuple[str, int], self.address))

@@ -1,39 +1,72 @@
-"""What one process knows of its doors and exits, as plain data; and what several know, as one.
+"""The state of listeners and exits in one process as plain data, and of several processes merged.
 
-Times are told as seconds from now: a monotonic clock means nothing to whoever reads this.
+Times are seconds from now: a monotonic clock means nothing to another process.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from heapq import nsmallest
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
-from gsocks.admin.tally import Count, Tally
-from gsocks.door import Door
+from gsocks.admin.counters import ConnectionCounters, Count
 from gsocks.exits.tunnel import TunnelExit
+from gsocks.inbound.listener import Listener
+from gsocks.log_output import dropped_lines
+from gsocks.loop_lag import LoopLag, quantile
+from gsocks.rotation.group import ExitGroup
 from gsocks.rotation.roster import Member
-from gsocks.ways_out import WaysOut
+from gsocks.rotation.views import READY
+from gsocks.turns import give_way
 
 #: a JSON object, as :mod:`json` reads and writes it
 Json: TypeAlias = dict[str, Any]
 
-#: an exit's state, the worst first: one process that sees it so is enough
-STATES = ("draining", "banned", "down", "out", "probation", "shaky", "unproven", "ok")
+#: an exit's state, the worst first: of several processes the worst counts, but unproven only where
+#: no process knows more
+STATES = (
+    "draining",
+    "banned",
+    "spent",
+    "down",
+    "ejected",
+    "probation",
+    "degraded",
+    "ok",
+    "unproven",
+)
 
 _NOTHING = Count()
 
+#: in place of an exit's name: all exits, or none of them; neither can be a name
+ALL, NONE = "*", "-"
 
-def take(doors: Iterable[Door], ways: Mapping[str, WaysOut], tally: Tally) -> Json:
-    """The state of this process.  ``ways`` by the names of their sections."""
+
+def take(
+    inbounds: Iterable[Listener],
+    exit_groups: Mapping[str, ExitGroup],
+    counters: ConnectionCounters,
+    lag: LoopLag,
+    which: str = ALL,
+    most: int | None = None,
+) -> Json:
+    """The state of this process.  ``exit_groups``: by the names of their sections.
+
+    ``which``: the name of the exit that is to be in it, or :data:`ALL`, or :data:`NONE`.  ``most``:
+    so many of all of a section, those that are not used first and then the busiest, and no domains;
+    None: all.  Other greenlets run meanwhile: there may be 100,000 exits.
+    """
     now = time.monotonic()
     described: dict[str, Json] = {}
-    for door in doors:
-        counted = tally.doors.get(door.name, _NOTHING)
+    for inbound in inbounds:
+        counted = counters.inbounds.get(inbound.name, _NOTHING)
         described.setdefault(
-            door.name,
+            inbound.name,
             {
                 "listen": [],
                 "connections": 0,
@@ -42,23 +75,55 @@ def take(doors: Iterable[Door], ways: Mapping[str, WaysOut], tally: Tally) -> Js
                 "down": counted.down,
             },
         )
-        described[door.name]["listen"].append(str(door.bound))
-        described[door.name]["connections"] += door.connections
+        described[inbound.name]["listen"].append(str(inbound.bound))
+        described[inbound.name]["connections"] += inbound.connections
     return {
         "workers": 1,
-        "doors": described,
-        "exits": [
-            {"section": section, **exit_(member, now)}
-            for section, each in ways.items()
-            for member in each.roster
-        ],
-        "domains": [
-            {"section": section, "exit": name, "domain": domain, "state": state, **_until(at, now)}
-            for section, each in ways.items()
-            for name, domain, state, at in each.roster.domains.listed(now)
-        ],
-        "sessions": {section: len(each.sessions) for section, each in ways.items()},
+        "log_dropped": dropped_lines(),
+        "loop": {"turns": lag.counts(), "seconds": lag.seconds, "longest": lag.longest},
+        "inbounds": described,
+        "exit_counts": {section: len(each.roster) for section, each in exit_groups.items()},
+        "exits": list(_exits(exit_groups, which, now, most)),
+        "domains": list(_domains(exit_groups, which if most is None else NONE, now)),
+        "sessions": {section: len(each.sessions) for section, each in exit_groups.items()},
     }
+
+
+def _exits(
+    exit_groups: Mapping[str, ExitGroup], which: str, now: float, most: int | None
+) -> Iterator[Json]:
+    for section, group in exit_groups.items():
+        if which == ALL:
+            members: Iterable[Member] = group.roster
+            if most is not None:
+                members = nsmallest(most, _in_turns(group.roster), key=_notability)
+            for member in members:
+                yield {"section": section, **exit_(member, now)}
+                give_way()
+        elif (named := group.roster.named(which)) is not None:
+            yield {"section": section, **exit_(named, now)}
+
+
+def _in_turns(members: Iterable[Member]) -> Iterator[Member]:
+    for member in members:
+        yield member
+        give_way()
+
+
+def _notability(member: Member) -> tuple[bool, int, int]:
+    """The order in which exits are told of: those that are not used, the busiest, the others."""
+    return member.tier in READY, -member.open, -member.counts.connected
+
+
+def _domains(exit_groups: Mapping[str, ExitGroup], which: str, now: float) -> Iterator[Json]:
+    for section, group in exit_groups.items():
+        # as they are now: some may be forgotten meanwhile
+        pairs = list(group.roster.barred(now)) if which != NONE else []
+        for name, domain, state, at in pairs:
+            if which in (ALL, name):
+                pair = {"section": section, "exit": name, "domain": domain, "state": state}
+                yield {**pair, **_until(at, now)}
+            give_way()
 
 
 def exit_(member: Member, now: float) -> Json:
@@ -68,20 +133,30 @@ def exit_(member: Member, now: float) -> Json:
         "name": member.name,
         "label": member.label,
         "country": member.country,
+        "address": member.address,
+        "address_country": None if member.outbound is None else member.outbound.country,
         "tags": list(member.tags),
         "weight": member.weight,
         "max_connections": member.max_connections,
         "state": state(member, now),
-        **_until(max(health.out_until, member.banned_until), now),
+        **_until(max(health.ejected_until, member.banned_until, member.spent_until), now),
         "open": member.open,
-        "asking": health.asking,
+        "in_flight": health.in_flight,
         "connected": counts.connected,
         "failed": counts.failed,
         "up": counts.up,
         "down": counts.down,
-        "connect_seconds": round(member.connect_time.at(now), 4),
+        "connect_seconds": _rounded(member.connect_time.measured),
         "last_error": counts.last_error,
     }
+    if member.spending is not None:
+        cost = member.spending.cost(time.time())
+        described["budget"] = {
+            **member.spending.budget._asdict(),
+            "today": member.spending.today,
+            "this_month": member.spending.this_month,
+            "cost": _rounded(cost),
+        }
     if isinstance(member.exit, TunnelExit):
         pool = member.exit.pool
         described["tunnels"] = {
@@ -98,15 +173,31 @@ def state(member: Member, now: float) -> str:
     """One of :data:`STATES`."""
     if member.draining:
         return "draining"
-    return "banned" if member.banned_until > now else member.health.state(now)
+    if member.banned_until > now:
+        return "banned"
+    return "spent" if member.spent_until > now else member.health.state(now)
 
 
-def sessions(ways: Mapping[str, WaysOut], most: int) -> list[Json]:
-    """The sessions that have an exit, those of the latest use first; ``most`` of a section."""
+def loop_lag(snapshot: Json) -> Json:
+    """The turns of the event loops in a few figures; all but ``turns`` are seconds.
+
+    Of a quantile the upper bound of its bucket is known.
+    """
+    counts, longest = snapshot["loop"]["turns"], snapshot["loop"]["longest"]
+    parts = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999}
+    return {
+        "turns": counts[-1],
+        **{name: round(quantile(counts, part, longest), 4) for name, part in parts.items()},
+        "longest": round(longest, 4),
+    }
+
+
+def sessions(exit_groups: Mapping[str, ExitGroup], limit: int) -> list[Json]:
+    """The sessions that have an exit, those of the latest use first; ``limit`` of a section."""
     now = time.monotonic()
     found: list[Json] = []
-    for section, each in ways.items():
-        latest = list(each.sessions.listing(now))[: -most - 1 : -1]
+    for section, each in exit_groups.items():
+        latest = list(each.sessions.listing(now))[: -limit - 1 : -1]
         found += (
             {
                 "section": section,
@@ -121,8 +212,12 @@ def sessions(ways: Mapping[str, WaysOut], most: int) -> list[Json]:
     return found
 
 
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
+
+
 def _until(at: float, now: float) -> Json:
-    """``back_in``: seconds until something is over; None if nobody knows."""
+    """``back_in``: seconds until the exit is used again; None if that is unknown."""
     return {"back_in": None if math.isinf(at) and at > 0 else max(0.0, round(at - now, 1))}
 
 
@@ -135,7 +230,7 @@ _SUMS = frozenset(
         "up",
         "down",
         "open",
-        "asking",
+        "in_flight",
         "connected",
         "failed",
         "ready",
@@ -148,27 +243,43 @@ _SUMS = frozenset(
 
 
 def merged(snapshots: Iterable[Json]) -> Json:
-    """What several processes know, as one of them would tell it.
+    """The snapshots of several processes as one; other greenlets run meanwhile.
 
-    Counts add up.  An exit is in the worst state in which any process sees it.  A session that
-    two processes know counts twice.
+    Counts add up.  An exit has the worst state that it has in any process.  A session that two
+    processes know counts twice.
     """
     first, *others = snapshots
-    whole = {**first, "doors": dict(first["doors"]), "sessions": dict(first["sessions"])}
-    exits = {(each["section"], each["name"]): each for each in first["exits"]}
+    whole = {**first, "inbounds": dict(first["inbounds"]), "sessions": dict(first["sessions"])}
+    if not others:
+        return whole
+    exits: dict[tuple[str, str], Json] = {}
+    for each in first["exits"]:
+        exits[each["section"], each["name"]] = each
+        give_way()
     domains = {(each["section"], each["exit"], each["domain"]): each for each in first["domains"]}
     for other in others:
         whole["workers"] += other["workers"]
-        for name, door in other["doors"].items():
-            whole["doors"][name] = _added(whole["doors"].get(name), door)
+        whole["log_dropped"] += other["log_dropped"]
+        whole["loop"] = _added_loop(whole["loop"], other["loop"])
+        for name, inbound in other["inbounds"].items():
+            whole["inbounds"][name] = _added(whole["inbounds"].get(name), inbound)
         for section, count in other["sessions"].items():
             whole["sessions"][section] = whole["sessions"].get(section, 0) + count
         for each in other["exits"]:
             key = (each["section"], each["name"])
             exits[key] = _added(exits.get(key), each)
+            give_way()
         for each in other["domains"]:
             domains.setdefault((each["section"], each["exit"], each["domain"]), each)
     return {**whole, "exits": list(exits.values()), "domains": list(domains.values())}
+
+
+def _added_loop(one: Json, other: Json) -> Json:
+    return {
+        "turns": [sum(pair) for pair in zip(one["turns"], other["turns"], strict=True)],
+        "seconds": one["seconds"] + other["seconds"],
+        "longest": max(one["longest"], other["longest"]),
+    }
 
 
 def _added(one: Json | None, other: Json) -> Json:
@@ -186,7 +297,50 @@ def _added(one: Json | None, other: Json) -> Json:
         elif name == "state" and STATES.index(value) < STATES.index(mine):
             both |= {"state": value, "back_in": other["back_in"]}
         elif name == "connect_seconds":
-            both[name] = max(mine, value)
-        elif name == "last_error":
+            both[name] = max((each for each in (mine, value) if each is not None), default=None)
+        elif name in ("last_error", "address", "address_country", "country"):
             both[name] = mine or value
     return both
+
+
+# --- as bytes ---------------------------------------------------------------------------------
+
+
+def to_json(value: object) -> bytes:
+    """JSON; the items of a list on lines of their own, between which other greenlets run."""
+    if not isinstance(value, list):
+        return json.dumps(value).encode() + b"\n"
+    items = []
+    for item in value:
+        items.append(json.dumps(item).encode())
+        give_way()
+    return b"[" + b",\n".join(items) + b"]\n"
+
+
+def to_lines(snapshot: Json) -> bytes:
+    """A snapshot for another process: a line of JSON, and one for each exit and each domain."""
+    parts = {name: snapshot[name] for name in _LONG}
+    head = {**snapshot, **{name: len(parts[name]) for name in _LONG}}
+    lines = [json.dumps(head).encode()]
+    for each in chain(*parts.values()):
+        lines.append(json.dumps(each).encode())
+        give_way()
+    return b"\n".join(lines)
+
+
+def from_lines(raw: bytes) -> Json:
+    """The snapshot that :func:`to_lines` has written.  Raises ValueError."""
+    head, *lines = raw.splitlines()
+    snapshot: Json = json.loads(head)
+    read = iter(lines)
+    for name in _LONG:
+        items = []
+        for line in islice(read, snapshot[name]):
+            items.append(json.loads(line))
+            give_way()
+        snapshot[name] = items
+    return snapshot
+
+
+#: the parts of a snapshot that may be long
+_LONG = ("exits", "domains")

@@ -1,52 +1,47 @@
-"""The token that the admin's requests show: one line in a file, for its owner's eyes only."""
+"""The bearer token of the admin API: one line in a file that only its owner may read."""
 
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 from pathlib import Path
 
 from gsocks.errors import ConfigError
+from gsocks.files import create_secret, read_secret
 
 log = logging.getLogger("gsocks.admin")
 
-#: characters; fewer could be tried out
-SHORTEST = 16
-#: a file that is longer is another file
-LONGEST = 512
+#: characters; a shorter one could be guessed
+MIN_SIZE = 16
+#: a longer file is another kind of file
+MAX_SIZE = 512
 
 
 def read_or_make_token(path: Path) -> str:
-    """The token in ``path``, which is made with mode 0600 if it is not there.
+    """The token in ``path``, which is created with mode 0600 if it does not exist.
 
-    Raises ConfigError, which never repeats what the file holds.
+    Raises ConfigError, whose message never contains the file's content.
     """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return _read(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: a token can't be kept there: {error.strerror}") from None
     token = secrets.token_urlsafe(32)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(token + "\n")
-    log.info("made a new token: %s", path)
+    try:
+        created = create_secret(path, token + "\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: a token can't be written there: {error.strerror}") from None
+    if not created:
+        return read_token(path)
+    log.info("created a new token: %s", path)
     return token
 
 
-def _read(path: Path) -> str:
+def read_token(path: Path) -> str:
+    """The token in ``path``.  Raises ConfigError as :func:`read_or_make_token` does."""
     try:
-        with path.open("rb") as file:
-            content = file.read(LONGEST + 1)
-            mode = os.fstat(file.fileno()).st_mode
+        content = read_secret(path, MAX_SIZE + 1, log)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    if mode & 0o077:
-        log.warning("%s can be read by others than its owner (chmod 600 mends it)", path)
     token = content.strip()
-    if not SHORTEST <= len(token) <= LONGEST or any(not 0x21 <= byte <= 0x7E for byte in token):
+    if not MIN_SIZE <= len(token) <= MAX_SIZE or any(not 0x21 <= byte <= 0x7E for byte in token):
         raise ConfigError(
-            f"{path}: not a token (expected {SHORTEST} to {LONGEST} printable characters in a line)"
+            f"{path}: not a token (expected {MIN_SIZE} to {MAX_SIZE} printable characters)"
         )
     return token.decode("ascii")

@@ -1,4 +1,4 @@
-"""What a survey of exits has found, for eyes and for programs."""
+"""The results of ``gsocks exits``, as a table and as JSON, and its progress bar."""
 
 from __future__ import annotations
 
@@ -7,90 +7,97 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from gsocks.survey import Finding
+from gsocks.rotation.probe import ProbeResult
 
 _COLUMNS = ("name", "exit", "country", "tags", "works", "ms", "address")
 
 
-def table(findings: Sequence[Finding]) -> Iterator[str]:
-    """A line for each, below a line of headings."""
-    rows = [_COLUMNS, *(_row(finding) for finding in findings)]
+def table(results: Sequence[ProbeResult]) -> Iterator[str]:
+    """A line for each result, below a line of headings."""
+    rows = [_COLUMNS, *(_row(result) for result in results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS) - 1)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         yield "  ".join([*cells, row[-1]]).rstrip()
 
 
-def _row(finding: Finding) -> tuple[str, ...]:
-    member = finding.member
+def _row(result: ProbeResult) -> tuple[str, ...]:
+    member = result.member
     return (
         member.name,
         member.label,
-        member.country or "-",
+        member.country or result.country or "-",
         ",".join(member.tags) or "-",
-        "yes" if finding.trouble is None else finding.trouble,
-        "-" if finding.seconds is None else f"{1000 * finding.seconds:.0f}",
-        finding.address or "-",
+        result.trouble or ("answers" if result.only_answers else "yes"),
+        "-" if result.seconds is None else f"{1000 * result.seconds:.0f}",
+        result.address or "-",
     )
 
 
-def as_json(found: Mapping[str, Sequence[Finding]]) -> str:
-    """One list of objects, ``found`` at each door."""
-    return json.dumps([_object(door, each) for door in found for each in found[door]], indent=1)
+def as_json(found: Mapping[str, Sequence[ProbeResult]]) -> str:
+    """One list of objects; ``found`` has the results of each section."""
+    return json.dumps(
+        [_object(inbound, each) for inbound in found for each in found[inbound]], indent=1
+    )
 
 
-def _object(door: str, finding: Finding) -> dict[str, object]:
-    member = finding.member
+def _object(inbound: str, result: ProbeResult) -> dict[str, object]:
+    member = result.member
     return {
-        "door": door,
+        "inbound": inbound,
         "name": member.name,
         "exit": member.label,
         "country": member.country,
         "tags": list(member.tags),
-        "works": finding.trouble is None,
-        "trouble": finding.trouble,
-        "connect_ms": None if finding.seconds is None else round(1000 * finding.seconds, 1),
-        "address": finding.address,
+        # null: it answers, and was to reach nothing
+        "works": None if result.only_answers else result.trouble is None,
+        "answers": result.trouble is None,
+        "trouble": result.trouble,
+        "connect_ms": None if result.seconds is None else round(1000 * result.seconds, 1),
+        "address": result.address,
+        "address_country": result.country,
     }
 
 
-def counted(findings: Sequence[Finding], total: int) -> str:
-    """``3 of 5 exits work``, and how many were not asked."""
-    working = sum(finding.trouble is None for finding in findings)
-    left = total - len(findings)
-    rest = f", {left} of {total} were not asked to the end" if left else ""
-    return f"{working} of {len(findings)} exits work{rest}"
+def summary(results: Sequence[ProbeResult], total: int) -> str:
+    """``3 of 5 exits work`` (or ``answer``), and how many of ``total`` have no result."""
+    working = sum(result.trouble is None for result in results)
+    left = total - len(results)
+    rest = f", {left} of {total} were not probed" if left else ""
+    do = "answer" if any(result.only_answers for result in results) else "work"
+    return f"{working} of {len(results)} exits {do}{rest}"
 
 
 @contextmanager
-def progress(total: int, to: TextIO) -> Iterator[Callable[[], None]]:
-    """What is to be called for each of ``total`` that is done: a bar for eyes, else nothing.
+def progress(total: int, stream: TextIO) -> Iterator[Callable[[], None]]:
+    """A function to call when one of ``total`` is done, which advances a bar on a terminal.
 
-    The bar is that of rich; without it, it is a count.
+    The bar is that of rich; without rich it is a count.  Nothing is shown where ``stream`` is no
+    terminal.
     """
-    if not to.isatty():
+    if not stream.isatty():
         yield lambda: None
         return
     try:
         from rich.console import Console
         from rich.progress import Progress
     except ImportError:
-        yield from _count(total, to)
+        yield from _count(total, stream)
         return
-    with Progress(console=Console(file=to), transient=True) as bar:
-        task = bar.add_task("asking", total=total)
+    with Progress(console=Console(file=stream), transient=True) as bar:
+        task = bar.add_task("probing", total=total)
         yield lambda: bar.advance(task)
 
 
-def _count(total: int, to: TextIO) -> Iterator[Callable[[], None]]:
+def _count(total: int, stream: TextIO) -> Iterator[Callable[[], None]]:
     done = 0
 
     def one_more() -> None:
         nonlocal done
         done += 1
-        to.write(f"\r{done} of {total}")
-        to.flush()
+        stream.write(f"\r{done} of {total}")
+        stream.flush()
 
     yield one_more
-    to.write("\r\033[K")
-    to.flush()
+    stream.write("\r\033[K")
+    stream.flush()

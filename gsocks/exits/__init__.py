@@ -1,125 +1,175 @@
-"""The ways out: one file for each kind, and here the registry from a URL's scheme to its kind."""
+"""Exits: one module for each kind, and here the registry from a URL's scheme to its kind."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from random import Random
 
+from gsocks.access.rules import ALLOW_ALL, DEFAULT_RULES, Rules
 from gsocks.crypto import Cipher, Key, cipher_named
-from gsocks.dial import Dialer, Resolver
+from gsocks.exits.absolute import HttpForwardExit
 from gsocks.exits.base import Connected, Exit
+from gsocks.exits.chain import Chain, Detour
+from gsocks.exits.client_tls import ClientTls, FileContexts, prepared
 from gsocks.exits.credentials import Credentials
 from gsocks.exits.direct import DirectExit, SourceNetwork
-from gsocks.exits.http import HttpExit
-from gsocks.exits.socks import Socks4aExit, Socks5Exit
+from gsocks.exits.socks import Socks4aExit, Socks4Exit, Socks5Exit
+from gsocks.exits.spec import ExitSpec, TlsOptions
 from gsocks.exits.tunnel import TunnelExit
-from gsocks.exits.url import ExitSpec
-from gsocks.exits.via import Chain, Detour
 from gsocks.keyfile import read_key
-from gsocks.limits import Timeouts
-from gsocks.rules import ALLOW_ALL, Rules
+from gsocks.net.dial import Dialer
+from gsocks.net.own_listeners import OwnListeners
+from gsocks.net.resolve import Resolver
+from gsocks.settings import PoolSettings, Timeouts
 
-__all__ = ["Connected", "Exit", "ExitSpec", "Ground", "make_exit"]
+__all__ = ["Connected", "Exit", "ExitDeps", "ExitSpec", "make_exit"]
 
 
 @cache
 def trust() -> ssl.SSLContext:
-    """Whom https:// proxies are believed: the system's authorities, or those in SSL_CERT_FILE.
+    """The TLS context for https:// proxies: the system's authorities, or those in SSL_CERT_FILE.
 
-    Made when the first one asks, and shared: it takes 20 ms and megabytes.
+    Created at the first use and then shared: it takes 20 ms and megabytes.
     """
-    context = ssl.create_default_context()
-    context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.3 has none, and nobody misses it
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+    return prepared(ssl.create_default_context())
+
+
+#: shared by exits that have the same files, as those of one list may
+_file_contexts = lru_cache(maxsize=256)(FileContexts)
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What all exits of a door stand on."""
+class ExitDeps:
+    """The dependencies that all exits of a listener share."""
 
-    #: asked by ``direct`` for every address that it is about to connect to
+    #: checked for every address that is resolved here: by ``direct`` and ``socks4``
     rules: Rules
     resolver: Resolver = field(default_factory=Resolver)
     timeouts: Timeouts = Timeouts()
-    #: tunnels kept ready for each gsocks exit, and seconds until an unused one is let go
-    pool_size: int = 8
-    pool_max_idle: float = 300.0
+    #: tunnels kept ready for each gsocks exit
+    pool: PoolSettings = PoolSettings()
     random: Random = field(default_factory=Random)
-    #: whom the proxies of https:// exits are believed
+    #: makes the TLS context for https:// exits
     trust: Callable[[], ssl.SSLContext] = trust
+    #: those that no exit may be
+    own_listeners: OwnListeners = field(default_factory=OwnListeners)
 
-    def to_proxies(self) -> Dialer:
-        """The dialer for proxies and servers: the operator named them, no rule stops them."""
-        return Dialer(ALLOW_ALL, self.resolver, timeout=self.timeouts.connect)
+    @cached_property
+    def to_proxies(self) -> DirectExit:
+        """The way to proxies and servers: no rules apply to what the operator configured."""
+        return self._to(ALLOW_ALL)
+
+    @cached_property
+    def to_public_proxies(self) -> DirectExit:
+        """The same to those that another party has named: private addresses are denied."""
+        return self._to(DEFAULT_RULES)
+
+    def _to(self, rules: Rules) -> DirectExit:
+        return DirectExit(
+            Dialer(
+                rules,
+                self.resolver,
+                timeout=self.reach_timeout,
+                own_listeners=self.own_listeners,
+            )
+        )
+
+    @property
+    def reach_timeout(self) -> float:
+        """Seconds for an exit itself to be reached."""
+        return min(self.timeouts.exit, self.timeouts.connect)
 
 
-def make_exit(spec: ExitSpec, ground: Ground) -> Exit:
+def make_exit(spec: ExitSpec, deps: ExitDeps) -> Exit:
     """The exit that ``spec`` describes.  Raises ConfigError."""
     make = _KINDS[spec.scheme]
     if spec.via is None:
-        return make(spec, ground, DirectExit(ground.to_proxies()))
-    # where it goes is the operator's word, as it is without a detour
-    through = make_exit(spec.via, replace(ground, rules=ALLOW_ALL))
-    return Chain(make(spec, ground, through), through, spec.label)
+        return make(spec, deps, deps.to_public_proxies if spec.public else deps.to_proxies)
+    # the address of a proxy is the operator's choice, so no rules apply to it
+    via = replace(spec.via, public=True) if spec.public else spec.via
+    through = make_exit(via, replace(deps, rules=ALLOW_ALL))
+    return Chain(make(spec, deps, through), through, spec.label)
 
 
-def _direct(spec: ExitSpec, ground: Ground, _: Exit) -> Exit:
+def _direct(spec: ExitSpec, deps: ExitDeps, _: Exit) -> Exit:
     network = spec.source
     dialer = Dialer(
-        ground.rules,
-        ground.resolver,
-        timeout=ground.timeouts.connect,
-        source=None if network is None else SourceNetwork(network, ground.random),
+        deps.rules,
+        deps.resolver,
+        timeout=deps.timeouts.connect,
+        source=None if network is None else SourceNetwork(network, deps.random),
         freebind=network is not None and network.version == 6,
     )
     return DirectExit(dialer, spec.label)
 
 
-def _tunnel(spec: ExitSpec, ground: Ground, through: Exit) -> Exit:
+def _tunnel(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
     return TunnelExit(
         spec.address,
         read_key(spec.key_file) if spec.key_file is not None else Key.parse(spec.key or ""),
-        Detour(through, ground.timeouts),
+        Detour(through, deps.timeouts),
         ciphers=cipher_named(spec.cipher) | Cipher.SECRETBOX,
-        timeout=ground.timeouts.connect,
-        pool_size=ground.pool_size,
-        pool_max_idle=ground.pool_max_idle,
+        timeout=deps.timeouts.connect,
+        # a hop of a chain may take as long as the exit itself
+        reach_timeout=min(spec.hops * deps.timeouts.exit, deps.timeouts.connect),
+        pool=deps.pool,
     )
 
 
-def _socks5(spec: ExitSpec, ground: Ground, through: Exit) -> Exit:
+def _socks5(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
     return Socks5Exit(
         spec.address,
         through,
         label=spec.label,
         credentials=_credentials(spec),
-        timeout=ground.timeouts.connect,
+        timeout=deps.timeouts.connect,
+        reach_timeout=deps.reach_timeout,
     )
 
 
-def _socks4a(spec: ExitSpec, ground: Ground, through: Exit) -> Exit:
+def _socks4a(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
     return Socks4aExit(
         spec.address,
         through,
         label=spec.label,
         credentials=_credentials(spec),
-        timeout=ground.timeouts.connect,
+        timeout=deps.timeouts.connect,
+        reach_timeout=deps.reach_timeout,
     )
 
 
-def _http(spec: ExitSpec, ground: Ground, through: Exit) -> Exit:
-    return HttpExit(
+def _socks4(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
+    return Socks4Exit(
+        spec.address,
+        through,
+        Dialer(deps.rules, deps.resolver).allowed_addresses,
+        label=spec.label,
+        credentials=_credentials(spec),
+        timeout=deps.timeouts.connect,
+        reach_timeout=deps.reach_timeout,
+    )
+
+
+def _http(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
+    return HttpForwardExit(
         spec.address,
         through,
         label=spec.label,
         credentials=_credentials(spec),
-        tls=ground.trust() if spec.scheme == "https" else None,
-        timeout=ground.timeouts.connect,
+        tls=_tls(spec, deps) if spec.scheme == "https" else None,
+        timeout=deps.timeouts.connect,
+        reach_timeout=deps.reach_timeout,
     )
+
+
+def _tls(spec: ExitSpec, deps: ExitDeps) -> ClientTls:
+    options = spec.tls or TlsOptions()
+    own = options._replace(sni=None)
+    contexts = deps.trust if own == TlsOptions() else _file_contexts(own)
+    return ClientTls(options.sni or spec.host, contexts)
 
 
 def _credentials(spec: ExitSpec) -> Credentials | None:
@@ -128,10 +178,11 @@ def _credentials(spec: ExitSpec) -> Credentials | None:
     return Credentials(spec.user, spec.password or "", spec.country)
 
 
-_KINDS: dict[str, Callable[[ExitSpec, Ground, Exit], Exit]] = {
+_KINDS: dict[str, Callable[[ExitSpec, ExitDeps, Exit], Exit]] = {
     "direct": _direct,
     "gsocks": _tunnel,
     "socks5": _socks5,
+    "socks4": _socks4,
     "socks4a": _socks4a,
     "http": _http,
     "https": _http,

@@ -1,18 +1,17 @@
-"""What every way out can do."""
+"""The contracts of exits: what every exit can do, and what some can do besides."""
 
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from gevent.socket import socket
-
 from gsocks.address import Address
 from gsocks.request import Request
+from gsocks.sock import AnySocket
 from gsocks.stream import Stream
 
 
 class Connected(NamedTuple):
-    """A request's far side."""
+    """A connection to a destination."""
 
     stream: Stream
     #: the address from which the destination is reached
@@ -20,72 +19,75 @@ class Connected(NamedTuple):
 
 
 class Exit(Protocol):
-    """One way out."""
+    """One exit: connects requests to their destinations, directly or through a proxy.
+
+    An exit serves any number of greenlets at the same time.  It knows nothing of other exits, of
+    sessions or of rotation: what it raises tells the exit group whether another exit may succeed.
+    It holds nothing until its first request: a list may have 100,000 exits that are never asked.
+    A caller that is killed or times out in a call leaves nothing open.
+    """
 
     @property
     def label(self) -> str:
-        """How logs and replies name it: its URL without secrets."""
-
-    def start(self) -> None:
-        """Begin whatever makes it quick, such as opening tunnels ahead of need."""
+        """Its URL without secrets, for logs and replies."""
 
     def connect(self, request: Request) -> Connected:
-        """Reach ``request.dest``; blocks until it is really connected.
+        """Connect to ``request.dest``; blocks until it is really connected.
 
-        Raises ConnectFailed or ClientError, whose ``fault`` says whether another exit may do
-        better: ExitFailed if the way out itself failed, ExitDoubtful if it or the destination
-        did.
+        The caller owns the returned stream.  Raises ConnectFailed or ClientError, whose ``fault``
+        says whether another exit may succeed: ExitFailed if the exit itself failed, ExitDoubtful if
+        either the exit or the destination did.
         """
 
     def close(self) -> None:
-        """Let go what is idle; connections in use are not touched."""
+        """Close what is idle; connections in use are not affected.  Never blocks."""
 
 
 @runtime_checkable
 class Associates(Protocol):
-    """An exit that carries datagrams too."""
+    """An exit that also carries datagrams (UDP ASSOCIATE, RFC 1928 section 7)."""
 
     def associate(self, request: Request) -> Connected:
-        """A stream of datagrams (gsocks/datagram.py), for as long as an association lasts.
+        """A stream of datagrams (gsocks/net/datagram.py) for one association.
 
-        Where it sends them from is not told: the bound address is unspecified.  What
-        ``request.dest`` says has no meaning.  Raises as :meth:`Exit.connect` does, and
-        CommandNotSupported if it turns out that it can't.
+        Its source address is unknown: the bound address is unspecified.  ``request.dest`` is
+        ignored.  Raises as :meth:`Exit.connect` does, and CommandNotSupported if the far end does
+        not support it.
         """
 
 
-class Listening(Protocol):
-    """A port that waits for one peer."""
+class PendingBind(Protocol):
+    """A listening port that waits for one peer."""
 
     @property
     def bound(self) -> Address:
-        """Where it waits."""
+        """The address of the port."""
 
     def accept(self) -> Connected:
-        """Wait for the peer; its connection, and its address in place of the bound one.
+        """Wait for the peer: its connection, with the peer's address as the bound one.
 
-        Without a bound in time; once, and after it there is nothing to close.  Raises
-        ConnectFailed, ClientError, or StreamClosed if it is closed meanwhile.
+        Has no timeout.  May succeed once, and then there is nothing to close.  Raises
+        ConnectFailed, ClientError, or StreamClosed if the port is closed meanwhile.
         """
 
     def close(self) -> None:
-        """Wait no longer.  Never raises, never blocks; does nothing the second time."""
+        """Close the port.  Never raises, never blocks; does nothing the second time."""
 
 
 @runtime_checkable
 class Binds(Protocol):
-    """An exit that lets the destination connect to it (BIND, RFC 1928 section 4)."""
+    """An exit to which the destination can connect (BIND, RFC 1928 section 4)."""
 
-    def bind(self, request: Request) -> Listening:
-        """Wait for a connection from ``request.dest``, or if that is unspecified, from anybody.
+    def bind(self, request: Request) -> PendingBind:
+        """Listen for a connection from ``request.dest``, or if that is unspecified, from any peer.
 
-        Raises as :meth:`Exit.connect` does, and CommandNotSupported if it turns out that it
-        can't.
+        Raises as :meth:`Exit.connect` does, and CommandNotSupported if the far end does not support
+        it.
         """
 
 
 class Dials(Protocol):
-    """What connects to one server again and again: a Dialer, or a detour through an exit."""
+    """Connects to a server: a Dialer, or a Detour through another exit."""
 
-    def connect(self, dest: Address, /) -> socket:
+    def connect(self, dest: Address, /) -> AnySocket:
         """A connected socket.  Raises GsocksError."""

@@ -1,18 +1,19 @@
-"""The way out without a way: straight to the destination, from this machine's addresses."""
+"""The direct exit: straight to the destination, from this machine's addresses."""
 
 from __future__ import annotations
 
 import socket as std_socket
+from collections.abc import Hashable
 from math import gcd
 from random import Random
 
+from gsocks.access.networks import IPNetwork
 from gsocks.address import UNSPECIFIED, Address
-from gsocks.dial import Dialer
 from gsocks.errors import AddressFamilyNotSupported
 from gsocks.exits.base import Connected
 from gsocks.exits.bind import DirectListener
 from gsocks.exits.udp import DirectDatagrams
-from gsocks.exits.url import IPNetwork
+from gsocks.net.dial import Dialer
 from gsocks.request import Request
 from gsocks.stream import SocketStream
 
@@ -20,7 +21,7 @@ _GOLDEN_RATIO = 0.6180339887498949
 
 
 class DirectExit:
-    """Connects from this machine; the rules are asked for every address that a name resolves to."""
+    """Connects from this machine; the rules are checked for every address of a name."""
 
     __slots__ = ("_dialer", "label")
 
@@ -28,38 +29,42 @@ class DirectExit:
         self._dialer = dialer
         self.label = label
 
-    def start(self) -> None:
-        """Nothing to prepare."""
-
     def connect(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Exit.connect`."""
-        sock = self._dialer.connect(request.dest, request.user)
+        sock = self._dialer.connect(request.dest, request.user, request.client)
         return Connected(SocketStream(sock), Address.from_sockaddr(sock.getsockname()))
+
+    def identity(self, request: Request) -> Hashable:
+        """See :meth:`gsocks.exits.forward.Identifies.identity`: the rules may differ by user."""
+        return "" if self._dialer.allows_all else request.user or ""
+
+    def stream_to(self, request: Request) -> SocketStream:
+        """The stream of :meth:`connect`, for a caller that needs no bound address."""
+        return SocketStream(self._dialer.connect(request.dest, request.user, request.client))
 
     def associate(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Associates.associate`."""
-        return Connected(DirectDatagrams(self._dialer, request.user), UNSPECIFIED)
+        return Connected(DirectDatagrams(self._dialer, request.user, request.client), UNSPECIFIED)
 
     def bind(self, request: Request) -> DirectListener:
         """See :meth:`gsocks.exits.base.Binds.bind`."""
-        return DirectListener(self._dialer, request.dest, request.user)
+        return DirectListener(self._dialer, request.dest, request.user, request.client)
 
     def close(self) -> None:
-        """Nothing is kept."""
+        """Does nothing: no connection is kept idle."""
 
 
 class SourceNetwork:
-    """The ``source`` of a :class:`gsocks.dial.Dialer`: every connection from another address.
+    """The ``source`` of a :class:`gsocks.net.dial.Dialer`: every connection from another address.
 
-    All addresses of ``network`` that hosts can have (of IPv4 not the first and the last, of IPv6
-    not the first, RFC 4291 section 2.6.1) have their turns: none comes again before all others
-    have been used, however often a connection begins, which random choice could not promise.
-    Neighbours are far apart in time, and each process begins elsewhere.
+    All host addresses of ``network`` (of IPv4 not the first and the last, of IPv6 not the first,
+    RFC 4291 section 2.6.1) are used in turn: none is used again before all others were, which a
+    random choice could not guarantee.  Neighbouring addresses are far apart in time, and each
+    process starts at another one.
 
-    The network must be routed to this machine; its addresses need not stand on an interface, if
-    ``ip route add local NETWORK dev lo`` makes them the machine's own.  To bind such an address
-    takes freebind with IPv6 and nothing with IPv4, where a network that is not there is so told
-    at once.
+    The network must be routed to this machine; its addresses need not be configured on an interface
+    if ``ip route add local NETWORK dev lo`` makes them local.  Binding such an address needs
+    freebind with IPv6 and nothing with IPv4, where a missing network therefore fails at once.
     """
 
     __slots__ = ("_count", "_family", "_first", "_network", "_step", "_turn")
@@ -71,8 +76,8 @@ class SourceNetwork:
         self._first = skipped_first
         self._count = network.num_addresses - skipped_first - skipped_last
         self._turn = random.randrange(self._count)
-        # A step that shares no divisor with the count visits all; the golden ratio's fraction
-        # keeps those of neighbouring turns apart.
+        # A step that is coprime to the count reaches all addresses; a golden ratio of the count
+        # keeps the addresses of consecutive turns apart.
         self._step = max(1, int(self._count * _GOLDEN_RATIO))
         while gcd(self._step, self._count) != 1:
             self._step += 1
@@ -86,7 +91,7 @@ class SourceNetwork:
 
 
 def _not_for_hosts(network: IPNetwork) -> tuple[int, int]:
-    """How many addresses at the beginning and at the end of ``network`` no host can have."""
+    """The numbers of addresses at the beginning and at the end that hosts can't have."""
     if network.prefixlen >= network.max_prefixlen - 1:  # point-to-point, RFC 3021 and RFC 6164
         return 0, 0
     return (1, 1) if network.version == 4 else (1, 0)

@@ -1,28 +1,34 @@
-"""A page of the web, had through an exit."""
+"""Fetches a web page through an exit."""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import NamedTuple, TypeAlias
 
 import gevent
 import h11
 
-from gsocks.errors import FetchFailed, GsocksError
+from gsocks.access.rules import ALLOW_ALL, Rules, Verdict
+from gsocks.deadline import call_with_timeout
+from gsocks.errors import ConnectFailed, FetchFailed, GsocksError
 from gsocks.exits import trust as trust_system
+from gsocks.exits.absolute import REFUSALS
 from gsocks.exits.base import Exit
-from gsocks.exits.tls import TlsStream
-from gsocks.http.head import header
-from gsocks.http.origin import Origin, take_leave
+from gsocks.exits.forward import TakesAbsoluteForm, open_connection
+from gsocks.http.message import header
+from gsocks.http.origin import Origin, drain_and_close
 from gsocks.http.url import WebUrl
+from gsocks.http.write import END
+from gsocks.net.tls import TlsStream
 from gsocks.request import Command, Request
 from gsocks.stream import Stream
 from gsocks.units import format_size
 
 #: redirects that are followed
-MOST_REDIRECTS = 5
+MAX_REDIRECTS = 5
 
 #: field names and values
 Fields: TypeAlias = Iterable[tuple[str, str]]
@@ -37,7 +43,7 @@ _REDIRECTS = (
 
 
 class Page(NamedTuple):
-    """What a server answered."""
+    """A server's response."""
 
     response: h11.Response
     body: bytes
@@ -47,28 +53,50 @@ class Page(NamedTuple):
         return self.response.status_code
 
     def field(self, name: str) -> str | None:
-        """The value of the first field called ``name``, in small letters."""
+        """The value of the first field called ``name`` (in lower case); None without one."""
         value = header(self.response, name.encode())
         return None if value is None else value.decode("latin-1")
+
+    def check_status(self, expected: int | None = None) -> None:
+        """Raise FetchFailed unless the status is ``expected``.
+
+        None expects any status below 500: a page that has moved or that requires a login has come
+        through the exit all the same.
+        """
+        if self.status != expected and (expected is not None or self.status >= 500):
+            raise FetchFailed(f"answers with status {self.status}")
 
 
 def fetch(
     url: WebUrl,
-    way: Exit,
+    exit_: Exit,
     *,
     fields: Fields = (),
     largest: int,
     timeout: float,
     trust: Callable[[], ssl.SSLContext] = trust_system,
+    elsewhere: Exit | None = None,
+    rules: Rules = ALLOW_ALL,
 ) -> Page:
-    """What ``url`` shows, wherever its server redirects to.
+    """The page at ``url``, after redirects.
 
-    ``fields`` are told to that server only, and not to others that it may redirect to; so is the
-    URL's login.  ``largest``: bytes of the body; ``timeout``: seconds for all of it.  Raises
+    ``elsewhere``: the exit for redirects; None: the same one.  ``rules``: which servers it may be
+    redirected to, the first one included, since a name's address may be another one by then; an
+    exit that resolves names here has to ask them for the addresses.
+    ``fields`` and the URL's login are sent to its server only, and not to others that it redirects
+    to.  ``largest``: bytes of the body; ``timeout``: seconds for everything together.  Raises
     FetchFailed, which names a server only if it is another one.
     """
-    page = gevent.with_timeout(
-        timeout, _follow, url, way, [*fields, *_login(url)], largest, trust, timeout_value=None
+    page = call_with_timeout(
+        timeout,
+        _follow,
+        url,
+        (exit_, elsewhere or exit_),
+        [*fields, *_login(url)],
+        largest,
+        trust,
+        rules,
+        on_timeout=None,
     )
     if page is None:
         raise FetchFailed(f"no whole answer within {timeout:g} s")
@@ -80,20 +108,30 @@ def _login(url: WebUrl) -> Fields:
 
 
 def _follow(
-    url: WebUrl, way: Exit, fields: Fields, largest: int, trust: Callable[[], ssl.SSLContext]
+    url: WebUrl,
+    exits: tuple[Exit, Exit],
+    fields: Fields,
+    largest: int,
+    trust: Callable[[], ssl.SSLContext],
+    rules: Rules,
 ) -> Page:
-    here = url
-    for _ in range(MOST_REDIRECTS + 1):
+    here, exit_ = url, exits[0]
+    for _ in range(MAX_REDIRECTS + 1):
         same = here.origin == url.origin
         try:
-            page = _ask(here, way, fields if same else (), largest, trust)
+            page = _ask(here, exit_, fields if same else (), largest, trust)
             there = _redirected(here, page)
         except FetchFailed as error:
             raise error if same else FetchFailed(f"{here}: {error}") from None
         if there is None:
             return page
-        here = there
-    raise FetchFailed(f"redirects more than {MOST_REDIRECTS} times")
+        decision = rules.before_resolving(there.address, None)
+        if decision.verdict is Verdict.DENY:
+            raise FetchFailed(
+                f"redirects to {there.address}, which is forbidden: {decision.reason}"
+            )
+        here, exit_ = there, exits[1]
+    raise FetchFailed(f"redirects more than {MAX_REDIRECTS} times")
 
 
 def _redirected(here: WebUrl, page: Page) -> WebUrl | None:
@@ -103,38 +141,96 @@ def _redirected(here: WebUrl, page: Page) -> WebUrl | None:
     try:
         there = here.joined(location)
     except ValueError:
-        raise FetchFailed("redirects to what is no URL") from None
+        raise FetchFailed("redirects to an invalid URL") from None
     if here.secure and not there.secure:
         raise FetchFailed("redirects from https:// to http://")
     return there
 
 
 def _ask(
-    url: WebUrl, way: Exit, fields: Fields, largest: int, trust: Callable[[], ssl.SSLContext]
+    url: WebUrl, exit_: Exit, fields: Fields, largest: int, trust: Callable[[], ssl.SSLContext]
 ) -> Page:
-    stream: Stream | None = None
     try:
-        request = _request(url, fields)
-        stream = way.connect(Request(Command.CONNECT, url.address)).stream
         if url.secure:
-            secured = stream = TlsStream(stream, trust(), url.address.host)
-            secured.handshake()
-        page = _exchange(stream, request, largest)
+            page = _over_tls(url, exit_, fields, largest, trust)
+        else:
+            page = _in_plain(url, exit_, fields, largest)
     except GsocksError as error:
-        if stream is not None:
-            stream.abort()
         raise FetchFailed(str(error)) from None
-    except BaseException:  # out of time, or killed
-        if stream is not None:
-            stream.abort()
-        raise
-    gevent.spawn(take_leave, stream)
     if page.field("content-encoding") not in (None, "identity"):
-        raise FetchFailed("answers in an encoding that nobody asked for")
+        raise FetchFailed("answers in an encoding that was not requested")
     return page
 
 
-def _request(url: WebUrl, fields: Fields) -> h11.Request:
+def _over_tls(
+    url: WebUrl, exit_: Exit, fields: Fields, largest: int, trust: Callable[[], ssl.SSLContext]
+) -> Page:
+    request = _request(url, fields)
+    stream = exit_.connect(Request(Command.CONNECT, url.address)).stream
+    with _ending(stream):
+        secured = TlsStream(stream, trust(), url.address.host)
+        secured.handshake()
+        page = _exchange(secured, request, largest)
+    gevent.spawn(drain_and_close, secured)
+    return page
+
+
+def _in_plain(url: WebUrl, exit_: Exit, fields: Fields, largest: int) -> Page:
+    """In absolute form to an HTTP proxy, as long as it takes that."""
+    page, proxy = _by_connection(url, exit_, fields, largest)
+    if proxy is None:
+        return page
+    failure = proxy.failure_in(page.response, url.address)
+    if failure is not None:
+        raise failure
+    if page.status not in REFUSALS:
+        proxy.note_absolute_form(True)
+    elif proxy.takes_absolute_form is None:
+        return _compared(page, proxy, url, exit_, fields, largest)
+    return page
+
+
+def _compared(
+    page: Page, proxy: TakesAbsoluteForm, url: WebUrl, exit_: Exit, fields: Fields, largest: int
+) -> Page:
+    """``page``, which may be a refusal of absolute form, or what a CONNECT brings."""
+    try:
+        other, _ = _by_connection(url, exit_, fields, largest, tunnel=True)
+    except ConnectFailed:
+        proxy.note_absolute_form(True)
+        return page
+    proxy.note_absolute_form(other.status == page.status)
+    return other
+
+
+def _by_connection(
+    url: WebUrl, exit_: Exit, fields: Fields, largest: int, *, tunnel: bool = False
+) -> tuple[Page, TakesAbsoluteForm | None]:
+    """The page, and the proxy that was asked for it in absolute form."""
+    request = _request(url, fields)
+    asked = Request(Command.CONNECT, url.address)
+    connection = open_connection(exit_, asked, tunnel=tunnel)
+    if connection.proxy is not None:
+        request = _request(url, fields, connection.authorization, absolute=True)
+    with _ending(connection.stream):
+        page = _exchange(connection.stream, request, largest)
+    gevent.spawn(drain_and_close, connection.stream)
+    return page, connection.proxy
+
+
+@contextmanager
+def _ending(stream: Stream) -> Iterator[None]:
+    """Aborts ``stream`` if the block fails, times out or is killed."""
+    try:
+        yield
+    except BaseException:
+        stream.abort()
+        raise
+
+
+def _request(
+    url: WebUrl, fields: Fields, authorization: str | None = None, *, absolute: bool = False
+) -> h11.Request:
     ours = [
         ("Host", url.host),
         ("User-Agent", "gsocks"),
@@ -142,15 +238,18 @@ def _request(url: WebUrl, fields: Fields) -> h11.Request:
         ("Accept-Encoding", "identity"),
         ("Connection", "close"),
     ]
+    if authorization is not None:
+        ours.append(("Proxy-Authorization", authorization))
+    target = url.origin + url.target if absolute else url.target
     try:
-        return h11.Request(method="GET", target=url.target, headers=[*ours, *fields])
-    except h11.LocalProtocolError:  # its words repeat the field
+        return h11.Request(method="GET", target=target, headers=[*ours, *fields])
+    except h11.LocalProtocolError:  # its text quotes the field
         raise FetchFailed("a field for the request that HTTP can't carry") from None
 
 
 def _exchange(stream: Stream, request: h11.Request, largest: int) -> Page:
     origin = Origin(stream, request)
-    origin.send([h11.EndOfMessage()])
+    origin.send([END])
     response: h11.Response | None = None
     body: list[bytes] = []
     size = 0

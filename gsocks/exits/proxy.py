@@ -1,38 +1,57 @@
-"""A way out through somebody else's proxy: reach it, ask it, and have its connection.
+"""The base of exits through a proxy: connect to the proxy, then have it connect.
 
-The proxy is reached through another exit, which is ``direct`` unless a chain was asked for.  So
-a handshake runs over any Stream, and knows of no socket.
+The proxy is reached through another exit, which is ``direct`` unless a chain is configured.  So a
+handshake runs over any Stream and needs no socket.
 """
 
 from __future__ import annotations
 
-import gevent
+from collections.abc import Callable, Hashable
 
 from gsocks.address import Address
+from gsocks.deadline import call_with_timeout
 from gsocks.errors import (
     ConnectFailed,
     ExitDoubtful,
     ExitFailed,
+    ExitHungUp,
     GsocksError,
     LimitReached,
+    LoopDetected,
     OutOfResources,
     StreamError,
+    TlsFailed,
 )
 from gsocks.exits.base import Connected, Exit
 from gsocks.exits.credentials import Credentials, Filled
-from gsocks.request import Command, Request
+from gsocks.exits.direct import DirectExit
+from gsocks.exits.forward import identity
+from gsocks.request import CONNECT, Request
 from gsocks.stream import Stream
+
+_LATE = object()
+
+
+class _Progress:
+    """How far an attempt has come."""
+
+    __slots__ = ("asked",)
+
+    def __init__(self) -> None:
+        #: whether the request was sent: what breaks before that is the proxy's own failure
+        self.asked = False
 
 
 class ProxyExit:
-    """What all proxies have in common; a subclass says how its kind is asked.
+    """The common part of all proxy exits; a subclass has the handshake of its protocol.
 
-    ``through``: the exit by which the proxy is reached; to start and to close it is its owner's.
-    ``credentials``: for the proxy; None: it asks for none.  ``timeout``: seconds from the
-    connection to the proxy until the destination is connected.
+    ``through``: the exit by which the proxy is reached, which its owner starts and closes.
+    ``credentials``: for the proxy; None for a proxy without.  ``timeout``: seconds from the
+    connection to the proxy until the destination is connected; ``reach_timeout``: seconds for each
+    part of the handshake that is the proxy's alone (``through`` has its own bound).
     """
 
-    __slots__ = ("_credentials", "_proxy", "_through", "_timeout", "label")
+    __slots__ = ("_credentials", "_proxy", "_reach_timeout", "_through", "_timeout", "label")
 
     def __init__(
         self,
@@ -42,65 +61,95 @@ class ProxyExit:
         label: str,
         credentials: Credentials | None = None,
         timeout: float = 10.0,
+        reach_timeout: float = 3.0,
     ) -> None:
         self._proxy = proxy
         self._credentials = credentials
         self._through = through
         self._timeout = timeout
+        self._reach_timeout = reach_timeout
         self.label = label
-
-    def start(self) -> None:
-        """Nothing to prepare."""
 
     def connect(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Exit.connect`."""
-        connected = gevent.with_timeout(self._timeout, self._connect, request, timeout_value=None)
+        progress = _Progress()
+        connected = call_with_timeout(
+            self._timeout, self._connect, request, progress, on_timeout=None
+        )
         if connected is None:
-            raise ExitDoubtful(f"{self.label}: no answer within {self._timeout:g} s")
+            kind = ExitDoubtful if progress.asked else ExitFailed
+            raise kind(f"{self.label}: no answer within {self._timeout:g} s")
         return connected
 
+    def identity(self, request: Request) -> Hashable:
+        """See :meth:`gsocks.exits.forward.Identifies.identity`: the credentials, and what makes a
+        difference on the way to the proxy."""
+        login: Filled | tuple[()] = ()
+        if self._credentials is not None:
+            if self._credentials.differ_each_time(request):
+                return None
+            login = self._credentials.filled(request)
+        nearer = identity(self._through, request)
+        return None if nearer is None else (login, nearer)
+
     def close(self) -> None:
-        """Nothing is kept."""
+        """Does nothing: no connection is kept idle."""
 
     def _greet(self, stream: Stream, login: Filled | None) -> Stream:  # noqa: ARG002
-        """What comes before the request, and can fail by no fault of the destination's.
+        """The part of the handshake before the request: its failure is never the destination's.
 
-        ``stream`` is the connection to the proxy, which is the caller's to abort; ``login``: the
+        ``stream`` is the connection to the proxy, which the caller aborts; ``login``: the
         credentials for this request.  Returns the stream for the request.  Raises ConnectFailed
         or StreamError.
         """
         return stream
 
+    def _in_time(self, step: Callable[..., object], *args: object) -> None:
+        """Do a step of :meth:`_greet`.  Raises what it raises, and ExitFailed if it takes long."""
+        if call_with_timeout(self._reach_timeout, step, *args, on_timeout=_LATE) is _LATE:
+            raise ExitFailed(f"no handshake within {self._reach_timeout:g} s")
+
     def _ask(self, stream: Stream, dest: Address, login: Filled | None) -> Connected:
         """Have the proxy connect to ``dest``.  Raises ConnectFailed or StreamError."""
         raise NotImplementedError
 
-    def _connect(self, request: Request) -> Connected:
-        login = None if self._credentials is None else self._credentials.filled(request)
+    def _connect(self, request: Request, progress: _Progress) -> Connected:
+        login = self._login(request)
         stream = self._reach(request)
-        # Many proxies just hang up when they can't reach a destination.
-        broken = ExitFailed
         try:
             greeted = self._greet(stream, login)
-            broken = ExitDoubtful
+            progress.asked = True
             return self._ask(greeted, request.dest, login)
         except StreamError as error:
             stream.abort()
-            raise broken(f"{self.label}: {error}") from None
+            # Many proxies close the connection when they can't reach a destination.  An alert of
+            # TLS 1.3 may come as late: the proxy wants a certificate.
+            late = progress.asked and not isinstance(error, TlsFailed)
+            kind = ExitHungUp if late else ExitFailed
+            raise kind(f"{self.label}: {error}") from None
         except ConnectFailed as error:
             stream.abort()
-            raise type(error)(f"{self.label}: {error}") from None
-        except BaseException:  # out of time, or killed
+            raise error.of(self.label) from None
+        except BaseException:  # timed out or killed
             stream.abort()
             raise
 
+    def _login(self, request: Request) -> Filled | None:
+        """The credentials for a request."""
+        return None if self._credentials is None else self._credentials.filled(request)
+
     def _reach(self, request: Request) -> Stream:
-        # with the same wish, if that is a proxy, too
-        nearer = Request(Command.CONNECT, self._proxy, request.user, wish=request.wish)
+        # with the same selector, in case the other exit is a proxy too
+        nearer = Request(CONNECT, self._proxy, request.user, selector=request.selector)
+        through = self._through
         try:
-            return self._through.connect(nearer).stream
-        except (LimitReached, OutOfResources):  # in most cases of this machine
+            if type(through) is DirectExit:  # as nearly always
+                return through.stream_to(nearer)
+            return through.connect(nearer).stream
+        except (LimitReached, OutOfResources):  # mostly limits of this machine
             raise
+        except LoopDetected as error:
+            raise error.of(self.label) from None
         except GsocksError as error:
-            # whatever else it is, it is no fault of the destination's
+            # every other failure is not the destination's
             raise ExitFailed(f"{self.label}: {error}") from None

@@ -1,14 +1,18 @@
-"""The ways out through SOCKS5 (RFC 1928, 1929) and SOCKS4a proxies.
+"""Exits through SOCKS5 (RFC 1928, 1929), SOCKS4a and SOCKS4 proxies.
 
-Names go to the proxy as they are: it resolves them, and nothing shows in the DNS here.
+Names are sent to the proxy, which resolves them: no DNS query leaves this machine.  Only SOCKS4
+knows no names, and gets an address that was resolved here.
 
-Nothing is sent ahead of the answer that it depends on.  It would save round trips, but proxies
-that take one recv for one message are common (microsocks#105), and hang when two come at once.
+Nothing is sent ahead of the answer that it depends on.  It would save round trips, but proxies that
+take one recv for one message are common (microsocks#105), and hang if two arrive at once.
 """
 
 from __future__ import annotations
 
-from gsocks.address import UNSPECIFIED, Address
+from collections.abc import Callable, Sequence
+
+from gsocks.address import UNSPECIFIED, Address, IPAddress
+from gsocks.deadline import call_with_timeout
 from gsocks.errors import (
     AddressFamilyNotSupported,
     AddressTypeNotSupported,
@@ -20,13 +24,14 @@ from gsocks.errors import (
     ExitFailed,
     Forbidden,
     HostUnreachable,
+    NameNotFound,
     NetworkUnreachable,
 )
-from gsocks.exits.base import Connected
-from gsocks.exits.credentials import Filled
-from gsocks.exits.opening import Opening
+from gsocks.exits.base import Connected, Exit
+from gsocks.exits.credentials import Credentials, Filled
+from gsocks.exits.handshake import Opening
 from gsocks.exits.proxy import ProxyExit
-from gsocks.request import Command
+from gsocks.request import Command, Request
 from gsocks.stream import Stream
 
 _HTTP = ord("H")  # how an HTTP server's answer to anything begins
@@ -39,37 +44,37 @@ _NO_AUTHENTICATION = 0x00  # METHODs, the same section
 _USERNAME_PASSWORD = 0x02
 _LOGIN_VERSION = 0x01  # VER of RFC 1929 section 2
 
-# REP of RFC 1928 section 6.  Here are those that tell of the destination: it would be the same
-# through another proxy, or is said of it by the proxy's own rules, which did their work.  Command
-# not supported (07) tells of the proxy.  General failure (01) and whatever the RFC doesn't know
-# tell nothing for sure: there are proxies that have no other word for a refused connection.
+# REP of RFC 1928 section 6, as far as it concerns the destination.  Command not supported (07) is
+# the proxy's failure.  General failure (01) and codes unknown to the RFC are unclear: some proxies
+# have no other reply for a refused connection.  So is 08 for a name, which has no address family:
+# hev-socks5-server says so of a name that does not exist.
 _COMMAND_NOT_SUPPORTED = 0x07
+_ADDRESS_TYPE_NOT_SUPPORTED = 0x08
 _FAILURES: dict[int, tuple[type[ConnectFailed], str]] = {
     0x02: (Forbidden, "forbidden by the proxy's rules"),
     0x03: (NetworkUnreachable, "network unreachable"),
     0x04: (HostUnreachable, "host unreachable"),
     0x05: (ConnectionRefused, "connection refused"),
     0x06: (ConnectTimeout, "no answer in time"),
-    0x08: (AddressFamilyNotSupported, "the proxy doesn't support its address family"),
+    _ADDRESS_TYPE_NOT_SUPPORTED: (
+        AddressFamilyNotSupported,
+        "the proxy doesn't support its address family",
+    ),
 }
 
 
 class Socks5Exit(ProxyExit):
     """A SOCKS5 proxy.
 
-    With ``credentials`` no other method is offered than user name and password: a proxy that would
-    rather have none would ignore what providers put into user names (sessions, countries).
+    With ``credentials`` only the method user name and password is offered: a proxy that chose no
+    authentication would ignore what providers encode in user names (sessions, countries).
     """
 
     __slots__ = ()
 
     def _greet(self, stream: Stream, login: Filled | None) -> Stream:
         opening = Opening(stream)
-        if login is None:
-            _greet(stream, opening, _NO_AUTHENTICATION)
-        else:
-            _greet(stream, opening, _USERNAME_PASSWORD)
-            _log_in(stream, opening, login)
+        self._in_time(_greet, stream, opening, login)
         return opening.rest()
 
     def _ask(self, stream: Stream, dest: Address, login: Filled | None) -> Connected:  # noqa: ARG002
@@ -77,14 +82,23 @@ class Socks5Exit(ProxyExit):
         stream.write(bytes((_VERSION, Command.CONNECT, 0x00)) + dest.encode())
         version, reply = opening.exactly(2, "its reply")
         _expect(version, _VERSION)
-        if reply:  # what follows tells nothing more, and is not always there
+        if reply:  # the rest has no more information, and is not always sent
             raise _failure(reply, dest)
         opening.exactly(1, "its reply")  # RSV
         bound = _read_bound(opening)
         return Connected(opening.rest(), bound)
 
 
-def _greet(stream: Stream, opening: Opening, method: int) -> None:
+def _greet(stream: Stream, opening: Opening, login: Filled | None) -> None:
+    """Agree on a method, and log in if there is a ``login``."""
+    if login is None:
+        _agree(stream, opening, _NO_AUTHENTICATION)
+    else:
+        _agree(stream, opening, _USERNAME_PASSWORD)
+        _log_in(stream, opening, login)
+
+
+def _agree(stream: Stream, opening: Opening, method: int) -> None:
     """Agree on a method, RFC 1928 section 3."""
     stream.write(bytes((_VERSION, 1, method)))
     version, chosen = opening.exactly(2, "its answer to the greeting")
@@ -100,14 +114,14 @@ def _log_in(stream: Stream, opening: Opening, login: Filled) -> None:
     stream.write(
         bytes((_LOGIN_VERSION, len(name))) + name + bytes((len(secret),)) + secret  # lengths < 256
     )
-    # the version is not looked at: there are proxies that answer 5
+    # the version is ignored: some proxies answer 5
     _, status = opening.exactly(2, "its answer to the login")
     if status:
         raise ExitFailed("the proxy refuses this user name and password")
 
 
 def _failure(reply: int, dest: Address) -> ConnectFailed:
-    if reply in _FAILURES:
+    if reply in _FAILURES and not (reply == _ADDRESS_TYPE_NOT_SUPPORTED and dest.ip is None):
         kind, words = _FAILURES[reply]
         return kind(f"{dest}: {words}")
     kind = ExitFailed if reply == _COMMAND_NOT_SUPPORTED else ExitDoubtful
@@ -115,12 +129,12 @@ def _failure(reply: int, dest: Address) -> ConnectFailed:
 
 
 def _read_bound(opening: Opening) -> Address:
-    """The bound address; unspecified where the proxy tells none that could be one."""
+    """The bound address; unspecified if the proxy reports none or an invalid one."""
     try:
         bound = Address.read(lambda count: opening.exactly(count, "its reply"))
     except BadAddress:  # an empty name, in most cases
         return UNSPECIFIED
-    except AddressTypeNotSupported as error:  # nobody knows where such a reply ends
+    except AddressTypeNotSupported as error:  # the end of such a reply is unknown
         raise ExitFailed(f"the proxy's reply has {error}") from None
     return bound if bound.ip is not None else UNSPECIFIED
 
@@ -141,7 +155,7 @@ _NAME_FOLLOWS = bytes((0, 0, 0, 1))  # 0.0.0.x with x not 0
 
 
 class Socks4aExit(ProxyExit):
-    """A SOCKS4a proxy: it takes IPv4 addresses and names, and a user name without a password."""
+    """A SOCKS4a proxy: it accepts IPv4 addresses and names, and a user name without a password."""
 
     __slots__ = ()
 
@@ -151,7 +165,7 @@ class Socks4aExit(ProxyExit):
         version, reply = opening.exactly(2, "its reply")
         _expect(version, _REPLY_VERSION_4)
         if reply != _GRANTED:
-            # SOCKS4 has one word for all causes that lie behind the proxy
+            # SOCKS4 has one code for all causes behind the proxy
             kind = ExitDoubtful if reply == _REJECTED_OR_FAILED else ExitFailed
             raise kind(f"{dest}: the proxy rejected it or failed (reply {reply:#04x})")
         bound = opening.exactly(6, "its reply")
@@ -174,3 +188,63 @@ def _socks4a_request(dest: Address, user: str) -> bytes:
         + b"\0"
         + name
     )
+
+
+# --- SOCKS4 ---------------------------------------------------------------------------------
+
+
+class Socks4Exit(Socks4aExit):
+    """A SOCKS4 proxy, which is given the IPv4 address that a name has here.
+
+    ``addresses``: those of a destination that a user may reach, as
+    :meth:`gsocks.net.dial.Dialer.allowed_addresses` finds them.  A name that has none is sent as in
+    SOCKS4a, which many such proxies understand; if the proxy refuses it, the reason is that it was
+    not found.
+    """
+
+    __slots__ = ("_addresses",)
+
+    def __init__(
+        self,
+        proxy: Address,
+        through: Exit,
+        addresses: Callable[[Address, str | None, str], Sequence[IPAddress]],
+        *,
+        label: str,
+        credentials: Credentials | None = None,
+        timeout: float = 10.0,
+        reach_timeout: float = 3.0,
+    ) -> None:
+        super().__init__(
+            proxy,
+            through,
+            label=label,
+            credentials=credentials,
+            timeout=timeout,
+            reach_timeout=reach_timeout,
+        )
+        self._addresses = addresses
+
+    def connect(self, request: Request) -> Connected:
+        """See :meth:`gsocks.exits.base.Exit.connect`."""
+        dest = request.dest
+        try:
+            found = call_with_timeout(
+                self._reach_timeout,
+                self._addresses,
+                dest,
+                request.user,
+                request.client,
+                on_timeout=None,
+            )
+            if found is None:
+                raise HostUnreachable(f"{dest}: not resolved within {self._reach_timeout:g} s")
+        except (NameNotFound, HostUnreachable) as failure:
+            try:
+                return super().connect(request)
+            except ExitDoubtful:
+                raise failure from None
+        ip = next((ip for ip in found if ip.version == 4), None)
+        if ip is None:
+            raise AddressFamilyNotSupported(f"{dest}: SOCKS4 has IPv4 addresses only")
+        return super().connect(request._replace(dest=Address(str(ip), dest.port)))

@@ -1,4 +1,4 @@
-"""One way out as its user writes it, and what that says: an :class:`ExitSpec`.
+"""The written form of an exit, as a URL or a mapping, and its meaning: an :class:`ExitSpec`.
 
     direct                               direct://?source=203.0.113.0/28
     gsocks://KEY@vps.example.com:8388    socks5://user:password@10.0.0.7:1080
@@ -9,37 +9,42 @@ the URL as its query (``socks5://10.0.0.7?weight=2&tags=de,residential``), which
 proxies carries them; there an ``@`` is written ``%40``, because a password may hold anything
 else: the last ``@`` is the one that ends it.
 
-User names and passwords may pass on what a client wishes for: ``me-sessid-{session}`` (see
-gsocks/exits/credentials.py).
+User names and passwords may be templates, which pass a client's exit selector on:
+``me-sessid-{session}`` (see gsocks/exits/credentials.py).
 
-No message here repeats any part of a URL but its scheme.  Where a URL is wrong, nobody can tell
-which part of it was meant to be the secret one.
+No message here quotes any part of a URL but its scheme: in an invalid URL it is unknown which part
+was meant to be the secret.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import os.path
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
+from gsocks.access.networks import IPNetwork, parse_network
 from gsocks.address import Address
 from gsocks.crypto import Key
 from gsocks.errors import BadAddress, ConfigError
-from gsocks.exits.credentials import PLACES, has_unknown_place, longest, passes_country
-from gsocks.wording import Mistake, did_you_mean, shown, unknown_key
+from gsocks.exits import credentials
+from gsocks.exits.budget import Budget
+from gsocks.messages import Mistake, did_you_mean, shown, unknown_key
+from gsocks.request import as_country, as_exit, as_tag
+from gsocks.units import parse_size
 
 #: every scheme, with its default port; HTTP proxies have no port that people agree on
 SCHEMES: dict[str, int | None] = {
     "direct": None,
     "gsocks": 8388,
     "socks5": 1080,
+    "socks4": 1080,
     "socks4a": 1080,
     "http": None,
     "https": None,
@@ -48,8 +53,13 @@ SCHEMES: dict[str, int | None] = {
 #: how a tunnel's frames may be sealed
 CIPHERS = ("secretbox", "aegis256")
 
-# curl tells by the scheme who resolves names; here it is always the proxy
-_ALIASES = {"socks5h": "socks5", "socks4": "socks4a"}
+# curl selects by the scheme where names are resolved; here every proxy resolves them that can
+_ALIASES = {"socks5h": "socks5"}
+
+_WITHOUT_PASSWORD = ("socks4", "socks4a")
+
+#: each name of a scheme, and its text that all exits share
+_NAMES = {name: name for name in SCHEMES} | _ALIASES
 
 #: RFC 1929: a user name's and a password's length each travel in one byte
 _LONGEST_CREDENTIAL = 255
@@ -57,23 +67,37 @@ _LONGEST_CREDENTIAL = 255
 #: exits behind one another; a chain longer than this is a slip, and each costs its round trips
 _MOST_HOPS = 8
 
+#: the weights that one exit may have: with more, no other would ever get a request
+MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,15}")
 _HOST_PORT = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]:]+)(?::(?P<port>[0-9]{1,5}))?")
-_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-_COUNTRY = re.compile(r"[A-Za-z]{2}")
+
+
+class TlsOptions(NamedTuple):
+    """How TLS to a proxy is secured; by default as in a browser."""
+
+    #: the certificates of the authorities that are trusted, in PEM; None: the system's
+    ca: Path | None = None
+    #: whether any certificate is accepted
+    insecure: bool = False
+    #: the name that is requested and that the certificate must be for; None: the proxy's host
+    sni: str | None = None
+    #: the client's certificate in PEM, with its key unless that has a file of its own
+    cert: Path | None = None
+    key: Path | None = None
+
 
 _NOTHING: Mapping[str, Any] = {}
-
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ExitSpec:
-    """One way out.  Make one with :meth:`parse`.
+    """One exit.  Make one with :meth:`parse`.
 
-    Two are equal if they are the same way out, credentials included: the same host with other
+    Two are equal if they are the same exit, credentials included: the same host with other
     credentials is another exit.  ``name``, ``weight``, ``tags``, ``country``, ``max_connections``
-    and ``requests_per_minute`` say how it is used, not which one it is, and don't count.
+    ``requests_per_minute`` and ``budget`` are terms of its use and are not compared.
 
     Its text and its repr hide the secrets, which are ``password``, ``key`` and :attr:`url`.
     """
@@ -90,9 +114,11 @@ class ExitSpec:
     #: the addresses that ``direct`` goes out from, in turn
     source: IPNetwork | None = None
     cipher: str = CIPHERS[0]
+    #: of https
+    tls: TlsOptions | None = None
     #: the exit through which this one is reached
     via: ExitSpec | None = None
-    #: what its user calls it, in lower case; None: :func:`derived_name` of its label
+    #: its configured name, in lower case; None: :func:`derived_name` of its label
     name: str | None = field(default=None, compare=False)
     #: how much of the traffic, in proportion to the other exits' weights
     weight: float = field(default=1.0, compare=False)
@@ -101,6 +127,9 @@ class ExitSpec:
     country: str | None = field(default=None, compare=False)
     max_connections: int | None = field(default=None, compare=False)
     requests_per_minute: int | None = field(default=None, compare=False)
+    budget: Budget | None = field(default=None, compare=False)
+    #: whether it must be reached at a public address: another party has named it
+    public: bool = field(default=False, compare=False)
 
     @classmethod
     def parse(
@@ -113,13 +142,17 @@ class ExitSpec:
 
         Relative files are relative to ``base``.  ``given``: options that it has where its own
         don't say otherwise, as :func:`parse_option` returns them; tags add up.  Raises
-        ConfigError (a :class:`gsocks.wording.Mistake`, which tells the key at fault).
+        ConfigError (a :class:`gsocks.messages.Mistake`, which names the wrong key).
         """
         return _parse(entry, base, _MOST_HOPS, given)
 
+    def __hash__(self) -> int:
+        # of what differs between the exits of a list; it is asked for several times for each
+        return hash((self.host, self.port, self.user, self.password))
+
     @property
     def address(self) -> Address:
-        """Where the proxy or server listens; nothing that ``direct`` could tell."""
+        """The address of the proxy or server; meaningless for ``direct``."""
         return Address(self.host, self.port)
 
     @property
@@ -129,9 +162,9 @@ class ExitSpec:
             return "direct" if self.source is None else f"direct://?source={self.source}"
         user = ""
         if self.user is not None:
-            user = quote(self.user, safe="{}") + ("" if self.password is None else ":***") + "@"
+            user = credentials.quoted(self.user) + ("" if self.password is None else ":***") + "@"
             # where others have a password, a name that stands alone is a provider's API key
-            if not self.password and self.scheme != "socks4a":
+            if not self.password and self.scheme not in _WITHOUT_PASSWORD:
                 user = "***@"
         text = f"{self.scheme}://{user}{self.address}"
         return text if self.via is None else f"{text} via {self.via.label}"
@@ -157,15 +190,31 @@ class ExitSpec:
             options["key_file"] = str(self.key_file)
         if self.cipher != CIPHERS[0]:
             options["cipher"] = self.cipher
+        for name, value in self.tls._asdict().items() if self.tls is not None else ():
+            if value:
+                options[name] = "true" if value is True else str(value)
         if self.via is not None:
             options["via"] = self.via.url
         query = "&".join(f"{name}={quote(text, safe='')}" for name, text in options.items())
         return f"{self.scheme}://{secret}{self.address}" + ("?" + query if query else "")
 
     @property
+    def hops(self) -> int:
+        """The number of proxies and servers on the way to it, itself included."""
+        return 1 if self.via is None else 1 + self.via.hops
+
+    @property
     def any_country(self) -> bool:
-        """Whether it serves every country: which one is wished for is passed on to it."""
-        return passes_country((self.user or "") + (self.password or ""))
+        """Whether it serves every country: the selected one is passed on to it."""
+        return credentials.passes_country((self.user or "") + (self.password or ""))
+
+    @property
+    def expects_session(self) -> bool:
+        """Whether it, or an exit on the way to it, is given the session of each request."""
+        own = credentials.requires_session(self.user or "") or credentials.requires_session(
+            self.password or ""
+        )
+        return own or (self.via is not None and self.via.expects_session)
 
     def __str__(self) -> str:
         return self.label
@@ -175,7 +224,7 @@ class ExitSpec:
 
 
 def derived_name(label: str) -> str:
-    """What an exit is called that its user has given no name: the same word in every process.
+    """The name of an exit to which the config gives none: the same in every process.
 
     Eight hex digits of BLAKE2b of its label, and so not of its password: exits that differ by
     that alone have the same one.
@@ -183,7 +232,7 @@ def derived_name(label: str) -> str:
     return blake2b(label.encode(), digest_size=4).hexdigest()
 
 
-#: straight to the destination: what goes out where nothing else is said
+#: straight to the destination: the only exit of a section that configures none
 DIRECT = ExitSpec("direct")
 
 
@@ -208,10 +257,10 @@ def _parse(
     try:
         scheme, address, in_url = _split(url)
     except Mistake as mistake:
-        raise mistake.within(".url") from None
+        raise mistake.prefixed(".url") from None
     for name in options:
         if name in in_url:
-            raise Mistake("the url says it as well (leave one out)", f".{name}")
+            raise Mistake("duplicate: it is in the url too (leave one out)", f".{name}")
     return _build(scheme, address, in_url | options, base, hops, given)
 
 
@@ -221,7 +270,7 @@ def _split(url: str) -> tuple[str, Address | None, dict[str, object]]:
     secret, _, rest = rest.rpartition("@")
     place, _, query = rest.partition("?")
     options = _credentials(scheme, secret) if secret else {}
-    return scheme, _address(scheme, place.removesuffix("/")), options | _query(query)
+    return scheme, _address(scheme, place.removesuffix("/")), options | _query(query, scheme)
 
 
 def _split_scheme(url: str) -> tuple[str, str]:
@@ -231,7 +280,7 @@ def _split_scheme(url: str) -> tuple[str, str]:
     if not mark or not _SCHEME.fullmatch(scheme):
         raise Mistake("not an exit (expected direct, or a URL such as socks5://10.0.0.7:1080)")
     scheme = scheme.lower()
-    scheme = _ALIASES.get(scheme, scheme)
+    scheme = _NAMES.get(scheme, scheme)
     if scheme not in SCHEMES:
         guess = did_you_mean(scheme, SCHEMES)
         raise Mistake(f"unknown scheme {scheme}://{guess} (known: {', '.join(SCHEMES)})")
@@ -249,7 +298,7 @@ def _address(scheme: str, text: str) -> Address | None:
             f"what stands behind {scheme}:// is not HOST:PORT"
             " (user and password end with an @, an IPv6 address stands in brackets)"
         )
-    port = int(match["port"]) if match["port"] else SCHEMES[scheme]
+    port = _port(match["port"]) if match["port"] else SCHEMES[scheme]
     if port is None:
         raise Mistake(f"{scheme}:// needs a port (proxies often use 3128 or 8080)")
     if not 1 <= port <= 0xFFFF:
@@ -260,18 +309,24 @@ def _address(scheme: str, text: str) -> Address | None:
         raise Mistake(f"the host behind {scheme}:// is neither a name nor an IP address") from None
 
 
+@lru_cache(1024)
+def _port(text: str) -> int:
+    return int(text)
+
+
 def _credentials(scheme: str, text: str) -> dict[str, object]:
     if scheme == "gsocks":
         return {"key": _decoded(text)}
-    user, colon, password = text.partition(":")
+    user, colon, password = credentials.partition(text)
     found: dict[str, object] = {"user": _decoded(user)}
     if colon:
         found["password"] = _decoded(password)
     return found
 
 
-def _query(text: str) -> dict[str, object]:
-    allowed = [name for name in _OPTIONS if name not in _SECRET]
+def _query(text: str, scheme: str) -> dict[str, object]:
+    secret = _SECRET - {"key"} if scheme == "https" else _SECRET  # there it is a file
+    allowed = [name for name in _OPTIONS if name not in secret]
     found: dict[str, object] = {}
     for pair in filter(None, text.split("&")):
         name, _, value = pair.partition("=")
@@ -302,9 +357,14 @@ def _build(
     for name, value in options.items():
         if not _is_for(name, scheme):
             raise Mistake(f"not for {scheme} (only for {', '.join(_ONLY_FOR[name])})", f".{name}")
-        read[name] = _option(name, value, base, hops)
+        kind = "cert_key" if name == "key" and scheme == "https" else name
+        read[name] = _option(name, value, base, hops, kind)
         if name == "tags" and "tags" in given:
             read[name] = tuple(dict.fromkeys(given["tags"] + read[name]))
+    if scheme == "https":
+        _gather_tls(read, options)
+    if not read.keys().isdisjoint(Budget._fields):
+        read["budget"] = _budget(*(read.pop(name, None) for name in Budget._fields))
     if address is not None:
         read |= {"host": address.host, "port": address.port}
     spec = ExitSpec(scheme, **read)
@@ -312,32 +372,50 @@ def _build(
         raise Mistake("a gsocks exit needs a key or a key_file, and not both", ".key_file")
     if spec.password is not None and spec.user is None:
         raise Mistake("needs a user", ".password")
-    if scheme in ("http", "https") and ":" in (spec.user or ""):
+    if scheme in ("http", "https") and ":" in credentials.literals(spec.user or ""):
         # Basic credentials are user:password (RFC 7617 section 2).
         raise Mistake("HTTP can't carry a user name with a colon", ".user")
     _check_places(spec)
     return spec
 
 
+def _gather_tls(read: dict[str, Any], own: Mapping[str, object]) -> None:
+    """Put the options of TLS in ``read`` together.  ``own``: those that the exit itself has."""
+    tls = TlsOptions(**{name: read.pop(name) for name in TlsOptions._fields if name in read})
+    if tls.key is not None and tls.cert is None:
+        raise Mistake("needs a cert", ".key")
+    if tls.insecure and tls.ca is not None:
+        if "insecure" in own and "ca" in own:
+            raise Mistake("says that no certificate is checked (leave it or ca out)", ".insecure")
+        # what the exit itself says counts over what its list says
+        tls = tls._replace(**({"insecure": False} if "ca" in own else {"ca": None}))
+    if tls != TlsOptions():
+        read["tls"] = tls
+
+
 def _check_places(spec: ExitSpec) -> None:
-    """What is filled in for each request must be known, and must not become too long."""
-    if has_unknown_place(spec.user or ""):  # a password may have braces that mean nothing
-        raise Mistake(f"has a word in braces that is none of {' '.join(PLACES)}", ".user")
-    for name, text in (("user", spec.user), ("password", spec.password)):
-        if longest(text or "") > _LONGEST_CREDENTIAL:
+    """Checks the places that each request's values are filled into.  Raises Mistake."""
+    if "{" not in (spec.user or "") and "{" not in (spec.password or ""):
+        return
+    # a password may have braces that mean nothing
+    if credentials.has_unknown_place(spec.user or ""):
+        known = " ".join(credentials.PLACES)
+        raise Mistake(f"has a word in braces that is none of {known}", ".user")
+    for name, text in (("user", spec.user or ""), ("password", spec.password or "")):
+        if credentials.longest(text) > _LONGEST_CREDENTIAL:
             raise Mistake(f"can become longer than {_LONGEST_CREDENTIAL} bytes", f".{name}")
-    if spec.any_country and spec.country is None:
-        raise Mistake(
-            "missing (the credentials pass the country on, and not every client asks for one)",
-            ".country",
-        )
+        if spec.country is None and credentials.requires_country(text):
+            raise Mistake(
+                "missing (the credentials pass the country on, and not every client selects one)",
+                ".country",
+            )
 
 
 # --- the options ----------------------------------------------------------------------------
 
 
 def parse_option(name: str, value: object, base: Path) -> object:
-    """What one of :data:`USES` says.  Relative files are relative to ``base``.
+    """The value of one of :data:`USES`.  Relative files are relative to ``base``.
 
     Raises Mistake, which begins with the option's name.
     """
@@ -348,11 +426,13 @@ def _is_for(name: str, scheme: str) -> bool:
     return name not in _ONLY_FOR or scheme in _ONLY_FOR[name]
 
 
-def _option(name: str, value: object, base: Path, hops: int) -> object:
-    if name == "via":
+def _option(name: str, value: object, base: Path, hops: int, kind: str = "") -> object:
+    """``kind``: the option's own name, where the same name has another meaning elsewhere."""
+    kind = kind or name
+    if kind == "via":
         return _via(value, base, hops - 1)
     try:
-        return parse_path(value, base) if name == "key_file" else _PARSERS[name](value)
+        return parse_path(value, base) if kind in _FILES else _PARSERS[kind](value)
     except (ValueError, ConfigError) as error:
         raise Mistake(str(error), f".{name}") from None
 
@@ -365,14 +445,16 @@ def _via(value: object, base: Path, hops: int) -> ExitSpec:
     try:
         return _parse(value, base, hops)
     except Mistake as mistake:
-        raise mistake.within(".via") from None
+        raise mistake.prefixed(".via") from None
 
 
 def _credential(value: object) -> str:
     if not isinstance(value, str) or not value.isprintable():
         raise ValueError("is not printable text (in YAML, quotes make it text)")
-    if len(value.encode()) > _LONGEST_CREDENTIAL:
+    # a template may be longer than what is made of it
+    if len(value.encode()) > _LONGEST_CREDENTIAL * (4 if "{" in value else 1):
         raise ValueError(f"is longer than {_LONGEST_CREDENTIAL} bytes")
+    credentials.check(value)
     return value
 
 
@@ -389,33 +471,42 @@ def parse_path(value: object, base: Path) -> Path:
     return base / os.path.expanduser(value)
 
 
-def _source(value: object) -> IPNetwork:
-    text = value if isinstance(value, str) else ""
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError:
-        pass
-    try:
-        hint = f"did you mean {ipaddress.ip_network(text, strict=False)}?"
-    except ValueError:
-        hint = "expected e.g. 203.0.113.0/28"
-    raise ValueError(f"{shown(value)} is not a network ({hint})")
-
-
 def _cipher(value: object) -> str:
     if isinstance(value, str) and value in CIPHERS:
         return value
     raise ValueError(f"{shown(value)} is not a cipher (known: {', '.join(CIPHERS)})")
 
 
-def _weight(value: object) -> float:
+def _switch(value: object) -> bool:
+    text = str(value).lower()  # YAML's own True, and the text of a URL
+    if text not in ("true", "false"):
+        raise ValueError(f"{shown(value)} is not true or false")
+    return text == "true"
+
+
+def _server_name(value: object) -> str:
     try:
-        weight = float(_quantity(value))
-    except ValueError:
-        weight = 0.0
-    if not 0 < weight < math.inf:
-        raise ValueError(f"{shown(value)} is not a weight (expected a number above 0)")
+        return Address.of(value if isinstance(value, str) else "", 0).host
+    except BadAddress:
+        raise ValueError(f"{shown(value)} is not the name of a server") from None
+
+
+def _weight(value: object) -> float:
+    weight = _number(value)
+    if not MIN_WEIGHT <= weight <= MAX_WEIGHT:
+        raise ValueError(
+            f"{shown(value)} is not a weight (expected a number from {MIN_WEIGHT} to {MAX_WEIGHT})"
+        )
     return weight
+
+
+def _number(value: object) -> float:
+    """A finite number; 0 for what is none."""
+    try:
+        number = float(_quantity(value))
+    except ValueError:
+        return 0.0
+    return number if math.isfinite(number) else 0.0
 
 
 def _count(value: object) -> int:
@@ -426,6 +517,28 @@ def _count(value: object) -> int:
     if count < 1:
         raise ValueError(f"{shown(value)} is not a count (expected a whole number from 1)")
     return count
+
+
+def _size(value: object) -> int:
+    size = parse_size(_quantity(value))
+    if size < 1:
+        raise ValueError(f"{shown(value)} is not a size above 0 (expected e.g. 10GB)")
+    return size
+
+
+def _cost(value: object) -> float:
+    price = _number(value)
+    if price <= 0:
+        raise ValueError(f"{shown(value)} is not a price (expected a number above 0)")
+    return price
+
+
+@lru_cache(1024)  # the exits of a list have one object for all
+def _budget(*bounds: Any) -> Budget:
+    budget = Budget(*bounds)
+    if budget.cost_per_month is not None and budget.cost_per_gb is None:
+        raise Mistake("needs cost_per_gb", ".cost_per_month")
+    return budget
 
 
 def _quantity(value: object) -> str:
@@ -441,56 +554,59 @@ def _tags(value: object) -> tuple[str, ...]:
 
 
 def _tag(value: object) -> str:
-    word = value.strip() if isinstance(value, str) else ""
-    if not _WORD.fullmatch(word):
-        raise ValueError(f"{shown(value)} is not a word (in YAML, put quotes around it)")
-    return word.lower()
+    return as_tag(value.strip() if isinstance(value, str) else value)
 
 
-def _name(value: object) -> str:
-    # A number that YAML has read may have lost digits: 010 is 8.
-    if isinstance(value, str) and _WORD.fullmatch(value):
-        return value.lower()
-    raise ValueError(f"{shown(value)} is not a word (expected e.g. berlin-1)")
-
-
-def _country(value: object) -> str:
-    if isinstance(value, str) and _COUNTRY.fullmatch(value):
-        return value.lower()
-    hint = "; in YAML, put quotes around it" if isinstance(value, bool) else ""
-    raise ValueError(
-        f"{shown(value)} is not a country (expected a two-letter code such as de{hint})"
-    )
+def _shared(parse: Callable[[object], object]) -> Callable[[object], object]:
+    """The same, with one object for all equal texts: a list's exits have few among them."""
+    parse_text = lru_cache(1024)(parse)
+    return lambda value: parse_text(value) if isinstance(value, str) else parse(value)
 
 
 _PARSERS: dict[str, Callable[[object], object]] = {
     "user": _credential,
     "password": _credential,
     "key": _key,
-    "source": _source,
+    "source": parse_network,
     "cipher": _cipher,
-    "name": _name,
+    "insecure": _switch,
+    "sni": _server_name,
+    "name": as_exit,
     "weight": _weight,
-    "tags": _tags,
-    "country": _country,
+    "tags": _shared(_tags),
+    "country": _shared(as_country),
     "max_connections": _count,
     "requests_per_minute": _count,
+    "bytes_per_day": _size,
+    "bytes_per_month": _size,
+    "cost_per_gb": _cost,
+    "cost_per_month": _cost,
 }
 
-_OPTIONS = (*_PARSERS, "key_file", "via")
+_FILES = ("key_file", "ca", "cert", "cert_key")
+
+_OPTIONS = (*_PARSERS, "key_file", "ca", "cert", "via")
 
 #: options that many exits may have in common
-USES = ("weight", "tags", "country", "max_connections", "requests_per_minute", "via")
+USES = (
+    *("weight", "tags", "country", "max_connections", "requests_per_minute", "via"),
+    *Budget._fields,
+    *("ca", "insecure", "cert"),
+)
 
 #: has its place before the @, and none in a query
 _SECRET = frozenset({"user", "password", "key"})
 
 _ONLY_FOR = {
-    "user": ("socks5", "socks4a", "http", "https"),
+    "user": ("socks5", "socks4", "socks4a", "http", "https"),
     "password": ("socks5", "http", "https"),  # SOCKS4 has no passwords
-    "key": ("gsocks",),
+    "key": ("gsocks", "https"),
     "key_file": ("gsocks",),
     "cipher": ("gsocks",),
     "source": ("direct",),
-    "via": ("gsocks", "socks5", "socks4a", "http", "https"),
+    "ca": ("https",),
+    "insecure": ("https",),
+    "sni": ("https",),
+    "cert": ("https",),
+    "via": ("gsocks", "socks5", "socks4", "socks4a", "http", "https"),
 }

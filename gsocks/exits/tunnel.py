@@ -1,18 +1,16 @@
-"""The way out through a gsocks server: a stream in a tunnel that waits in the pool."""
+"""The exit through a gsocks server: a stream in a tunnel from the pool."""
 
 from __future__ import annotations
 
-import fcntl
-import sys
-import termios
 import time
+from collections.abc import Hashable
 from typing import Any, cast
 
 import gevent
-from gevent.event import Event
 
 from gsocks.address import UNSPECIFIED, Address
 from gsocks.crypto import Cipher, Key
+from gsocks.deadline import call_with_timeout
 from gsocks.errors import (
     ClientError,
     ConnectFailed,
@@ -25,11 +23,13 @@ from gsocks.errors import (
     StreamError,
     Withdrawn,
 )
-from gsocks.exits.base import Connected, Dials, Listening
+from gsocks.exits.base import Connected, Dials, PendingBind
+from gsocks.net.acknowledged import is_unanswered
 from gsocks.pool import Pool
 from gsocks.request import Request
+from gsocks.settings import PoolSettings
+from gsocks.stream import READ, WRITE, Bytes, ScratchBuffers, Wait
 from gsocks.tunnel import (
-    MAX_BODY,
     ClientTunnel,
     Frame,
     TunnelDatagrams,
@@ -41,14 +41,15 @@ from gsocks.tunnel import (
 class TunnelExit:
     """Opens streams at the gsocks server ``server``.
 
-    ``timeout``: seconds for the connection to the server and the key agreement together.
+    ``timeout``: seconds for the answer to a request that was sent early (``fast_open``);
+    ``reach_timeout``: for the connection to the server and the key agreement together.
     """
 
     #: seconds in which the server's machine must acknowledge a request that is put on an idle
-    #: tunnel; TCP sends it three times in that, and would go on for two minutes
+    #: tunnel; TCP sends it three times in that time, and would retry for two minutes
     acknowledged_within = 2.0
-    #: seconds that a client which is the one to speak first takes to do so when it was told of
-    #: success; a request waits no longer for bytes that travel with it (``fast_open``)
+    #: seconds in which a client whose protocol lets it send first does so after it has received
+    #: success; a request waits no longer for bytes that are sent with it (``fast_open``)
     first_words_within = 0.005
 
     def __init__(
@@ -59,8 +60,8 @@ class TunnelExit:
         *,
         ciphers: Cipher = Cipher.SECRETBOX,
         timeout: float = 10.0,
-        pool_size: int = 8,
-        pool_max_idle: float = 300.0,
+        reach_timeout: float = 3.0,
+        pool: PoolSettings = PoolSettings(),
     ) -> None:
         self.label = f"gsocks://{server}"
         self._server = server
@@ -68,11 +69,10 @@ class TunnelExit:
         self._dialer = dialer
         self._ciphers = ciphers
         self._timeout = timeout
-        self.pool = Pool(self._open_tunnel, size=pool_size, max_idle=pool_max_idle)
-
-    def start(self) -> None:
-        """Begin to open tunnels ahead of need."""
-        self.pool.start()
+        self._reach_timeout = reach_timeout
+        self.pool = Pool(
+            self._open_tunnel, label=self.label, size=pool.size, max_idle=pool.max_idle
+        )
 
     def connect(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Exit.connect`."""
@@ -82,12 +82,20 @@ class TunnelExit:
         tunnel, bound = self._ask(request)
         return Connected(self.stream_in(tunnel), bound)
 
+    def identity(self, request: Request) -> Hashable:
+        """See :meth:`gsocks.exits.forward.Identifies.identity`.
+
+        Without a session the server may choose another exit of its own for each request.
+        """
+        selector = request.selector
+        return None if selector.session is None else (request.user, selector)
+
     def associate(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Associates.associate`."""
         tunnel, bound = self._ask(request)
-        return Connected(TunnelDatagrams(tunnel, _Return(self.pool, tunnel)), bound)
+        return Connected(TunnelDatagrams(tunnel, _ReturnToPool(self.pool, tunnel)), bound)
 
-    def bind(self, request: Request) -> Listening:
+    def bind(self, request: Request) -> PendingBind:
         """See :meth:`gsocks.exits.base.Binds.bind`."""
         tunnel, bound = self._ask(request)
         return _TunnelListener(self, tunnel, bound)
@@ -98,16 +106,20 @@ class TunnelExit:
 
     def stream_in(self, tunnel: ClientTunnel) -> TunnelStream:
         """The stream that was opened in a tunnel, which comes back to the pool after it."""
-        return TunnelStream(tunnel, _Return(self.pool, tunnel))
+        return TunnelStream(tunnel, _ReturnToPool(self.pool, tunnel))
 
     def _ask(self, request: Request) -> tuple[ClientTunnel, Address]:
-        """Put a request to the server, and have its answer.
+        """Send a request to the server, and receive its answer.
 
-        A tunnel that turns out to be dead is replaced by the next one, at last by a fresh one;
-        the request has had no effect until OPENED is back.
+        A tunnel that turns out to be dead is replaced by the next one, in the end by a fresh one:
+        the request has no effect before OPENED is received.  One that the pool has opened meanwhile
+        is as good as fresh: a server that ends each at its first request would be asked as fast as
+        the pool is filled.
         """
+        begun = time.monotonic()
         while True:
             tunnel, fresh = self._take()
+            fresh = fresh or tunnel.last_heard >= begun
             try:
                 bound = tunnel.open(request) if fresh else self._open_waiting(tunnel, request)
             except StreamError as error:
@@ -117,7 +129,7 @@ class TunnelExit:
             except (ConnectFailed, ClientError):
                 self.pool.give_back(tunnel)
                 raise
-            except BaseException:  # the caller's timeout, or its end: the answer is still due
+            except BaseException:  # timed out or killed: the answer is still due
                 tunnel.abort()
                 raise
             else:
@@ -134,7 +146,7 @@ class TunnelExit:
             raise ExitFailed(f"{self.label}: {error}") from None
 
     def _open_waiting(self, tunnel: ClientTunnel, request: Request) -> Address:
-        """Open a stream in a tunnel that has waited, and whose path may be gone meanwhile."""
+        """Open a stream in a tunnel that was idle, whose path may be dead meanwhile."""
         doubt = self._begin_to_doubt(tunnel)
         try:
             return tunnel.open(request)
@@ -143,40 +155,44 @@ class TunnelExit:
             doubt.close()
 
     def _begin_to_doubt(self, tunnel: ClientTunnel) -> Any:
-        """A timer, to be stopped and closed when the request that is put now has its answer."""
+        """A timer, to be stopped and closed when the request that is sent now has its answer."""
         timer = gevent.get_hub().loop.timer(self.acknowledged_within)
         timer.start(self._doubt, tunnel, time.monotonic(), update=True)
         return timer
 
-    def _doubt(self, tunnel: ClientTunnel, asked: float) -> None:
+    def _doubt(self, tunnel: ClientTunnel, sent_at: float) -> None:
         """Runs in the hub when a request has had no answer for a while.
 
         The destination may be slow.  But if not even the server's kernel has acknowledged the
-        request, then the tunnel's path is dead without a word (a middlebox forgot it, the
-        network changed), and so are probably those of the tunnels that are as silent.
+        request, then the tunnel's path is dead without notice (a middlebox dropped its state, the
+        network changed), and so are probably the other tunnels that have received nothing since.
         """
-        if not tunnel.closed and _unacknowledged(tunnel.fileno()):
+        if not tunnel.closed and is_unanswered(tunnel.fileno(), sent_at):
             tunnel.abort()
-            self.pool.distrust(asked)
+            self.pool.distrust(sent_at)
 
     def _open_tunnel(self) -> ClientTunnel:
-        late = ExitFailed(
-            f"no answer in {self._timeout:g} s: another key, clocks more than 30 s apart,"
-            " or no gsocks server at that address"
-        )
-        with gevent.Timeout(self._timeout, late):
-            sock = self._dialer.connect(self._server)
-            try:
-                return connect_tunnel(sock, self._key, self._ciphers)
-            except BaseException:
-                sock.close()
-                raise
+        tunnel = call_with_timeout(self._reach_timeout, self._connect_and_agree, on_timeout=None)
+        if tunnel is None:
+            raise ExitFailed(
+                f"no answer in {self._reach_timeout:g} s: another key, clocks more than 30 s apart,"
+                " or no gsocks server at that address"
+            )
+        return tunnel
+
+    def _connect_and_agree(self) -> ClientTunnel:
+        sock = self._dialer.connect(self._server)
+        try:
+            return connect_tunnel(sock, self._key, self._ciphers)
+        except BaseException:
+            sock.close()
+            raise
 
 
-class _Return:
-    """What a stream does with its tunnel when it is over.
+class _ReturnToPool:
+    """Returns a tunnel to the pool when its stream has ended.
 
-    No partial: there is one for each connection, and this is a quarter of its size.
+    Not a partial: there is one for each connection, and this is a quarter of its size.
     """
 
     __slots__ = ("_pool", "_tunnel")
@@ -187,21 +203,21 @@ class _Return:
 
     def __call__(self, reusable: bool) -> None:
         if reusable:
-            self._pool.give_back(self._tunnel)
+            self._pool.give_back(self._tunnel, carried=True)
 
 
 class _TunnelListener:
-    """A port of the server's, which waits for one peer."""
+    """A listening port of the server, which waits for one peer."""
 
     __slots__ = ("_exit", "_tunnel", "bound")
 
-    def __init__(self, way: TunnelExit, tunnel: ClientTunnel, bound: Address) -> None:
-        self._exit = way
+    def __init__(self, exit_: TunnelExit, tunnel: ClientTunnel, bound: Address) -> None:
+        self._exit = exit_
         self._tunnel: ClientTunnel | None = tunnel
         self.bound = bound
 
     def accept(self) -> Connected:
-        """See :meth:`gsocks.exits.base.Listening.accept`."""
+        """See :meth:`gsocks.exits.base.PendingBind.accept`."""
         tunnel = self._tunnel
         if tunnel is None:
             raise StreamClosed("closed at this end")
@@ -219,151 +235,162 @@ class _TunnelListener:
         return Connected(self._exit.stream_in(tunnel), peer)
 
     def close(self) -> None:
-        """Wait no longer; the tunnel is given up with it, since an answer is still due."""
+        """Close the port, and its tunnel with it, since an answer is still due."""
         tunnel, self._tunnel = self._tunnel, None
         if tunnel is not None:
             tunnel.abort()
 
 
 class _EarlyStream(TunnelStream):
-    """A stream whose owner goes on before the server has said that it is open (``fast_open``).
+    """A stream that can be used before the server has reported that it is open (``fast_open``).
 
-    OPEN leaves together with what is written first, in the same write.  Where the destination is
-    the one to speak first (SSH, SMTP) there is no such thing, and it leaves alone after
-    ``first_words_within``.  What the server answers shows in :meth:`read`; if it is a refusal, or
-    nothing, reader and writer get Withdrawn.
+    OPEN is sent together with the first data, in the same write.  Where the destination sends first
+    (SSH, SMTP) there is no such data, and OPEN is sent alone after ``first_words_within``.  The
+    server's answer is seen at the next read; after a refusal, or without an answer, reader and
+    writer get Withdrawn.
 
-    Once OPEN has left nothing is tried again: bytes may have left with it, and a tunnel that
-    ends doesn't tell whether the destination has had them.
+    Once OPEN has been sent nothing is retried: data may have been sent with it, and after the end
+    of a tunnel it is not known whether the destination has received them.
     """
 
-    __slots__ = ("_asked", "_asking", "_cause", "_doubt", "_due", "_exit", "_fresh", "_request")
-
-    pollable = False
+    __slots__ = ("_begun", "_cause", "_due", "_exit", "_request", "_sent_at", "_suspect")
 
     def __init__(
-        self, way: TunnelExit, tunnel: ClientTunnel, request: Request, fresh: bool
+        self, exit_: TunnelExit, tunnel: ClientTunnel, request: Request, fresh: bool
     ) -> None:
-        super().__init__(tunnel, _Return(way.pool, tunnel))
-        self._exit = way
+        super().__init__(tunnel, _ReturnToPool(exit_.pool, tunnel))
+        self._exit = exit_
         self._request = request
-        #: whether the tunnel has not waited, so that there is no doubt about its path
-        self._fresh = fresh
-        #: whether OPEN has begun to leave; the event says that it has left
-        self._asking = False
-        self._asked = Event()
-        #: whether the answer to it is still to come
+        #: monotonic seconds; also of the first write of OPEN, once there was one
+        self._begun = time.monotonic()
+        self._sent_at: float | None = None
+        #: whether the server's answer is still missing
         self._due = True
-        #: why there is no stream, once that is known
+        #: whether the tunnel was idle in the pool, so that its path may be dead
+        self._suspect = not fresh
+        #: why there is no stream; None: no failure is known
         self._cause: GsocksError | None = None
-        self._doubt: Any = None
 
-    def read(self) -> bytes:
-        if self._due:
-            if not self._asked.wait(self._exit.first_words_within) and not self._asking:
-                self._ask()
-            self._await_asked()
-            self._await_answer()
-        return super().read()
+    @property
+    def has_prefetched(self) -> bool:
+        return self._due or super().has_prefetched
 
-    def write(self, data: bytes) -> None:
-        if self._asking:
-            self._await_asked()
-        elif data:
-            self._ask((Frame.DATA, data[:MAX_BODY]))
-            data = data[MAX_BODY:]
-        super().write(data)
-
-    def write_eof(self) -> None:
-        if self._asking:
-            self._await_asked()
-            super().write_eof()
+    @property
+    def read_wait(self) -> Wait:
+        if not self._due or (self._tunnel is not None and self._tunnel.has_backlog):
+            return super().read_wait
+        if self._sent_at is None:
+            due = self._begun + self._exit.first_words_within
         else:
-            self._ask((Frame.FIN, b""))
+            seconds = self._exit.acknowledged_within if self._suspect else self._exit._timeout
+            due = self._sent_at + seconds
+        events = READ | WRITE if self._unsent else READ
+        return Wait(events, due - time.monotonic())
+
+    def read_nowait(self, scratch: ScratchBuffers) -> Bytes | None:
+        if self._due and not self._has_answer(scratch):
+            return None
+        return super().read_nowait(scratch)
+
+    def write_nowait(self, data: Bytes, scratch: ScratchBuffers) -> bool:
+        if self._sent_at is None:
+            return self._ask(scratch, Frame.DATA, data)
+        return super().write_nowait(data, scratch)
+
+    def write_eof_nowait(self, scratch: ScratchBuffers) -> bool:
+        if self._sent_at is None:
+            all_sent = self._ask(scratch, Frame.FIN)
             self._write_ended = True
+            return all_sent
+        return super().write_eof_nowait(scratch)
 
     def abort(self) -> None:
-        self._believe()
-        if self._asking:
+        if self._sent_at is not None:
             super().abort()
             return
         tunnel, self._tunnel = self._tunnel, None
-        self._asked.set()
         if tunnel is not None:
-            self._ended(True)  # the server has heard nothing
+            self._wake()
+            self._ended(True)  # nothing was sent to the server
 
-    def _ask(self, *behind: tuple[Frame, bytes]) -> None:
+    def _ask(self, scratch: ScratchBuffers, kind: Frame | None = None, body: Bytes = b"") -> bool:
+        """Send OPEN with the frame behind it; returns as write_nowait."""
         tunnel = self._open_tunnel()
-        self._asking = self._writing = True
-        if not self._fresh:
-            self._doubt = self._exit._begin_to_doubt(tunnel)
-        try:
-            tunnel.ask(self._request, *behind)
-        finally:
-            self._writing = False
-            self._asked.set()
+        self._sent_at = time.monotonic()
+        self._unsent = rest = tunnel.ask_nowait(scratch, self._request, kind, body)
+        return not rest
 
-    def _await_asked(self) -> None:
-        """Returns when OPEN has left."""
-        # Whoever waits for an event that is set, while others are told of it, takes its turn behind
-        # them, and in gevent 26.9 that turn may never come.
-        if not self._asked.is_set():
-            self._asked.wait()
+    def _send(self, kind: Frame, body: Bytes, scratch: ScratchBuffers) -> bool:
+        if not self._unsent:
+            return super()._send(kind, body, scratch)
+        # the rest of an OPEN that was sent alone: the frame is sent behind it
+        end = self._open_tunnel().seal(scratch, kind, body)
+        self._unsent = memoryview(b"".join((self._unsent, scratch.sealed[:end])))
+        return self.flush_nowait(scratch)
 
-    def _await_answer(self) -> None:
-        """Returns when the stream is open.  Raises Withdrawn, StreamClosed."""
+    def _has_answer(self, scratch: ScratchBuffers) -> bool:
+        """True if the stream is open.  Raises Withdrawn if it never will be, StreamClosed."""
         tunnel = self._open_tunnel()
-        seconds = self._exit._timeout
+        if self._sent_at is None:
+            waited = time.monotonic() - self._begun
+            if waited < self._exit.first_words_within and not tunnel.readable:
+                return False
+            self._ask(scratch)
+        elif self._unsent:
+            self.flush_nowait(scratch)
         try:
-            bound = gevent.with_timeout(seconds, tunnel.answer, timeout_value=None)
-            if bound is None:
-                self._give_up(ConnectTimeout(f"the server has not answered in {seconds:g} s"))
+            self._due = tunnel.answer_nowait(scratch) is None
         except (ConnectFailed, ClientError) as error:
-            self._refused(error)
+            self._refused(error, scratch)
         except StreamError as error:
             self._give_up(ExitFailed(f"{self._exit.label}: {error}"))
-        finally:
-            self._believe()
+        else:
+            if self._due:
+                self._check_time(tunnel)
         self._open_tunnel()
-        self._due = False
+        return not self._due
+
+    def _check_time(self, tunnel: ClientTunnel) -> None:
+        """Abort the tunnel if its path is dead, or the answer comes too late."""
+        sent_at = self._begun if self._sent_at is None else self._sent_at
+        waited = time.monotonic() - sent_at
+        if waited >= self._exit._timeout:
+            seconds = self._exit._timeout
+            self._give_up(ConnectTimeout(f"the server has not answered in {seconds:g} s"))
+        elif self._suspect and waited >= self._exit.acknowledged_within:
+            self._suspect = False
+            if is_unanswered(tunnel.fileno(), sent_at):
+                self._exit.pool.distrust(sent_at)
+                self._give_up(ExitFailed(f"{self._exit.label}: the tunnel's path is dead"))
 
     def _give_up(self, cause: GsocksError) -> None:
         tunnel, self._tunnel = self._tunnel, None
-        if tunnel is not None:  # else it was ended at this end, which needs no cause
+        if tunnel is not None:  # else this end has ended it, which needs no cause
             self._cause = cause
+            self._wake()
             tunnel.abort()
             self._ended(False)
 
-    def _refused(self, cause: GsocksError) -> None:
-        """End our direction, as that of any refused stream ends: the tunnel can be used again."""
+    def _refused(self, cause: GsocksError, scratch: ScratchBuffers) -> None:
+        """End our direction, as after any refusal, so that the tunnel can be used again."""
         tunnel = self._tunnel
-        if tunnel is None or self._writing:
-            self._give_up(cause)  # in the middle of a frame there is no place for FIN
+        if tunnel is None or self._unsent:
+            self._give_up(cause)  # FIN can't be sent in the middle of a frame
             return
-        self._tunnel, self._cause = None, cause
         reusable = True
         if not self._write_ended:
             try:
-                with gevent.Timeout(self._exit.acknowledged_within, StreamClosed()):
-                    tunnel.send(Frame.FIN)
+                reusable = not tunnel.send_nowait(scratch, Frame.FIN)
             except StreamError:
-                reusable = False  # and the tunnel is closed by it
+                reusable = False
+        if not reusable:
+            self._give_up(cause)
+            return
+        self._tunnel, self._cause = None, cause
         tunnel.used()
-        self._ended(reusable)
-
-    def _believe(self) -> None:
-        """There is no doubt about the tunnel's path any more, or no matter."""
-        doubt, self._doubt = self._doubt, None
-        if doubt is not None:
-            doubt.stop()
-            doubt.close()
+        self._ended(True)
 
     def _open_tunnel(self) -> ClientTunnel:
         if self._cause is not None:
             raise Withdrawn.because(self._cause)
         return cast(ClientTunnel, super()._open_tunnel())
-
-
-def _unacknowledged(fd: int) -> int:
-    """Bytes written to a TCP socket that its peer has not acknowledged; SIOCOUTQ of tcp(7)."""
-    return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)), sys.byteorder)

@@ -1,28 +1,15 @@
-"""UDP straight from this machine: where the datagrams of one association leave and come back."""
+"""UDP straight from this machine: the socket of one association."""
 
 from __future__ import annotations
 
 import logging
 import socket as std_socket
-from collections import OrderedDict
-from collections.abc import Hashable
-from typing import Generic, TypeVar
 
-import gevent
 from gevent.pool import Group
 from gevent.socket import socket
 
 from gsocks.address import Address, IPAddress
-from gsocks.datagram import (
-    DROPPED_IN_A_ROW,
-    MAX_DATAGRAM,
-    MAX_DESTINATIONS,
-    address_of,
-    head_of,
-    split,
-    udp_socket,
-)
-from gsocks.dial import Dialer
+from gsocks.deadline import call_with_timeout
 from gsocks.errors import (
     AddressFamilyNotSupported,
     BadRequest,
@@ -30,75 +17,66 @@ from gsocks.errors import (
     Forbidden,
     StreamClosed,
     connect_failure,
-    stream_failure,
 )
+from gsocks.lru import LruCache
+from gsocks.net.datagram import (
+    MAX_DESTINATIONS,
+    DatagramReader,
+    address_of,
+    head_of,
+    split,
+    udp_socket,
+)
+from gsocks.net.dial import Dialer
 
 log = logging.getLogger("gsocks.udp")
 
 _SockAddr = tuple[str, int]
-_K = TypeVar("_K", bound=Hashable)
-_V = TypeVar("_V")
 
 
-class DirectDatagrams:
-    """A stream of datagrams between an association and whatever its client sends to.
+class DirectDatagrams(DatagramReader):
+    """A stream of datagrams between an association and the destinations that its client sends to.
 
     All leave by one socket, so from one port, whatever their destination (endpoint-independent
-    mapping, RFC 4787 section 4.1).  What comes back is taken from the addresses that the client
-    has sent to, and from any of their ports (address-dependent filtering, section 5), which TFTP
-    and many games need.
+    mapping, RFC 4787 section 4.1).  Datagrams are accepted from the addresses that the client has
+    sent to, and from any of their ports (address-dependent filtering, section 5), which TFTP and
+    many games need.
 
-    The rules are asked about every address, once while it is remembered.  A name is looked up
-    beside the traffic, and then keeps its address: datagrams of one conversation must not go to
-    two machines.
+    The rules are checked for every address, once while it is remembered.  A name is resolved beside
+    the traffic, and then keeps its address: datagrams of one conversation must not go to two
+    machines.
     """
 
-    #: datagrams that wait for their name to be looked up; what comes beyond is dropped
+    #: datagrams that wait for their name to be resolved; further ones are dropped
     MAX_WAITING = 16
 
     __slots__ = (
+        "_client",
         "_dialer",
-        "_ended",
         "_heard",
         "_lookups",
         "_routes",
         "_sending",
-        "_sock",
         "_user",
         "_versions",
     )
 
-    def __init__(self, dialer: Dialer, user: str | None) -> None:
-        """Raises ConnectFailed if there is no socket for it."""
+    def __init__(self, dialer: Dialer, user: str | None, client: str = "") -> None:
+        """``client``: its address and port.  Raises ConnectFailed if there is no socket for it."""
         self._dialer = dialer
         self._user = user
+        self._client = client
         sock, self._versions = _open_socket(dialer)
-        self._sock: socket | None = sock
-        #: where the datagrams of each address in wire form go; None: nowhere, they are forbidden
-        self._routes: _Recent[bytes, _SockAddr | None] = _Recent(MAX_DESTINATIONS)
-        #: the addresses that the client has sent to, as the socket tells them
-        self._heard: _Recent[str, bool] = _Recent(MAX_DESTINATIONS)
+        super().__init__(sock)
+        #: the socket address for each address in wire form; None: forbidden
+        self._routes: LruCache[bytes, _SockAddr | None] = LruCache(MAX_DESTINATIONS)
+        #: the addresses that the client has sent to, as the socket reports them
+        self._heard: LruCache[str, bool] = LruCache(MAX_DESTINATIONS)
         self._lookups = Group()
         self._sending = False
-        self._ended = False
 
-    def read(self) -> bytes:
-        dropped = 0
-        while (sock := self._sock) is not None:
-            try:
-                payload, source = sock.recvfrom(MAX_DATAGRAM)
-            except OSError as error:
-                if self._sock is None:
-                    break
-                raise stream_failure(error) from None
-            if source[0] in self._heard:
-                return head_of(source[:2]) + payload
-            dropped += 1
-            if dropped % DROPPED_IN_A_ROW == 0:
-                gevent.sleep(0)
-        if not self._ended:
-            raise StreamClosed("closed at this end")
-        return b""
+    def _accept(self, packet: bytes, source: tuple[str, int]) -> bytes | None:
+        return head_of(source[:2]) + packet if source[0] in self._heard else None
 
     def write(self, datagram: bytes) -> None:
         if self._sock is None:
@@ -119,7 +97,7 @@ class DirectDatagrams:
             self._lookups.spawn(self._look_up_and_send, head, dest, payload)
 
     def write_eof(self) -> None:
-        """The client has ended; so everything has."""
+        """The client has ended the association."""
         self._ended = True
         self._release()
 
@@ -138,12 +116,12 @@ class DirectDatagrams:
     # --- one datagram -----------------------------------------------------------------------
 
     def _look_up_and_send(self, head: bytes, dest: Address, payload: bytes) -> None:
-        gevent.with_timeout(
-            self._dialer.timeout, self._find_and_send, head, dest, payload, timeout_value=None
+        call_with_timeout(
+            self._dialer.timeout, self._find_and_send, head, dest, payload, on_timeout=None
         )
 
     def _find_and_send(self, head: bytes, dest: Address, payload: bytes) -> None:
-        """Ask where ``dest`` is, which waits only if it is a name."""
+        """Resolve ``dest``, which blocks only for a name, and send."""
         route: _SockAddr | None = None
         try:
             route = self._route(dest)
@@ -151,24 +129,24 @@ class DirectDatagrams:
             log.debug("dropped: %s", error)
         except ConnectFailed as error:
             log.debug("dropped: %s", error)
-            return  # another time it may go better
+            return  # the next datagram tries again
         self._routes[head] = route
         self._send(payload, route)
 
     def _route(self, dest: Address) -> _SockAddr:
         """The first address that is allowed and can be sent to.  Raises ConnectFailed."""
-        for ip in self._dialer.allowed_addresses(dest, self._user):
+        for ip in self._dialer.allowed_addresses(dest, self._user, self._client):
             if ip.version in self._versions:
                 return self._sockaddr(ip), dest.port
-        raise AddressFamilyNotSupported(f"{dest}: has no address of a family that is spoken here")
+        raise AddressFamilyNotSupported(f"{dest}: has no address of a supported family")
 
     def _sockaddr(self, ip: IPAddress) -> str:
-        # a socket for both families knows IPv4 addresses as IPv6 ones
+        # a dual-stack socket uses IPv4-mapped IPv6 addresses
         return f"::ffff:{ip}" if ip.version == 4 and 6 in self._versions else str(ip)
 
     def _send(self, payload: bytes, route: _SockAddr | None) -> None:
-        # While one waits for room in the socket's buffer, another that has found its address is
-        # dropped: two can't wait.
+        # While one datagram waits for space in the socket's buffer, another one whose name was just
+        # resolved is dropped: only one greenlet can wait.
         if route is None or self._sending or self._sock is None:
             return
         self._heard[route[0]] = True
@@ -176,31 +154,13 @@ class DirectDatagrams:
         try:
             self._sock.sendto(payload, route)
         except OSError:
-            pass  # too long, no way there, closed meanwhile: it is lost, as on any network
+            pass  # too long, no route, closed meanwhile: it is lost, as on any network
         finally:
             self._sending = False
 
 
-class _Recent(OrderedDict[_K, _V], Generic[_K, _V]):
-    """The last so many that were used."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self._count = count
-
-    def __getitem__(self, key: _K) -> _V:
-        self.move_to_end(key)
-        return super().__getitem__(key)
-
-    def __setitem__(self, key: _K, value: _V) -> None:
-        super().__setitem__(key, value)
-        self.move_to_end(key)
-        if len(self) > self._count:
-            self.popitem(last=False)
-
-
 def _open_socket(dialer: Dialer) -> tuple[socket, frozenset[int]]:
-    """A socket, and the IP versions that it can send to: both, where the machine speaks both.
+    """A socket, and the IP versions that it can send to: both, if the machine supports both.
 
     Raises ConnectFailed.
     """
@@ -222,7 +182,7 @@ def _open_socket(dialer: Dialer) -> tuple[socket, frozenset[int]]:
 
 
 def _prepare(sock: socket, dialer: Dialer) -> frozenset[int]:
-    """Bind it where the exit says; the IP versions that it can send to."""
+    """Bind a socket to the exit's source address; returns the IP versions that it can send to."""
     if sock.family == std_socket.AF_INET:
         dialer.bind(sock)
         return frozenset((4,))

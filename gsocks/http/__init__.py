@@ -1,12 +1,12 @@
-"""HTTP/1.1 as the clients of a proxy speak it (RFC 9110, RFC 9112): CONNECT and absolute URLs.
+"""The message codec of HTTP/1.1 (RFC 9110, RFC 9112) for a proxy: CONNECT and absolute URLs.
 
-    Client.read_request()     the head of the next request, refused if it can be read in two ways
-    target(request)           where it wants to go: dest, and what to ask for there
-    log_in(request, ...)      who asks
-    Exchange(...).run()       one request to its origin server, and the answer back
-    Client.failed(error)      what the proxy says itself
+``find_end`` and ``target`` (head.py) delimit and interpret the head of a request; ambiguous heads
+are refused.  ``to_origin`` and ``to_client`` (forward.py) change what a proxy has to change;
+message.py reads plain heads, and h11 all others; write.py makes bytes of messages.  ``Origin``
+(origin.py) sends one request over a stream and receives its response; ``answer_for`` (status.py)
+is the response to an error of the proxy itself.
 
-A client's connection carries request after request, each to whatever host it names.  Each takes a
-way of its own, so that exits rotate by request.  The connection to the origin server is therefore
-used for one request only, and is told so (``Connection: close``); the client's stays open.
+A client's connection carries request after request, each to any host, and each may take another
+exit.  What says when a connection to an origin server or to a proxy may carry another request is in
+persistence.py; where it may not, the request announces that (``Connection: close``).
 """

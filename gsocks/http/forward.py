@@ -1,28 +1,30 @@
-"""What a proxy changes in the messages that it forwards.
+"""The changes that a proxy makes to the messages that it forwards.
 
-Fields about one connection are no business of the next one (RFC 9110 section 7.6.1), so they are
-taken out, and so are the client's credentials for this proxy.  Everything else goes on as it is,
-in its order and its spelling.
+Hop-by-hop fields are removed (RFC 9110 section 7.6.1), and so are the client's credentials for this
+proxy.  All other fields are forwarded in their order and spelling.
 
-Nothing is added that would tell the origin server of the proxy.  RFC 9110 section 7.6.3 wants a
-Via; who asks through a proxy of his own wants none, and no X-Forwarded-For either.
+No field reveals the proxy to the origin server.  RFC 9110 section 7.6.3 requires Via; a user of
+a private proxy wants neither that nor X-Forwarded-For.
 
-Trailers are dropped, as RFC 9110 section 6.5.1 allows: a program further on that merges them into
-the head would let them bypass all that was checked there.
+Trailers are dropped, as RFC 9110 section 6.5.1 allows: a recipient that merges them into the head
+would let them bypass the checks of the head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from http import HTTPStatus
+from http.client import NO_CONTENT, SWITCHING_PROTOCOLS, UNAUTHORIZED
 
 import h11
 
 from gsocks.address import Address
-from gsocks.http.head import HTTP_PORT, Message, Target, header, options
-from gsocks.http.status import next_hop
+from gsocks.http import message
+from gsocks.http.head import HTTP_PORT, RequestTarget, options
+from gsocks.http.message import Field, Message, field, full_items, header
+from gsocks.http.persistence import authenticates_connection
+from gsocks.http.status import foreign_members, next_hop
 
-# About one connection, or about this proxy and its client only.
+# Fields about one connection, or between this proxy and its client only.
 _HOP_BY_HOP = frozenset(
     {
         b"connection",
@@ -39,93 +41,135 @@ _HOP_BY_HOP = frozenset(
     }
 )
 _LENGTH = b"content-length"
+_SUPPORT = b"proxy-support"
+_STATUS = b"proxy-status"
 _MAX_FORWARDS = b"max-forwards"
-#: more than any path has proxies
-_MOST_FORWARDS = 999_999_999
-
-_Fields = list[tuple[bytes, bytes]]
+#: more proxies than any path has
+_MAX_HOPS = 999_999_999
 
 
-def to_origin(request: h11.Request, target: Target) -> h11.Request:
-    """``request`` as the origin server gets it.
+def to_origin(
+    request: h11.Request,
+    target: RequestTarget,
+    *,
+    absolute: bool = False,
+    authorization: str | None = None,
+    persistent: bool = False,
+) -> h11.Request:
+    """``request`` as it is sent to the origin server, or in ``absolute`` form to a proxy.
 
-    Its Host is that of the URL (RFC 9112 section 3.2.2).  An Upgrade is passed on where it can
-    work: in a request without a body, and not to h2c, which RFC 9113 has given up.
+    ``authorization``: the Proxy-Authorization for that proxy.  ``persistent``: the connection is to
+    stay open behind the response.
+
+    Its Host is that of the URL (RFC 9112 section 3.2.2).  An Upgrade is forwarded where it can
+    work: in a request without a body, and not to h2c, which RFC 9113 has deprecated.
     """
     dropped = {b"host"}
     if request.http_version < b"1.1":
-        dropped.add(b"expect")  # its client knows no 100 (RFC 9110 section 10.1.1)
+        dropped.add(b"expect")  # HTTP/1.0 has no 100 (RFC 9110 section 10.1.1)
     left = forwards_left(request)
     if left is not None:
         dropped.add(_MAX_FORWARDS)
-    fields = [(b"Host", _host(target.dest)), *_kept(request, dropped)]
+    host = _host(target.dest)
+    fields = [(b"Host", b"host", host), *_kept(request, dropped)]
     if left is not None:
-        fields.append((b"Max-Forwards", str(left - 1).encode("ascii")))
+        fields.append(field(b"Max-Forwards", str(left - 1).encode("ascii")))
     if header(request, b"transfer-encoding") is not None:
-        fields.append((b"Transfer-Encoding", b"chunked"))
+        fields.append(field(b"Transfer-Encoding", b"chunked"))
     protocols = _upgrade(request)
     if protocols:
-        fields += [(b"Connection", b"Upgrade"), (b"Upgrade", protocols)]
-    else:
-        fields.append((b"Connection", b"close"))
-    return h11.Request(method=request.method, target=target.path, headers=fields)
+        fields += [field(b"Connection", b"Upgrade"), field(b"Upgrade", protocols)]
+    elif not persistent:
+        fields.append(field(b"Connection", b"close"))
+    if authorization is not None:
+        fields.append(field(b"Proxy-Authorization", authorization.encode("ascii")))
+    path = _absolute(target, host) if absolute else target.path
+    return message.request(request.method, path, fields)
+
+
+def is_upgrade(request: h11.Request) -> bool:
+    """Whether ``request`` is forwarded with an Upgrade, after which no HTTP may follow."""
+    return bool(_upgrade(request))
 
 
 def forwards_left(request: h11.Request) -> int | None:
-    """How many may still pass ``request`` on, where its client says so (RFC 9110 section 7.6.2).
+    """How often ``request`` may still be forwarded, from its Max-Forwards (RFC 9110 section 7.6.2).
 
-    It may for TRACE and OPTIONS.  With 0 this proxy is who has to answer.
+    Only TRACE and OPTIONS have one; None for others.  With 0 this proxy has to answer itself.
     """
-    said = header(request, _MAX_FORWARDS)
-    if request.method not in (b"TRACE", b"OPTIONS") or said is None or not said.isdigit():
+    if request.method not in (b"TRACE", b"OPTIONS"):
         return None
-    digits = said.lstrip(b"0")
-    return int(digits or b"0") if len(digits) < len(str(_MOST_FORWARDS)) else _MOST_FORWARDS
+    value = header(request, _MAX_FORWARDS)
+    if value is None or not value.isdigit():
+        return None
+    digits = value.lstrip(b"0")
+    return int(digits or b"0") if len(digits) < len(str(_MAX_HOPS)) else _MAX_HOPS
 
 
 def to_client(response: h11.Response, via: str, *, closing: bool) -> h11.Response:
-    """``response`` as the client gets it, which is told the exit ``via``.
+    """``response`` as it is sent to the client, with the exit ``via`` in Proxy-Status.
 
-    ``closing``: the client's connection can't be used again.  How long the body is, h11 adds.
+    ``closing``: the client's connection can't be reused.  What writes it frames the body.
     """
     # Chunked overrides a length (RFC 9112 section 6.3), and 204 has neither.
     chunked = header(response, b"transfer-encoding") is not None
-    dropped = {_LENGTH} if chunked or response.status_code == HTTPStatus.NO_CONTENT else set()
-    fields = [*_kept(response, dropped), (b"Proxy-Status", next_hop(via))]
+    dropped = {_LENGTH} if chunked or response.status_code == NO_CONTENT else set()
+    fields = [*_returned(response, dropped), field(b"Proxy-Status", next_hop(via))]
+    is_challenge = response.status_code == UNAUTHORIZED
+    if is_challenge and authenticates_connection(response) and not header(response, _SUPPORT):
+        # WinINet begins NTLM and Negotiate only at a proxy that says so (RFC 4559 section 6)
+        fields.append(field(b"Proxy-Support", b"Session-Based-Authentication"))
     if closing:
-        fields.append((b"Connection", b"close"))
-    return h11.Response(status_code=response.status_code, headers=fields, reason=response.reason)
+        fields.append(field(b"Connection", b"close"))
+    return message.response(response.status_code, response.reason, fields)
 
 
 def informational(response: h11.InformationalResponse) -> h11.InformationalResponse:
-    """A response in front of the real one, as the client gets it; 101 tells the new protocol."""
-    fields = _kept(response, {_LENGTH})
-    if response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+    """An interim response as it is sent to the client; 101 keeps the new protocol."""
+    fields = _returned(response, {_LENGTH})
+    if response.status_code == SWITCHING_PROTOCOLS:
         protocols = b", ".join(options(response, b"upgrade"))
-        fields += [(b"Connection", b"Upgrade"), (b"Upgrade", protocols)]
+        fields += [field(b"Connection", b"Upgrade"), field(b"Upgrade", protocols)]
     return h11.InformationalResponse(
-        status_code=response.status_code, headers=fields, reason=response.reason
+        status_code=response.status_code,
+        headers=[(raw, value) for raw, _, value in fields],
+        reason=response.reason,
     )
 
 
-def _kept(message: Message, dropped: Collection[bytes]) -> _Fields:
-    """The fields of ``message`` that go on, less ``dropped``.
+def _kept(received: Message, dropped: Collection[bytes]) -> list[Field]:
+    """The fields of a message that are forwarded, without ``dropped``.
 
-    A message may name further fields that are for the next hop only, but must not take its own
-    length from itself by that.
+    Connection may name further hop-by-hop fields, but not the message's own Content-Length.
     """
-    named = {option.lower() for option in options(message, b"connection")} - {_LENGTH}
-    return [
-        field
-        for field, (name, _) in zip(message.headers.raw_items(), message.headers, strict=True)
-        if name not in _HOP_BY_HOP and name not in named and name not in dropped
-    ]
+    left_out = _HOP_BY_HOP
+    named = options(received, b"connection")
+    if named or dropped:
+        names = {option.lower() for option in named} - {_LENGTH}
+        left_out = _HOP_BY_HOP.union(names, dropped)
+    return [each for each in full_items(received.headers) if each[1] not in left_out]
+
+
+def _returned(response: Message, dropped: Collection[bytes]) -> list[Field]:
+    """The fields of a response that are forwarded, none of which says it is this proxy's status."""
+    kept = _kept(response, dropped)
+    if header(response, _STATUS) is None:
+        return kept
+    fields = []
+    for each in kept:
+        raw, name, value = each
+        if name != _STATUS:
+            fields.append(each)
+        elif members := foreign_members(value):
+            fields.append((raw, name, members))
+    return fields
 
 
 def _upgrade(request: h11.Request) -> bytes:
-    """The protocols that the client would rather speak; empty for none, or where it can't."""
+    """The protocols of the client's Upgrade; empty without one, or where it can't work."""
     if (
-        request.http_version < b"1.1"  # RFC 9110 section 7.8
+        header(request, b"upgrade") is None
+        or request.http_version < b"1.1"  # RFC 9110 section 7.8
         or b"upgrade" not in {option.lower() for option in options(request, b"connection")}
         or header(request, b"transfer-encoding") is not None
         or int(header(request, _LENGTH) or 0)
@@ -135,7 +179,14 @@ def _upgrade(request: h11.Request) -> bytes:
     return b", ".join(protocol for protocol in protocols if protocol.lower() != b"h2c")
 
 
+def _absolute(target: RequestTarget, host: bytes) -> bytes:
+    """The request target in absolute form (RFC 9112 section 3.2.2)."""
+    # that of the whole server has no path there (section 3.2.4)
+    path = b"" if target.path == b"*" else target.path
+    return b"http://" + host + path
+
+
 def _host(dest: Address) -> bytes:
-    """A Host field's value; the port of http:// goes without saying."""
-    # no port but this one ends so, since a port has no zeros in front
+    """The value of a Host field, without the default port of http://."""
+    # only port 80 ends in ":80", since a port has no leading zeros
     return str(dest).removesuffix(f":{HTTP_PORT}").encode("ascii")

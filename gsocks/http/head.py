@@ -1,92 +1,169 @@
-"""What the head of a request may look like, and where the request wants to go.
+"""The head of a request: its end, its framing and its target.
 
-h11 parses heads, and forgives some that others read differently: lines that end in a bare LF,
-lines continued on the next one, two answers to how long the body is.  Where two programs in a row
-disagree about the end of a request, a client can smuggle one past the first of them.  So such
-heads are refused here (RFC 9112 sections 2.2, 3.2, 5.2, 6.3), before anything is made of them.
+h11, which parses heads that are not plain, accepts some that other programs read differently:
+lines that end in a bare LF, lines continued on the next one, two lengths of one body.  Where two
+programs in a row disagree about the end of a request, a client can smuggle one past the first
+(request smuggling).  So such heads are refused (RFC 9112 sections 2.2, 3.2, 5.2, 6.3) before they
+are parsed.
 
-Nothing that a client wrote is repeated in an error but a host: a head has passwords in it.
+What a target has that no request target may have, but that programs send and other proxies serve,
+is rewritten before it is forwarded: bytes that are not ASCII, a fragment, a user name and password
+(:func:`ascii_target`, :func:`normalized`).
+
+An error repeats nothing of a head but the host, because a head contains passwords.
 """
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 import h11
 
-from gsocks.address import MAX_NAME, Address
+from gsocks.address import MAX_NAME, Address, decode_name, ip_of
 from gsocks.errors import BadAddress, BadRequest, BodyTooLarge, HeadTooLarge
+from gsocks.http.message import Message, has_odd_bytes, header
+from gsocks.http.token import TOKEN
 
-#: bytes of a head, and of what stands between two chunks of a body
+#: a part of a request or of a response
+Event: TypeAlias = (
+    h11.Request | h11.InformationalResponse | h11.Response | h11.Data | h11.EndOfMessage
+)
+
+#: bytes of a head, and of the lines between two chunks of a body
 MAX_HEAD = 65536
 
+#: fields of a request, each of which takes its time before the client has logged in; Apache,
+#: Tomcat, HAProxy, Envoy and hyper have half as many by default
+MAX_FIELDS = 200
+
 _END = b"\r\n\r\n"
-_REQUEST_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [\x21-\x7e]+ HTTP/1\.[01]")
+_REQUEST_LINE = re.compile(rf"{TOKEN} [\x21-\x7e\x80-\xff]+ HTTP/1\.[01]".encode("latin-1"))
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _AMBIGUOUS = (
     (re.compile(rb"(?<!\r)\n"), "a line ends in LF without CR"),
-    (re.compile(rb"\r[^\n]"), "a CR stands inside of a line"),
+    (re.compile(rb"\r[^\n]"), "a CR inside of a line"),
     (re.compile(rb"\n[ \t]"), "a line continues the one before it"),
-    # h11 refuses these too, but may take a second for each KiB of spaces before it does
-    (re.compile(rb"[\0\v\f]"), "a control byte stands in the head"),
+    # h11 refuses these too, but may need a second for each KiB of spaces before
+    (re.compile(rb"[\0\v\f]"), "a control byte in the head"),
 )
 
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^#]*)")
+# a percent-encoded byte that is not ASCII
+_ENCODED = re.compile(rb"%[89A-Fa-f][0-9A-Fa-f]")
 _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{0,5}))?")
+# An IPv6 address and a port, as rsync, Qt, axios and others write it: of CONNECT the last number is
+# always the port.
+_UNBRACKETED = re.compile(r"([0-9A-Fa-f:.]+):([0-9]{1,5})")
 
 _WORDS = re.compile(r"[A-Za-z -]+")
 
-#: of http:// and ws://, where no other is named
+#: the default port of http:// and ws://
 HTTP_PORT = 80
-_LONGEST_AUTHORITY = MAX_NAME + len("[]:65535")
+_MAX_AUTHORITY = MAX_NAME + len("[]:65535")
 
 _IS_A_PROXY = (
-    "this is a proxy, not a web server: it is asked for whole URLs (GET http://example.com/) and "
-    "for CONNECT example.com:443, as a program does that has it configured as its HTTP proxy"
+    "this is a proxy, not a web server: configure it as the HTTP proxy of a program, which then "
+    "requests whole URLs (GET http://example.com/) and CONNECT example.com:443"
 )
 
 
-#: what has a head
-Message: TypeAlias = h11.Request | h11.Response | h11.InformationalResponse
-
-
-class Target(NamedTuple):
-    """Where a request wants to go."""
+class RequestTarget(NamedTuple):
+    """The destination of a request."""
 
     dest: Address
-    #: what is asked of the origin server there (RFC 9112 section 3.2.1); empty for CONNECT
+    #: the request target for the origin server (RFC 9112 section 3.2.1); empty for CONNECT
     path: bytes
 
 
-def find_end(said: bytes | bytearray, seen: int) -> int:
-    """Where the head at the beginning of ``said`` ends; 0 if more of it has to come.
+def find_end(data: bytes | bytearray, seen: int) -> int:
+    """The length of the head at the beginning of ``data``; 0 if it is incomplete.
 
-    ``seen``: how much of ``said`` was looked at before.  Raises BadRequest as soon as this can't
-    become a proper head any more, and HeadTooLarge.
+    ``seen``: how many bytes of ``data`` an earlier call has checked.  Raises BadRequest as soon as
+    the bytes can't become a valid head, and HeadTooLarge.
     """
-    found = said.find(_END, max(0, seen - len(_END) + 1))
+    found = data.find(_END, max(0, seen - len(_END) + 1))
     end = found + len(_END) if found >= 0 else 0
-    for pattern, what in _AMBIGUOUS:
-        if pattern.search(said, max(0, seen - 1), end or len(said)):
-            raise BadRequest(what)
-    first_line = said.find(b"\r\n")
-    if seen < first_line + 2 and first_line >= 0:
-        check_request_line(bytes(said[:first_line]))
-    if (end or len(said)) > MAX_HEAD:
+    if not end or seen or has_odd_bytes(data[:end]):
+        for pattern, what in _AMBIGUOUS:
+            if pattern.search(data, max(0, seen - 1), end or len(data)):
+                raise BadRequest(what)
+    line_end = data.find(b"\n", seen)
+    if line_end >= 0 and data.find(b"\n") == line_end:
+        check_request_line(bytes(data[: line_end - 1]))
+    if (end or len(data)) > MAX_HEAD:
         raise HeadTooLarge(f"the head of the request is longer than {MAX_HEAD} bytes")
+    # behind the last field is one more line
+    if end and data.count(b"\n", 0, end) - 2 > MAX_FIELDS:
+        raise HeadTooLarge(f"the head of the request has more than {MAX_FIELDS} fields")
     return end
 
 
 def check_request_line(line: bytes) -> None:
-    """Raises BadRequest unless it is one of HTTP/1.0 or HTTP/1.1 (RFC 9112 section 3)."""
+    """Raises BadRequest unless ``line`` is one of HTTP/1.0 or HTTP/1.1 (RFC 9112 section 3)."""
     if not _REQUEST_LINE.fullmatch(line):
         raise BadRequest("the first line is not a request of HTTP/1.1")
 
 
-def check_framing(request: h11.Request) -> None:
-    """Raises BadRequest if the length of its body can be read in two ways (RFC 9112 section 6.3).
+def ascii_target(head: bytes) -> bytes:
+    """``head`` with those bytes of its target percent-encoded that are not ASCII.
 
-    Lengths that differ and codings other than chunked are refused by h11.
+    curl and others send the path of a URL as it was typed.  The origin server decodes the same
+    bytes from both forms (RFC 3987 section 3.1), and only the encoded one is a request target.
+    """
+    line, end, rest = head.partition(b"\r\n")
+    if line.isascii():
+        return head
+    return _NOT_ASCII.sub(lambda byte: b"%%%02X" % byte[0][0], line) + end + rest
+
+
+def with_host(head: bytes) -> bytes:
+    """``head`` with a Host field, if it is CONNECT and has none.
+
+    RFC 9112 section 3.2 has 400 for that, but lftp, links and others leave it out, and as CONNECT
+    goes where its target says, nothing depends on it.
+    """
+    if not head.startswith(b"CONNECT ") or head.lower().find(b"\nhost:") >= 0:
+        return head
+    line, end, rest = head.partition(b"\r\n")
+    return line + b"\r\nHost: " + line.split(b" ")[1] + end + rest
+
+
+def normalized(request: h11.Request) -> h11.Request:
+    """``request`` without the fragment and the user name that its URL has.
+
+    A fragment is for the client only (RFC 3986 section 3.5).  The user name and the password are
+    for the origin server (RFC 9110 section 4.2.4 wants them not to be sent), and become its
+    Authorization, if the client doesn't send one.
+    """
+    # not `in`, which first tries whether it is a number
+    if request.target.find(b"#") < 0 and request.target.find(b"@") < 0:
+        return request
+    url = _ABSOLUTE.match(request.target)
+    if url is None or not (b"#" in request.target or b"@" in url[2]):
+        return request
+    login, _, place = url[2].rpartition(b"@")
+    fields = request.headers.raw_items()
+    if login and header(request, b"authorization") is None:
+        secret = unquote_to_bytes(login)
+        if b":" not in login:
+            secret += b":"  # which ends the user name, RFC 7617 section 2
+        fields.append((b"Authorization", b"Basic " + b64encode(secret)))
+    return h11.Request(
+        method=request.method,
+        target=url[1] + b"://" + place + url[3],
+        headers=fields,
+        http_version=request.http_version,
+    )
+
+
+def check_framing(request: h11.Request) -> None:
+    """Raises BadRequest if the length of the body is ambiguous (RFC 9112 section 6.3).
+
+    h11 refuses several different lengths, and codings other than chunked.
     """
     length = header(request, b"content-length")
     chunked = header(request, b"transfer-encoding") is not None
@@ -98,63 +175,67 @@ def check_framing(request: h11.Request) -> None:
         raise BadRequest("CONNECT has no body")
 
 
-def check_length(request: h11.Request, most: int | None) -> None:
-    """Raises BodyTooLarge if the request says that its body has more than ``most`` bytes."""
-    if most is not None and int(header(request, b"content-length") or 0) > most:
-        raise BodyTooLarge(f"a body of more than {most} bytes")
+def check_length(request: h11.Request, limit: int | None) -> None:
+    """Raises BodyTooLarge if the Content-Length of ``request`` is more than ``limit`` bytes."""
+    if limit is not None and int(header(request, b"content-length") or 0) > limit:
+        raise BodyTooLarge(f"a body of more than {limit} bytes")
 
 
-def target(request: h11.Request) -> Target:
-    """Where ``request`` wants to go.
+def target(request: h11.Request) -> RequestTarget:
+    """The destination of ``request``, which is :func:`normalized`.
 
-    Raises BadRequest, with words for whoever has mistaken the proxy for something else, and
-    BadAddress.
+    It is that of the URL: a Host field is ignored (RFC 9112 section 3.2.2).  Raises BadAddress, and
+    BadRequest, with an explanation for a program that takes the proxy for a web server.
     """
     if request.method == b"CONNECT":
-        return Target(_authority(request.target, None), b"")
+        return RequestTarget(_authority(request.target, None), b"")
     url = _ABSOLUTE.fullmatch(request.target)
     if url is None:
         raise BadRequest(_IS_A_PROXY)
     scheme, authority, path = url[1].lower(), url[2], url[3]
     if scheme in (b"https", b"wss"):
-        told = scheme.decode("ascii")
-        raise BadRequest(f"{told}:// goes through a proxy by CONNECT, which keeps it secret")
-    # RFC 6455 would have CONNECT for ws:// too, but aiohttp upgrades a request like any other
+        secure = scheme.decode("ascii")
+        raise BadRequest(f"{secure}:// goes through a proxy by CONNECT, which keeps it encrypted")
+    # RFC 6455 has CONNECT for ws:// too, but aiohttp sends it as an ordinary request
     if scheme not in (b"http", b"ws"):
         raise BadRequest(f"{scheme.decode('ascii')[:20]}:// is not served, only http:// is")
     dest = _authority(authority, HTTP_PORT)
-    host = header(request, b"host")
-    if host is not None and _authority(host, HTTP_PORT) != dest:
-        raise BadRequest("the Host field names another server than the URL does")
     if path.startswith(b"/"):
-        return Target(dest, path)
+        return RequestTarget(dest, path)
     if request.method == b"OPTIONS" and not path:  # RFC 9112 section 3.2.4
-        return Target(dest, b"*")
-    return Target(dest, b"/" + path)
-
-
-def header(message: Message, name: bytes) -> bytes | None:
-    """The value of the first field called ``name``, in small letters; None if there is none."""
-    return next((value for found, value in message.headers if found == name), None)
+        return RequestTarget(dest, b"*")
+    return RequestTarget(dest, b"/" + path)
 
 
 def options(message: Message, name: bytes) -> list[bytes]:
-    """The members of the comma-separated fields called ``name``, as they are written."""
+    """The members of the comma-separated fields ``name``, as they are written."""
+    if header(message, name) is None:
+        return []
     values = (value for found, value in message.headers if found == name)
     return [member.strip() for value in values for member in value.split(b",") if member.strip()]
 
 
-def words(error: h11.RemoteProtocolError) -> str:
-    """What h11 objects to, without the bytes that it quotes behind a colon."""
-    said = _WORDS.match(str(error))
-    return said[0] if said else "not HTTP"
+def error_reason(error: h11.RemoteProtocolError) -> str:
+    """Why h11 refuses a message, without the bytes that it quotes behind a colon."""
+    words = _WORDS.match(str(error))
+    return words[0] if words else "not HTTP"
 
 
+@lru_cache(4096)
 def _authority(raw: bytes, default_port: int | None) -> Address:
     """``host:port`` or ``host`` (RFC 3986 section 3.2).  Raises BadAddress."""
     if b"@" in raw:
-        raise BadAddress("a user name or password stands in front of the host")
-    parts = _AUTHORITY.fullmatch(raw.decode("latin-1"))
-    if len(raw) > _LONGEST_AUTHORITY or parts is None or not (parts[2] or default_port):
+        raise BadAddress("a user name or password in front of the host")
+    # a name in another script, RFC 3986 section 3.2.2; an encoded ASCII character has no reason
+    name = raw[: 3 * _MAX_AUTHORITY + 1]
+    name = _ENCODED.sub(lambda byte: unquote_to_bytes(byte[0]), name)
+    if len(name) > _MAX_AUTHORITY:
+        raise BadAddress("the destination is longer than any host:port")
+    text = decode_name(name)
+    six = _UNBRACKETED.fullmatch(text) if default_port is None else None
+    if six is not None and ":" in six[1] and ip_of(six[1]) is not None:
+        return Address.of(six[1], int(six[2]))
+    parts = _AUTHORITY.fullmatch(text)
+    if parts is None or not (parts[2] or default_port):
         raise BadAddress("the destination is not host:port")
     return Address.of(parts[1], int(parts[2] or default_port or 0))

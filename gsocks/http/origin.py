@@ -1,135 +1,138 @@
-"""An origin server, as it is asked one thing."""
+"""One request to an origin server, and its response."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from http import HTTPStatus
-from typing import cast
+from http.client import SWITCHING_PROTOCOLS
 
-import gevent
 import h11
 
+from gsocks.deadline import call_with_timeout
 from gsocks.errors import BadRequest, BadResponse, StreamError, Truncated
-from gsocks.http.body import Body, body_of_response
-from gsocks.http.client import Event
-from gsocks.http.head import MAX_HEAD, words
+from gsocks.http.body import Body
+from gsocks.http.head import Event
+from gsocks.http.persistence import authenticates_connection, is_persistent
+from gsocks.http.response import ResponseReader, take_head
+from gsocks.http.write import END, RequestWriter
 from gsocks.stream import Stream
+from gsocks.turns import give_way
 
-_BEGINNING = b"HTTP/"
-# Servers are forgiven lines that end in LF only.
-_END = re.compile(rb"\n\r?\n")
-#: what stands in no head; h11 refuses it too, but may need a second for each KiB of spaces first
-CONTROL = re.compile(rb"[\0\v\f]|\r[^\n]")
-
-#: seconds that a server has to close behind its answer
-PARTING = 2.0
-# What it says behind its answer means nothing, and needn't be read for long.
-_PARTING_READS = 4
+#: seconds in which a server has to close the connection after its response
+DRAIN_TIMEOUT = 2.0
+# Reads of data behind the response, which has no meaning.
+_DRAIN_READS = 4
 
 
 class Origin:
-    """``request`` and its answer over ``stream``; one greenlet may send while another receives."""
+    """``request`` and its response over ``stream``; a greenlet may send while another receives."""
 
     def __init__(self, stream: Stream, request: h11.Request) -> None:
         self._stream = stream
         self._method = request.method
-        self._http = h11.Connection(h11.CLIENT)
-        #: encoded, and not yet sent
-        self._head = self._http.send(request) or b""
-        #: read, and not yet understood
-        self._ahead = bytearray()
+        self._writer = RequestWriter(request)
+        #: the encoded head; empty once it is sent
+        self._head = self._writer.head
+        self._reader = ResponseReader(request)
+        #: bytes that are received and not yet parsed
+        self._buffer = bytearray()
         self._body: Body | None = None
-        #: whether the connection is no longer HTTP
+        self._persistent = False
+        #: whether the response is about credentials of the connection (NTLM, Negotiate)
+        self.authenticates = False
+        #: whether the server has switched to another protocol (101)
         self.switched = False
-        #: bytes, with all that is not body
+        #: bytes, including heads and chunk sizes
         self.sent = 0
         self.received = 0
 
     def send(self, parts: Sequence[Event]) -> None:
-        """The head at first, and parts of the body, in one write.  Raises StreamError."""
-        data = self._head + b"".join([self._http.send(part) or b"" for part in parts])
+        """Send parts of the body in one write, behind the head at first.  Raises StreamError."""
+        data = self._head + b"".join([self._writer.encode(part) for part in parts])
         self._head = b""
         self._stream.write(data)
         self.sent += len(data)
 
     def receive(self) -> Sequence[Event]:
-        """The next parts of the answer, maybe none; the last of them EndOfMessage, or 101.
+        """The next parts of the response, possibly none; the last one is EndOfMessage, or 101.
 
-        Raises BadResponse, and StreamError: Truncated if it ended in the middle.
+        Raises BadResponse, and StreamError: Truncated if the response is incomplete.
         """
         data = self._stream.read()
         self.received += len(data)
-        self._ahead += data
+        self._buffer += data
         parts: list[Event] = []
-        while self._body is None and not self.switched and (head := self._next_head(len(data))):
+        new = len(data)
+        while self._body is None and not self.switched and (head := take_head(self._buffer, new)):
             parts.append(self._parse(head))
+            give_way()  # one read has thousands of the shortest heads
+            new = len(self._buffer)
         if self._body is not None:
-            parts += self._understand(self._body, ended=not data)
+            parts += self._take_body(self._body, ended=not data)
         elif not data:
-            raise Truncated("the server ended before its answer was whole")
+            raise Truncated("the server closed the connection before its response was complete")
         return parts
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the response has ended, with nothing behind it, and another may follow.
+
+        If it :attr:`authenticates`, to the same client alone.
+        """
+        body = self._body
+        return (
+            self._persistent
+            and not self.repaired
+            and body is not None
+            and body.complete
+            and not body.trailing_data
+            and not self._buffer
+        )
 
     def take_rest(self) -> bytes:
-        """What it has said behind 101."""
-        rest = bytes(self._ahead)
-        self._ahead.clear()
+        """The bytes that the server has sent behind 101."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
         return rest
 
-    def _next_head(self, new: int) -> bytes:
-        """The next head in what is ahead, if there is all of one; ``new`` bytes are unseen yet."""
-        ahead = self._ahead
-        if not ahead.startswith(_BEGINNING) and not _BEGINNING.startswith(ahead):
-            raise BadResponse("the server doesn't answer in HTTP")
-        found = _END.search(ahead, max(0, len(ahead) - new - 2))
-        end = found.end() if found else len(ahead)
-        if end > MAX_HEAD:
-            raise BadResponse(f"the server's answer has a head of more than {MAX_HEAD} bytes")
-        if found is None:
-            return b""
-        head = bytes(ahead[:end])
-        if CONTROL.search(head):
-            raise BadResponse("the server's answer has a control byte in its head")
-        del ahead[:end]
-        return head
+    @property
+    def repaired(self) -> bool:
+        """Whether the response was not valid as it came: the server may have meant another end."""
+        return self._reader.repaired or (self._body is not None and self._body.repaired)
 
     def _parse(self, head: bytes) -> Event:
-        self._http.receive_data(head)
-        try:
-            # it is whole, so it can be no other
-            event = cast(h11.InformationalResponse | h11.Response, self._http.next_event())
-        except h11.RemoteProtocolError as error:
-            raise BadResponse(f"the server's answer is not HTTP/1.1: {words(error)}") from None
-        if isinstance(event, h11.Response):
-            self._body = body_of_response(event, self._method)
-        self.switched = event.status_code == HTTPStatus.SWITCHING_PROTOCOLS
+        event = self._reader.parse(head)
+        if type(event) is h11.Response:  # isinstance() of an abstract class is slow
+            self._body = self._reader.body(event)
+            self._persistent = is_persistent(event, self._method)
+            self.authenticates = authenticates_connection(event)
+        self.switched = event.status_code == SWITCHING_PROTOCOLS
         return event
 
-    def _understand(self, body: Body, *, ended: bool) -> Sequence[Event]:
-        """The parts of the body in what is ahead."""
+    def _take_body(self, body: Body, *, ended: bool) -> Sequence[Event]:
+        """The parts of the body in the buffer."""
         try:
-            content = body.feed(bytes(self._ahead))
+            content = body.feed(bytes(self._buffer))
         except BadRequest as error:
-            raise BadResponse(f"the server's answer is not HTTP/1.1: {error}") from None
-        self._ahead.clear()
+            raise BadResponse(f"the server's response is not HTTP/1.1: {error}") from None
+        self._buffer.clear()
         parts: list[Event] = [h11.Data(content)] if content else []
         if ended:
-            body.end()
-        if body.over:
-            parts.append(h11.EndOfMessage())
+            body.feed_eof()
+        if body.complete:
+            parts.append(END)
         elif ended:
-            raise Truncated("the server ended before its answer was whole")
+            raise Truncated("the server closed the connection before its response was complete")
         return parts
 
 
-def take_leave(stream: Stream) -> None:
-    """Release the stream of an exchange that is over.
+def drain_and_close(stream: Stream) -> None:
+    """Close the stream of an exchange that has ended, after the server's EOF if possible.
 
-    A tunnel carries another stream once this one has ended in both directions.  So the server is
-    left :data:`PARTING` seconds to close, as it was asked to.
+    A tunnel can carry another stream only after both directions of this one have ended.  So the
+    server has :data:`DRAIN_TIMEOUT` seconds to close, as ``Connection: close`` requested.
     """
     try:
-        gevent.with_timeout(PARTING, _end, stream, timeout_value=None)
+        call_with_timeout(DRAIN_TIMEOUT, _end, stream, on_timeout=None)
     finally:
         stream.close()
 
@@ -137,8 +140,8 @@ def take_leave(stream: Stream) -> None:
 def _end(stream: Stream) -> None:
     try:
         stream.write_eof()
-        for _ in range(_PARTING_READS):
+        for _ in range(_DRAIN_READS):
             if not stream.read():
                 break
     except StreamError:
-        pass  # the server was faster
+        pass  # the server has closed the connection before

@@ -1,4 +1,4 @@
-"""A client that waits for its peer (BIND): it is told where, and may hang up meanwhile."""
+"""BIND: the client learns the address at which its peer is awaited, and may hang up meanwhile."""
 
 from __future__ import annotations
 
@@ -6,56 +6,56 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
-from gevent.socket import socket
 
 from gsocks.errors import ClientGone, StreamError
-from gsocks.exits.base import Listening
+from gsocks.exits.base import PendingBind
 from gsocks.handshake import Answer
+from gsocks.rotation.group import Outbound
+from gsocks.sock import AnySocket
 from gsocks.stream import hung_up
-from gsocks.ways_out import Way
 
-#: finds a way for a BIND, once it has told what waits for the peer and the label of its exit
-Bind = Callable[[Callable[[Listening, str], None]], Way]
+#: an exit's connection for a BIND; first it reports what waits for the peer, and its exit's label
+Bind = Callable[[Callable[[PendingBind, str], None]], Outbound]
 
 
-class WaitingClient:
+class BindWaiter:
     """The client behind ``sock``, which is answered twice (RFC 1928 section 6).
 
-    The first answer says where the peer is waited for; the second one is its caller's.
+    The first answer is the address at which the peer is awaited; the caller sends the second.
     """
 
     __slots__ = ("_answer", "_listening", "_sock", "_watcher")
 
-    def __init__(self, sock: socket, answer: Answer) -> None:
+    def __init__(self, sock: AnySocket, answer: Answer) -> None:
         self._sock = sock
         self._answer = answer
-        self._listening: Listening | None = None
+        self._listening: PendingBind | None = None
         self._watcher: Any = None
 
-    def wait(self, bind: Bind) -> Way:
-        """The way that ``bind`` finds; raises what it raises, ClientGone if the client hangs up.
+    def wait(self, bind: Bind) -> Outbound:
+        """What ``bind`` returns; raises what it raises, ClientGone if the client hangs up.
 
-        What the client says while it waits is left for the stream.
+        Bytes that the client sends meanwhile are left for the stream.
         """
         try:
             return bind(self._begin)
         except StreamError:
-            raise ClientGone("hung up while its peer was waited for") from None
+            raise ClientGone("hung up while its peer was awaited") from None
         finally:
             if self._watcher is not None:
                 self._watcher.stop()
                 self._watcher.close()
 
-    def _begin(self, listening: Listening, label: str) -> None:
+    def _begin(self, listening: PendingBind, label: str) -> None:
         self._answer.succeeded(listening.bound, label)
         self._listening = listening
         self._watcher = gevent.get_hub().loop.io(self._sock.fileno(), 1)
-        self._watcher.start(self._look)
+        self._watcher.start(self._on_readable)
 
-    def _look(self) -> None:
-        """Runs in the hub when the client says something or hangs up.
+    def _on_readable(self) -> None:
+        """Runs in the hub when the client sends bytes or hangs up.
 
-        Once it has said something its end can't be seen any more, but the wait has one too.
+        Behind bytes the end can't be seen any more; then the timeout of the wait bounds it.
         """
         self._watcher.stop()
         if self._listening is not None and hung_up(self._sock):

@@ -25,9 +25,9 @@ _EVER = 1e9
 # strangers on this machine may connect to the port, too, in the moment that it is open
 _BACKLOG = 128
 #: seconds without a byte in which what was written before the close has to be on its way
-STALLED = 60.0
+IO_TIMEOUT = 60.0
 #: seconds in which the far end has to end, behind that
-PARTING = 2.0
+DRAIN_TIMEOUT = 2.0
 
 
 class Bridge:
@@ -57,7 +57,7 @@ class Bridge:
         out, as from a socket that is closed; a tunnel whose far end then ends too can carry
         another stream.
         """
-        self._relay.bound_by(idle=STALLED, half_closed=PARTING)
+        self._relay.bound_by(idle=IO_TIMEOUT, half_closed=DRAIN_TIMEOUT)
 
 
 def loopback_pair() -> tuple[socket, socket]:
@@ -73,7 +73,7 @@ def loopback_pair() -> tuple[socket, socket]:
             try:
                 near.connect(listener.getsockname())
             except BlockingIOError:
-                pass  # not that anybody would have to wait for it
+                pass  # the kernel completes it without a wait
             near.setblocking(True)
             far, peer = listener.accept()
             while peer != near.getsockname():  # a stranger on this machine, who was faster

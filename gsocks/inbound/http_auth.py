@@ -1,4 +1,4 @@
-"""Who asks: Basic credentials for a proxy (RFC 7617, RFC 9110 section 11.7)."""
+"""Basic credentials for a proxy (RFC 7617, RFC 9110 section 11.7)."""
 
 from __future__ import annotations
 
@@ -7,31 +7,37 @@ from base64 import b64decode
 
 import h11
 
+from gsocks.access.login import Authenticator, Identity
 from gsocks.errors import AuthenticationFailed
 from gsocks.handshake import printable
-from gsocks.login import Caller, Login
+from gsocks.http.message import header
 
-#: what a client is told that sent none, or the wrong ones
-CHALLENGE = 'Basic realm="gsocks", charset="UTF-8"'
+_REQUIRED = "this proxy requires a user name and a password"
+_ASKED = "this proxy expects a user name, which may name a session (session-NAME), and any password"
 
 
-def log_in(request: h11.Request, login: Login) -> Caller:
-    """Who asks.  At an open door credentials that can't be read mean nothing.
+def log_in(request: h11.Request, login: Authenticator) -> Identity:
+    """The identity of the client.
+
+    A listener without users ignores malformed credentials, unless it asks for some: Chromium, Java,
+    .NET, ncat and ``curl --proxy-anyauth`` send theirs only after 407.
 
     Raises AuthenticationFailed, BadParameters, and what a Throttle raises.
     """
-    given = [value for name, value in request.headers if name == b"proxy-authorization"]
+    given: list[bytes] = []
+    if header(request, b"proxy-authorization") is not None:
+        given = [value for name, value in request.headers if name == b"proxy-authorization"]
     if len(given) > 1:
         raise AuthenticationFailed("more than one Proxy-Authorization in one request")
     try:
         if not given:
-            raise AuthenticationFailed("this proxy asks for a user name and a password")
+            raise AuthenticationFailed(_REQUIRED if login.required else _ASKED)
         name, password = _basic(given[0])
     except AuthenticationFailed:
-        if login.required:
+        if login.required or login.asks:
             raise
-        return login.unnamed()
-    return login.enter(name, password)
+        return login.anonymous()
+    return login.authenticate(name, password)
 
 
 def _basic(value: bytes) -> tuple[str, bytes]:

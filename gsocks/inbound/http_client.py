@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket as std_socket
-from collections.abc import Sequence
-from typing import TypeAlias, cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import gevent
 import h11
-from gevent.socket import socket
 
 from gsocks.address import Address
 from gsocks.errors import (
@@ -23,20 +22,30 @@ from gsocks.errors import (
     stream_failure,
 )
 from gsocks.http.body import Body, Sized, body_of_request
-from gsocks.http.head import check_framing, find_end, words
+from gsocks.http.head import (
+    Event,
+    ascii_target,
+    check_framing,
+    error_reason,
+    find_end,
+    normalized,
+    with_host,
+)
+from gsocks.http.message import parse_request
 from gsocks.http.status import answer_for, next_hop
-from gsocks.stream import CHUNK, SocketStream, reset, send_all
+from gsocks.http.write import END, AnswerWriter
+from gsocks.sock import AnySocket, receive_now
+from gsocks.stream import CHUNK, READ, SocketStream, reset, send_all
+from gsocks.turns import give_way
 
 #: answers 407 on one connection; the last of them closes it
 MAX_REFUSED_LOGINS = 5
 
-#: seconds in which a client has to take an answer of the proxy's own
-ANSWER_WITHIN = 10.0
+#: bytes of empty lines in front of a request, of which RFC 9112 section 2.2 has one
+MAX_BLANK = 64
 
-#: a part of a request or of its answer, in h11's words
-Event: TypeAlias = (
-    h11.Request | h11.InformationalResponse | h11.Response | h11.Data | h11.EndOfMessage
-)
+#: seconds in which a client has to take an answer of the proxy's own
+WRITE_TIMEOUT = 10.0
 
 
 class Client:
@@ -47,7 +56,10 @@ class Client:
     this answers the request that was read last.  One greenlet may read while another answers.
     """
 
-    def __init__(self, sock: socket, said: bytes = b"", most: int | None = None) -> None:
+    #: see :class:`gsocks.handshake.Answer`
+    protocol = "HTTP"
+
+    def __init__(self, sock: AnySocket, said: bytes = b"", most: int | None = None) -> None:
         self._sock = sock
         self._most = most
         #: read, and not yet understood
@@ -58,9 +70,10 @@ class Client:
         self.asking = False
         #: whether the client has ended its direction
         self.ended = False
+        self._aborted = False
 
     def _begin(self) -> None:
-        self._http = h11.Connection(h11.SERVER)
+        self._writer = AnswerWriter()
         self._method = b""
         self._body: Body = Sized(0)
         #: parts of the body that are understood, and not yet handed out
@@ -69,6 +82,11 @@ class Client:
         self.heard_out = False
 
     # --- what it asks -----------------------------------------------------------------------
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the whole head of the next request has been read already."""
+        return self._ahead.find(b"\r\n\r\n", 4) > 0 and not self._ahead.startswith(b"\r\n")
 
     def asks_again(self) -> bool:
         """Wait until the client begins another request, and whether it does or hangs up.
@@ -94,6 +112,7 @@ class Client:
             return None
         request = self._parse(head)
         self._method = request.method
+        self._writer = AnswerWriter(request)
         check_framing(request)
         self._body = body_of_request(request, self._most)
         self._understand()
@@ -126,12 +145,14 @@ class Client:
             self._ahead += self._receive()
 
     def _read_head(self) -> bytes | None:
-        said, seen = self._ahead, 0
+        said, seen, blank = self._ahead, 0, 0
         self.asking = False
         while True:
             while said.startswith(b"\r\n"):  # in front of it, RFC 9112 section 2.2
                 del said[:2]
-                seen = 0
+                seen, blank = 0, blank + 2
+                if blank > MAX_BLANK:
+                    raise BadRequest("empty lines instead of a request")
             self.asking = len(said) > 0 and said != b"\r"
             end = find_end(said, seen)
             if end:
@@ -152,25 +173,36 @@ class Client:
             said += data
 
     def _parse(self, head: bytes) -> h11.Request:
-        self._http.receive_data(head)
+        head = with_host(ascii_target(head))
+        plain = parse_request(head)
+        if plain is not None:
+            return normalized(plain)
+        http = h11.Connection(h11.SERVER)
+        http.receive_data(head)
         try:
-            return cast(h11.Request, self._http.next_event())  # it is whole, so it can be no other
+            # it is whole, so it can be no other
+            return normalized(cast(h11.Request, http.next_event()))
         except h11.RemoteProtocolError as error:
             kind = TransferCodingNotSupported if error.error_status_hint == 501 else BadRequest
-            raise kind(words(error)) from None
+            raise kind(error_reason(error)) from None
 
     def _understand(self) -> None:
         """Take the parts of the body from what is ahead."""
+        if self._body.complete:  # there is none
+            self._parts.append(END)
+            self.heard_out = True
+            return
         content = self._body.feed(bytes(self._ahead))
         self._ahead.clear()
         if content:
             self._parts.append(h11.Data(content))
-        if self._body.over:
-            self._ahead += self._body.rest
-            self._parts.append(h11.EndOfMessage())
+        if self._body.complete:
+            self._ahead += self._body.trailing_data
+            self._parts.append(END)
             self.heard_out = True
 
     def _receive(self) -> bytes:
+        give_way()
         try:
             data = self._sock.recv(CHUNK)
         except OSError as error:
@@ -182,7 +214,7 @@ class Client:
 
     def send(self, parts: Sequence[Event], behind: bytes = b"") -> None:
         """Parts of an answer, in one write, and bytes ``behind`` it.  Raises StreamError."""
-        data = b"".join([self._http.send(part) or b"" for part in parts]) + behind
+        data = b"".join([self._writer.encode(part) for part in parts]) + behind
         if data:
             send_all(self._sock, data)
 
@@ -205,17 +237,17 @@ class Client:
         if self._method != b"HEAD":
             parts.append(h11.Data(body))
         try:
-            with gevent.Timeout(ANSWER_WITHIN, StreamClosed("takes no answer")):
-                self.send([*parts, h11.EndOfMessage()])
+            with gevent.Timeout(WRITE_TIMEOUT, StreamClosed("takes no answer")):
+                self.send([*parts, END])
         except StreamError:
-            self.abort()  # there is nobody left to tell, and the cause is told anyway
+            self.abort()  # the client is gone; the access log has the cause
 
     def _may_ask_again(self, error: GsocksError) -> bool:
         if not self.heard_out:
             return False
         if isinstance(error, AuthenticationFailed):
             self._refused_logins += 1
-            # What came behind a CONNECT was meant for somebody else.
+            # Bytes behind a CONNECT were meant for its destination.
             behind = self._method == b"CONNECT" and bool(self._ahead)
             return self._refused_logins < MAX_REFUSED_LOGINS and not behind
         return not isinstance(error, ClientError) and self._method != b"CONNECT"
@@ -223,7 +255,26 @@ class Client:
     @property
     def reusable(self) -> bool:
         """Whether another request may follow the one that was answered."""
-        return self._http.our_state is h11.DONE and self.heard_out and not self.ended
+        return self._writer.complete and self.heard_out and not (self.ended or self._aborted)
+
+    def watch(self, callback: Callable[[], object]) -> Any:
+        """A started watcher that calls back when the client sends something, or is gone."""
+        watcher = gevent.get_hub().loop.io(self._sock.fileno(), READ)
+        watcher.start(callback)
+        return watcher
+
+    def has_hung_up(self) -> bool:
+        """Whether the client has ended its direction; what it has sent stays to be read.
+
+        Never blocks.  Raises StreamError where the connection is broken.
+        """
+        try:
+            self.ended = not receive_now(self._sock, 1, std_socket.MSG_PEEK)
+        except BlockingIOError:
+            pass  # whatever it was, it has been read
+        except OSError as error:
+            raise stream_failure(error) from None
+        return self.ended
 
     # --- how it ends ------------------------------------------------------------------------
 
@@ -232,7 +283,7 @@ class Client:
         return SocketStream(self._sock, bytes(self._ahead))
 
     def hang_up(self) -> None:
-        """Read no further request; whoever waits for one is told that there is none."""
+        """Read no further request; a greenlet that waits for one gets None."""
         try:
             self._sock.shutdown(std_socket.SHUT_RD)
         except OSError:
@@ -240,4 +291,5 @@ class Client:
 
     def abort(self) -> None:
         """Reset the connection: what the client got of an answer is not all of it."""
+        self._aborted = True
         reset(self._sock)

@@ -1,20 +1,21 @@
 """What one user may use at a time: connections, and bytes a second in each direction.
 
-Who the user is shows at login, so this is asked when a request wants a way, and no earlier.
-Whoever has no name, at an open door, is bounded by ``per_client`` alone.
+The user is known after the login, so the quota is acquired when a request is to be connected.
+A client without a name, at a listener without users, is bounded by ``per_client`` alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gsocks.bandwidth import Bucket, LimitedStream
 from gsocks.errors import LimitReached
-from gsocks.limits import Limits
-from gsocks.request import Command, Request
+from gsocks.lru import LruCache
+from gsocks.net.bandwidth import Bucket, LimitedStream
+from gsocks.request import UDP_ASSOCIATE, Request
+from gsocks.settings import Limits
 from gsocks.stream import Stream
 
 
@@ -25,14 +26,14 @@ class _Buckets(NamedTuple):
     up: Bucket
 
 
-class Shares:
-    """The shares of the users of one section; its doors have them in common.
+class UserQuota:
+    """The quotas of the users of one section; its listeners share them.
 
     ``clock`` tells monotonic seconds.  Every process counts for itself.
     """
 
-    #: users whose bucket is kept when they have gone, so that nobody gets a full one by coming
-    #: again; beyond, the one who was away longest is forgotten
+    #: users whose buckets are kept while they have no connection, so that reconnecting gives no
+    #: full bucket; beyond, the least recently seen user is forgotten
     MAX_USERS = 10_000
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -41,17 +42,25 @@ class Shares:
         self._connection_rate = limits.bandwidth_per_connection
         self._clock = clock
         self._open: Counter[str] = Counter()
-        self._buckets: OrderedDict[str, _Buckets] = OrderedDict()
+        self._buckets: LruCache[str, _Buckets] = LruCache(self.MAX_USERS)
 
-    def enter(self, user: str) -> None:
-        """One connection of that user more, until :meth:`leave`.  Raises LimitReached."""
+    def __repr__(self) -> str:
+        return f"<UserQuota {self.users}>"
+
+    @property
+    def users(self) -> dict[str, int]:
+        """Users and their open connections; empty where connections are not limited."""
+        return dict(self._open)
+
+    def acquire(self, user: str) -> None:
+        """One connection of that user more, until :meth:`release`.  Raises LimitReached."""
         if self._per_user is None:
             return
         if self._open[user] >= self._per_user:
             raise LimitReached(f"{user!r} has {self._per_user} connections open already")
         self._open[user] += 1
 
-    def leave(self, user: str) -> None:
+    def release(self, user: str) -> None:
         """One less."""
         if self._per_user is None:
             return
@@ -60,7 +69,7 @@ class Shares:
             del self._open[user]
 
     def limited(self, stream: Stream, request: Request) -> Stream:
-        """``stream`` as slow as it has to be for who asks."""
+        """``stream``, slowed to the bandwidth limits of the request's user and connection."""
         user = request.user
         buckets = []
         if self._connection_rate is not None:
@@ -70,17 +79,13 @@ class Shares:
         if not buckets:
             return stream
         down, up = zip(*buckets, strict=True)
-        datagrams = request.command is Command.UDP_ASSOCIATE
+        datagrams = request.command is UDP_ASSOCIATE
         return LimitedStream(stream, down, up, whole=datagrams)
 
     def _buckets_of(self, user: str, rate: float) -> _Buckets:
         buckets = self._buckets.get(user)
         if buckets is None:
             buckets = self._buckets[user] = self._new_buckets(rate)
-            if len(self._buckets) > self.MAX_USERS:
-                self._buckets.popitem(last=False)
-        else:
-            self._buckets.move_to_end(user)
         return buckets
 
     def _new_buckets(self, rate: float) -> _Buckets:

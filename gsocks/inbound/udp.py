@@ -1,15 +1,12 @@
-"""UDP associations (RFC 1928 section 7), and datagrams as a stream of them.
+"""UDP associations (RFC 1928 section 7), seen from the client.
 
-A client asks for an association over TCP, is told an address, and sends its datagrams there.  In
+A client requests an association over TCP, learns an address, and sends its datagrams there.  In
 front of each stands a header with the address that it goes to; in front of those that come back,
 the address that they come from.
 
     client  <-- RSV, FRAG, ATYP, ADDR, PORT, DATA -->  ClientDatagrams  <-- ATYP, ADDR, PORT, DATA
 
-Behind this door a datagram is bytes in *wire form*: its address as RFC 1928 section 5 lays it
-out, and its payload.  A stream of datagrams is a :class:`gsocks.stream.Stream`, of which every
-read gives one and every write takes one.  So the relay carries them as it carries bytes, and knows
-nothing of it.  What can't be delivered is dropped without a word, as on any network.
+Towards the relay a datagram has its wire form, see :mod:`gsocks.net.datagram`.
 """
 
 from __future__ import annotations
@@ -21,232 +18,130 @@ import socket as std_socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import lru_cache
-from io import BytesIO
 from typing import Any
 
 import gevent
 from gevent.socket import socket
 
-from gsocks.address import ATYP_IPV4, ATYP_IPV6, ATYP_NAME, Address
-from gsocks.errors import (
-    BadRequest,
-    ClientError,
-    LimitReached,
-    StreamClosed,
-    connect_failure,
-    stream_failure,
+from gsocks.access.networks import client_prefix
+from gsocks.access.own_addresses import is_own
+from gsocks.address import ATYP_NAME, UNSPECIFIED, Address
+from gsocks.errors import LimitReached, StreamClosed, connect_failure
+from gsocks.lru import LruCache
+from gsocks.net.datagram import (
+    MAX_DESTINATIONS,
+    DatagramReader,
+    split,
+    udp_socket,
+    with_header,
+    without_header,
 )
-from gsocks.expiry import Expiry
-from gsocks.limits import Udp
-from gsocks.stream import CHUNK, Stream, reset
-
-#: bytes asked of the kernel for one datagram, of which the rest would be lost; there is none
-#: with more than 65,527 (IPv6) or 65,507 (IPv4) bytes
-MAX_DATAGRAM = 65535
-#: bytes that the kernel is asked to keep while a greenlet waits for its turn; it gives twice
-#: net.core.rmem_max at most.  Of a burst of 200 datagrams of 1,200 bytes the default of 212,992
-#: loses half.
-RECEIVE_BUFFER = 1024 * 1024
-#: destinations of one association that are remembered: the least recently used goes, and is
-#: asked about again when it comes back
-MAX_DESTINATIONS = 1024
-#: datagrams in a row that are dropped before others have their turn: a socket that is always
-#: ready never makes its greenlet wait
-DROPPED_IN_A_ROW = 16
-
-# RSV and FRAG of the header.  A fragment can't be told from nonsense by who doesn't reassemble,
-# and must be dropped (RFC 1928 section 7).
-_UNFRAGMENTED = bytes(3)
+from gsocks.net.idle import IdleTimer
+from gsocks.net.socket_owner import Kind, owner_of
+from gsocks.settings import UdpSettings
+from gsocks.sock import AnySocket, receive_now
+from gsocks.stream import CHUNK, reset
 
 
-# --- the wire form --------------------------------------------------------------------------
-
-
-def split(datagram: bytes, start: int = 0) -> tuple[bytes, bytes]:
-    """The address in wire form that begins at ``start``, and the payload behind it.
-
-    Raises BadRequest if there is no whole address.
-    """
-    kind = datagram[start : start + 2]
-    if kind[:1] == bytes((ATYP_IPV4,)):
-        end = start + 7
-    elif kind[:1] == bytes((ATYP_IPV6,)):
-        end = start + 19
-    elif kind[:1] == bytes((ATYP_NAME,)) and len(kind) == 2:
-        end = start + 4 + kind[1]
-    else:
-        raise BadRequest("a datagram without an address")
-    if len(datagram) < end:
-        raise BadRequest("a datagram whose address ends early")
-    return datagram[start:end], datagram[end:]
-
-
-@lru_cache(maxsize=4096)
-def address_of(head: bytes) -> Address | None:
-    """What an address in wire form says; None where it can't be one."""
-    try:
-        return Address.read(BytesIO(head).read)
-    except ClientError:
-        return None
-
-
-@lru_cache(maxsize=4096)
-def head_of(sockaddr: tuple[str, int]) -> bytes:
-    """The wire form of a socket's address."""
-    return Address.from_sockaddr(sockaddr).encode()
-
-
-@lru_cache(maxsize=4096)
-def _canonical(head: bytes) -> bytes | None:
-    address = address_of(head)
-    return None if address is None else address.encode()
-
-
-def without_header(packet: bytes) -> bytes | None:
-    """What a client has sent, in wire form; None if it is to be dropped."""
-    if packet[:3] != _UNFRAGMENTED:
-        return None
-    try:
-        head, payload = split(packet, 3)
-    except BadRequest:
-        return None
-    canonical = _canonical(head)
-    return None if canonical is None else canonical + payload
-
-
-def with_header(datagram: bytes) -> bytes:
-    """What a client is sent."""
-    return _UNFRAGMENTED + datagram
-
-
-class Screened:
-    """A stream of datagrams that takes only those whose destination ``allows``.
-
-    It is asked once for each destination while that is remembered; it must not block.
-    """
-
-    __slots__ = ("_allows", "_write", "abort", "close", "read", "write_eof")
-
-    def __init__(self, stream: Stream, allows: Callable[[Address], bool]) -> None:
-        @lru_cache(maxsize=MAX_DESTINATIONS)
-        def allows_head(head: bytes) -> bool:
-            dest = address_of(head)
-            return dest is not None and allows(dest)
-
-        self._allows = allows_head
-        self._write = stream.write
-        self.read = stream.read
-        self.write_eof = stream.write_eof
-        self.abort = stream.abort
-        self.close = stream.close
-
-    def write(self, datagram: bytes) -> None:
-        try:
-            head, _ = split(datagram)
-        except BadRequest:
-            return
-        if self._allows(head):
-            self._write(datagram)
-
-
-def udp_socket(family: int) -> socket:
-    """A UDP socket with room for a burst.  Raises ConnectFailed."""
-    try:
-        sock = socket(family, std_socket.SOCK_DGRAM)
-        sock.setsockopt(std_socket.SOL_SOCKET, std_socket.SO_RCVBUF, RECEIVE_BUFFER)
-    except OSError as error:
-        raise connect_failure(error) from None
-    return sock
-
-
-# --- the client's end -----------------------------------------------------------------------
-
-
-class ClientDatagrams:
+class ClientDatagrams(DatagramReader):
     """A client's datagrams, as a stream of them.
 
-    ``sock`` is where it sends them, ``control`` the connection over which it asked; both belong
-    to the stream.  It takes them from the IP address of ``client`` only, and once the first has
-    come, from its port only.  It ends when the control connection ends, and when for ``idle``
-    seconds nothing has passed in either direction.  ``released`` is called once, at its end.
+    ``sock`` is where the client sends them, ``control`` the connection over which it requested the
+    association; both belong to the stream.  Datagrams are taken from the IP address of ``client``
+    only.  Of another machine, they are from the port of the first one only, or from that of
+    ``announced``, the address that the client has said it sends from (RFC 1928 section 7), as soon
+    as one comes from there: not every client tells the truth.  Of this machine they are from any
+    port of the same user, whom the kernel tells; each gets the answers to its own.  So no other
+    user, and no other program, takes the client's place by being first.
+
+    The stream ends when the control connection ends, and after ``idle`` seconds without a datagram
+    in either direction.  ``on_released`` is called once, at its end.
     """
 
+    #: ports of this machine of which it is remembered whether they are the same user's
+    max_ports = 64
+
     __slots__ = (
+        "_announced",
+        "_asked",
         "_client",
         "_control",
-        "_ended",
         "_expiry",
+        "_is_connected",
+        "_may_send",
+        "_on_released",
+        "_owner",
         "_peer",
-        "_released",
-        "_sock",
         "_watcher",
         "bound",
         "last_byte",
-        "told",
+        "relay_address",
     )
 
     def __init__(
         self,
         sock: socket,
-        control: socket,
+        control: AnySocket,
         client: Address,
-        told: Address,
+        relay_address: Address,
         *,
         idle: float,
-        released: Callable[[], None],
+        on_released: Callable[[], None],
+        announced: Address = UNSPECIFIED,
     ) -> None:
-        self._sock: socket | None = sock
+        super().__init__(sock)
         self._control = control
         self._client = client
-        #: where the client is told to send to
-        self.told = told
-        self._released: Callable[[], None] | None = released
-        #: where it sends from, once that is known
-        self._peer: object = None
-        self._ended = False
+        #: where the client is to send its datagrams
+        self.relay_address = relay_address
+        self._on_released: Callable[[], None] | None = on_released
+        self._announced = announced.port
+        #: where the client sends from, once that is known; the latest of several ports
+        self._peer: tuple[str, int] | None = None
+        #: whether the kernel drops what others send
+        self._is_connected = False
+        #: of this machine: the client's user; None if that is unknown, or it is another machine
+        self._owner = _owner_of_client(control, client)
+        #: ports of this machine, and whether they are the same user's
+        self._may_send: LruCache[tuple[str, int], bool] = LruCache(self.max_ports)
+        #: which port has sent to a destination, where there may be several
+        self._asked: LruCache[bytes, tuple[str, int]] = LruCache(MAX_DESTINATIONS)
         self._watcher: Any = None
-        self._expiry = Expiry(self)
+        self._expiry = IdleTimer(self)
         #: seconds that it may be silent
         self.bound = idle
         #: monotonic seconds when the last datagram passed
         self.last_byte = time.monotonic()
 
+    def __repr__(self) -> str:
+        state = "closed" if self._sock is None else "open"
+        return f"<ClientDatagrams of {self._client} at {self.relay_address}, {state}>"
+
     def read(self) -> bytes:
         if self._watcher is None:
             self._watch()
-        dropped = 0
-        while (sock := self._sock) is not None:
-            try:
-                packet, source = sock.recvfrom(MAX_DATAGRAM)
-            except ConnectionRefusedError:
-                continue  # what was sent last found nobody there, which may change
-            except OSError as error:
-                if self._sock is None:
-                    break
-                raise stream_failure(error) from None
-            datagram = without_header(packet) if self._is_the_clients(source) else None
-            if datagram is not None:
-                if self._peer is None:
-                    self._lock(sock, source)
-                self.last_byte = time.monotonic()
-                return datagram
-            dropped += 1
-            if dropped % DROPPED_IN_A_ROW == 0:
-                gevent.sleep(0)
-        if not self._ended:
-            raise StreamClosed("closed at this end")
-        return b""
+        return super().read()
+
+    def _accept(self, packet: bytes, source: tuple[str, int]) -> bytes | None:
+        datagram = without_header(packet) if self._is_from_client(source) else None
+        if datagram is not None:
+            self._note_peer(datagram, source)
+            self.last_byte = time.monotonic()
+        return datagram
 
     def write(self, datagram: bytes) -> None:
         if self._sock is None:
             if not self._ended:
                 raise StreamClosed("closed at this end")
             return  # it was on its way when the client left
+        peer = self._peer if self._owner is None else self._who_asked(datagram)
+        if peer is None:
+            return  # the client has not sent anything yet
+        packet = with_header(datagram)
         try:
-            self._sock.send(with_header(datagram))
+            self._sock.send(packet) if self._is_connected else self._sock.sendto(packet, peer)
         except OSError:
-            return  # too long with its header, or nobody there, or the client has not spoken yet
+            return  # too long with its header, or refused
         self.last_byte = time.monotonic()
 
     def write_eof(self) -> None:
@@ -263,37 +158,36 @@ class ClientDatagrams:
 
     def release(self) -> bool:
         """Close all but the control connection; whether that was still to be done."""
-        released, self._released = self._released, None
-        if released is None:
+        on_released, self._on_released = self._on_released, None
+        if on_released is None:
             return False
         self._close_socket()
-        released()
+        on_released()
         return True
 
     # --- its end ----------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        self._control.settimeout(0.0)
         self._watcher = gevent.get_hub().loop.io(self._control.fileno(), 1)
-        self._watcher.start(self._look_at_control)
+        self._watcher.start(self._on_control_readable)
         self._expiry.restart()
 
-    def _look_at_control(self) -> None:
-        """Runs in the hub when the client says something over the control connection, or ends it.
+    def _on_control_readable(self) -> None:
+        """Runs in the hub when the client sends over the control connection, or ends it.
 
-        What it says there has no meaning.
+        Bytes there have no meaning.
         """
         try:
-            said = self._control.recv(CHUNK)
+            received = receive_now(self._control, CHUNK)
         except BlockingIOError:
             return
         except OSError:
-            said = b""
-        if not said:
+            received = b""
+        if not received:
             self._end()
 
-    def expire(self) -> None:
-        """Nothing has passed for :attr:`bound` seconds."""
+    def on_idle(self) -> None:
+        """No datagram has passed for :attr:`bound` seconds."""
         self._end()
 
     def _end(self) -> None:
@@ -310,27 +204,68 @@ class ClientDatagrams:
         if sock is not None:
             sock.close()  # which wakes the reader
 
-    # --- who the client is ------------------------------------------------------------------
+    # --- the client's address ---------------------------------------------------------------
 
-    def _is_the_clients(self, source: tuple[str, int]) -> bool:
-        if self._peer is not None:
-            return bool(source == self._peer)
-        return Address.from_sockaddr(source).host == self._client.host
+    def _is_from_client(self, source: tuple[str, int]) -> bool:
+        if source == self._peer:
+            return True
+        if Address.from_sockaddr(source).host != self._client.host:
+            return False
+        if self._owner is None:
+            return self._peer is None or source[1] == self._announced
+        may_send = self._may_send.get(source)
+        if may_send is None and self._sock is not None:
+            here, there = map(Address.from_sockaddr, (source, self._sock.getsockname()))
+            may_send = self._may_send[source] = owner_of(Kind.UDP, here, there) == self._owner
+        return bool(may_send)
 
-    def _lock(self, sock: socket, source: tuple[str, int]) -> None:
-        """From now on the kernel drops what others send, but not what has come already."""
+    def _note_peer(self, datagram: bytes, source: tuple[str, int]) -> None:
+        """A datagram of the client has come from ``source``."""
+        if self._owner is not None:
+            self._asked[_destination(datagram)] = source
+        elif source != self._peer and self._sock is not None and not self._is_connected:
+            # what is not from the announced port may not be the client's
+            self._is_connected = self._announced in (0, source[1])
+            if self._is_connected:
+                _connect(self._sock, source)
         self._peer = source
-        sock.settimeout(0.0)  # else gevent would have it resolved, in a thread
-        sock.connect(source)
-        sock.settimeout(None)
+
+    def _who_asked(self, datagram: bytes) -> tuple[str, int] | None:
+        """The port that has sent to where ``datagram`` is from, else to any name with the same
+        port, else anywhere."""
+        head = split(datagram)[0]
+        return self._asked.get(head) or self._asked.get(head[-2:]) or self._peer
+
+
+def _owner_of_client(control: AnySocket, client: Address) -> int | None:
+    """The user of this machine who has requested an association; None if that is unknown."""
+    if client.ip is None or not is_own(client.ip):
+        return None
+    return owner_of(Kind.TCP, client, Address.from_sockaddr(control.getsockname()))
+
+
+def _destination(datagram: bytes) -> bytes:
+    """What an answer to ``datagram`` is known by: its address, or of a name its port."""
+    head = split(datagram)[0]
+    return head[-2:] if head[0] == ATYP_NAME else head
+
+
+def _connect(sock: socket, source: tuple[str, int]) -> None:
+    """From now on the kernel drops other senders' datagrams, but not those already queued."""
+    sock.settimeout(0.0)  # else gevent would resolve the address, in a thread
+    sock.connect(source)
+    sock.settimeout(None)
 
 
 class Associations:
-    """The associations of one door: how many there may be, and where."""
+    """The associations of one listener: how many there may be, and where."""
 
-    def __init__(self, bounds: Udp) -> None:
+    def __init__(self, bounds: UdpSettings) -> None:
         self._bounds = bounds
         self._by_client: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        return f"<Associations {dict(self._by_client)}>"
 
     @property
     def served(self) -> bool:
@@ -342,33 +277,39 @@ class Associations:
         """How many there are."""
         return self._by_client.total()
 
-    def associate(self, control: socket, client: Address) -> ClientDatagrams:
-        """A place for the datagrams of the client that has asked for it over ``control``.
+    def associate(
+        self, control: AnySocket, client: Address, announced: Address = UNSPECIFIED
+    ) -> ClientDatagrams:
+        """A socket for the datagrams of the client that requested them over ``control``.
 
+        ``announced``: where the client says that it sends from; the unspecified address says
+        nothing.
         Raises LimitReached, or another ConnectFailed if there is no socket for it.
         """
         bounds = self._bounds
         if self.open >= bounds.associations:
             raise LimitReached(f"{self.open} associations are open, and no more may be")
-        if self._by_client[client.host] >= bounds.per_client:
-            raise LimitReached(f"{client.host} has {bounds.per_client} associations already")
-        # Where the client has reached us, it will reach us again.
+        prefix = client_prefix(client.host)
+        if self._by_client[prefix] >= bounds.per_client:
+            raise LimitReached(f"{prefix} has {bounds.per_client} associations already")
+        # at the address that the client has reached once, it will reach this socket too
         sock = _bind(control.getsockname(), self._ports())
-        at = Address.from_sockaddr(sock.getsockname())
-        self._by_client[client.host] += 1
+        bound = Address.from_sockaddr(sock.getsockname())
+        self._by_client[prefix] += 1
         return ClientDatagrams(
             sock,
             control,
             client,
-            self._as_told(at),
+            self._as_seen_by_client(bound),
             idle=bounds.idle,
-            released=lambda: self._leave(client.host),
+            on_released=lambda: self._leave(prefix),
+            announced=announced,
         )
 
-    def _leave(self, host: str) -> None:
-        self._by_client[host] -= 1
-        if not self._by_client[host]:
-            del self._by_client[host]
+    def _leave(self, prefix: str) -> None:
+        self._by_client[prefix] -= 1
+        if not self._by_client[prefix]:
+            del self._by_client[prefix]
 
     def _ports(self) -> Iterable[int]:
         """The ports that may be taken, in the order in which they are tried."""
@@ -378,14 +319,14 @@ class Associations:
         middle = random.randint(first, last)  # noqa: S311
         return itertools.chain(range(middle, last + 1), range(first, middle))
 
-    def _as_told(self, at: Address) -> Address:
-        """The address by which the client can reach ``at``."""
+    def _as_seen_by_client(self, bound: Address) -> Address:
+        """The address by which the client can reach ``bound``."""
         advertised = self._bounds.advertise
-        # No client of this machine comes by way of the NAT, and none by another kind of address.
-        if advertised is None or at.ip is None or at.ip.is_loopback:
-            return at
-        there = Address(advertised, at.port)
-        return there if there.ip is not None and there.ip.version == at.ip.version else at
+        # A client of this machine does not come through the NAT, nor one by another address family.
+        if advertised is None or bound.ip is None or bound.ip.is_loopback:
+            return bound
+        there = Address(advertised, bound.port)
+        return there if there.ip is not None and there.ip.version == bound.ip.version else bound
 
 
 def _bind(here: tuple[Any, ...], ports: Iterable[int]) -> socket:

@@ -1,8 +1,8 @@
-"""So many bytes a second: a token bucket, and a Stream that waits for its tokens.
+"""Bandwidth limits: a token bucket, and a Stream that waits for its tokens.
 
-Tokens are taken before the bytes pass on, and whoever takes more than there are owes them: its
-wait is as long as the bucket needs to fill its debt.  So those who share a bucket pass in the
-order in which they came, and many short connections get no more than one long one.
+Tokens are taken before the bytes pass on, and a stream that takes more than there are owes them:
+its wait is as long as the bucket needs to fill its debt.  So the streams that share a bucket pass
+in the order in which they took, and many short connections get no more than one long one.
 """
 
 from __future__ import annotations
@@ -11,26 +11,24 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from gevent.event import Event
-
 from gsocks.errors import StreamClosed
-from gsocks.stream import Stream
+from gsocks.stream import NOTHING, Blocking, Bytes, ScratchBuffers, Stream, Wait, inner_stream
 
-#: seconds of its rate that gather in a bucket which nobody uses: a page comes at full speed
+#: seconds of its rate that gather in an unused bucket: a page comes at full speed
 BURST_SECONDS = 1.0
 
 #: seconds of a rate that pass at once.  A slow stream moves in small steps: neither its ends nor
-#: the relay's timers take it for dead, and those who share a bucket have their turns.
+#: the relay's timers take it for dead, and the streams that share a bucket have their turns.
 STEP_SECONDS = 0.1
 
-#: bytes that are no more divided
-SMALLEST_STEP = 1024
+#: bytes that are not divided any further
+MIN_STEP = 1024
 
 
 class Bucket:
     """Tokens for bytes, which come at ``rate`` a second; no more than ``burst`` gather.
 
-    ``clock`` tells monotonic seconds.  It is full at first.
+    ``clock`` returns monotonic seconds.  The bucket is full at first.
     """
 
     __slots__ = ("_burst", "_clock", "_then", "_tokens", "rate")
@@ -48,7 +46,7 @@ class Bucket:
         self._then = clock()
 
     def take(self, count: int) -> float:
-        """Take tokens for ``count`` bytes; the seconds after which these may pass."""
+        """Take tokens for ``count`` bytes; returns the seconds after which these may pass."""
         now = self._clock()
         gathered = min(self._burst, self._tokens + (now - self._then) * self.rate)
         self._tokens = gathered - count
@@ -56,14 +54,25 @@ class Bucket:
         return max(0.0, -self._tokens / self.rate)
 
 
-class LimitedStream:
+class LimitedStream(Blocking):
     """A :class:`gsocks.stream.Stream` that takes tokens for all that it carries; owns ``stream``.
 
     ``reads`` and ``writes`` are the buckets of each direction, one or more; the slowest counts.
     ``whole``: nothing is divided, because each read and each write is a datagram.
     """
 
-    __slots__ = ("_held", "_reads", "_released", "_step", "_stream", "_writes")
+    __slots__ = (
+        "_charged",
+        "_flushing",
+        "_held",
+        "_read_time",
+        "_reads",
+        "_step",
+        "_stream",
+        "_unsent",
+        "_write_time",
+        "_writes",
+    )
 
     def __init__(
         self,
@@ -73,46 +82,144 @@ class LimitedStream:
         *,
         whole: bool = False,
     ) -> None:
-        self._stream = stream
+        super().__init__()
+        self._stream: Blocking | None = inner_stream(stream)
         self._reads = reads
         self._writes = writes
         slowest = min(bucket.rate for bucket in (*reads, *writes))
-        self._step = sys.maxsize if whole else max(SMALLEST_STEP, int(slowest * STEP_SECONDS))
-        #: read from the stream, and not yet handed out
-        self._held = b""
-        #: wakes those who wait for their tokens
-        self._released = Event()
+        self._step = sys.maxsize if whole else max(MIN_STEP, int(slowest * STEP_SECONDS))
+        #: read from the stream, and not returned yet; of that so much has its tokens, and may pass
+        #: at that time, in monotonic seconds
+        self._held = NOTHING
+        self._charged = 0
+        self._read_time = 0.0
+        #: taken to be written, and not passed on yet; the next step has its tokens, and may pass
+        #: at that time
+        self._unsent = NOTHING
+        self._write_time = 0.0
+        #: whether the stream has taken a step that it could not send at once
+        self._flushing = False
 
-    def read(self) -> bytes:
-        data = self._held or self._stream.read()
-        data, self._held = data[: self._step], data[self._step :]
-        if data:
-            self._wait(self._reads, len(data))
-        return data
+    def __repr__(self) -> str:
+        return f"<LimitedStream: {self._stream!r} in steps of {self._step} bytes>"
 
-    def write(self, data: bytes) -> None:
-        for start in range(0, len(data), self._step):
-            part = data[start : start + self._step]
-            self._wait(self._writes, len(part))
-            self._stream.write(part)
+    @property
+    def never_blocks(self) -> bool:
+        return self._stream is None or self._stream.never_blocks
 
-    def write_eof(self) -> None:
-        self._stream.write_eof()
+    def fileno(self) -> int:
+        return self._open_stream().fileno()
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def read_nowait(self, scratch: ScratchBuffers) -> Bytes | None:
+        stream = self._open_stream()
+        if self._charged:
+            return None if time.monotonic() < self._read_time else self._release_step()
+        data: Bytes | None = self._held or stream.read_nowait(scratch)
+        if not data:
+            return data
+        step = data[: self._step]
+        seconds = _take(self._reads, len(step))
+        if not seconds and len(step) == len(data):
+            self._held = NOTHING
+            return data
+        if not self._held:
+            self._held = memoryview(bytes(data))
+        self._charged = len(step)
+        self._read_time = time.monotonic() + seconds
+        return None if seconds else self._release_step()
+
+    def _release_step(self) -> Bytes:
+        step, self._held = self._held[: self._charged], self._held[self._charged :]
+        self._charged = 0
+        return step
+
+    @property
+    def read_wait(self) -> Wait:
+        if self._charged:
+            return Wait(0, self._read_time - time.monotonic())
+        return self._open_stream().read_wait
+
+    @property
+    def has_buffered(self) -> bool:
+        return bool(self._held) or self._open_stream().has_buffered
+
+    @property
+    def has_prefetched(self) -> bool:
+        return bool(self._held) or self._open_stream().has_prefetched
+
+    # --- writing ------------------------------------------------------------------------------
+
+    def write_nowait(self, data: Bytes, scratch: ScratchBuffers) -> bool:
+        stream = self._open_stream()
+        step = data[: self._step]
+        seconds = _take(self._writes, len(step))
+        if not seconds and len(step) == len(data):
+            self._flushing = not stream.write_nowait(data, scratch)
+            return not self._flushing
+        self._unsent = memoryview(bytes(data))
+        self._write_time = time.monotonic() + seconds
+        return not seconds and self.flush_nowait(scratch)
+
+    def flush_nowait(self, scratch: ScratchBuffers) -> bool:
+        stream = self._open_stream()
+        if self._flushing and not stream.flush_nowait(scratch):
+            return False
+        self._flushing = False
+        while self._unsent:
+            if time.monotonic() < self._write_time:
+                return False
+            step, self._unsent = self._unsent[: self._step], self._unsent[self._step :]
+            self._charge_next_step()
+            if not stream.write_nowait(step, scratch):
+                self._flushing = True
+                return False
+        return True
+
+    def _charge_next_step(self) -> None:
+        if self._unsent:
+            seconds = _take(self._writes, len(self._unsent[: self._step]))
+            self._write_time = time.monotonic() + seconds
+
+    @property
+    def write_wait(self) -> Wait:
+        if self._flushing:
+            return self._open_stream().write_wait
+        return Wait(0, self._write_time - time.monotonic())
+
+    def write_eof_nowait(self, scratch: ScratchBuffers) -> bool:
+        self._flushing = not self._open_stream().write_eof_nowait(scratch)
+        return not self._flushing
+
+    # --- the end ------------------------------------------------------------------------------
 
     def abort(self) -> None:
-        self._release()
-        self._stream.abort()
+        if (stream := self._release()) is not None:
+            stream.abort()
 
     def close(self) -> None:
-        self._release()
-        self._stream.close()
+        held = bool(self._held)
+        if (stream := self._release()) is not None:
+            if held:
+                stream.abort()
+            else:
+                stream.close()
 
-    def _release(self) -> None:
-        self._held = b""
-        self._released.set()
+    def _release(self) -> Blocking | None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            self._held = self._unsent = NOTHING
+            self._charged = 0
+            self._wake()
+        return stream
 
-    def _wait(self, buckets: Sequence[Bucket], count: int) -> None:
-        # from each, also where another one makes us wait longer
-        seconds = max([bucket.take(count) for bucket in buckets])
-        if seconds > 0 and self._released.wait(seconds):
+    def _open_stream(self) -> Blocking:
+        if self._stream is None:
             raise StreamClosed("closed at this end")
+        return self._stream
+
+
+def _take(buckets: Sequence[Bucket], count: int) -> float:
+    """Tokens from each, also where another bucket makes the bytes wait longer."""
+    return max([bucket.take(count) for bucket in buckets])

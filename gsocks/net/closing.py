@@ -1,10 +1,10 @@
-"""When a socket is closed, whoever has it by then.
+"""Notices when a socket is closed, whichever object owns its descriptor by then.
 
-A program does with a socket what it likes.  It closes it, or forgets it, and the garbage collector
-closes it; it has it wrapped, and then another object has the descriptor: ``SSLContext.wrap_socket``
-calls ``detach()`` for that.  The first two end the native socket object, which is noticed at once.
-What goes on behind a detach shows only in the descriptor itself, which is looked at again and
-again: it is open as long as it leads to the same socket.
+A program may close a socket, or drop it, and the garbage collector closes it; or it wraps the
+socket, and another object owns the descriptor: ``SSLContext.wrap_socket`` calls ``detach()`` for
+that.  The first two end the native socket object, which is noticed at once.  After a detach only
+the descriptor itself shows whether the socket is open, so it is polled: the socket is open as long
+as the descriptor refers to it.
 
 A duplicate, by ``dup()`` or in a child process, doesn't count.
 """
@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import gevent
 from gevent.monkey import get_original
@@ -32,25 +33,26 @@ class HasFileno(Protocol):
     def fileno(self) -> int: ...
 
 
-class _Entry(NamedTuple, Generic[T]):
+@dataclass(frozen=True, slots=True)
+class _Entry(Generic[T]):
     fd: int
     what: T
     closed: Callable[[], None]
 
 
-class OpenSockets(Generic[T]):
-    """What is known of sockets, for as long as they are open.
+class SocketTracker(Generic[T]):
+    """Values that belong to sockets, for as long as these are open.
 
-    Belongs to the hub of the thread that makes it, as sockets do.
+    It belongs to the hub of the thread that creates it, as sockets do.
     """
 
-    #: seconds between two looks at what was detached; a look costs 1 us for each
-    LOOK_EVERY = 0.1
+    #: seconds between two polls of the detached sockets; a poll costs 1 us for each
+    poll_interval = 0.1
 
     def __init__(self) -> None:
         self._hub = gevent.get_hub()
         self._thread = _thread_ident()
-        # By the inode, which is one socket's for as long as it is open, under whatever descriptor.
+        # By the inode, which is unique while the socket is open, under whatever descriptor.
         self._entries: dict[int, _Entry[T]] = {}
         self._detached: set[int] = set()
         self._timer: Any = None
@@ -60,13 +62,13 @@ class OpenSockets(Generic[T]):
 
     @property
     def here(self) -> bool:
-        """Whether the calling thread is the one that it belongs to."""
+        """Whether it belongs to the calling thread."""
         return bool(_thread_ident() == self._thread)
 
     def add(self, sock: socket, what: T, closed: Callable[[], None]) -> None:
-        """Remember ``what`` of ``sock``, and call ``closed`` once when it is closed.
+        """Store the value ``what`` of ``sock``, and call ``closed`` once when it is closed.
 
-        That may be in the hub, or wherever garbage is collected: it must not block.
+        The call may be in the hub, or during garbage collection: it must not block.
         """
         fd = sock.fileno()
         inode = os.fstat(fd).st_ino
@@ -75,7 +77,7 @@ class OpenSockets(Generic[T]):
         weakref.finalize(native, self._died, inode).atexit = False
 
     def find(self, sock: HasFileno) -> T | None:
-        """What is known of ``sock``, or of the one that it wraps; None once it is closed."""
+        """The value of ``sock``, or of the socket that it wraps; None once it is closed."""
         try:
             inode = os.fstat(sock.fileno()).st_ino
         except OSError:
@@ -83,8 +85,8 @@ class OpenSockets(Generic[T]):
         entry = self._entries.get(inode)
         return None if entry is None else entry.what
 
-    def look(self) -> bool:
-        """Look at what was detached; whether anything of that has been closed."""
+    def poll(self) -> bool:
+        """Poll the detached sockets; returns whether any of them has been closed."""
         gone = [inode for inode in self._detached if not self._is_open(inode)]
         for inode in gone:
             self._detached.discard(inode)
@@ -106,9 +108,9 @@ class OpenSockets(Generic[T]):
             return
         self._detached.add(inode)
         if self._timer is None:
-            # the program may end, if this is all that it would wait for
-            self._timer = self._hub.loop.timer(self.LOOK_EVERY, self.LOOK_EVERY, ref=False)
-            self._timer.start(self.look)
+            # ref=False: the program may end although this timer runs
+            self._timer = self._hub.loop.timer(self.poll_interval, self.poll_interval, ref=False)
+            self._timer.start(self.poll)
 
     def _is_open(self, inode: int) -> bool:
         try:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import time
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import gevent
-from gevent.hub import Hub
 
-#: seconds between two sweeps at most; so late may somebody be found
+from gsocks.per_hub import PerHub
+
+#: seconds between two sweeps at most; a connection may be found idle so much later
 LONGEST_PERIOD = 5.0
 #: sweeps in the time that one may be silent
 LOOKS = 8
 
 
-class Expiring(Protocol):
+class IdleWatched(Protocol):
     """What may be silent for so long."""
 
     @property
@@ -30,27 +30,27 @@ class Expiring(Protocol):
     def bound(self) -> float:
         """How long it may be silent now, in seconds."""
 
-    def expire(self) -> None:
+    def on_idle(self) -> None:
         """It was.  Runs in the hub, where nothing may block."""
 
 
 class Sweep:
     """Those that are looked at every ``period`` seconds."""
 
-    __slots__ = ("_period", "_timer", "_watched")
+    __slots__ = ("_timer", "_watched", "period")
 
     def __init__(self, period: float) -> None:
-        self._period = period
-        self._watched: set[Expiring] = set()
+        self.period = period
+        self._watched: set[IdleWatched] = set()
         self._timer: Any = None
 
-    def add(self, watched: Expiring) -> None:
+    def add(self, watched: IdleWatched) -> None:
         self._watched.add(watched)
         if self._timer is None:
-            self._timer = gevent.get_hub().loop.timer(self._period, self._period)
+            self._timer = gevent.get_hub().loop.timer(self.period, self.period)
             self._timer.start(self._look, update=True)
 
-    def discard(self, watched: Expiring) -> None:
+    def discard(self, watched: IdleWatched) -> None:
         self._watched.discard(watched)
         if not self._watched and self._timer is not None:
             self._timer.close()
@@ -60,21 +60,21 @@ class Sweep:
         now = time.monotonic()
         for one in [each for each in self._watched if now - each.last_byte >= each.bound]:
             if one in self._watched:  # else it has ended together with one before
-                one.expire()
+                one.on_idle()
 
 
-#: of each thread's hub, by their period
-_sweeps: WeakKeyDictionary[Hub, dict[float, Sweep]] = WeakKeyDictionary()
+#: by their period
+_sweeps_of_this_hub = PerHub[dict[float, Sweep]]("sweeps", dict).get
 
 
-class Expiry:
+class IdleTimer:
     """The watch over one connection, which traffic in either direction puts off."""
 
     __slots__ = ("_sweep", "_watched")
 
-    def __init__(self, watched: Expiring) -> None:
-        #: None once it was stopped: whoever is watched knows its watch, which would be a cycle
-        self._watched: Expiring | None = watched
+    def __init__(self, watched: IdleWatched) -> None:
+        #: None once it was stopped: the watched object refers to its timer, which would be a cycle
+        self._watched: IdleWatched | None = watched
         self._sweep: Sweep | None = None
 
     def restart(self) -> None:
@@ -82,11 +82,12 @@ class Expiry:
         watched = self._watched
         if watched is None:
             return
-        sweep = _sweep_for(watched.bound)
-        if sweep is not self._sweep:
-            if self._sweep is not None:
-                self._sweep.discard(watched)
-            self._sweep = sweep
+        period = min(LONGEST_PERIOD, watched.bound / LOOKS)
+        before = self._sweep
+        if before is None or before.period != period:
+            if before is not None:
+                before.discard(watched)
+            self._sweep = sweep = _sweep_of(period)
             sweep.add(watched)
 
     def stop(self) -> None:
@@ -97,7 +98,6 @@ class Expiry:
             sweep.discard(watched)
 
 
-def _sweep_for(bound: float) -> Sweep:
-    period = min(LONGEST_PERIOD, bound / LOOKS)
-    sweeps = _sweeps.setdefault(gevent.get_hub(), {})
+def _sweep_of(period: float) -> Sweep:
+    sweeps = _sweeps_of_this_hub()
     return sweeps.get(period) or sweeps.setdefault(period, Sweep(period))

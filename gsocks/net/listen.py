@@ -1,4 +1,4 @@
-"""Sockets to listen on, and ports held for those who will."""
+"""Listening sockets, and ports that are reserved for worker processes."""
 
 from __future__ import annotations
 
@@ -7,60 +7,99 @@ import socket
 from pathlib import Path
 
 from gsocks.address import Address
-from gsocks.errors import ConfigError
+from gsocks.errors import BadAddress, BadPort, ConfigError
+from gsocks.messages import shown
 from gsocks.stream import tune
 
-#: connections that wait to be accepted; the kernel caps it at net.core.somaxconn
+#: connections that wait for accept; the kernel caps it at net.core.somaxconn
 BACKLOG = 1024
 
-#: seconds after which the kernel hands over a client that has said nothing; the least there is
-FIRST_WORDS = 1
+#: seconds after which the kernel hands over a client that has sent nothing; the least possible
+DEFER_ACCEPT = 1
 
 _REASONS = {
     errno.EADDRINUSE: "address already in use",
     errno.EACCES: "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)",
     errno.EADDRNOTAVAIL: "this machine has no such address",
-    errno.EAFNOSUPPORT: "this machine doesn't speak that kind of address",
+    errno.EAFNOSUPPORT: "this machine has no addresses of that family",
 }
 
 
 def listen(address: Address, *, reuse_port: bool = False) -> socket.socket:
-    """A socket that listens on ``address``, whose host is an IP address; never blocks.
+    """A non-blocking socket that listens on ``address``, whose host is an IP address.
 
-    With ``reuse_port`` others may listen beside it, each with a queue of its own among which the
-    kernel spreads the clients; without, nobody may.  Port 0 takes a free one.  Raises ConfigError.
+    With ``reuse_port`` other sockets may listen on it too, each with its own queue, and the kernel
+    distributes the clients; without it, none may.  Port 0 means a free port.  Raises ConfigError.
     """
     return _socket(address, reuse_port=reuse_port, listening=True)
 
 
 def reserve(address: Address) -> socket.socket:
-    """Hold ``address`` for others, who then ``listen(..., reuse_port=True)`` on what it got.
+    """Reserve ``address`` for processes that then call ``listen(..., reuse_port=True)`` on it.
 
-    For a parent of workers: it learns here whether the address is free, and which port 0 means,
-    but receives no connection itself.  Raises ConfigError.
+    For the parent of workers, which learns whether the address is free and what port 0 became, but
+    accepts no connection itself.  Raises ConfigError.
     """
     sock = _socket(address, reuse_port=False, listening=False)
-    # Only now: with SO_REUSEPORT before bind, a second gsocks of the same user would get the
-    # port as well, and half of the first one's clients.  And SO_REUSEADDR no longer: with it on
-    # both, another could bind as long as nobody listens.
+    # Only now: with SO_REUSEPORT before bind, a second gsocks of the same user would get the port
+    # too, and half of the first one's clients.  And SO_REUSEADDR is cleared: with it on both
+    # sockets, another process could bind as long as none listens.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     return sock
 
 
-def await_first_words(sock: socket.socket) -> socket.socket:
-    """Have the kernel hand over whoever comes to ``sock`` together with its first words.
+def defer_accept(sock: socket.socket) -> socket.socket:
+    """Have the kernel hand over a client of ``sock`` only together with its first bytes.
 
-    For clients of SOCKS and HTTP, who always speak first: nobody is woken twice for them.  Not
-    for strangers of a server: who says nothing is handed over a second later than who speaks,
-    and its SYN-ACK is sent again; by that a prober could tell it from other programs.
+    For clients of SOCKS and HTTP, which always send first: no process is woken twice for one.  Not
+    for the tunnel's server: a peer that sends nothing is handed over a second later than one that
+    sends, and its SYN-ACK is repeated; by that a prober could recognize gsocks.
     """
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, FIRST_WORDS)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT)
     return sock
 
 
+def listen_address(listener: object) -> Address | None:
+    """The address in what a program gives a listener: ``"127.0.0.1:1080"``, a pair of host and
+    port, or a listening socket (None for a Unix socket).
+
+    Raises ConfigError for another text, TypeError for another type.
+    """
+    if hasattr(listener, "getsockname"):
+        bound = listener.getsockname()
+        return Address.from_sockaddr(bound) if isinstance(bound, tuple) else None
+    try:
+        if isinstance(listener, str):
+            address = Address.parse(listener)
+        elif isinstance(listener, tuple) and len(listener) == 2:
+            host, port = listener
+            if not isinstance(host, str) or not isinstance(port, int):
+                raise TypeError(f"not a host and a port: {listener!r}")
+            address = Address.of(host or "0.0.0.0", port)
+        else:
+            raise TypeError(f"a listener takes an address or a socket, not {shown(listener)}")
+    except BadPort as error:
+        raise ConfigError(str(error)) from None
+    except BadAddress:
+        address = Address("", 0)
+    if address.host == "localhost":
+        return Address("127.0.0.1", address.port)
+    if address.ip is None:
+        raise ConfigError(
+            f"{shown(listener)} is not an address to listen on"
+            " (expected e.g. 127.0.0.1:1080, [::1]:1080 or 0.0.0.0:1080)"
+        )
+    return address
+
+
+def is_local(address: Address) -> bool:
+    """Whether only this machine can reach a listener at ``address``."""
+    return address.ip is not None and address.ip.is_loopback
+
+
 def listen_at_path(path: Path) -> socket.socket:
-    """A Unix socket that listens at ``path``, in place of whatever was there.
+    """A Unix socket that listens at ``path``, and replaces a file there.
 
     Raises ConfigError.
     """
@@ -79,19 +118,19 @@ def listen_at_path(path: Path) -> socket.socket:
 def _socket(address: Address, *, reuse_port: bool, listening: bool) -> socket.socket:
     ip = address.ip
     if ip is None:
-        raise ConfigError(f"{address}: not an IP address, and only those can be listened on")
+        raise ConfigError(f"{address}: a listener needs an IP address")
     try:
         sock = socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6)
     except OSError as error:
         raise _failure(address, error) from None
     try:
         sock.setblocking(False)
-        # connections of a process that has ended don't keep the next one from its port
+        # connections of an ended process don't prevent the next one from binding its port
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if ip.version == 6:
-            # so that [::]:p and 0.0.0.0:p can stand side by side
+            # so that [::]:p and 0.0.0.0:p can be bound side by side
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         if listening:

@@ -1,10 +1,10 @@
-"""The PROXY protocol, versions 1 and 2: a balancer tells for whom it connects.
+"""The PROXY protocol, versions 1 and 2, by which a load balancer reports its client's address.
 
 https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt; "section" below means its sections.
 
-Whoever may send the header may claim any address, so it is read only from networks that the
-config names, and from these it must come (section 2: "it must be configured").  It is read to
-its last byte and not beyond, so that what follows is the client's first.
+A peer that may send the header may claim any address, so it is read only from the networks of the
+config, and required from them (section 2: "it must be configured").  Not one byte behind the header
+is read, so that the next one is the client's first.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import ipaddress
 import re
 from socket import MSG_PEEK
 
-from gevent.socket import socket
-
 from gsocks.address import Address
-from gsocks.errors import BadProxyHeader, ClientGone, StreamError, stream_failure
+from gsocks.errors import BadProxyHeader, ClientGone, ConnectedOnly, StreamError, stream_failure
+from gsocks.sock import AnySocket
 from gsocks.stream import Reader
 
 #: bytes of a header of version 1 with its CRLF, section 2.1
-LONGEST_LINE = 107
+MAX_LINE = 107
 
 _PORT = rb"(0|[1-9][0-9]{0,4})"
 _LINE = re.compile(
@@ -39,42 +38,45 @@ _TCP6 = 0x21
 _ADDRESS_BYTES = {0x00: 0, _TCP4: 12, 0x12: 12, _TCP6: 36, 0x22: 36, 0x31: 216, 0x32: 216}
 
 
-def read_header(sock: socket) -> Address | None:
-    """The client for whom the balancer has connected, as its header tells.
+def read_header(sock: AnySocket) -> Address | None:
+    """The address of the client for which the balancer has connected, from its header.
 
-    None means that the connection's own address is the client's: the balancer connects for
-    itself (LOCAL, a health check), or for somebody without an IP address or whom it doesn't know.
+    None means that the connection's own address is the client's: the balancer connects for itself
+    (LOCAL, a health check), or for a client without an IP address or with an unknown one.
 
-    Blocks; the caller limits the time by a gevent.Timeout.  Raises BadProxyHeader for what is no
-    header, at its first byte if that tells; ClientGone.
+    Blocks; the caller bounds the time by a gevent.Timeout.  Raises BadProxyHeader as soon as the
+    bytes can't be a header; ClientGone.
     """
     try:
         first = Reader(sock).exactly(1)
+    except StreamError as error:
+        raise ConnectedOnly(f"disconnected before its PROXY header was complete: {error}") from None
+    try:
         if first == b"P":
             return _version_1(b"P" + _rest_of_line(sock))
         if first == b"\r":
             return _version_2(Reader(sock))
     except StreamError as error:
-        raise ClientGone(f"hung up before its PROXY header was whole: {error}") from None
+        raise ClientGone(f"disconnected before its PROXY header was complete: {error}") from None
     raise BadProxyHeader(
-        f"begins with {first[0]:#04x}, and from this network a PROXY header has to come first"
+        f"begins with {first[0]:#04x}, and connections from this network need a PROXY header"
     )
 
 
 # --- version 1, a line of text: section 2.1 -------------------------------------------------
 
 
-def _rest_of_line(sock: socket) -> bytes:
-    """The line behind its first byte, with its end if it has one.
+def _rest_of_line(sock: AnySocket) -> bytes:
+    """The line behind its first byte, including CRLF if it is complete.
 
-    How long it is nothing tells ahead: so look first, and take what belongs to it.
+    Its length is not known in advance: so the bytes are peeked at, and only the line's are read.
     """
     line = b""
     try:
-        while not line.endswith(b"\n") and len(line) < LONGEST_LINE - 1:
-            ahead = sock.recv(LONGEST_LINE - 1 - len(line), MSG_PEEK)
+        while not line.endswith(b"\n") and len(line) < MAX_LINE - 1:
+            ahead = sock.recv(MAX_LINE - 1 - len(line), MSG_PEEK)
             if not ahead:
-                raise ClientGone("hung up before its PROXY header was whole")
+                raise ClientGone("disconnected before its PROXY header was complete")
             line += sock.recv(ahead.find(b"\n") + 1 or len(ahead))
     except OSError as error:
         raise stream_failure(error) from None
@@ -92,7 +94,7 @@ def _version_1(line: bytes) -> Address | None:
     try:
         host, _ = str(kind(source.decode("ascii"))), kind(dest.decode("ascii"))
     except ValueError:
-        raise BadProxyHeader("a PROXY line with what is no IP address") from None
+        raise BadProxyHeader("a PROXY line with an invalid IP address") from None
     port, other = map(int, ports)
     if max(port, other) > 0xFFFF:
         raise BadProxyHeader("a PROXY line with a port beyond 65535")
@@ -105,14 +107,14 @@ def _version_1(line: bytes) -> Address | None:
 def _version_2(reader: Reader) -> Address | None:
     head = reader.exactly(15)
     if head[:11] != _SIGNATURE[1:]:
-        raise BadProxyHeader("begins as a PROXY header of version 2, and goes on otherwise")
+        raise BadProxyHeader("an invalid signature of a PROXY header of version 2")
     version, command, family = head[11] >> 4, head[11] & 0x0F, head[12]
     if version != _VERSION or command not in (_LOCAL, _PROXY):
         raise BadProxyHeader(f"a PROXY header of version {version} with command {command}")
-    # addresses, and behind them TLVs, none of which is asked for here
+    # addresses, and behind them TLVs, which are ignored
     body = reader.exactly(int.from_bytes(head[13:], "big"))
     if command == _LOCAL:
-        return None  # whatever family it says, section 2.2
+        return None  # whatever its family, section 2.2
     size = _ADDRESS_BYTES.get(family)
     if size is None:
         raise BadProxyHeader(f"a PROXY header with address family {family:#04x}")

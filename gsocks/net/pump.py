@@ -1,43 +1,48 @@
 """One direction of a relay, carried by the hub.
 
-    source  --- readable ->  read_nowait  -> write_nowait ---  sink
-                             flush_nowait <- writable ---      if it could not take all at once
+    source  --- read_wait is over ->  read_nowait  -> write_nowait ----------  sink
+                                      flush_nowait <- write_wait is over ----  if not all was sent
 
-No greenlet waits for anything: the event loop calls whenever there is something to read, and what
-there is goes on at once.  While a sink has no room nothing is read, which is the backpressure.  An
-idle direction is one watcher, so thousands of them cost little more than their sockets.
+No greenlet waits for anything: the event loop calls when the source is readable, and the bytes
+that have arrived go on at once.  While a sink has no room nothing is read, which is the
+backpressure.  An idle direction is one watcher, so thousands of them cost little more than their
+sockets.
 
-One call carries one chunk: then others have their turn.
+One call carries one chunk: then other connections have their turn.  Where more has been received
+than one chunk, the call goes on until the turn is over (gsocks/turns.py), and another one in the
+next turn.
 """
 
 from __future__ import annotations
 
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
 
 import gevent
-from gevent.hub import Hub
 
 from gsocks.errors import StreamClosed, StreamError
-from gsocks.stream import Pollable, Workbench
-
-_READ, _WRITE = 1, 2
-
-#: of each thread's hub
-_benches: WeakKeyDictionary[Hub, Workbench] = WeakKeyDictionary()
+from gsocks.stream import (
+    NEXT_TURN,
+    READ,
+    READABLE,
+    NonblockingStream,
+    Wait,
+    scratch_of_this_hub,
+    watch,
+)
+from gsocks.turns import turn_is_over
 
 
 class Carrier(Protocol):
-    """Whose bytes these are.  None of its calls may block."""
+    """The owner of the bytes, to which a pump reports.  None of its calls may block."""
 
     def passed(self, source: int, count: int) -> None:
-        """So many bytes from that side are on their way; 0: some, which are counted later."""
+        """So many bytes from that side have been sent; 0: some, which are counted later."""
 
     def ended(self) -> None:
         """One direction has come to its end, which has been passed on."""
 
     def failed(self, error: StreamError, side: int | None) -> None:
-        """That side has failed, or we.  Stops both directions."""
+        """That side has failed, or gsocks itself (None).  Stops both directions."""
 
 
 class Pump:
@@ -46,103 +51,137 @@ class Pump:
     ``sides``: the two streams; ``source``: the index of the one that is read from.
     """
 
-    __slots__ = ("_bench", "_carrier", "_readable", "_sides", "_source", "_taken", "_writable")
+    __slots__ = (
+        "_carrier",
+        "_readable",
+        "_scratch",
+        "_sides",
+        "_source",
+        "_taken",
+        "_wait",
+        "_watchers",
+    )
 
-    def __init__(self, carrier: Carrier, sides: tuple[Pollable, Pollable], source: int) -> None:
+    def __init__(
+        self, carrier: Carrier, sides: tuple[NonblockingStream, NonblockingStream], source: int
+    ) -> None:
         self._carrier = carrier
         self._sides = sides
         self._source = source
-        self._bench = bench_of_this_hub()
+        self._scratch = scratch_of_this_hub()
         #: watches the source; None when the pump has stopped
         self._readable: Any = None
-        #: watches the sink while it has taken more than it could send: so many bytes
-        self._writable: Any = None
+        #: bytes that the sink has taken; all of them have been sent when the source is read again
         self._taken = 0
+        #: what it waits for while the source is not to be watched, and the watchers for that
+        self._wait: Wait | None = None
+        self._watchers: Any = ()
+
+    def __repr__(self) -> str:
+        if self._readable is None:
+            state = "stopped"
+        elif self._wait is None:
+            state = "waits for its source"
+        elif self._wait.seconds is not None:
+            state = "waits for a time"
+        else:
+            state = f"waits for room for {self._taken} bytes"
+        source, sink = self._sides[self._source], self._sides[1 - self._source]
+        return f"<{type(self).__name__}: {source!r} -> {sink!r}, {state}>"
 
     def start(self) -> None:
-        """Begin with what has come together with something before the stream."""
+        """Begin with the bytes that were received together with what was before the stream."""
         source = self._sides[self._source]
         try:
             fd = source.fileno()
         except StreamError as error:
             self._carrier.failed(error, self._source)
             return
-        self._readable = gevent.get_hub().loop.io(fd, _READ)
+        self._readable = gevent.get_hub().loop.io(fd, READ)
         self._readable.start(self._carry)
-        if source.read_ahead:  # else the event loop will tell
+        if source.has_prefetched:  # else the event loop calls
             self._carry()
 
     def stop(self) -> None:
         """Carry nothing any more.  Does nothing the second time."""
-        for watcher in (self._readable, self._writable):
-            if watcher is not None:
-                watcher.close()
-        self._readable = self._writable = None
+        self._stop_waiting()
+        if self._readable is not None:
+            self._readable.close()
+            self._readable = None
 
     def _carry(self) -> None:
-        """Pass on what there is.  Runs in the hub, when the source has something."""
+        """Pass on what has arrived.  Runs in the hub, when the source has something."""
         source, sink = self._sides[self._source], self._sides[1 - self._source]
         at_work = self._source
         try:
-            data = source.read_nowait(self._bench)
-            while data is not None:
+            while (data := source.read_nowait(self._scratch)) is not None:
                 at_work = 1 - self._source
                 self._taken = len(data)
                 if data:
-                    all_sent = sink.write_nowait(data, self._bench)
+                    all_sent = sink.write_nowait(data, self._scratch)
                 else:
-                    all_sent = sink.write_eof_nowait(self._bench)
+                    all_sent = sink.write_eof_nowait(self._scratch)
                 if not all_sent:
-                    self._wait_for_room(sink)
+                    self._wait_for(sink, sink.write_wait, self._flush)
                     return
-                if not self._passed() or not source.at_hand:
+                if not self._passed() or not source.has_buffered:
+                    return
+                if turn_is_over():
+                    self._wait_for(source, NEXT_TURN, self._read_on)
                     return
                 at_work = self._source
-                data = source.read_nowait(self._bench)
+            if (wait := source.read_wait) is not READABLE:
+                self._wait_for(source, wait, self._read_on)
         except StreamError as error:
             self._carrier.failed(error, at_work)
-        except BaseException:  # a fault of ours: nobody may wait for us
+        except BaseException:  # a fault of gsocks: neither side may be left waiting
             self._carrier.failed(StreamClosed("stopped"), None)
             raise
 
-    def _wait_for_room(self, sink: Pollable) -> None:
-        self._readable.stop()
-        self._writable = gevent.get_hub().loop.io(sink.fileno(), _WRITE)
-        self._writable.start(self._flush)
+    def _read_on(self) -> None:
+        """Read again.  Runs in the hub, when what the source waits for is there."""
+        self._stop_waiting()
+        self._readable.start(self._carry)
+        self._carry()
 
     def _flush(self) -> None:
         """Send more of what the sink has taken.  Runs in the hub, when it has room again."""
+        sink = self._sides[1 - self._source]
         try:
-            if not self._sides[1 - self._source].flush_nowait():
+            if not sink.flush_nowait(self._scratch):
                 self._carrier.passed(self._source, 0)
+                if self._wait is not (wait := sink.write_wait):
+                    self._wait_for(sink, wait, self._flush)
                 return
         except StreamError as error:
             self._carrier.failed(error, 1 - self._source)
             return
-        self._read_on()
-        if self._passed() and self._sides[self._source].at_hand:
+        except BaseException:
+            self._carrier.failed(StreamClosed("stopped"), None)
+            raise
+        self._stop_waiting()
+        self._readable.start(self._carry)
+        if self._passed() and self._sides[self._source].has_buffered:
             self._carry()
 
-    def _read_on(self) -> None:
-        """The sink has room again."""
-        self._writable.close()
-        self._writable = None
-        self._readable.start(self._carry)
+    def _wait_for(self, stream: NonblockingStream, wait: Wait, callback: Any) -> None:
+        """Watch for that instead of the source."""
+        self._readable.stop()
+        self._stop_waiting()
+        self._wait = wait
+        self._watchers = watch(stream, wait, callback)
+
+    def _stop_waiting(self) -> None:
+        for watcher in self._watchers:
+            watcher.close()
+        self._watchers = ()
+        self._wait = None
 
     def _passed(self) -> bool:
-        """All that was taken is on its way; whether more may come."""
+        """Report that all that was taken has been sent; True if more may come."""
         if self._taken:
             self._carrier.passed(self._source, self._taken)
             return True
         self.stop()
         self._carrier.ended()
         return False
-
-
-def bench_of_this_hub() -> Workbench:
-    """Where everything lies that this thread's hub carries."""
-    hub = gevent.get_hub()
-    bench = _benches.get(hub)
-    if bench is None:
-        bench = _benches[hub] = Workbench()
-    return bench

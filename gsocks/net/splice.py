@@ -1,11 +1,11 @@
-"""From socket to socket inside the kernel: bytes that nobody looks at need not come to us.
+"""Splices bytes from socket to socket inside the kernel, where the program need not read them.
 
     source  --- splice ->  a pipe  --- splice ->  sink
 
 The pages that the source has received are handed on to the sink.  That costs less than half of
 copying them if there are many at a time, and more if there are few: so a pump copies until it has
-found much at once, and again when it finds little.  Between two calls the pipe is empty, and
-anybody may use it; only while a sink has no room for all of it does its pump keep it.
+read a full chunk at once, and again after a smaller one.  Between two calls the pipe is empty, and
+any pump may use it; a pump keeps it only while its sink has no room for all bytes.
 """
 
 from __future__ import annotations
@@ -13,14 +13,11 @@ from __future__ import annotations
 import fcntl
 import os
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
-
-import gevent
-from gevent.hub import Hub
 
 from gsocks.errors import StreamError, stream_failure
-from gsocks.pump import Carrier, Pump
-from gsocks.stream import CHUNK, Pollable, SocketStream
+from gsocks.net.pump import Carrier, Pump
+from gsocks.per_hub import PerHub
+from gsocks.stream import CHUNK, NonblockingStream, SocketStream
 
 #: bytes in a pipe: what an unprivileged user may ask for, and enough to be worth it
 PIPE_SIZE = 1024 * 1024
@@ -44,16 +41,17 @@ class Pipe(NamedTuple):
 class Pipes:
     """The empty pipes of a hub, and how many others are in use."""
 
-    __slots__ = ("_empty", "_in_use")
+    __slots__ = ("_empty", "in_use")
 
     def __init__(self) -> None:
         self._empty: list[Pipe] = []
-        self._in_use = 0
+        #: pipes that were taken and not given back
+        self.in_use = 0
 
     def take(self) -> Pipe | None:
-        """An empty pipe; None if there are too many."""
+        """An empty pipe; None if MAX_PIPES are in use, or the system gives no more."""
         if not self._empty:
-            if self._in_use >= MAX_PIPES:
+            if self.in_use >= MAX_PIPES:
                 return None
             try:
                 self._empty.append(Pipe(*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)))
@@ -61,41 +59,38 @@ class Pipes:
             except OSError:  # no descriptor, or no more memory for this user's pipes
                 if not self._empty:
                     return None
-        self._in_use += 1
+        self.in_use += 1
         return self._empty.pop()
 
     def give_back(self, pipe: Pipe, *, empty: bool) -> None:
-        """A pipe that is not used any more."""
-        self._in_use -= 1
+        """Return a pipe; one that is not empty is closed."""
+        self.in_use -= 1
         if empty:
             self._empty.append(pipe)
         else:
             pipe.close()
 
     def close(self) -> None:
-        """Close those that are empty; others are made when they are needed."""
+        """Close the empty pipes; new ones are made when they are needed."""
         while self._empty:
             self._empty.pop().close()
 
 
-#: of each thread's hub
-_pipes: WeakKeyDictionary[Hub, Pipes] = WeakKeyDictionary()
-
-
-def pipes_of_this_hub() -> Pipes:
-    return _pipes.setdefault(gevent.get_hub(), Pipes())
+pipes_of_this_hub = PerHub("pipes", Pipes).get
 
 
 class SplicePump(Pump):
-    """A :class:`gsocks.pump.Pump` between two sockets."""
+    """A :class:`gsocks.net.pump.Pump` between two sockets."""
 
-    __slots__ = ("_much", "_pipe")
+    __slots__ = ("_bulk", "_pipe")
 
-    def __init__(self, carrier: Carrier, sides: tuple[Pollable, Pollable], source: int) -> None:
+    def __init__(
+        self, carrier: Carrier, sides: tuple[NonblockingStream, NonblockingStream], source: int
+    ) -> None:
         super().__init__(carrier, sides, source)
-        #: whether the source had much to give when it was asked last
-        self._much = False
-        #: what holds the rest while the sink has no room for it
+        #: True if the last read of the source gave at least a chunk
+        self._bulk = False
+        #: holds the rest while the sink has no room for it
         self._pipe: Pipe | None = None
 
     def stop(self) -> None:
@@ -105,14 +100,14 @@ class SplicePump(Pump):
             pipes_of_this_hub().give_back(pipe, empty=False)
 
     def _carry(self) -> None:
-        pipe = pipes_of_this_hub().take() if self._much else None
+        pipe = pipes_of_this_hub().take() if self._bulk else None
         if pipe is not None:
             self._pipe = pipe
             self._carry_through(pipe)
         else:
             self._taken = 0
             super()._carry()
-            self._much = self._taken >= CHUNK
+            self._bulk = self._taken >= CHUNK
 
     def _carry_through(self, pipe: Pipe) -> None:
         try:
@@ -120,19 +115,21 @@ class SplicePump(Pump):
         except StreamError as error:
             self._carrier.failed(error, self._source)
             return
-        # an end looks like nothing here, and is told when it is copied
-        self._much = self._taken >= CHUNK
+        # EOF gives 0 bytes here, as no data does; the next read, which copies, tells them apart
+        self._bulk = self._taken >= CHUNK
         if not self._empty(pipe) and self._pipe is not None:
-            self._wait_for_room(self._sides[1 - self._source])
+            sink = self._sides[1 - self._source]
+            self._wait_for(sink, sink.write_wait, self._flush)
 
     def _flush(self) -> None:
         if self._pipe is None:
             super()._flush()
         elif self._empty(self._pipe):
-            self._read_on()
+            self._stop_waiting()
+            self._readable.start(self._carry)
 
     def _empty(self, pipe: Pipe) -> bool:
-        """Pass on what is in the pipe; whether that was all.  If the sink fails, all is over."""
+        """Pass on what is in the pipe; True if it is empty then.  A failed sink ends the relay."""
         try:
             sent = _splice(pipe.out, self._sides[1 - self._source].fileno(), self._taken)
         except StreamError as error:
@@ -159,7 +156,10 @@ def _splice(source: int, sink: int, count: int) -> int:
         raise stream_failure(error) from None
 
 
-def pump_between(carrier: Carrier, sides: tuple[Pollable, Pollable], source: int) -> Pump:
-    """The pump for these two streams."""
-    sockets = all(isinstance(stream, SocketStream) for stream in sides)
-    return (SplicePump if sockets else Pump)(carrier, sides, source)
+def pumps_between(
+    carrier: Carrier, sides: tuple[NonblockingStream, NonblockingStream]
+) -> tuple[Pump, Pump]:
+    """The pumps for these two streams, the first one from the first of them."""
+    sockets = isinstance(sides[0], SocketStream) and isinstance(sides[1], SocketStream)
+    kind = SplicePump if sockets else Pump
+    return kind(carrier, sides, 0), kind(carrier, sides, 1)

@@ -1,1 +1,1 @@
-"""Which way out: the choice of an exit for a request."""
+"""The choice of an exit for each request: policies, sessions, health, failover, exit lists."""

@@ -1,4 +1,4 @@
-"""The exits of a door are others now: nobody's connection ends by it."""
+"""Replaces a listener's exits at run time; open connections are not affected."""
 
 from __future__ import annotations
 
@@ -7,56 +7,63 @@ from collections.abc import Sequence
 
 from gevent.lock import BoundedSemaphore
 
-from gsocks.assemble import make_offers
 from gsocks.errors import ConfigError
-from gsocks.exits import ExitSpec, Ground
-from gsocks.feed import Feed
+from gsocks.exits import ExitDeps, ExitSpec
+from gsocks.rotation.build import make_offers
+from gsocks.rotation.group import ExitGroup
 from gsocks.rotation.roster import Changes, Member
 from gsocks.rotation.sources import Source
-from gsocks.ways_out import WaysOut
+from gsocks.rotation.watch import ExitListWatcher
+from gsocks.turns import without_collection
 
 log = logging.getLogger("gsocks.sources")
 
-#: exits that are named when they come or go
-_MOST_NAMED = 5
+#: exits that a log line names
+_MAX_NAMED = 5
 
 
-class Supply:
-    """Keeps the exits of ``ways`` as ``feed`` has them; ``door`` is what the log calls it.
+class ExitUpdater:
+    """Updates ``exit_group`` whenever ``watcher`` reports other exits.
 
-    ``ground``: what the exits stand on, as those do that ``ways`` has already.
+    ``inbound``: the listener's name in the log.  ``deps``: the dependencies of new exits, the same
+    as of those that the group has already.
     """
 
-    def __init__(self, door: str, ways: WaysOut, ground: Ground, feed: Feed) -> None:
-        self._door = door
-        self._ways = ways
-        self._ground = ground
-        self._feed = feed
+    def __init__(
+        self, inbound: str, exit_group: ExitGroup, deps: ExitDeps, watcher: ExitListWatcher
+    ) -> None:
+        self._inbound = inbound
+        self._exit_group = exit_group
+        self._exit_deps = deps
+        self._watcher = watcher
         self._replacing = BoundedSemaphore()
-        feed.follow(self._listed)
+        watcher.follow(self._on_change)
 
     def replace(self, exits: Sequence[ExitSpec], sources: Sequence[Source]) -> None:
-        """Take what the config says now.
+        """Take the exits and lists of a reloaded config.
 
-        Raises ConfigError if there would be no exit, or one that can't be; all stays then.
+        Raises ConfigError, and changes nothing, if there is no exit or one that can't be made.
         """
-        with self._replacing:  # it may take a while, and be asked for again meanwhile
-            self._apply(self._feed.replace(exits, sources))
+        with self._replacing:  # a fetch may take a while, and another reload may come meanwhile
+            self._watcher.replace(exits, sources)
+            self._watcher.tell(self._apply)
 
     def close(self) -> None:
-        """Follow no list any more."""
-        self._feed.close()
+        """Stop watching the lists."""
+        self._watcher.close()
 
-    def _listed(self, exits: Sequence[ExitSpec]) -> None:
+    def _on_change(self, exits: Sequence[ExitSpec]) -> None:
         try:
             self._apply(exits)
         except ConfigError as error:
-            log.error("%s: the exits stay as they were: %s", self._door, error)
+            log.error("%s: exits not reloaded, keeping the previous ones: %s", self._inbound, error)
 
     def _apply(self, exits: Sequence[ExitSpec]) -> None:
-        changes = self._ways.update(make_offers(exits, self._ground, self._ways))
+        group = self._exit_group
+        with without_collection():
+            changes = group.update(make_offers(exits, self._exit_deps, group))
         if changes.added or changes.removed:
-            log.info("%s: %s", self._door, _in_words(changes, len(self._ways.roster)))
+            log.info("%s: %s", self._inbound, _in_words(changes, len(group.roster)))
 
 
 def _in_words(changes: Changes, count: int) -> str:
@@ -69,6 +76,6 @@ def _in_words(changes: Changes, count: int) -> str:
 
 
 def _some(members: Sequence[Member]) -> str:
-    more = len(members) - _MOST_NAMED
-    labels = ", ".join(member.label for member in members[:_MOST_NAMED])
+    more = len(members) - _MAX_NAMED
+    labels = ", ".join(member.label for member in members[:_MAX_NAMED])
     return f"{labels} and {more} more" if more > 0 else labels

@@ -1,105 +1,167 @@
-"""From what people write to what runs: the same for a config file and for a Python program."""
+"""Exit groups, rules, users and keys from their written form, for config files and programs."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TypeAlias
 
-from gsocks.checks import Checks, CheckSettings
+from gsocks.access.rules import Rules
+from gsocks.access.throttle import Throttle
+from gsocks.access.users import Users
 from gsocks.crypto import Key, KeyRing
-from gsocks.dial import Resolver
 from gsocks.errors import ConfigError
-from gsocks.exits import Exit, ExitSpec, Ground, make_exit
-from gsocks.limits import Timeouts
-from gsocks.rotation.health import HealthSettings
+from gsocks.exits import Exit, ExitDeps, ExitSpec, make_exit
+from gsocks.messages import shown
+from gsocks.net.resolve import Resolver
+from gsocks.rotation.address_probes import AddressProbes
+from gsocks.rotation.checks import Checks
+from gsocks.rotation.connect_probes import ConnectProbes
+from gsocks.rotation.geo import Countries, open_countries
+from gsocks.rotation.group import ExitGroup
 from gsocks.rotation.policy import make_policy
 from gsocks.rotation.roster import Offer
 from gsocks.rotation.session import Sessions
-from gsocks.rules import Rules
-from gsocks.throttle import Throttle
-from gsocks.users import Users
-from gsocks.ways_out import WaysOut
+from gsocks.settings import (
+    CheckSettings,
+    HealthSettings,
+    PerHostSettings,
+    PoolSettings,
+    ReuseSettings,
+    Timeouts,
+)
+from gsocks.turns import give_way
 
-#: a URL, a mapping with a ``url``, a parsed one, or any object that fulfils Exit
+log = logging.getLogger("gsocks.rotation")
+
+#: a URL, a mapping with a ``url``, a parsed spec, or any object with the methods of Exit
 SomeExit: TypeAlias = str | Mapping[str, object] | ExitSpec | Exit
 SomeRules: TypeAlias = Rules | Iterable[str] | None
 SomeUsers: TypeAlias = Throttle | Users | Mapping[str, str] | None
 SomeKeys: TypeAlias = KeyRing | Mapping[str, Key | str]
 
+#: so many exits that come from no list are believed to work until they fail
+FEW_EXITS = 16
 
-def make_ways_out(
-    exits: WaysOut | Iterable[SomeExit],
+
+def make_exit_group(
+    exits: ExitGroup | Iterable[SomeExit],
     rules: SomeRules = None,
     *,
     rotate: str = "round_robin",
     timeouts: Timeouts = Timeouts(),
-    pool_size: int = 8,
-    pool_max_idle: float = 300.0,
+    pool: PoolSettings = PoolSettings(),
     health: HealthSettings = HealthSettings(),
     checks: CheckSettings = CheckSettings(),
     sessions: Sessions | None = None,
+    reuse: ReuseSettings = ReuseSettings(),
     tries: int = 3,
-    ground: Ground | None = None,
-) -> WaysOut:
-    """The exits and the rules behind a door.
+    deps: ExitDeps | None = None,
+    listed: bool = False,
+    hedge: float | None = None,
+    per_host: PerHostSettings = PerHostSettings(),
+) -> ExitGroup:
+    """The exits and the rules behind a listener.
 
-    ``rules`` None: private addresses are denied and the rest is allowed.  ``rotate``: the policy
-    by which an exit is chosen, one of :data:`gsocks.rotation.policy.POLICIES`.  ``health``: when
-    an exit is given up for a while; ``checks``: how exits are found that are down;
-    ``sessions``: for how long a session keeps its exit; ``tries``: how many exits a request may
-    try.  ``ground``: what the exits stand on, and may be given to later ones too
-    (:func:`make_offers`); its rules, timeouts and pool then count.  Raises ConfigError.
+    ``rules`` None: private addresses are denied and all others allowed.  ``rotate``: the policy,
+    one of :data:`gsocks.rotation.policy.POLICIES`.  ``health``: when failures eject an exit;
+    ``checks``: the active checks; ``sessions``: for how long a session keeps its exit; ``reuse``:
+    which connections are kept for further HTTP requests; ``tries``: how many exits a request may
+    try; ``listed``: whether the exits come from a list, in which many may be dead; ``hedge``: after
+    how many seconds a second exit is tried, if the first one has not connected; ``per_host``: the
+    limits of each exit for each host.  ``deps``: the
+    dependencies of the exits, to be shared with later ones (:func:`make_offers`); its rules,
+    timeouts and pool then count.  Raises ConfigError.
     """
-    if isinstance(exits, WaysOut):
+    if isinstance(exits, ExitGroup):
         return exits
-    if ground is None:
-        ground = Ground(
+    if deps is None:
+        deps = ExitDeps(
             make_rules(rules),
             Resolver(),
             timeouts=timeouts,
-            pool_size=pool_size,
-            pool_max_idle=pool_max_idle,
+            pool=pool,
         )
-    policy = make_policy(rotate, ground.random)
-    ways_out = WaysOut(
-        make_offers(exits, ground),
-        ground.rules,
+    policy = make_policy(rotate, deps.random)
+    exit_group = ExitGroup(
+        make_offers(exits, deps),
+        deps.rules,
         policy=policy,
-        timeout=ground.timeouts.connect,
+        timeout=deps.timeouts.connect,
         tries=tries,
         health=health,
         sessions=sessions,
-        random=ground.random,
+        reuse=reuse,
+        random=deps.random,
+        few=0 if listed else FEW_EXITS,
+        hedge=hedge,
+        per_host=per_host,
+        own_listeners=deps.own_listeners,
     )
+    roster, evidence = exit_group.roster, exit_group.evidence
     if checks.urls:
-        ways_out.accompany(Checks(ways_out.roster, checks, ground.random, trust=ground.trust))
-    return ways_out
+        exit_group.add_service(Checks(roster, evidence, checks, deps.random, trust=deps.trust))
+    if checks.ip_urls:
+        exit_group.add_service(
+            AddressProbes(roster, checks, _countries(checks), deps.random, trust=deps.trust)
+        )
+    if checks.connect or (checks.connect is None and not checks.urls):
+        few = 0 if listed or checks.connect else FEW_EXITS
+        # as long as the first exit of a request has
+        timeout = deps.timeouts.connect / 2
+        exit_group.add_service(ConnectProbes(roster, evidence, timeout, deps.random, few=few))
+    return exit_group
+
+
+def _countries(checks: CheckSettings) -> Countries | None:
+    """Raises ConfigError."""
+    countries = open_countries(checks.geo_file)
+    if countries is None:
+        log.warning("outbound addresses have no country (pip install 'gsocks[geo]')")
+    return countries
 
 
 def make_offers(
-    exits: Iterable[SomeExit], ground: Ground, now: WaysOut | None = None
+    exits: Iterable[SomeExit], deps: ExitDeps, now: ExitGroup | None = None
 ) -> list[Offer]:
-    """What :meth:`WaysOut.update` takes, for exits on the same ground as those of before.
+    """Makes what :meth:`gsocks.rotation.group.ExitGroup.update` takes, with the deps of before.
 
-    Those that ``now`` has already are not made again.  Raises ConfigError.
+    Those that ``now`` has already are not made again.  Other greenlets run meanwhile.  Raises
+    ConfigError.
     """
-    known = {member.key: member.exit for member in now.roster} if now is not None else {}
-    return [_offer(entry, ground, known) for entry in exits]
+    if isinstance(exits, (str, Mapping)) or not isinstance(exits, Iterable):
+        raise ConfigError(f"{shown(exits)} is not a list of exits (expected e.g. ['direct'])")
+    known: dict[object, Exit] = {}
+    made = []
+    for member in now.roster if now is not None else ():
+        known[member.key] = member.exit
+        give_way()
+    for entry in exits:
+        made.append(_offer(entry, deps, known))
+        give_way()
+    return made
 
 
 def make_rules(rules: SomeRules) -> Rules:
     """Rules from their lines.  Raises ConfigError."""
     if rules is None:
         return Rules.default()
-    return rules if isinstance(rules, Rules) else Rules.parse(rules)
+    return rules if isinstance(rules, Rules) else _parsed(tuple(rules))
 
 
-def make_logins(users: SomeUsers) -> Throttle | None:
-    """Who may come in, and not by trying; None leaves the door open.  Raises ConfigError."""
+@lru_cache(maxsize=8)
+def _parsed(lines: tuple[str, ...]) -> Rules:
+    """100,000 rules take a second, and are asked for by the exits, their group and each worker."""
+    return Rules.parse(lines)
+
+
+def make_authenticator(users: SomeUsers) -> Throttle | None:
+    """The users behind a throttle against guessing; None for no users.  Raises ConfigError."""
     if users is None or isinstance(users, Throttle):
         return users
     known = Users(users) if isinstance(users, Mapping) else users
-    return Throttle(known.verify, users=known)
+    return Throttle(known.verify, users=known, recall=known.recall)
 
 
 def make_keys(keys: SomeKeys) -> KeyRing:
@@ -113,19 +175,25 @@ def make_keys(keys: SomeKeys) -> KeyRing:
     )
 
 
-def _offer(entry: SomeExit, ground: Ground, known: Mapping[object, Exit]) -> Offer:
+def _offer(entry: SomeExit, deps: ExitDeps, known: Mapping[object, Exit]) -> Offer:
     if isinstance(entry, (str, Mapping)):
         entry = ExitSpec.parse(entry)
     if isinstance(entry, ExitSpec):
         return Offer(
-            known.get(entry) or make_exit(entry, ground),
+            known.get(entry) or make_exit(entry, deps),
             weight=entry.weight,
             max_connections=entry.max_connections,
             requests_per_minute=entry.requests_per_minute,
+            budget=entry.budget,
             name=entry.name,
             tags=entry.tags,
             country=entry.country,
             any_country=entry.any_country,
             key=entry,
+        )
+    if not hasattr(entry, "connect"):
+        raise ConfigError(
+            f"{shown(entry)} is not an exit (expected direct, a URL such as"
+            " socks5://10.0.0.7:1080, or an object with the methods of an exit)"
         )
     return Offer(entry)

@@ -1,94 +1,82 @@
-"""What a URL has said last, kept in a file for its owner's eyes; and which process fetches it.
+"""On-disk cache (mode 0600) of a list URL's last response, shared by all worker processes.
 
-The file is a line of JSON, and behind it what the URL said.  It was fetched when the file was
-last written or touched.  Beside it is a lock, which one of the processes that share the file
-holds for as long as it lives.
+The file is a line of JSON followed by the response body.  Its modification time is the time of the
+last fetch.  Beside it is a lock file: the process that holds the lock, for as long as it lives, is
+the one that fetches.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+from gsocks.files import FileState, replace_secret, state_of
 from gsocks.http.url import WebUrl
 
-#: what tells one state of a file from another; None is a file that can't be looked at
-State = tuple[int, ...] | None
-
-#: bytes; the first line
-_LONGEST_HEAD = 65536
+#: bytes of the first line
+_MAX_HEAD = 65536
 
 
-class Kept(NamedTuple):
-    """What stands in the file."""
+class CachedList(NamedTuple):
+    """The content of the file."""
 
     raw: bytes
-    #: what the server calls it, as fields of its answer (RFC 9110 section 8.8)
+    #: validator fields of the response (RFC 9110 section 8.8)
     validators: Mapping[str, str]
     #: seconds since it was fetched
     age: float
 
 
-class Keep:
-    """The file ``path``, for what ``url`` says: at most ``largest`` bytes."""
+class ListCache:
+    """The file ``path`` for the responses of ``url``, of ``max_size`` bytes at most."""
 
-    def __init__(self, path: Path, url: WebUrl, largest: int) -> None:
+    def __init__(self, path: Path, url: WebUrl, max_size: int) -> None:
         self._path = path
-        # another URL's list in the same file must not be taken for this one's
+        # a cached response of another URL in the same file must not be used
         self._of = blake2b(repr((url, url.target, url.login)).encode(), digest_size=16).hexdigest()
-        self._largest = largest
+        self._max_size = max_size
         self._lock: int | None = None
 
-    def state(self) -> State:
-        """Another one as soon as another process has written or touched the file."""
+    def state(self) -> FileState:
+        """The state of the file, which differs once a process has written or touched it."""
         return state_of(self._path)
 
-    def read(self) -> Kept | None:
-        """What is kept; None if there is nothing that could be used."""
+    def read(self) -> CachedList | None:
+        """The cached response; None if there is no usable one."""
         try:
             with self._path.open("rb") as file:
                 fetched = os.fstat(file.fileno()).st_mtime
-                head = json.loads(file.readline(_LONGEST_HEAD))
-                raw = file.read(self._largest + 1)
+                head = json.loads(file.readline(_MAX_HEAD))
+                raw = file.read(self._max_size + 1)
         except (OSError, ValueError, RecursionError):
             return None
-        if not isinstance(head, dict) or head.get("of") != self._of or len(raw) > self._largest:
+        if not isinstance(head, dict) or head.get("of") != self._of or len(raw) > self._max_size:
             return None
         validators = head.get("validators")
         texts = validators.items() if isinstance(validators, dict) else ()
-        # a clock that was set back must not keep it from ever getting old
+        # a clock that was set back must not make it fresh for ever
         age = max(0.0, time.time() - fetched)
-        return Kept(raw, {str(name): str(value) for name, value in texts}, age)
+        return CachedList(raw, {str(name): str(value) for name, value in texts}, age)
 
     def write(self, raw: bytes, validators: Mapping[str, str]) -> None:
-        """Keep what was fetched just now, in place of what was there.  Raises OSError."""
-        descriptor, name = tempfile.mkstemp(prefix=f"{self._path.name}.", dir=self._path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(json.dumps({"of": self._of, "validators": validators}).encode() + b"\n")
-                file.write(raw)
-            os.replace(name, self._path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(name)
-            raise
+        """Replace the cached response by one that was fetched just now.  Raises OSError."""
+        head = json.dumps({"of": self._of, "validators": validators}).encode()
+        replace_secret(self._path, head + b"\n" + raw)
 
     def touch(self) -> None:
-        """What was fetched just now is what is there.  Raises OSError."""
+        """The cached response was validated just now.  Raises OSError."""
         os.utime(self._path)
 
     def lead(self) -> bool:
-        """Whether this process is the one that fetches, from now on.
+        """Take the lock if it is free; whether this process is the one that fetches.
 
-        Raises OSError if nobody can know, because no lock can be made there.
+        Raises OSError if no lock file can be created there.
         """
         if self._lock is not None:
             return True
@@ -105,21 +93,7 @@ class Keep:
         return True
 
     def close(self) -> None:
-        """Let another process fetch."""
+        """Release the lock: another process may fetch."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-def state_of(path: Path) -> State:
-    """The state of the file ``path``."""
-    try:
-        return state(os.stat(path))
-    except OSError:
-        return None
-
-
-def state(found: os.stat_result) -> State:
-    """The state that the kernel tells of."""
-    # the inode and ctime too: a file moved into its place may be as old and as long
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size

@@ -1,8 +1,11 @@
-"""Active checks: every exit is asked now and then for a page that is known to be there.
+"""Active checks: a known page is fetched through every exit at intervals.
 
-An exit is down when two checks in a row fail, by different URLs if there are two.  A failure only
-counts if the same URL works through another exit, since it was asked for or at once: else it is
-the URL that is down, or the network here, and that is no reason to put anybody out.
+An exit is down when two fetches in a row fail, of different URLs if there are two.  A failure only
+counts if the same URL works through another exit, after the failed fetch began or when tried at
+once: else the URL is down, or the network of this machine, and no exit is ejected for it.
+
+An exit whose page differs from what most exits get (rotation/pages.py) is doubted: it gets a few
+requests beside others, as one that has yet to work, until it gets the same page.
 
 Each process checks its own exits.
 """
@@ -13,207 +16,264 @@ import heapq
 import logging
 import ssl
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from random import Random
-from typing import NamedTuple
 
 import gevent
+from gevent.event import Event
 from gevent.lock import BoundedSemaphore
-from gevent.pool import Pool
 
 from gsocks.errors import FetchFailed
 from gsocks.exits import trust as trust_system
-from gsocks.fetch import fetch
+from gsocks.exits.fetch import Page, fetch
 from gsocks.http.url import WebUrl
-from gsocks.rotation.roster import Member, Roster
+from gsocks.rotation.evidence import Evidence
+from gsocks.rotation.indexed import IndexedSet
+from gsocks.rotation.pages import Pages, check, shape_of
+from gsocks.rotation.probe_pool import ProbePool
+from gsocks.rotation.roster import Changes, Member, Roster
+from gsocks.settings import CheckSettings
+from gsocks.turns import give_way
 
 log = logging.getLogger("gsocks.checks")
 
 
-class CheckSettings(NamedTuple):
-    """What is asked for, and how often."""
-
-    #: pages that any exit can reach; none: no checks
-    urls: tuple[WebUrl, ...] = ()
-    #: seconds between two checks of an exit; up to 16 times that for one whose checks fail
-    interval: float = 30.0
-    #: seconds for an answer
-    timeout: float = 10.0
-    #: the status that an answer must have; None: any below 500, for a page that has moved, or
-    #: that wants a login, has come through the exit all the same
-    status: int | None = None
-
-
 class Checks:
-    """The checks of the exits in ``roster``, which finds out how they did."""
+    """The checks of the exits in ``roster``, whose results go to ``evidence``."""
 
-    #: pages that are asked for at a time
-    AT_ONCE = 32
-    #: bytes of an answer; a check URL should give a few hundred
-    LARGEST = 1024 * 1024
-    #: so many intervals at most pass between two checks of an exit that is down
-    RAREST = 16
-    #: a check comes so much earlier or later than its interval says, so that they spread
-    JITTER = 0.1
-    #: exits that are asked whether it is the URL's fault
-    WITNESSES = 5
+    #: concurrent fetches
+    max_concurrent = 32
+    #: bytes of a page; a check URL should return a few hundred
+    max_size = 1024 * 1024
+    #: intervals between two checks of an exit whose checks keep failing
+    max_intervals = 16
+    #: each interval is longer or shorter by up to this share, so that checks spread
+    jitter = 0.1
+    #: other exits that are tried to find out whether the URL is down
+    max_cross_checks = 5
+    #: exits that have not passed a check, among which these are looked for
+    max_looks = 64
 
     def __init__(
         self,
         roster: Roster,
+        evidence: Evidence,
         settings: CheckSettings,
         random: Random,
         *,
         trust: Callable[[], ssl.SSLContext] = trust_system,
     ) -> None:
         self._roster = roster
+        self._evidence = evidence
         self._settings = settings
         self._random = random
         self._trust = trust
         self._sites = [_Site(url) for url in settings.urls]
-        self._cards: dict[Member, _Card] = {}
-        self._pool = Pool(self.AT_ONCE)
+        #: of the exits that are checked
+        self._states: dict[Member, _CheckState] = {}
+        #: a heap: when the next check of each is due, in monotonic seconds; one that is running
+        #: is not in it, and one that was removed may be
+        self._due: list[tuple[float, int, Member]] = []
+        #: exits that were added, and those that have passed their last check, by their numbers
+        self._new: deque[Sequence[Member]] = deque()
+        self._passing = IndexedSet()
+        self._by_number: dict[int, Member] = {}
+        self._changed = Event()
+        self._pool = ProbePool(self.max_concurrent)
         self._running: gevent.Greenlet[[], None] | None = None
 
     def start(self) -> None:
-        """Check from now on: all exits at once, and each again at its time."""
+        """Begin: all exits at once, and then each at its interval."""
         if self._sites and self._running is None:
+            self._new.append(list(self._roster))
             self._running = gevent.spawn(self._run)
 
+    def update(self, changes: Changes) -> None:
+        """Check the exits that were added, and no more those that were removed."""
+        for member in changes.removed:
+            self._states.pop(member, None)
+            self._by_number.pop(member.number, None)
+            self._passing.discard(member.number)
+            for site in self._sites:
+                site.forget(member)
+        if self._running is not None:
+            self._new.append(changes.added)
+            self._changed.set()
+
     def close(self) -> None:
-        """Check no longer."""
+        """Stop; fetches that are running are killed."""
         running, self._running = self._running, None
         if running is not None:
             running.kill(block=False)
-            self._pool.kill(block=False)
-            self._cards.clear()
+            self._pool.kill()
+            for each in (self._states, self._due, self._new, self._by_number):
+                each.clear()
+            self._passing = IndexedSet()
 
-    # --- when -------------------------------------------------------------------------------
+    # --- schedule ---------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:
-            for member in self._due():
-                self._cards[member].due = None
-                self._pool.spawn(self._check, member)  # waits while there are too many
-            gevent.sleep(min(1.0, self._settings.interval / 10))
+            self._changed.clear()
+            self._add_new()
+            while self._due and self._due[0][0] <= time.monotonic():
+                member = heapq.heappop(self._due)[2]
+                self._pool.spawn(self._check, member)  # blocks while the pool is full
+            self._changed.wait(self._due[0][0] - time.monotonic() if self._due else None)
 
-    def _due(self) -> list[Member]:
-        now = time.monotonic()
-        self._cards = {member: self._cards.get(member) or _Card(now) for member in self._roster}
-        due = [
-            member
-            for member, card in self._cards.items()
-            if card.due is not None and card.due <= now
-        ]
-        self._random.shuffle(due)
-        return due
+    def _add_new(self) -> None:
+        while self._new:
+            for member in self._new.popleft():
+                if self._roster.named(member.name) is member and member not in self._states:
+                    self._states[member] = _CheckState()
+                    self._by_number[member.number] = member
+                    # at once, but in random order
+                    self._plan(member, time.monotonic() - self._random.random())
+                give_way()
+
+    def _plan(self, member: Member, at: float) -> None:
+        heapq.heappush(self._due, (at, member.number, member))
+        if self._due[0][2] is member:
+            self._changed.set()
 
     def _check(self, member: Member) -> None:
-        card = self._cards.get(member)
-        if card is None:
+        state = self._states.get(member)
+        if state is None:
             return  # it was removed meanwhile
-        suspicions: list[tuple[_Site, float, str]] = []
-        for site in self._two_sites(card):
+        failures: list[tuple[_Site, float, str]] = []
+        for site in self._two_sites(state):
             began = time.monotonic()
-            why = self._ask(site, member)
+            why = self._fetch(site, member)
             if why is None:
-                suspicions.clear()
+                failures.clear()
                 break
-            suspicions.append((site, began, why))
-        card.failures = card.failures + 1 if suspicions else 0
-        if not suspicions:
+            failures.append((site, began, why))
+        state.failures = state.failures + 1 if failures else 0
+        if not failures:
             self._passed(member)
-        elif all(self._works(site, began, member) for site, began, _ in suspicions):
-            self._failed(member, suspicions[-1][2])
-        rarer = min(max(1, card.failures), self.RAREST)
-        jitter = self._random.uniform(1 - self.JITTER, 1 + self.JITTER)
-        card.due = time.monotonic() + self._settings.interval * rarer * jitter
+            self._compare(member)
+        elif all(self._works(site, began, member) for site, began, _ in failures):
+            self._failed(member, failures[-1][2])
+        intervals = min(max(1, state.failures), self.max_intervals)
+        jitter = self._random.uniform(1 - self.jitter, 1 + self.jitter)
+        if member in self._states:
+            (self._passing.discard if failures else self._passing.add)(member.number)
+            self._plan(member, time.monotonic() + self._settings.interval * intervals * jitter)
 
-    def _two_sites(self, card: _Card) -> Iterator[_Site]:
+    def _two_sites(self, state: _CheckState) -> Iterator[_Site]:
         for _ in range(2):
-            site = self._sites[card.turn % len(self._sites)]
-            card.turn += 1
+            site = self._sites[state.turn % len(self._sites)]
+            state.turn += 1
             yield site
 
-    # --- what is found ----------------------------------------------------------------------
+    # --- results ----------------------------------------------------------------------------
 
     def _passed(self, member: Member) -> None:
         if member.health.is_down:
-            log.info("exit %s (%s) is back", member.name, member.label)
-        self._roster.checked(member, True, time.monotonic())
+            log.info("exit %s (%s) is up again", member.name, member.label)
+        self._evidence.checked(member, True, time.monotonic())
 
     def _failed(self, member: Member, why: str) -> None:
         if not member.health.is_down:
             log.warning("exit %s (%s) is down: %s", member.name, member.label, why)
-        self._roster.checked(member, False, time.monotonic())
+        self._evidence.checked(member, False, time.monotonic())
 
-    def _works(self, site: _Site, since: float, accused: Member) -> bool:
-        """Whether ``site`` has worked since then, through an exit that is not the accused."""
-        # of those that are accused at the same time, one has witnesses called for all
-        with site.in_doubt:
-            if site.is_dead:
+    def _compare(self, member: Member) -> None:
+        """Doubt an exit whose pages differ from what most exits get, as long as they do."""
+        different = [
+            f"{site.url}: {site.different[member]}"
+            for site in self._sites
+            if member in site.different
+        ]
+        if different and member.different_page is None:
+            log.warning("exit %s (%s) is doubted: %s", member.name, member.label, different[0])
+        elif not different and member.different_page is not None:
+            log.info("exit %s (%s) gets the same pages as others", member.name, member.label)
+        self._evidence.compared(member, different[0] if different else None, time.monotonic())
+
+    def _works(self, site: _Site, since: float, failed: Member) -> bool:
+        """Whether ``site`` has worked since then through another exit than the ``failed`` one."""
+        # if several exits fail at the same time, one cross-check is enough for all
+        with site.cross_checking:
+            if site.is_down:
                 return False
-            for witness in self._witnesses(accused):
-                if site.worked_at >= since or self._ask(site, witness) is None:
+            for member in self._for_cross_check(failed):
+                if site.worked_at >= since or self._fetch(site, member) is None:
                     return True
-            site.is_dead = True
-            log.warning("check URL %s fails through all exits: no exit is blamed", site.url)
+            site.is_down = True
+            log.warning("check URL %s fails through all exits: no exit is ejected", site.url)
             return False
 
-    def _witnesses(self, accused: Member) -> Sequence[Member]:
-        """Exits that may know better, those first that were well of late."""
-        others = [
-            (card.failures > 0, not member.health.proven, self._random.random(), member.number)
-            for member, card in self._cards.items()
-            if member is not accused
-        ]
-        by_number = {member.number: member for member in self._cards}
-        return [by_number[number] for *_, number in heapq.nsmallest(self.WITNESSES, others)]
+    def _for_cross_check(self, failed: Member) -> list[Member]:
+        """Other exits to try a URL through, those first whose last results were good."""
+        numbers = islice(self._passing.draws(self._random), self.max_cross_checks + 1)
+        found = [self._by_number[number] for number in numbers]
+        # of the others a few are looked at, or all if there are few
+        some = self._roster.sample(self.max_looks)
+        some.sort(key=lambda member: not member.health.proven)
+        others = [each for each in dict.fromkeys(found + some) if each is not failed]
+        return others[: self.max_cross_checks]
 
-    def _ask(self, site: _Site, member: Member) -> str | None:
-        """Ask for a page through an exit; why that has failed, None if it has not."""
+    def _fetch(self, site: _Site, member: Member) -> str | None:
+        """Fetch a page through an exit; why that has failed, None if it has not."""
         settings = self._settings
         try:
             page = fetch(
                 site.url,
                 member.exit,
-                largest=self.LARGEST,
+                largest=self.max_size,
                 timeout=settings.timeout,
                 trust=self._trust,
             )
+            check(page, settings.expect)
         except FetchFailed as error:
             return f"{site.url}: {error}"
-        wanted = page.status < 500 if settings.status is None else page.status == settings.status
-        if not wanted:
-            return f"{site.url}: answers with status {page.status}"
+        if member in self._states:  # else it was removed meanwhile
+            site.compare(member, page)
         site.worked_at = time.monotonic()
-        if site.is_dead:
-            site.is_dead = False
+        if site.is_down:
+            site.is_down = False
             log.info("check URL %s works again", site.url)
         return None
 
 
 class _Site:
-    """A URL, as it stands at present."""
+    """A check URL and its state."""
 
     def __init__(self, url: WebUrl) -> None:
         self.url = url
         #: monotonic seconds
         self.worked_at = float("-inf")
-        #: whether it has failed through every exit that was asked, and has not worked since
-        self.is_dead = False
-        self.in_doubt = BoundedSemaphore()
+        #: whether it has failed through every exit of a cross-check, and has not worked since
+        self.is_down = False
+        self.cross_checking = BoundedSemaphore()
+        self._pages = Pages()
+        #: how the pages of some exits differ from those of most others
+        self.different: dict[Member, str] = {}
+
+    def compare(self, member: Member, page: Page) -> None:
+        """Compare a page with those that other exits have got."""
+        different = self._pages.add(member.number, shape_of(page))
+        if different is None:
+            self.different.pop(member, None)
+        else:
+            self.different[member] = different
+
+    def forget(self, member: Member) -> None:
+        """Forget the page of an exit that is gone."""
+        self._pages.forget(member.number)
+        self.different.pop(member, None)
 
 
-class _Card:
-    """What is known of an exit's checks."""
+class _CheckState:
+    """The state of one exit's checks."""
 
-    __slots__ = ("due", "failures", "turn")
+    __slots__ = ("failures", "turn")
 
-    def __init__(self, due: float) -> None:
-        #: when it is checked next, in monotonic seconds; None: at present
-        self.due: float | None = due
+    def __init__(self) -> None:
         #: checks that have failed in a row
         self.failures = 0
-        #: which URL has its turn
+        #: counts fetches, to take the URLs in turn
         self.turn = 0

@@ -1,4 +1,4 @@
-"""Which exit serves a request, and what happens when it can't."""
+"""The exit group: the exits behind a listener, and connections through them."""
 
 from __future__ import annotations
 
@@ -6,102 +6,71 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from random import Random
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+from gevent.lock import BoundedSemaphore
+
+from gsocks.access.rules import Rules, Verdict
 from gsocks.address import Address
-from gsocks.datagram import Screened
+from gsocks.deadline import call_with_timeout
 from gsocks.errors import (
     ConfigError,
     ConnectTimeout,
-    Forbidden,
+    Denied,
     NoExit,
 )
-from gsocks.exits.base import Connected, Exit, Listening
+from gsocks.exits.base import Connected, Exit, PendingBind
+from gsocks.exits.forward import HttpConnection, key_for, open_connection
+from gsocks.exits.kept import KeptConnections
+from gsocks.net.datagram import FilteredDatagrams
+from gsocks.net.own_listeners import OwnListeners
 from gsocks.request import Request
-from gsocks.rotation.health import HealthSettings, domain_of
+from gsocks.rotation.budgets import Budgets
+from gsocks.rotation.connected import HttpOutbound, Outbound
+from gsocks.rotation.evidence import Evidence
+from gsocks.rotation.failover import Failover, Reached
+from gsocks.rotation.health import domain_of
+from gsocks.rotation.hedging import Hedge
+from gsocks.rotation.host_limits import make_host_limits
+from gsocks.rotation.loop_probes import LoopProbes
 from gsocks.rotation.policy import Policy, RoundRobin
 from gsocks.rotation.roster import Changes, Member, Offer, Roster
 from gsocks.rotation.session import Sessions
-from gsocks.rules import Rules, Verdict
-from gsocks.search import Search
-from gsocks.stream import Stream
-from gsocks.within import within
+from gsocks.settings import HealthSettings, PerHostSettings, ReuseSettings
+from gsocks.turns import give_way
 
 log = logging.getLogger("gsocks.rotation")
 
-__all__ = ["Offer", "Way", "WaysOut"]
+__all__ = ["ExitGroup", "HttpOutbound", "Offer", "Outbound"]
 
 
-class Release(Protocol):
-    """Tells that a way's stream is closed."""
-
-    def __call__(
-        self, up: int = 0, down: int = 0, broken: bool = False, by_itself: bool = False
-    ) -> None:
-        """``up`` and ``down``: bytes that were carried to the destination and from it.
-
-        ``broken``: whether the stream did not come to its proper end, and not by the client's
-        doing; ``by_itself``: whether the exit has told that this was its own.
-        """
-
-
-class Companion(Protocol):
-    """What works for the ways while a door uses them."""
+class Service(Protocol):
+    """A background task that runs while a listener uses the exit group, such as checks."""
 
     def start(self) -> None:
-        """Begin.  The exits are started then."""
+        """Begin; the exits are started already."""
+
+    def update(self, changes: Changes) -> None:
+        """The exits were replaced.  Never blocks."""
 
     def close(self) -> None:
         """End.  Never blocks."""
 
 
-class Way(NamedTuple):
-    """A connected request."""
+class ExitGroup:
+    """The exits behind one or more listeners, and the rules for their destinations.
 
-    stream: Stream
-    #: the true bound address at the far end
-    bound: Address
-    #: the label of the exit that serves it
-    exit: str
-    #: to be called once, when the stream is closed: the exit has one connection less
-    release: Release
-    #: the name of the exit
-    name: str = ""
-
-
-class _Leave:
-    """A :class:`Release`.  No partial: there is one for each connection, and this is small."""
-
-    __slots__ = ("_dest", "_member", "_roster")
-
-    def __init__(self, roster: Roster, member: Member, dest: Address | None) -> None:
-        self._roster = roster
-        self._member = member
-        self._dest = dest
-
-    def __call__(
-        self, up: int = 0, down: int = 0, broken: bool = False, by_itself: bool = False
-    ) -> None:
-        self._roster.left(
-            self._member,
-            up,
-            down,
-            time.monotonic(),
-            dest=self._dest,
-            broken=broken,
-            by_itself=by_itself,
-        )
-
-
-class WaysOut:
-    """The exits behind a door, and the rules for what may be asked of them.
-
-    ``exits`` may be empty if they come later, by :meth:`update`, which ``fed`` says.
-    ``policy``: which exit is asked first, and which one after it; None is round robin.
-    ``timeout``: seconds in which a request must be connected, whatever is tried for it.
-    ``tries``: how many exits a request may try, while nothing has flowed.
-    ``health``: when an exit is given up for a while; ``sessions``: who keeps which exit.
+    ``exits`` may be empty only with ``fed``: then they are set later, by :meth:`update`.
+    ``policy``: chooses the exit for each attempt; None is round robin.  ``timeout``: seconds in
+    which a request must be connected, all attempts together.  ``tries``: how many exits a request
+    may try.  ``health``: when failures eject an exit; ``sessions``: which session keeps which exit;
+    ``few``: if there are more exits, each has to show that it works before it gets more than a few
+    requests; None: none has to.  ``reuse``: which connections are kept for further HTTP requests.
+    ``hedge``: seconds after which a second exit is tried for a request without a session; None:
+    only when the first one has failed.  ``per_host``: the limits of each exit for each host.
+    ``own_listeners``: those in front of the group, to which the exits must not lead.
     """
 
     def __init__(
@@ -115,97 +84,201 @@ class WaysOut:
         tries: int = 3,
         health: HealthSettings = HealthSettings(),
         sessions: Sessions | None = None,
+        reuse: ReuseSettings = ReuseSettings(),
         random: Random | None = None,
+        few: int | None = None,
+        hedge: float | None = None,
+        per_host: PerHostSettings = PerHostSettings(),
+        own_listeners: OwnListeners | None = None,
     ) -> None:
-        self.roster = Roster(_offers(exits), health, random or Random())  # noqa: S311
+        self._policy = policy or RoundRobin()
+        self._updating = BoundedSemaphore()
+        self.roster = Roster(
+            _offers(exits),
+            health,
+            random or Random(),  # noqa: S311
+            self._policy,
+            few=few,
+            give_way=give_way,
+            host_limits=make_host_limits(per_host),
+        )
         if not len(self.roster) and not fed:
-            raise ConfigError("no exits: there is no way out")
+            raise ConfigError("no exits: at least one is needed")
+        self.evidence = Evidence(self.roster, health, slowest=timeout)
+        self.budgets = Budgets(self.roster)
         self.sessions = Sessions() if sessions is None else sessions
         self._rules = rules
-        self._policy = policy or RoundRobin()
-        self._timeout = timeout
+        self.timeout = timeout
+        #: the listeners in front of it tell it of themselves
+        self.own_listeners = OwnListeners() if own_listeners is None else own_listeners
+        self._loop_probes = LoopProbes()
+        #: idle connections of the exits
+        self.kept = KeptConnections(reuse)
         self._tries = tries
-        self._doors = 0
-        self._companions: list[Companion] = []
+        self._hedge = None if hedge is None else Hedge(hedge)
+        self._inbounds = 0
+        self._services: list[Service] = []
 
-    def accompany(self, companion: Companion) -> None:
-        """Have ``companion`` start and close with the ways."""
-        self._companions.append(companion)
+    def __repr__(self) -> str:
+        policy = type(self._policy).__name__
+        return f"<ExitGroup exits={len(self.roster)} policy={policy} inbounds={self._inbounds}>"
+
+    def add_service(self, service: Service) -> None:
+        """Start and close ``service`` together with this group."""
+        self._services.append(service)
 
     def start(self) -> None:
-        """Let every exit begin to prepare.  Each door that shares these ways calls it."""
-        self._doors += 1
-        for member in self.roster:
-            member.exit.start()
-        if self._doors == 1:
-            for companion in self._companions:
-                companion.start()
+        """Start the services.  Each listener that shares this group calls it."""
+        self._inbounds += 1
+        if self._inbounds == 1:
+            for service in self._services:
+                service.start()
 
     def close(self) -> None:
-        """Let go what is idle in every exit, if no other door needs it."""
-        self._doors -= 1
-        if self._doors > 0:
+        """Close what is idle in every exit, once the last listener has called it."""
+        self._inbounds -= 1
+        if self._inbounds > 0:
             return
-        for companion in self._companions:
-            companion.close()
+        for service in self._services:
+            service.close()
+        self.budgets.close()
+        if self._hedge is not None:
+            self._hedge.close()
+        self._loop_probes.close()
+        self.kept.close()
         for member in self.roster:
             member.exit.close()
 
     def update(self, exits: Iterable[Exit | Offer]) -> Changes:
-        """Have these exits from now on; no connection ends by it.
+        """Replace the exits at run time; open connections are not affected.
 
-        What is known of those that stay is kept, and so are their sessions.  Raises ConfigError
-        if there are none, and keeps what it has.
+        Exits that stay keep their state and their sessions.  Raises ConfigError, and changes
+        nothing, if there are no exits.
         """
         offers = _offers(exits)
         if not offers:
-            raise ConfigError("no exits: there would be no way out")
-        changes = self.roster.update(offers)
-        if self._doors > 0:
-            for member in changes.added:
-                member.exit.start()
+            raise ConfigError("no exits: at least one is needed")
+        with self._updating:  # which gives way to others
+            self.own_listeners.exits_changed()
+            changes = self.roster.update(offers)
+            self.budgets.update(changes)
+            is_used = self._inbounds > 0
             for member in changes.removed:
+                self._loop_probes.forget(member)
+            for member in changes.removed if is_used else ():
+                self.kept.close_all_of(member.exit)
                 member.exit.close()
+                give_way()
+            if self._inbounds > 0:
+                for service in self._services:
+                    service.update(changes)
         return changes
 
     def connect(
-        self, request: Request, tried: Callable[[str], None], failed: Collection[str] = ()
-    ) -> Way:
-        """Reach the destination by one exit, or by the next ones if it fails.
+        self, request: Request, on_attempt: Callable[[str], None], failed: Collection[str] = ()
+    ) -> Outbound:
+        """Connect to the destination by one exit, or by the next ones if it fails.
 
-        ``tried`` is told the label of each exit that is asked; ``failed`` are the names of those
-        by which the same was tried before, and that have connected it in vain.  Raises
-        ConnectFailed or ClientError: the destination's failure at once, the last exit's own when
-        all have failed, LimitReached where every exit has as many connections as it may have,
-        NoExit where none is what the request wishes for.
+        ``on_attempt`` is called with the label of each exit that is tried.  ``failed``: the names
+        of exits that have connected the same request, and then failed it.  Raises ConnectFailed or
+        ClientError: the destination's failure at once, the last exit's failure when all have
+        failed, LimitReached if every exit is at its limit, NoExit if none matches the selector.
         """
-        self._ask_rules(request)
-        member, made = self._reach(request, tried, failed)
-        connected: Connected = made
-        return self._way(member, *connected, request.dest)
+        self._check_rules(request)
+        reached = self._reach(request, on_attempt, failed)
+        connected: Connected = reached.made
+        return Outbound(*connected, reached, request, self)
+
+    def forward(
+        self,
+        request: Request,
+        on_attempt: Callable[[str], None],
+        failed: Collection[str] = (),
+        *,
+        repeatable: bool,
+        tunnel: bool = False,
+        alone: bool = False,
+    ) -> HttpOutbound:
+        """A connection for one HTTP request to the destination, as :meth:`connect`.
+
+        ``repeatable``: the request may be sent twice, so that it may be sent over a connection that
+        was kept, and may just have been closed.  ``tunnel``: it needs a connection to the origin
+        server, of its own.  ``alone``: as for :meth:`gsocks.exits.forward.Forwards.forward`.
+        """
+        self._check_rules(request)
+        connect = partial(self._http_connection, repeatable and not alone, tunnel, alone)
+        reached = self._reach(request, on_attempt, failed, connect)
+        http: HttpConnection = reached.made
+        return HttpOutbound(http, reached, request, self)
+
+    def may_go_on(self, member: Member, request: Request) -> bool:
+        """Whether an exit may be sent another request over a connection that it has, apart from
+        its limits: it was not removed, banned, drained or ejected since."""
+        is_there = self.roster.named(member.name) is member
+        return is_there and self.roster.serves(member, request, time.monotonic())
+
+    def forward_over(self, connection: HttpConnection, member: Member) -> HttpOutbound:
+        """The connection of a client that has authenticated itself on it, for its next request,
+        which is ``connection.request`` and as much allowed as the one before.
+        """
+        request, now = connection.request, time.monotonic()
+        self.roster.join(member, request, now)
+        self.roster.request_sent(member, now)
+        reached = Reached(member, connection, now, 0.0, on_trial=False)
+        return HttpOutbound(connection, reached, request, self, is_pinned=True)
+
+    def _http_connection(
+        self, reuse: bool, tunnel: bool, alone: bool, member: Member, request: Request
+    ) -> HttpConnection:
+        exit_ = member.exit
+        connection = self.kept.take(exit_, key_for(exit_, request)) if reuse else None
+        if connection is None:
+            self._loop_probes.about_to_ask(member)
+            self._make_room(member)
+            return open_connection(exit_, request, tunnel=tunnel, once=not reuse, alone=alone)
+        connection.request = request
+        return connection
+
+    def _serve(self, member: Member, request: Request) -> Any:
+        """What the exit's method for the command returns."""
+        self._loop_probes.about_to_ask(member)
+        self._make_room(member)
+        return member.method(request.command)(request)
+
+    def _make_room(self, member: Member) -> None:
+        """Close a kept connection of an exit that may not have so many besides a new one.
+
+        The new one is among ``member.open`` already.
+        """
+        most, kept = member.max_connections, self.kept
+        while most is not None and member.open + kept.count(member.exit) > most:
+            if not kept.close_oldest(member.exit):
+                return
 
     def may_try_again(self, request: Request, failed: Collection[str]) -> bool:
-        """Whether ``request`` may go by another exit, after ``failed`` ones.
+        """Whether ``request`` may be retried by another exit than the ``failed`` ones.
 
-        The request of a session may not: it has one exit.
+        A request of a session may not: a session has one exit.
         """
-        if request.wish.session is not None or len(failed) >= self._tries:
+        if request.selector.session is not None or len(failed) >= self._tries:
             return False
-        given_up = self._members(failed)
-        available = self.roster.available(request, given_up, time.monotonic())
-        return any(member not in given_up for member in available)
+        excluded = self._members(failed)
+        return self.roster.has_other(request, excluded, time.monotonic())
 
     def associate(
-        self, request: Request, tried: Callable[[str], None], sent_to: Callable[[Address], None]
-    ) -> Way:
-        """Have an exit carry the datagrams of an association; the way's stream is one of them.
+        self,
+        request: Request,
+        on_attempt: Callable[[str], None],
+        sent_to: Callable[[Address], None],
+    ) -> Outbound:
+        """Have an exit carry the datagrams of an association; the stream is one of datagrams.
 
-        The rules are asked about the destination of each.  ``sent_to`` is told every destination
-        that they don't deny, when it is new.  Raises as :meth:`connect` does, and
-        CommandNotSupported where no exit carries datagrams.
+        The rules are checked for the destination of each.  ``sent_to`` is called with every new
+        destination that they don't deny.  Raises as :meth:`connect` does, and CommandNotSupported
+        if no exit carries datagrams.
         """
-        member, made = self._reach(request, tried)
-        connected: Connected = made
+        reached = self._reach(request, on_attempt)
+        connected: Connected = reached.made
 
         def allows(dest: Address) -> bool:
             if self._rules.before_resolving(dest, request.user).verdict is Verdict.DENY:
@@ -213,82 +286,94 @@ class WaysOut:
             sent_to(dest)
             return True
 
-        return self._way(member, Screened(connected.stream, allows), connected.bound)
+        datagrams = FilteredDatagrams(connected.stream, allows)
+        return Outbound(datagrams, connected.bound, reached, request, self)
 
     def bind(
         self,
         request: Request,
-        tried: Callable[[str], None],
+        on_attempt: Callable[[str], None],
         seconds: float,
-        waits: Callable[[Listening, str], None],
-    ) -> Way:
-        """Have an exit wait for a connection from the destination, or where that is unspecified,
-        from anybody; the way's bound address is then the peer's own.
+        on_listening: Callable[[PendingBind, str], None],
+    ) -> Outbound:
+        """Have an exit wait for a connection from the destination; if that is unspecified, from any
+        peer.  The bound address of the result is the peer's.
 
-        ``waits`` is told what waits, and the label of its exit; it may close it, and raise.
-        ``seconds``: how long it waits from then on.  Raises as :meth:`connect` does,
-        ConnectTimeout if nobody came, StreamClosed if it was closed, CommandNotSupported where
-        no exit can wait.
+        ``on_listening`` is called with the open port and the label of its exit; it may close the
+        port, and raise.  ``seconds``: how long to wait from then on.  Raises as :meth:`connect`
+        does, ConnectTimeout if no peer has connected, StreamClosed if the port was closed,
+        CommandNotSupported if no exit serves BIND.
         """
         if not request.dest.is_unspecified:
-            self._ask_rules(request)
-        member, made = self._reach(request, tried)
-        listening: Listening = made
+            self._check_rules(request)
+        reached = self._reach(request, on_attempt)
+        pending: PendingBind = reached.made
         try:
-            waits(listening, member.label)
-            connected = within(seconds, None, listening.accept)
+            on_listening(pending, reached.member.label)
+            connected = call_with_timeout(seconds, pending.accept, on_timeout=None)
             if connected is None:
                 raise ConnectTimeout(f"{request.dest}: has not connected within {seconds:g} s")
         except BaseException:
-            self.roster.left(member, 0, 0, time.monotonic())
+            self.roster.request_done(reached.member)
+            self.roster.connection_closed(reached.member, request)
             raise
         finally:
-            listening.close()
-        return self._way(member, *connected)
+            pending.close()
+        return Outbound(*connected, reached, request, self)
 
-    def _ask_rules(self, request: Request) -> None:
+    def _check_rules(self, request: Request) -> None:
+        self._loop_probes.arrived(request.dest)
         decision = self._rules.before_resolving(request.dest, request.user)
         if decision.verdict is Verdict.DENY:
-            raise Forbidden(f"{request.dest} is forbidden: {decision.reason}")
-
-    def _way(
-        self, member: Member, stream: Stream, bound: Address, dest: Address | None = None
-    ) -> Way:
-        """``dest``: where something has to come back from."""
-        return Way(stream, bound, member.label, _Leave(self.roster, member, dest), member.name)
+            raise Denied(f"{request.dest} is forbidden: {decision.reason}")
 
     def _reach(
-        self, request: Request, tried: Callable[[str], None], failed: Collection[str] = ()
-    ) -> tuple[Member, Any]:
-        """An exit, which has one connection more now, and what it made of the request."""
-        given_up = self._members(failed)
-        search = Search(request, self.roster, self.sessions, self._policy, given_up)
-        # A timeout that is no ConnectFailed: an exit takes those for failures of its own parts.
-        reached = within(self._timeout, None, search.run, self._timeout, self._tries, tried)
+        self,
+        request: Request,
+        on_attempt: Callable[[str], None],
+        failed: Collection[str] = (),
+        connect: Callable[[Member, Request], Any] | None = None,
+    ) -> Reached:
+        """The exit, which then has one connection more and one request in flight, and what
+        ``connect`` returned."""
+        excluded = self._members(failed) if failed else ()
+        failover = Failover(
+            request,
+            self.roster,
+            self.evidence,
+            self.sessions,
+            connect or self._serve,
+            excluded,
+            self._hedge,
+        )
+        # Not by an exception that is a ConnectFailed: an exit would take it for its own failure.
+        reached = call_with_timeout(
+            self.timeout, failover.run, self.timeout, self._tries, on_attempt, on_timeout=None
+        )
         if reached is None:
-            raise ConnectTimeout(f"{request.dest}: not connected within {self._timeout:g} s")
+            raise ConnectTimeout(f"{request.dest}: not connected within {self.timeout:g} s")
         return reached
 
     def _members(self, names: Collection[str]) -> set[Member]:
         found = (self.roster.named(name) for name in names)
         return {member for member in found if member is not None}
 
-    # --- what others know of the exits ------------------------------------------------------
+    # --- operators and programs -------------------------------------------------------------
 
     def report(self, name: str, ok: bool, domain: str) -> None:
-        """An exit has served a domain well, or badly: by a captcha, a ban, a wrong answer.
+        """Report what a domain answered through an exit: ``ok``, or a captcha, a ban, an error.
 
-        It stays in use for other domains.  Raises NoExit if there is none of that name, and
-        BadAddress.
+        Reports never affect the exit's use for other domains.  Raises NoExit if there is no exit of
+        that name, and BadAddress.
         """
         member, now = self._named(name), time.monotonic()
         if ok:
             self.roster.domains.succeeded(member.name, domain_of(domain), now)
         elif self.roster.domains.failed(member.name, domain_of(domain), now):
-            log.warning("exit %s (%s) is out for %s", member.name, member.label, domain)
+            log.warning("exit %s (%s) is ejected for %s", member.name, member.label, domain)
 
     def ban(self, name: str, seconds: float, domain: str | None = None) -> None:
-        """Leave an exit alone for so long, or only for one domain and those below it.
+        """Don't use an exit for that many seconds, or only not for one domain and its subdomains.
 
         Raises NoExit, BadAddress.
         """
@@ -297,32 +382,33 @@ class WaysOut:
             self.roster.domains.ban(member.name, domain_of(domain), now + seconds, now)
         else:
             member.banned_until = now + seconds
-            self.roster.changed()
+            self.roster.member_changed(member, now)
 
     def unban(self, name: str, domain: str | None = None) -> None:
-        """Use an exit again, whether it was banned or has failed.  Raises NoExit, BadAddress."""
+        """End the ban and the ejection of an exit.  Raises NoExit, BadAddress."""
         member, now = self._named(name), time.monotonic()
         if domain is not None:
             self.roster.domains.unban(member.name, domain_of(domain))
         else:
             member.banned_until = -math.inf
             member.health.succeeded(now)
-            self.roster.changed()
+            self.roster.member_changed(member, now)
 
     def drain(self, name: str, draining: bool = True) -> None:
-        """Ask an exit nothing more, and let go on what is open; or use it again.
+        """Send an exit no new requests, while open connections go on; or use it again.
 
         Raises NoExit.
         """
-        self._named(name).draining = draining
-        self.roster.changed()
+        member = self._named(name)
+        member.draining = draining
+        self.roster.member_changed(member, time.monotonic())
 
     def exit_of(self, user: str | None, session: str) -> str | None:
-        """The name of the exit that a session has; None if it has none at present."""
+        """The name of a session's exit; None if it has none."""
         return self.sessions.exit_of((user or "", session), time.monotonic())
 
     def rotate(self, user: str | None, session: str) -> None:
-        """Give a session another exit at its next request."""
+        """Move a session to another exit at its next request."""
         self.sessions.rotate((user or "", session), time.monotonic())
 
     def _named(self, name: str) -> Member:

@@ -1,311 +1,444 @@
-"""The health of the exits: who is out, for how long, and who is asked when nobody is well.
+"""The health of the exits: which are ejected, for how long, and which are tried if all are.
 
-What requests meet is passive health: so many failures in a row put an exit out for a time, which
-is longer each time that it comes back and fails again.  Whose fault a failure is, errors.py says.
-What checks.py finds is active health: an exit is down for as long as its checks fail.
+An exit that has failed by itself so many times in a row is ejected for a time, which is longer each
+time that the exit returns and fails again.  Whose fault a failure is, and what other evidence
+ejects an exit, rotation/evidence.py decides.  Active health follows from the checks of
+rotation/checks.py: an exit is down for as long as they fail.
 
-Nothing here opens anything or reads a clock: ``now`` is monotonic seconds, and chance is handed
-in.
+Nothing here does I/O or reads a clock: ``now`` is monotonic seconds, and randomness is handed in.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from ipaddress import IPv6Network
 from random import Random
 from typing import NamedTuple, Protocol, TypeVar
 
-from gsocks.address import canonical_host
+from gsocks.address import Address, canonical_host
+from gsocks.backoff import Backoff
+from gsocks.lru import LruCache
+from gsocks.request import Request
+from gsocks.settings import HealthSettings
+
+#: seconds for which an exit that was down is left out after a restart, unless a check passes before
+RECHECK = 60.0
 
 
-class HealthSettings(NamedTuple):
-    """The bounds of passive health."""
+class HealthState(NamedTuple):
+    """What of an exit's health outlives the process.
 
-    #: failures in a row that put an exit out
-    failures: int = 3
-    #: seconds that an exit is out at most for the first time, and twice that each next time
-    base: float = 300.0
-    #: seconds that it is out at most
-    longest: float = 3600.0
-    #: requests that may be on their way through an exit while nothing shows that it works
-    unproven: int = 4
-    #: the share of the exits that requests may put out
-    most_out: float = 0.5
+    ``ejected_until``: monotonic seconds; of an exit whose checks fail, when that has to show again.
+    """
+
+    has_worked: bool
+    failures: int
+    ejections: int
+    on_probation: bool
+    ejected_until: float
+
+
+#: before any time; one object for all exits
+_NEVER = -math.inf
+
+
+def _always() -> bool:
+    return True
 
 
 class Health:
-    """How one exit does, or how it does for one destination."""
+    """The health of one exit, or of one exit for one destination."""
 
     __slots__ = (
+        "_before",
         "_chance",
+        "_changed_at",
         "_down_since",
-        "_news_at",
         "_on_probation",
         "_settings",
-        "asking",
+        "being_probed",
+        "ejected_until",
         "ejections",
         "failures",
+        "has_proof",
         "has_worked",
-        "out_until",
+        "in_flight",
+        "is_doubted",
         "proven",
     )
 
     def __init__(self, settings: HealthSettings, chance: Random) -> None:
         self._settings = settings
         self._chance = chance
-        #: requests that are on their way through it, counted by whoever sends them
-        self.asking = 0
-        #: failures in a row, since it is not out
+        #: requests that wait for the exit to connect them, or for the first byte behind it,
+        #: counted by the roster
+        self.in_flight = 0
+        #: whether a connect probe of it is under way, which is to spare requests the same wait
+        self.being_probed = False
+        #: own failures in a row since it was last ejected
         self.failures = 0
-        #: how often in a row it was put out
+        #: ejections in a row, without a success in between
         self.ejections = 0
-        #: whether its last news was good
+        #: whether its last result was a success
         self.proven = False
-        #: whether it ever had good news
+        #: whether it has ever had a success
         self.has_worked = False
-        #: when it is back; infinity while it is down, and in the past if it is not out
-        self.out_until = -math.inf
-        #: when it had its last success, or was put out
-        self._news_at = -math.inf
+        #: whether it has had a success or answered a probe since it was last ejected
+        self.has_proof = False
+        #: whether it has failed at several destinations in a row of which nothing else is known
+        self.is_doubted = False
+        #: when its ejection ends; infinity while it is down, in the past if it is not ejected
+        self.ejected_until = _NEVER
+        #: when it had its last success or was ejected
+        self._changed_at = _NEVER
         self._down_since: float | None = None
         self._on_probation = False
+        #: what it was before it was ejected on the word of one client, if it is that
+        self._before: HealthState | None = None
 
-    # --- what it meets ----------------------------------------------------------------------
+    # --- results ----------------------------------------------------------------------------
 
     def succeeded(self, now: float) -> None:
-        """A request got through: all is forgiven, and it is back if it was out."""
+        """A request was served: reset all counts, and end an ejection."""
         self._recover(now)
+        self._before = None
         self.failures = 0
         self.ejections = 0
         self._on_probation = False
 
-    def failed(
-        self, now: float, among: Iterable[Health] | None = None, *, began: float = math.inf
-    ) -> bool:
-        """A request failed by its fault; whether that puts it out.
+    def connected(self) -> None:
+        """The exit says that a request is connected, which proves no more than that it speaks its
+        protocol: the row of its own failures ends."""
+        self.failures = 0
 
-        ``among``: all exits, this one too, of which only a share may be out; they are gone
-        through only if this one should go out.  None: there is no such bound.  ``began``: when
-        the request was put to it; it counts for nothing if newer is known.
+    def failed(
+        self, now: float, may_eject: Callable[[], bool] = _always, *, began: float = math.inf
+    ) -> bool:
+        """A request failed by the exit's own fault; returns whether that ejects it.
+
+        ``may_eject``: whether another exit may be ejected; called only if this one is due.
+        ``began``: when the request was sent to the exit; the failure is ignored if there is a newer
+        result.
         """
         if self.knows_newer(began):
             return False
         self.proven = False
-        if self.is_out(now):
-            # Of a request that began before, or that was tried in despair: it is out already.
+        if self.is_ejected(now):
+            # A request that began before the ejection, or that was tried because all are ejected.
             return False
         self.failures += 1
-        # An exit that has come back is on probation: one more is one too many.
-        if self.failures < (1 if self._on_probation else self._settings.failures):
+        if self.failures < self.limit or not may_eject():
             return False
-        if among is not None and not _is_room(among, self._settings.most_out, now):
+        self.eject(now)
+        return True
+
+    def eject(self, now: float, *, by_one_client: bool = False) -> None:
+        """Eject it: for a time that doubles with each ejection without a success in between.
+
+        ``by_one_client``: no other client has seen it fail, so that :meth:`pardon` may follow.
+        """
+        if not by_one_client:
+            self._before = None
+        elif self._before is None:
+            self._before = self.saved(now)
+        # Full jitter: exits that are ejected together don't return together.
+        backoff = Backoff(self._settings.base, self._settings.longest, jitter=(0.0, 1.0))
+        self.ejected_until = now + backoff.delay(self.ejections, self._chance)
+        self.failures = 0
+        self.ejections += 1
+        self.proven = self.has_proof = self.is_doubted = False
+        self._on_probation = True
+        self._changed_at = now
+
+    def pardon(self) -> bool:
+        """End what one client alone has said of it; False if others have said it too."""
+        before, self._before = self._before, None
+        if before is None or self.is_down:
             return False
-        self._put_out(now)
+        self.proven = self.has_proof = before.has_worked
+        self.failures, self.ejections = before.failures, before.ejections
+        self._on_probation = before.on_probation
+        self.ejected_until = before.ejected_until
         return True
 
     def checked(self, ok: bool, now: float) -> None:
-        """What active checks have found.
+        """The result of an active check.
 
-        Good news bring it back at once, but on probation if requests had put it out: what a
-        check can reach says little about what they want.  For the same reason their failures
-        stay counted.
+        A success ends an ejection at once, but the exit is on probation if requests had ejected it:
+        a check page may be reachable where their destinations are not.  For the same reason the
+        failures of requests stay counted.
         """
         if ok:
             self._recover(now)
             return
-        self.proven = False
+        self.proven = self.has_proof = False
         if self._down_since is None:
             self._down_since = now
-        self.out_until = math.inf
+        self.ejected_until = math.inf
 
-    # --- how it stands ----------------------------------------------------------------------
+    def probed(self, ok: bool, now: float) -> None:
+        """The result of a connect probe of an exit that has yet to serve a request.
 
-    def is_out(self, now: float) -> bool:
-        """Whether it is better not asked."""
-        return now < self.out_until
+        A failure is as that of an active check.  A success shows no more than that the exit is
+        there: it ends no ejection by requests.
+        """
+        if not ok:
+            self.checked(False, now)
+            return
+        self.failures = 0
+        self.has_proof = True
+        if self._down_since is not None:
+            self._down_since = None
+            self.ejected_until = min(self.ejected_until, now)
+
+    # --- state ------------------------------------------------------------------------------
+
+    def is_ejected(self, now: float) -> bool:
+        """Whether requests have ejected it, or it is down."""
+        return now < self.ejected_until
 
     def knows_newer(self, began: float) -> bool:
-        """Whether it had a success, or was put out, after a request ``began``.
+        """Whether it had a success or was ejected after a request ``began``.
 
-        What fails by silence is old news by then.
+        A request that fails by a timeout reports late.
         """
-        return began < self._news_at
+        return began < self._changed_at
+
+    @property
+    def limit(self) -> int:
+        """How many failures eject it: on probation, after an ejection, the first one."""
+        return 1 if self._on_probation else self._settings.failures
 
     @property
     def is_down(self) -> bool:
-        """Whether it is out because its checks fail."""
+        """Whether it is ejected because its checks fail."""
         return self._down_since is not None
 
     @property
     def is_busy(self) -> bool:
-        """Whether it has enough to do for one of which nothing good is known.
+        """Whether an exit without a recent success has as many requests in flight as it may have.
 
-        A dead exit that is silent would take many requests until the first of them fails.
+        A dead exit that does not answer would take many requests before the first of them fails.
+        While it is being probed it may have none.
         """
-        return not self.proven and self.asking >= self._settings.unproven
+        if self.proven:
+            return False
+        return self.being_probed or self.in_flight >= self._settings.unproven
 
     @property
-    def badness(self) -> tuple[float, float]:
-        """The order among those that are out, the least bad first: who is back soonest.
+    def sort_key(self) -> tuple[float, float]:
+        """The order among ejected exits: the one whose ejection ends first comes first.
 
-        Those that are down come last, the latest of them first.
+        Exits that are down come last, the one that went down last first.
         """
-        return self.out_until, -(self._down_since or 0.0)
+        return self.ejected_until, -(self._down_since or 0.0)
 
     def state(self, now: float) -> str:
-        """One word for people.
+        """The state in one word, for status pages and logs.
 
-        ``down``: its checks fail; ``out``: requests have put it out; ``probation``: it is back
-        from that, and has had no success yet; ``shaky``: it has failed lately, but not often
-        enough; ``unproven``: nothing good is known yet; ``ok``.
+        ``down``: its checks fail; ``ejected``: requests have ejected it; ``probation``: the
+        ejection has ended, and it has had no success since; ``degraded``: it has failed since its
+        last success, but not often enough; ``unproven``: it has had no success yet, and has not
+        answered a probe; ``ok``.
         """
         if self.is_down:
             return "down"
-        if self.is_out(now):
-            return "out"
+        if self.is_ejected(now):
+            return "ejected"
         if self._on_probation:
             return "probation"
-        if self.failures:
-            return "shaky"
-        return "ok" if self.has_worked else "unproven"
+        if self.failures or self.is_doubted:
+            return "degraded"
+        return "ok" if self.has_worked or self.has_proof else "unproven"
+
+    def saved(self, now: float) -> HealthState:
+        """What is to be remembered, and told to others that serve other clients."""
+        if self._before is not None and not self.is_down:
+            return self._before
+        until = now + RECHECK if self.is_down else self.ejected_until
+        return HealthState(
+            self.has_worked, self.failures, self.ejections, self._on_probation, until
+        )
+
+    def restore(self, saved: HealthState, now: float) -> None:
+        """Go on from what was remembered.
+
+        No ejection lasts longer than the settings allow, whatever the clock has done meanwhile.
+        """
+        self.has_worked = self.has_proof = self.proven = saved.has_worked
+        self.failures, self.ejections = saved.failures, saved.ejections
+        self._on_probation = saved.on_probation
+        if saved.ejected_until > now:
+            self.proven = self.has_proof = False
+            self.ejected_until = min(saved.ejected_until, now + self._settings.longest)
 
     def _recover(self, now: float) -> None:
-        self.proven = self.has_worked = True
-        self._news_at = now
+        self.proven = self.has_worked = self.has_proof = True
+        self.is_doubted = False
+        self._changed_at = now
         self._down_since = None
-        self.out_until = min(self.out_until, now)
-
-    def _put_out(self, now: float) -> None:
-        # Full jitter: exits that went out together don't come back together.
-        most = min(self._settings.longest, self._settings.base * 2.0 ** min(self.ejections, 64))
-        self.out_until = now + self._chance.uniform(0, most)
-        self.failures = 0
-        self.ejections += 1
-        self._on_probation = True
-        self._news_at = now
+        self.ejected_until = min(self.ejected_until, now)
 
 
 # --- many exits -------------------------------------------------------------------------------
 
 
-def _is_room(among: Iterable[Health], most_out: float, now: float) -> bool:
-    """Whether one more may be put out by requests.
-
-    If many fail at once then it is hardly they who are ill, and the rest would drown in what
-    they had to carry (Envoy, outlier_detection.max_ejection_percent).  Those that are down don't
-    count: the share is one of the exits that may be well.
-    """
-    standing = out = 0
-    for health in among:
-        if not health.is_down:
-            standing += 1
-            out += health.is_out(now)
-    return out + 1 <= most_out * standing
-
-
 class HasHealth(Protocol):
-    """An exit that may be asked."""
+    """An exit with a health."""
 
     @property
     def health(self) -> Health:
-        """How it does."""
+        """Its health for all destinations."""
 
 
 class HasName(Protocol):
-    """An exit that has a name."""
+    """An exit with a name."""
 
     @property
     def name(self) -> str:
-        """Its name, which is no other's."""
+        """Its name, unique among all exits."""
 
 
 M = TypeVar("M", bound=HasHealth)
 N = TypeVar("N", bound=HasName)
 T = TypeVar("T")
 
-#: if all exits are out, the quarter of them that is the least bad is tried, and no fewer than this
-_FEW = 4
+#: if all exits are ejected, a quarter of them is tried all the same, and no fewer than this
+_MIN_LEAST_BAD = 4
 
 
 def usable(members: Sequence[M], now: float) -> Sequence[M]:
-    """Those of ``members`` that are better asked than the others, in their order.
+    """The members that are neither ejected nor busy, in their order.
 
-    They are not out, and not unproven and busy; where that leaves nobody, the busy ones too; and
-    where all are out, the least bad.  Empty only if ``members`` is.
+    If there are none, the busy ones; if all are ejected, the least bad (:attr:`Health.sort_key`).
+    Empty only if ``members`` is.
     """
-    standing = [each for each in members if not each.health.is_out(now)]
-    if not standing:
-        return _least_bad(members, [each.health.badness for each in members])
-    return [each for each in standing if not each.health.is_busy] or standing
+    not_ejected = [each for each in members if not each.health.is_ejected(now)]
+    if not not_ejected:
+        return _least_bad(members, [each.health.sort_key for each in members])
+    return [each for each in not_ejected if not each.health.is_busy] or not_ejected
 
 
-def _least_bad(members: Sequence[T], badness: Sequence[tuple[float, float]]) -> Sequence[T]:
-    order = sorted(range(len(members)), key=badness.__getitem__)
-    return [members[each] for each in sorted(order[: max(_FEW, len(order) // 4)])]
+def _least_bad(members: Sequence[T], sort_key: Sequence[tuple[float, float]]) -> Sequence[T]:
+    order = sorted(range(len(members)), key=sort_key.__getitem__)
+    return [members[each] for each in sorted(order[: max(_MIN_LEAST_BAD, len(order) // 4)])]
 
 
-# --- one exit, one destination ----------------------------------------------------------------
+# --- one exit, one destination or client ------------------------------------------------------
 
 
 def domain_of(host: str) -> str:
-    """What a destination's health is kept under: its host, as a name or an IP address.
+    """The key of a destination's health: its canonical host name or IP address.
 
-    Not the domain that is registered (eTLD+1).  That takes the Public Suffix List, which must be
-    kept up to date; the hosts of one owner often stand with different companies, which ban each
-    for itself; and a report is about the host that it names.  Raises BadAddress.
+    Not the registered domain (eTLD+1): that takes the Public Suffix List, which has to be kept up
+    to date; the hosts of one owner are often run by different companies, each with bans of its own;
+    and a report is about the host that it names.  Raises BadAddress.
     """
     return canonical_host(host).rstrip(".")
 
 
-class _Pair(Health):
-    """How one exit does for one domain."""
+def destination_of(dest: Address) -> str:
+    """The key of failures to reach a destination: its host as of :func:`domain_of`, and its port.
 
-    __slots__ = ("banned_until", "latest")
+    With the port, since an exit that serves no other port than 443 works for its host.
+    """
+    return f"{domain_of(dest.host)}:{dest.port}"
+
+
+def client_of(request: Request) -> str:
+    """Who sends a request: the key of evidence that comes from one client.
+
+    The user, or without users the client's address: not the session, of which one client may have
+    any number.  Of IPv6 the first 64 bits, since one machine has all the rest.
+    """
+    if request.user is not None:
+        return f"user {request.user}"
+    host = request.client.rpartition(":")[0]
+    if not host.startswith("["):
+        return f"client {host}"
+    return f"client {IPv6Network((host[1:-1], 64), strict=False)}"
+
+
+def scopes_of(request: Request) -> Iterator[str]:
+    """All keys under which an exit may be ejected or banned for a request.
+
+    The client, the destination, its domain and, of a name, each parent of that.
+    """
+    yield client_of(request)
+    dest = request.dest
+    domain = domain_of(dest.host)
+    yield f"{domain}:{dest.port}"
+    yield domain
+    if dest.ip is None:
+        while "." in domain:
+            domain = domain.partition(".")[2]
+            yield domain
+
+
+class _PairHealth(Health):
+    """The health of one exit for one domain, destination or client."""
+
+    __slots__ = ("banned_until", "reported_at")
 
     def __init__(self, settings: HealthSettings, chance: Random) -> None:
         super().__init__(settings, chance)
         self.banned_until = -math.inf
-        #: when something was last told of it
-        self.latest = -math.inf
+        #: when it was last reported on
+        self.reported_at = -math.inf
 
     @property
-    def back(self) -> float:
-        return max(self.out_until, self.banned_until)
+    def usable_at(self) -> float:
+        """When ejection and ban are over, in monotonic seconds."""
+        return max(self.ejected_until, self.banned_until)
 
 
-class Domains:
-    """Which exits don't do for which domains, though they may be well for all others.
+class DomainHealth:
+    """The health of every exit for single domains: one that works otherwise may be banned there.
 
-    Fed by what somebody says who has seen an answer: a scraper that was asked for a captcha, an
-    HTTP status; and by connections through which nothing came back.  That an exit can't connect is
-    never counted here.
+    It follows from reports of programs that have seen the answers (a captcha, an HTTP status), for
+    a domain; and from failures to reach a destination that others reach, for that destination
+    (:func:`destination_of`), or for the only client that has seen them (:func:`client_of`).
 
-    ``most``: pairs of exit and domain that are remembered; those of which nothing was told for
-    the longest time are forgotten.
+    ``max_pairs``: pairs of exit and domain that are remembered; the one whose last report is the
+    oldest is forgotten first.
     """
 
-    #: seconds after which a pair is forgotten of which nothing was told
-    FORGOTTEN_AFTER = 24 * 3600.0
+    #: seconds without a report after which a pair is forgotten
+    forget_after = 24 * 3600.0
 
-    def __init__(self, settings: HealthSettings, chance: Random, *, most: int = 100_000) -> None:
+    def __init__(
+        self, settings: HealthSettings, chance: Random, *, max_pairs: int = 100_000
+    ) -> None:
         self._settings = settings
         self._chance = chance
-        self._most = most
-        # (domain, name), in the order in which something was told of them
-        self._pairs: OrderedDict[tuple[str, str], _Pair] = OrderedDict()
-        self._names: dict[str, set[str]] = {}
+        # by domain and name; a report is a use
+        self._pairs: LruCache[tuple[str, str], _PairHealth] = LruCache(max_pairs)
+        self._by_domain: dict[str, dict[str, _PairHealth]] = {}
+        #: pairs of name and domain that have changed, for a state file; None: there is none
+        self.changed: set[tuple[str, str]] | None = None
 
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def failed(self, name: str, domain: str, now: float) -> bool:
-        """The exit ``name`` did not do for ``domain``; whether it is out for it from now on."""
+    def keys(self) -> list[tuple[str, str]]:
+        """The pairs of exit and domain of which something is known."""
+        return [(name, domain) for domain, name in self._pairs]
+
+    def failed(self, name: str, domain: str, now: float, *, began: float = math.inf) -> bool:
+        """A failure of the exit ``name`` for ``domain``; returns whether it is ejected for it.
+
+        ``began``: when the request was sent to the exit; of requests that were in flight at the
+        same time one failure counts.
+        """
+        known = self._pairs.peek((domain, name))
+        if known is not None and began < known.reported_at:
+            return False
         return self._pair(name, domain, now).failed(now)
 
     def succeeded(self, name: str, domain: str, now: float) -> None:
-        """It did: what was counted against it is forgiven.  A ban stays."""
-        pair = self._pairs.get((domain, name))
+        """A success: reset the failures and end an ejection.  A ban stays."""
+        pair = self._pairs.peek((domain, name))
         if pair is None:
             return
         if pair.banned_until > now:
@@ -314,65 +447,89 @@ class Domains:
             self._forget(domain, name)
 
     def ban(self, name: str, domain: str, until: float, now: float) -> None:
-        """The exit is not to be asked for that domain until then."""
+        """Don't use the exit for that domain until then."""
         self._pair(name, domain, now).banned_until = until
 
     def unban(self, name: str, domain: str) -> None:
-        """Forget all that is held against it for that domain."""
+        """End a ban and an ejection of the exit for that domain."""
         if (domain, name) in self._pairs:
             self._forget(domain, name)
 
-    def is_out(self, name: str, domain: str, now: float) -> bool:
-        """Whether the exit is better not asked for that domain."""
-        pair = self._pairs.get((domain, name))
-        return pair is not None and now < pair.back
+    def has(self, domain: str) -> bool:
+        """Whether something is known of any exit for that domain."""
+        return domain in self._by_domain
 
-    def out_for(self, domain: str, now: float) -> Collection[str]:
-        """The names of all exits that are better not asked for that domain."""
-        names = self._names.get(domain, ())
-        return {name for name in names if now < self._pairs[domain, name].back}
+    def is_ejected(self, name: str, domain: str, now: float) -> bool:
+        """Whether the exit is ejected or banned for that domain."""
+        pair = self._pairs.peek((domain, name))
+        return pair is not None and now < pair.usable_at
+
+    def ejected_for(self, domain: str, now: float) -> Collection[str]:
+        """The names of all exits that are ejected or banned for that domain."""
+        pairs = self._by_domain.get(domain, {})
+        return {name for name, pair in pairs.items() if now < pair.usable_at}
 
     def usable(self, members: Sequence[N], domain: str, now: float) -> Sequence[N]:
-        """Those of ``members`` that are better asked for that domain, in their order.
+        """The members that are neither ejected nor banned for that domain, in their order.
 
-        Where all are out for it, the least bad.  Empty only if ``members`` is.
+        If there are none, the least bad.  Empty only if ``members`` is.
         """
-        out = self.out_for(domain, now)
-        if not out:
-            return members
-        return [each for each in members if each.name not in out] or _least_bad(
-            members, [(self._pairs[domain, each.name].back, 0.0) for each in members]
-        )
+        pairs = [self._pairs.peek((domain, each.name)) for each in members]
+        usable_at = [-math.inf if pair is None else pair.usable_at for pair in pairs]
+        return [
+            each for each, at in zip(members, usable_at, strict=True) if at <= now
+        ] or _least_bad(members, [(at, 0.0) for at in usable_at])
 
     def listed(self, now: float) -> Iterator[tuple[str, str, str, float]]:
-        """Every pair that is remembered: exit, domain, its state, and when it is back."""
+        """Every remembered pair: exit, domain, state, and when the exit is usable there again."""
         for (domain, name), pair in self._pairs.items():
             state = "banned" if now < pair.banned_until else pair.state(now)
-            yield name, domain, state, pair.back
+            yield name, domain, state, pair.usable_at
 
-    def _pair(self, name: str, domain: str, now: float) -> _Pair:
-        """The pair, of which something is told now."""
+    def _pair(self, name: str, domain: str, now: float) -> _PairHealth:
+        """The pair, which is reported on now."""
         key = (domain, name)
         pair = self._pairs.get(key)
         if pair is None:
-            pair = self._pairs[key] = _Pair(self._settings, self._chance)
-            self._names.setdefault(domain, set()).add(name)
-        pair.latest = now
-        self._pairs.move_to_end(key)
+            pair = _PairHealth(self._settings, self._chance)
+            self._by_domain.setdefault(domain, {})[name] = pair
+            evicted = self._pairs.put(key, pair)
+            if evicted is not None:
+                self._unlist(*evicted)
+        pair.reported_at = now
         self._forget_old(now)
+        if self.changed is not None:
+            self.changed.add((name, domain))
         return pair
 
     def _forget_old(self, now: float) -> None:
-        while self._pairs:
-            key, oldest = next(iter(self._pairs.items()))
-            kept_until = max(oldest.latest + self.FORGOTTEN_AFTER, oldest.banned_until)
-            if len(self._pairs) <= self._most and now < kept_until:
+        while (oldest := self._pairs.oldest()) is not None:
+            key, pair = oldest
+            if now < max(pair.reported_at + self.forget_after, pair.banned_until):
                 return
             self._forget(*key)
 
+    def saved(self, name: str, domain: str, now: float) -> tuple[HealthState, float] | None:
+        """The health of a pair and until when it is banned; None: nothing is remembered of it."""
+        pair = self._pairs.peek((domain, name))
+        return None if pair is None else (pair.saved(now), pair.banned_until)
+
+    def restore(
+        self, name: str, domain: str, saved: HealthState, banned_until: float, now: float
+    ) -> None:
+        """Go on from what was remembered of a pair."""
+        pair = self._pair(name, domain, now)
+        pair.restore(saved, now)
+        pair.banned_until = banned_until
+
     def _forget(self, domain: str, name: str) -> None:
+        if self.changed is not None:
+            self.changed.add((name, domain))
         del self._pairs[domain, name]
-        names = self._names[domain]
-        names.discard(name)
-        if not names:
-            del self._names[domain]
+        self._unlist(domain, name)
+
+    def _unlist(self, domain: str, name: str) -> None:
+        pairs = self._by_domain[domain]
+        del pairs[name]
+        if not pairs:
+            del self._by_domain[domain]

@@ -1,343 +1,167 @@
-"""Lists of exits as people and providers write them: bytes in, :class:`ExitSpec` out.
+"""Lists of exits as people and providers write them: bytes in, ``ExitSpec`` out.
 
-    # a comment
-    10.0.0.7:8080                         10.0.0.7:8080:user:password
-    user:password@10.0.0.7:8080           user:password:10.0.0.7:8080
-    [2001:db8::7]:8080                    10.0.0.7:8080@user:password
-    socks5://user:password@10.0.0.7       whatever else ExitSpec reads
-    10.0.0.7:8080 country=de tags=fast,cheap name=berlin
-
-A line without a scheme has that of its list.  Where it has two parts that could be host and
-port, the one with an IP address is, then the one with a dot in its name; then what comes first,
-or stands behind an @.
-
-JSON is a list of such texts, or of objects with the names that providers have for the same
-things; CSV has these names in its first line.
+Entries that are no exits are skipped, by their place and with the reason, which repeats nothing
+of them.  The formats are in list_entries.py, lines in list_lines.py, objects in list_objects.py.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
+from gsocks.access.rules import DEFAULT_RULES, Verdict
 from gsocks.address import Address
-from gsocks.errors import BadAddress, ConfigError
-from gsocks.exits.url import SCHEMES, ExitSpec, parse_option
+from gsocks.errors import ConfigError
+from gsocks.exits.spec import ExitSpec
+from gsocks.messages import Mistake
+from gsocks.rotation.list_entries import SPOILED, entries, too_many
+from gsocks.rotation.list_kinds import scheme_of
+from gsocks.rotation.list_lines import Described, describe_line
+from gsocks.rotation.list_objects import describe_object
 from gsocks.units import format_size
-from gsocks.wording import Mistake
 
 #: bytes; some 200,000 exits
-LARGEST = 16 * 1024 * 1024
+MAX_SIZE = 16 * 1024 * 1024
 
 #: exits in one list
-MOST_EXITS = 100_000
+MAX_EXITS = 100_000
 
-#: characters of an entry; no URL of an exit comes near
-_LONGEST_ENTRY = 4096
-
-_PLACE = r"(?:\[[^\[\]]*\]|[^:@\[\]/?#\s]+):[0-9]{1,5}"
-_PLACE_FIRST = re.compile(rf"(?P<place>{_PLACE})(?P<mark>[:@])(?P<login>.+)")
-_PLACE_LAST = re.compile(rf"(?P<login>.+)(?P<mark>[:@])(?P<place>{_PLACE})(?P<query>\?\S*)?")
-_PLACE_ONLY = re.compile(rf"{_PLACE}(?:\?\S*)?")
-_HAS_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|direct$")
-
-_COMMENT = re.compile(r"\s#.*")
-_LAST_OPTION = re.compile(r"(?P<rest>.*\S)\s+(?P<name>[a-z_]+)=(?P<value>\S*)")
-
-# What a mistake says of a value that stands in the wrong place, and may be a password.
+# A value that a message quotes: it may be a password in the wrong place.
 _VALUE = re.compile(r"^(?:(['\"]).*\1|[0-9]\S*)(?= is )", re.DOTALL)
-
-# [2001:db8::7]:8080 begins with a bracket as well
-_JSON = re.compile(r"\s*(?:\{|\[\s*[\"{\]])")
-
-_NOT_AN_EXIT = (
-    "not an exit (expected e.g. 10.0.0.7:8080, 10.0.0.7:8080:USER:PASSWORD or"
-    " socks5://USER:PASSWORD@10.0.0.7:1080)"
-)
-
-_Entry: TypeAlias = "str | Mapping[str, object]"
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How the entries of a list are meant."""
+class ListOptions:
+    """How the entries of a list are read."""
 
-    #: of those that name none
+    #: for entries without one
     scheme: str = "http"
-    #: what all have, unless they say otherwise (see :meth:`ExitSpec.parse`)
+    #: options of all entries that don't set them (see :meth:`gsocks.exits.spec.ExitSpec.parse`)
     given: Mapping[str, Any] = field(default_factory=dict)
-    #: what relative files are relative to; None if the list comes from elsewhere, and may
-    #: neither read files of this machine nor go out directly from it
+    #: the folder for relative paths; None for a list from a URL, which may neither name files of
+    #: this machine nor use it as a direct exit
     base: Path | None = None
+    #: whether its author is trusted with no private address: exits have public ones only, and
+    #: weigh no more than those to which their source gives no weight
+    public: bool = False
+    #: whether a list from a URL may name gsocks servers, of which each has open connections
+    gsocks: bool = False
 
 
-class LeftOut(NamedTuple):
+class SkippedEntry(NamedTuple):
     """An entry that is no exit."""
 
     #: ``line 7``, or ``entry 7`` of JSON
     place: str
-    #: nothing of what the entry says: it may hold a password
+    #: without any part of the entry, which may hold a password
     reason: str
 
 
 class ExitList(NamedTuple):
-    """What a list says."""
+    """The content of a list."""
 
     exits: tuple[ExitSpec, ...]
-    left_out: tuple[LeftOut, ...]
-    #: entries that say again what one before them says
-    repeated: int
+    skipped: tuple[SkippedEntry, ...]
+    #: the number of entries that equal an earlier one
+    duplicates: int
 
 
-def parse_list(raw: bytes, manner: Manner) -> ExitList:
-    """The exits in a list, each once and in their order.
+def parse_list(raw: bytes, options: ListOptions) -> ExitList:
+    """The exits in a list, in their order and without duplicates.
 
-    Raises ConfigError if it is no list of exits, or has none, or more than :data:`MOST_EXITS`.
+    Raises ConfigError if it is no list of exits, or has none, or more than :data:`MAX_EXITS`.
     """
+    found = read_list(raw, options)
+    if not found.exits:
+        first, more = found.skipped[0], len(found.skipped) - 1
+        rest = f", and {more} more" if more else ""
+        raise ConfigError(f"no list of exits ({first.place}: {first.reason}{rest})")
+    return found
+
+
+def read_list(raw: bytes, options: ListOptions) -> ExitList:
+    """The same for a list of which every entry may be skipped."""
+    if len(raw) > MAX_SIZE:
+        raise ConfigError(f"larger than {format_size(MAX_SIZE)}")
     found: dict[ExitSpec, None] = {}
-    left_out: list[LeftOut] = []
-    entries = 0
-    for place, entry in _entries(_text(raw)):
-        entries += 1
-        if entries > MOST_EXITS:
-            raise ConfigError(f"more than {MOST_EXITS:,} entries")
+    skipped: list[SkippedEntry] = []
+    base, trusted = options.base or Path(), options.given.get("via")
+    given = options.given if trusted or not options.public else {**options.given, "public": True}
+    count = 0
+    for place, item, kind in entries(raw, MAX_EXITS):
+        count += 1
+        if count > MAX_EXITS:
+            raise too_many(MAX_EXITS)
         try:
-            found[_exit(entry, manner)] = None
+            scheme = options.scheme if kind is None else _scheme(kind, options.scheme)
+            spec = ExitSpec.parse(_described(item, scheme), base, given)
+            if options.base is None:
+                spec = _check_foreign(spec, options)
         except Mistake as mistake:
-            told = _VALUE.sub("this value", mistake.message)
-            at = "" if mistake.at == ".url" else mistake.at
-            left_out.append(LeftOut(place, str(Mistake(told, at))))
-    if not entries:
+            skipped.append(SkippedEntry(place, _reason(item, mistake)))
+        else:
+            found[spec] = None
+    if not count:
         raise ConfigError("no exit in it")
-    if not found:
-        first = left_out[0]
-        raise ConfigError(f"no list of exits ({first.place}: {first.reason})")
-    return ExitList(tuple(found), tuple(left_out), entries - len(found) - len(left_out))
+    return ExitList(tuple(found), tuple(skipped), count - len(found) - len(skipped))
 
 
-def _text(raw: bytes) -> str:
-    if len(raw) > LARGEST:
-        raise ConfigError(f"larger than {format_size(LARGEST)}")
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ConfigError("no list of exits (not UTF-8)") from None
-    if "\0" in text:
-        raise ConfigError("no list of exits (not text)")
-    if text.lstrip().startswith("<"):
-        raise ConfigError("no list of exits (looks like a web page)")
-    return text
+def _reason(item: object, mistake: Mistake) -> str:
+    texts = item.values() if isinstance(item, Mapping) else (item,)
+    if any(isinstance(text, str) and SPOILED in text for text in texts):
+        return "has a byte that is not UTF-8"
+    told = _VALUE.sub("this value", mistake.message)
+    return str(Mistake(told, "" if mistake.at == ".url" else mistake.at))
 
 
-# --- entries --------------------------------------------------------------------------------
-
-
-def _entries(text: str) -> Iterator[tuple[str, _Entry]]:
-    """Each entry behind its place.  Raises ConfigError."""
-    if _JSON.match(text):
-        for number, item in enumerate(_items(text), start=1):
-            yield f"entry {number}", item
-        return
-    lines = _lines(text)
-    first = next(lines, None)
-    if first is None:
-        return
-    columns = _columns(first[1])
-    if columns is None:
-        yield f"line {first[0]}", first[1]
-        for number, line in lines:
-            yield f"line {number}", line
-        return
-    names, comma = columns
-    for number, line in lines:
-        try:
-            cells = next(csv.reader([line], delimiter=comma))
-        except csv.Error:
-            cells = []
-        yield f"line {number}", dict(zip(names, cells, strict=False))
-
-
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.strip()
-        if line and not line.startswith("#"):
-            yield number, _COMMENT.sub("", line).rstrip() if "#" in line else line
-
-
-def _columns(line: str) -> tuple[list[str], str] | None:
-    """The names in the first line of CSV, and what stands between them; None if it isn't."""
-    for comma in ",;\t":
-        names = [name.strip(' "').lower() for name in line.split(comma)]
-        if not _HOSTS.isdisjoint(names) and "port" in names:
-            return names, comma
-    return None
-
-
-def _items(text: str) -> list[Any]:
-    """The entries of a JSON document.  Raises ConfigError."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ConfigError("no list of exits (begins as JSON, and isn't)") from None
-    # providers wrap the list once or twice
-    for _ in range(3):
-        if isinstance(document, list):
-            return document
-        if not isinstance(document, dict):
-            break
-        document = next((document[key] for key in _WRAPPERS if key in document), None)
-    raise ConfigError(f"no list of exits (JSON without a list under {', '.join(_WRAPPERS)})")
-
-
-_WRAPPERS = ("proxies", "results", "data", "items", "list", "exits")
-
-
-# --- one entry ------------------------------------------------------------------------------
-
-
-def _exit(entry: _Entry, manner: Manner) -> ExitSpec:
+def _scheme(kind: str, default: str) -> str:
     """Raises Mistake."""
-    if isinstance(entry, str):
-        described: _Entry = _of_line(entry, manner.scheme)
-    elif isinstance(entry, dict):
-        described = _of_object(entry, manner.scheme)
-    else:
-        raise Mistake("neither text nor an object")
-    spec = ExitSpec.parse(described, manner.base or Path(), manner.given)
-    if manner.base is None:
-        _check_foreign(spec, manner.given.get("via"))
-    return spec
+    return scheme_of(kind, default) or default
 
 
-def _check_foreign(spec: ExitSpec, trusted: ExitSpec | None) -> None:
-    """Raises Mistake if an exit of somebody else's list is made of what is this machine's."""
+def _described(item: object, scheme: str) -> Described | str:
+    """Raises Mistake."""
+    if isinstance(item, str):
+        return describe_line(item, scheme)
+    if isinstance(item, Mapping):
+        return describe_object(item, scheme)
+    raise item if isinstance(item, Mistake) else Mistake("neither text nor an object")
+
+
+def _check_foreign(spec: ExitSpec, options: ListOptions) -> ExitSpec:
+    """``spec`` from a URL's list, with what may be said of it.
+
+    Raises Mistake if it uses files or addresses of this machine, as what its source says may do.
+    """
+    given, public = options.given, options.public
     link: ExitSpec | None = spec
-    while link is not None and link is not trusted:
+    while link is not None and link is not given.get("via"):
         if link.scheme == "direct" or link.key_file is not None:
             raise Mistake("a list from a URL can't say direct or name a key_file")
+        if link.scheme == "gsocks" and not options.gsocks:
+            raise Mistake("a gsocks server in a list from a URL (gsocks: true allows them)")
+        for name in ("ca", "cert", "key"):
+            file = getattr(link.tls, name, None)
+            if file is not None and file != given.get(name):
+                raise Mistake(f"a list from a URL can't name a file ({name})")
+        if public and _is_private(link.address):
+            raise Mistake(
+                "a private address, or one of this machine, in a list from a public URL"
+                " (private: true allows them)"
+            )
         link = link.via
+    if not public:
+        return spec
+    # what the operator's own proxy is reached at is the operator's choice
+    weight = min(spec.weight, given.get("weight", 1.0))
+    return replace(spec, public=link is None, weight=weight)
 
 
-def _of_line(line: str, scheme: str) -> _Entry:
-    """What :meth:`ExitSpec.parse` takes.  Raises Mistake."""
-    if len(line) > _LONGEST_ENTRY:
-        raise Mistake(f"longer than {_LONGEST_ENTRY} characters")
-    options: dict[str, object] = {}
-    while "=" in line and (found := _LAST_OPTION.fullmatch(line)):
-        if found["name"] in options:
-            raise Mistake("stands here twice", f".{found['name']}")
-        options[found["name"]] = found["value"]
-        line = found["rest"]
-    if _HAS_SCHEME.match(line):
-        return {"url": line, **options} if options else line
-    return {**_of_bare(line, scheme), **options}
-
-
-def _of_bare(line: str, scheme: str) -> dict[str, object]:
-    """The same, where no scheme is named.  Raises Mistake."""
-    if _PLACE_ONLY.fullmatch(line):
-        return {"url": f"{scheme}://{line}"}
-    first, last = _PLACE_FIRST.fullmatch(line), _PLACE_LAST.fullmatch(line)
-    at_first = _likelihood(first) if first is not None else 0
-    at_last = _likelihood(last) if last is not None else 0
-    by_at = last is not None and last["mark"] == "@"
-    found = last if at_last > at_first or (at_last == at_first and by_at) else first
-    if found is None or not max(at_first, at_last):
-        raise Mistake(_NOT_AN_EXIT)
-    query = (found["query"] or "") if found is last else ""
-    if found["mark"] == "@":  # as in a URL, percent codes too
-        return {"url": f"{scheme}://{found['login']}@{found['place']}{query}"}
-    user, _, password = found["login"].partition(":")
-    return {"url": f"{scheme}://{found['place']}{query}", "user": user, "password": password}
-
-
-def _likelihood(found: re.Match[str]) -> int:
-    """How much host and port look like what they are taken for; 0 if they can't be that."""
-    if found["mark"] == ":" and ":" not in found["login"]:
-        return 0  # one word more than host and port: of what kind, nobody knows
-    try:
-        address = Address.parse(found["place"])
-    except BadAddress:
-        return 0
-    if not address.port:
-        return 0
-    if address.ip is not None:
-        return 3
-    return 2 if "." in address.host else 1
-
-
-# --- objects of JSON, lines of CSV ------------------------------------------------------------
-
-_HOSTS = frozenset({"host", "hostname", "ip", "ip_address", "proxy_address", "address", "server"})
-_URLS = ("url", "proxy", "proxy_url")
-_COUNTRIES = ("country_code", "countrycode", "cc", "country")
-_PROTOCOLS = ("scheme", "protocol", "protocols", "type")
-
-#: what an option is called elsewhere, the best name first
-_NAMES = {
-    "user": ("username", "user", "login"),
-    "password": ("password", "pass"),
-    "tags": ("tags",),
-    "weight": ("weight",),
-    "max_connections": ("max_connections",),
-    "requests_per_minute": ("requests_per_minute",),
-}
-
-
-def _of_object(item: Mapping[object, object], scheme: str) -> dict[str, object]:
-    """What :meth:`ExitSpec.parse` takes; what else stands there is the provider's own.
-
-    Raises Mistake.
-    """
-    fields = {
-        str(name).lower(): str(value) if type(value) is int else value
-        for name, value in item.items()
-        if value not in (None, "")
-    }
-    options = {
-        option: value
-        for option, names in _NAMES.items()
-        if (value := _first(fields, names)) is not None
-    }
-    for option, names in (("country", _COUNTRIES), ("name", ("name",))):
-        value = _first(fields, names)
-        if _is_one(option, value):
-            options[option] = value
-    url = _first(fields, _URLS)
-    if isinstance(url, str):
-        described = _of_line(url, scheme)
-        return {**({"url": described} if isinstance(described, str) else described), **options}
-    host, port = _first(fields, sorted(_HOSTS)), fields.get("port")
-    if not isinstance(host, str) or not isinstance(port, str):
-        raise Mistake("an object needs a url, or a host (or ip) and a port")
-    place = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return {"url": f"{_scheme(fields, scheme)}://{place}:{port}", **options}
-
-
-def _is_one(option: str, value: object) -> bool:
-    """Whether it is what we call so, and not a provider's prose."""
-    try:
-        parse_option(option, value, Path())
-    except Mistake:
-        return False
-    return True
-
-
-def _first(fields: Mapping[str, object], names: Iterable[str]) -> object:
-    return next((fields[name] for name in names if name in fields), None)
-
-
-def _scheme(fields: Mapping[str, object], default: str) -> str:
-    said = _first(fields, _PROTOCOLS)
-    if isinstance(said, list) and said:
-        said = said[-1]  # the best of them: socks4 stands before socks5
-    word = said.strip().lower() if isinstance(said, str) else ""
-    if word == "https":
-        # Elsewhere it says for which sites an HTTP proxy is good, and here that it speaks TLS.
-        return default if default in ("http", "https") else "http"
-    return word if word in SCHEMES or word.startswith("socks") else default
+def _is_private(address: Address) -> bool:
+    """Whether an address is one of this machine or its network, as far as it shows."""
+    if address.host == "localhost" or address.host.endswith(".localhost"):
+        return True
+    return DEFAULT_RULES.before_resolving(address, None).verdict is Verdict.DENY

@@ -1,83 +1,101 @@
-"""How each of many exits does, asked all at once."""
+"""Probes many exits concurrently, once: for the command ``gsocks exits``."""
 
 from __future__ import annotations
 
-import ipaddress
-import json
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from http import HTTPStatus
 from typing import NamedTuple
 
 from gevent.pool import Pool
 
 from gsocks.address import Address
-from gsocks.errors import Fault, FetchFailed, GsocksError
+from gsocks.errors import ExitHungUp, Fault, FetchFailed, GsocksError
 from gsocks.exits import trust as trust_system
 from gsocks.exits.base import Connected, Exit
-from gsocks.fetch import fetch
+from gsocks.exits.fetch import fetch
+from gsocks.exits.forward import HttpConnection, key_for, open_connection
 from gsocks.http.url import WebUrl
 from gsocks.request import Command, Request
+from gsocks.rotation.geo import Countries
+from gsocks.rotation.outbound_address import address_in
+from gsocks.rotation.pages import check
 from gsocks.rotation.roster import Member
+from gsocks.settings import ExpectSettings
 
-#: what nobody can connect to (RFC 6761 section 6.4), and any proxy can be asked for
+#: a destination that does not exist (RFC 6761 section 6.4), for which any proxy can be asked
 NOWHERE = Address("gsocks.invalid", 443)
 
-#: bytes of a page; one that tells an address has a few hundred
-_LARGEST = 65536
-
-#: names that pages have for the address that asks them
-_ADDRESSES = ("ip", "origin", "address", "query", "ip_addr")
+#: bytes of a page; one that returns an address has a few hundred
+_MAX_SIZE = 65536
 
 
-class Question(NamedTuple):
-    """What every exit is asked for: one of some pages, or else a destination.
+#: what web servers that are no proxies answer to CONNECT, and no proxy for a name that is missing
+_NO_PROXY = frozenset(
+    {HTTPStatus.BAD_REQUEST, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
+)
 
-    Neither: whether the exit itself answers as its kind does, and takes its credentials.  What
-    else it would do is not known then.
+
+class ProbeTarget(NamedTuple):
+    """What is requested through every exit: the first page that works, or a destination.
+
+    Neither: whether the exit itself speaks its protocol and accepts its credentials.  Whether it
+    reaches anything is not known then.
     """
 
-    #: the next one is asked for if one fails, which may be its own fault
+    #: if one fails, which may be its own fault, the next one is tried
     urls: tuple[WebUrl, ...] = ()
     dest: Address | None = None
-    #: the status that a page must have; None: any below 500
-    status: int | None = None
+    #: what a page must be like
+    expect: ExpectSettings = ExpectSettings()
+    #: tells the country of an address that a page has returned; None: it is not known
+    countries: Countries | None = None
 
 
-class Finding(NamedTuple):
-    """How one exit has done."""
+class ProbeResult(NamedTuple):
+    """The result of one exit."""
 
     member: Member
-    #: why it doesn't work; None: it does
+    #: why it doesn't work; None: it does, or it has answered
     trouble: str | None
-    #: from the first word to the exit until it was connected
+    #: from the beginning of the connection to the exit until it has connected or answered
     seconds: float | None = None
-    #: where it came from, if the page told that
+    #: the source address that the page has seen, if it returned one
     address: str | None = None
+    #: the country of that address
+    country: str | None = None
+    #: whether nothing was to be reached through it, so that it is not known whether it works
+    only_answers: bool = False
 
 
-def survey(
+def probe(
     members: Iterable[Member],
-    question: Question,
+    wanted: ProbeTarget,
     *,
     at_once: int = 100,
     timeout: float = 10.0,
     trust: Callable[[], ssl.SSLContext] = trust_system,
-) -> Iterator[Finding]:
-    """What was found of each, in the order in which they have answered.
+) -> Iterator[ProbeResult]:
+    """The result of each exit, in the order in which they finish.
 
-    ``timeout``: seconds for a page; to connect has the bound that the exits have themselves.
+    ``timeout``: seconds for a page; connecting is bounded by the exits themselves.
     """
 
-    def examine(member: Member) -> Finding:
-        way = _Timed(member.exit)
+    def examine(member: Member) -> ProbeResult:
+        timed = _Timed(member.exit)
         try:
-            address = _ask(way, question, timeout, trust)
+            address = _probe(timed, wanted, timeout, trust)
+            timed.answered()
         except GsocksError as error:
-            return Finding(member, str(error).removeprefix(f"{member.label}: "), way.took)
+            return ProbeResult(member, str(error).removeprefix(f"{member.label}: "), timed.took)
         finally:
             member.exit.close()
-        return Finding(member, None, way.took, address)
+        country = None
+        if address is not None and wanted.countries is not None:
+            country = wanted.countries.of(address)
+        only_answers = wanted.dest is None and not wanted.urls
+        return ProbeResult(member, None, timed.took, address, country, only_answers)
 
     pool = Pool(at_once)
     try:
@@ -87,79 +105,89 @@ def survey(
 
 
 class _Timed:
-    """An exit, and how long it took to connect."""
+    """An exit that measures how long it takes to connect."""
 
-    def __init__(self, way: Exit) -> None:
-        self._way = way
-        self.label = way.label
+    def __init__(self, exit_: Exit) -> None:
+        self._exit = exit_
+        self.label = exit_.label
+        #: seconds
         self.took: float | None = None
-
-    def start(self) -> None:
-        self._way.start()
+        #: when a request in absolute form was begun, whose answer alone shows a connection
+        self._asked: float | None = None
 
     def connect(self, request: Request) -> Connected:
         began = time.monotonic()
-        connected = self._way.connect(request)
+        connected = self._exit.connect(request)
         self.took = time.monotonic() - began
         return connected
 
-    def answers(self, timeout: float) -> None:
-        """Ask for what nobody can connect to.  Raises GsocksError if no proxy has answered."""
+    def forward(
+        self, request: Request, *, tunnel: bool = False, once: bool = False, alone: bool = False
+    ) -> HttpConnection:
+        """See :meth:`gsocks.exits.forward.Forwards.forward`."""
         began = time.monotonic()
-        try:
-            self._way.connect(Request(Command.CONNECT, NOWHERE)).stream.abort()
-        except GsocksError as error:
-            late = time.monotonic() - began >= timeout
-            if error.fault is Fault.EXIT or (error.fault is Fault.UNCLEAR and late):
-                raise
+        connection = open_connection(self._exit, request, tunnel=tunnel, once=once, alone=alone)
+        self.took = time.monotonic() - began
+        self._asked = None if connection.proxy is None else began
+        return connection
+
+    def forward_key(self, request: Request) -> Hashable:
+        """See :meth:`gsocks.exits.forward.Forwards.forward_key`."""
+        return key_for(self._exit, request)
+
+    def answered(self) -> None:
+        """A page has come."""
+        if self._asked is not None:
+            self.took = time.monotonic() - self._asked
+
+    def answers(self, timeout: float) -> None:
+        """See :func:`ask_for_nothing`."""
+        began = time.monotonic()
+        ask_for_nothing(self._exit, timeout)
         self.took = time.monotonic() - began
 
     def close(self) -> None:
-        self._way.close()
+        self._exit.close()
 
 
-def _ask(
-    way: _Timed, question: Question, timeout: float, trust: Callable[[], ssl.SSLContext]
-) -> str | None:
-    """The address that a page tells.  Raises GsocksError."""
-    if question.dest is not None:
-        way.connect(Request(Command.CONNECT, question.dest)).stream.abort()
-        return None
-    if not question.urls:
-        way.answers(timeout)
-        return None
-    url, *others = question.urls
+def ask_for_nothing(exit_: Exit, timeout: float) -> bool:
+    """Request a destination that doesn't exist: what comes back is the exit's own answer.
+
+    True if the exit speaks its protocol and accepts its credentials; False if that is not known,
+    since it has hung up, as some proxies do when a destination fails.  Whether it reaches anything
+    is not known either way.  Raises GsocksError if it has failed by itself, or has not answered
+    within ``timeout`` seconds, by which it must be bounded itself.
+    """
+    began = time.monotonic()
     try:
-        return _address(_page(url, way, question.status, timeout, trust))
+        exit_.connect(Request(Command.CONNECT, NOWHERE)).stream.abort()
+    except ExitHungUp:
+        return False
+    except GsocksError as error:
+        late = time.monotonic() - began >= timeout
+        if error.status in _NO_PROXY or error.fault is Fault.EXIT:
+            raise
+        if error.fault is Fault.UNCLEAR and late:
+            raise
+    return True
+
+
+def _probe(
+    exit_: _Timed, wanted: ProbeTarget, timeout: float, trust: Callable[[], ssl.SSLContext]
+) -> str | None:
+    """The address that a page returns.  Raises GsocksError."""
+    if wanted.dest is not None:
+        exit_.connect(Request(Command.CONNECT, wanted.dest)).stream.abort()
+        return None
+    if not wanted.urls:
+        exit_.answers(timeout)
+        return None
+    url, *others = wanted.urls
+    try:
+        page = fetch(url, exit_, largest=_MAX_SIZE, timeout=timeout, trust=trust)
+        check(page, wanted.expect)
+        return address_in(page.body)
     except FetchFailed:
         if not others:
             raise
-    return _ask(way, question._replace(urls=tuple(others)), timeout, trust)
-
-
-def _page(
-    url: WebUrl,
-    way: _Timed,
-    status: int | None,
-    timeout: float,
-    trust: Callable[[], ssl.SSLContext],
-) -> bytes:
-    page = fetch(url, way, largest=_LARGEST, timeout=timeout, trust=trust)
-    if page.status != status and (status is not None or page.status >= 500):
-        raise FetchFailed(f"the page answers with status {page.status}")
-    return page.body
-
-
-def _address(body: bytes) -> str | None:
-    """The IP address that a page tells whoever asks it."""
-    text = body.decode("utf-8", "replace").strip()
-    try:
-        told = json.loads(text)
-    except (ValueError, RecursionError):
-        told = text
-    if isinstance(told, dict):
-        told = next((told[name] for name in _ADDRESSES if name in told), None)
-    try:
-        return str(ipaddress.ip_address(told)) if isinstance(told, str) else None
-    except ValueError:
-        return None
+    return _probe(exit_, wanted._replace(urls=tuple(others)), timeout, trust)

@@ -1,178 +1,143 @@
-"""The exits as they stand: which of them may be asked now, and how they have served so far.
+"""The roster: all exits of a group, and which of them may be used now.
 
-A roster is made from offers and may be given others at any time.  It opens nothing and reads no
-clock: ``now`` is handed in, in monotonic seconds.
+A roster is made from offers, which can be replaced at any time.  It does no I/O and reads no clock:
+``now`` is handed in, in monotonic seconds.
+
+Nothing here goes through all exits for a request.  Each exit is in one tier (rotation/views.py),
+from which it moves when something happens to it: a request that is sent or that fails, a check, a
+command.  What time alone ends, such as an ejection, stands in a queue.
 """
 
 from __future__ import annotations
 
-import logging
+import heapq
 import math
-from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import count
+from itertools import count, islice
+from operator import attrgetter
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from gsocks.address import Address
-from gsocks.exits.base import Exit
-from gsocks.exits.url import derived_name
-from gsocks.request import Command, Request
-from gsocks.rotation.health import Domains, Health, HealthSettings, domain_of, usable
-from gsocks.rotation.policy import Candidate
-from gsocks.wish import Wish
+from gsocks.exits.spec import derived_name
+from gsocks.request import ANY, UDP_ASSOCIATE, Command, ExitSelector, Request
+from gsocks.rotation.health import DomainHealth, Health, domain_of, scopes_of, usable
+from gsocks.rotation.host_limits import HostLimits
+from gsocks.rotation.member import DOWN, EJECTED, UP, Member, Offer, key_of
+from gsocks.rotation.outbound_address import AddressIndex, OutboundAddress
+from gsocks.rotation.policy import Allows, Policy, RoundRobin
+from gsocks.rotation.session import Like, SessionKey, session_hash, winner
+from gsocks.rotation.views import (
+    BARRED,
+    LAST,
+    LIMITED,
+    READY,
+    UNPROVEN,
+    USABLE,
+    Criteria,
+    GiveWay,
+    View,
+    Views,
+)
+from gsocks.settings import HealthSettings
 
-log = logging.getLogger("gsocks.rotation")
+__all__ = ["FEW", "Changes", "Member", "Offer", "Roster"]
 
+#: so many exits that match are gone through one by one; of more, so many are drawn
+FEW = 64
 
-class Offer(NamedTuple):
-    """An exit, and how it may be used."""
+#: the share of the requests that unproven exits get while there are others: the largest one, which
+#: is halved with each that they fail and doubled with each that they serve, and the smallest one
+_MOST_UNPROVEN, _LEAST_UNPROVEN = 0.1, 0.01
 
-    exit: Exit
-    #: how much of the traffic, in proportion to the other exits' weights
-    weight: float = 1.0
-    #: connections through it at a time; None: no bound
-    max_connections: int | None = None
-    #: requests that are put to it in any 60 seconds; None: no bound
-    requests_per_minute: int | None = None
-    #: how it is called where its label is too long; None: :func:`gsocks.exits.url.derived_name`
-    name: str | None = None
-    tags: tuple[str, ...] = ()
-    #: two letters, lower case; None: not known
-    country: str | None = None
-    #: it serves every country, since it passes on which one is wished for
-    any_country: bool = False
-    #: what is equal for two offers of the same way out; None: the exit itself
-    key: object = None
+#: exits that are looked at again for one request
+_MAX_DUE = 500
 
+#: exits that are searched for one that may be used, where most may not be used for a domain
+_MAX_SEARCHED = 2000
 
-class Counts:
-    """What an exit has done since it came."""
+#: exits that rest for a host and are passed over, until all are believed to
+_MAX_RESTING = 1000
 
-    __slots__ = ("connected", "down", "failed", "last_error", "up")
-
-    def __init__(self) -> None:
-        #: requests that it connected, and those in which it failed by itself
-        self.connected = 0
-        self.failed = 0
-        #: bytes to the destinations and from them, of connections that have ended
-        self.up = 0
-        self.down = 0
-        #: in words; empty if it never failed
-        self.last_error = ""
+_number = attrgetter("number")
 
 
-class Member(Candidate):
-    """An exit, as it stands at present."""
+class _Unlimited:
+    """Which exits a request may use, whose host has limits that some of them have reached.
 
-    __slots__ = (
-        "_recent",
-        "any_country",
-        "banned_until",
-        "country",
-        "counts",
-        "doubts",
-        "draining",
-        "exit",
-        "health",
-        "hollow",
-        "key",
-        "max_connections",
-        "name",
-        "served",
-        "tags",
-    )
+    Once too many have, any of them will do: the policy's search ends by that.
+    """
 
-    def __init__(self, number: int, name: str, offer: Offer, health: Health) -> None:
-        super().__init__(number, offer.weight)
-        self.exit = offer.exit
-        self.key = _key(offer)
-        self.name = name
-        self.health = health
-        #: how the exit is asked for each command that it serves
-        self.served = _served(offer.exit)
-        #: requests in a row that may have failed by it
-        self.doubts = 0
-        #: connections in a row through which nothing came back, by destination; None: whatever
-        #: the destination is, it was not by its doing
-        self.hollow: Counter[str | None] = Counter()
-        #: monotonic seconds; until then somebody wants it to be left alone
-        self.banned_until = -math.inf
-        #: it is asked nothing more, and what is open goes on
-        self.draining = False
-        self.counts = Counts()
-        self._recent: deque[float] = deque()
-        self.take(offer)
-
-    def take(self, offer: Offer) -> None:
-        """Be used from now on as ``offer`` says, whose exit is the same way out."""
-        self.weight = offer.weight
-        self.max_connections = offer.max_connections
-        self.tags = offer.tags
-        self.country = offer.country
-        self.any_country = offer.any_country
-        if offer.requests_per_minute is None:
-            self._recent = deque(maxlen=0)
-        else:
-            self._recent = deque(self._recent, maxlen=offer.requests_per_minute)
+    def __init__(self, allows: Callable[[Member], bool], is_free: Callable[[Member], bool]) -> None:
+        self._allows = allows
+        self._is_free = is_free
+        self._passed_over = 0
 
     @property
-    def label(self) -> str:
-        """Its URL without secrets."""
-        return self.exit.label
+    def has_given_up(self) -> bool:
+        return self._passed_over > _MAX_RESTING
 
-    @property
-    def is_full(self) -> bool:
-        """Whether it has as many connections as it may have."""
-        return self.max_connections is not None and self.open >= self.max_connections
-
-    @property
-    def rested_at(self) -> float:
-        """When it may be asked again, by its requests a minute; monotonic seconds."""
-        recent = self._recent
-        return recent[0] + 60.0 if recent and len(recent) == recent.maxlen else -math.inf
-
-    def fulfils(self, wish: Wish) -> bool:
-        """Whether it is what a client wishes for."""
-        return (
-            (wish.exit is None or wish.exit == self.name)
-            and (wish.country is None or wish.country == self.country or self.any_country)
-            and all(tag in self.tags for tag in wish.tags)
-        )
-
-    def fits(self, request: Request) -> bool:
-        """Whether it can serve ``request``, and is what that wishes for."""
-        return request.command in self.served and self.fulfils(request.wish)
-
-    def note_request(self, now: float) -> None:
-        """It is asked once more."""
-        self._recent.append(now)
+    def __call__(self, member: Member) -> bool:
+        if not self._allows(member):
+            return False
+        if self._is_free(member):
+            return True
+        self._passed_over += 1
+        return self.has_given_up
 
 
 class Changes(NamedTuple):
-    """What an update did."""
+    """The result of an update."""
 
     added: list[Member]
     removed: list[Member]
 
 
-class Roster:
-    """The exits, in their order.
+def at_once(_: bool) -> None:
+    """For a roster whose long work may take all the time that it needs."""
 
-    ``random`` is where chance comes from, ``settings`` say when an exit is given up for a while.
+
+class Roster:
+    """All exits of a group, in the order in which they were added.
+
+    ``settings``: when failures eject an exit; ``random``: the source of randomness; ``policy``:
+    chooses the exit for a request, None is round robin.  ``few``: in a larger group, exits have to
+    show that they work before they get more than a few requests; None: in none.  ``give_way``:
+    called during long work (rotation/views.py).  ``host_limits``: the limits of each exit for each
+    host.
     """
 
-    def __init__(self, offers: Iterable[Offer], settings: HealthSettings, random: Random) -> None:
+    def __init__(
+        self,
+        offers: Iterable[Offer],
+        settings: HealthSettings,
+        random: Random,
+        policy: Policy | None = None,
+        *,
+        few: int | None = None,
+        give_way: GiveWay = at_once,
+        host_limits: HostLimits | None = None,
+    ) -> None:
         self._settings = settings
         self._random = random
-        self._numbers = count()
+        self._policy = policy or RoundRobin()
+        self._few = few
+        self._give_way = give_way
         self._members: dict[object, Member] = {}
         self._by_name: dict[str, Member] = {}
         self._order: list[Member] = []
-        self.domains = Domains(settings, random)
-        #: those that may be asked, and until when this is so if nothing happens; None: not known
-        self._ready: list[Member] | None = None
-        self._ready_until = -math.inf
+        self._views: Views[Member] = Views(self._policy, random, give_way)
+        self.domains = DomainHealth(settings, random)
+        self.host_limits = host_limits
+        #: exits whose checks don't fail, and those of them that requests have ejected
+        self._up = self._ejected = 0
+        self._unproven_share = _MOST_UNPROVEN
+        #: a heap: when to look at which exit again, because something ends by time
+        self._due: list[tuple[float, int, Member]] = []
+        self._now = -math.inf
+        #: which exits leave from which address
+        self.addresses: AddressIndex[Member] = AddressIndex()
+        #: the members whose state has changed, for a state file; None: there is none
+        self.touched: set[Member] | None = None
         self.update(offers)
 
     def __len__(self) -> int:
@@ -181,237 +146,554 @@ class Roster:
     def __iter__(self) -> Iterator[Member]:
         return iter(self._order)
 
+    def __repr__(self) -> str:
+        return f"<Roster exits={len(self)}>"
+
+    def sample(self, most: int) -> list[Member]:
+        """So many members at random, or all of them."""
+        return self._random.sample(self._order, min(most, len(self._order)))
+
     def named(self, name: str) -> Member | None:
-        """The member of that name."""
+        """The member of that name; None if there is none."""
         return self._by_name.get(name)
 
-    # --- which there are --------------------------------------------------------------------
+    # --- the list of exits ------------------------------------------------------------------
 
     def update(self, offers: Iterable[Offer]) -> Changes:
-        """Have these exits from now on.
+        """Replace the exits by those of ``offers``.
 
-        What is known of an exit stays with it, and so does its name; of two offers of the same
-        exit the first one counts.
+        An exit that stays keeps its state and its name; of two offers of the same exit the first
+        one counts.  While this is at work requests are served: by each new exit as soon as it was
+        added, and by each old one until all were.  The caller sees to it that no two updates are.
         """
-        before = self._members
+        give_way, members, by_name = self._give_way, self._members, self._by_name
         wanted: dict[object, Offer] = {}
         for offer in offers:
-            wanted.setdefault(_key(offer), offer)
-        removed = [member for key, member in before.items() if key not in wanted]
-        taken = {member.name for key, member in before.items() if key in wanted}
+            wanted.setdefault(key_of(offer), offer)
+            give_way(False)
+        removed = []
+        taken = set()
+        for key, member in members.items():
+            if key in wanted:
+                taken.add(member.name)
+            else:
+                removed.append(member)
+            give_way(False)
+        needs_proof = self._few is not None and len(wanted) > self._few
         numbers: dict[str, int] = {}
         added = []
-        members: dict[object, Member] = {}
+        weights = 0.0
         for key, offer in wanted.items():
-            member = before.get(key)
-            if member is None:
+            known = members.get(key)
+            if known is not None:
+                self._take(known, offer)
+            else:
                 name = _free_name(offer.name or derived_name(offer.exit.label), taken, numbers)
                 taken.add(name)
                 health = Health(self._settings, self._random)
-                member = Member(next(self._numbers), name, offer, health)
+                member = Member(name, offer, health)
+                member.needs_proof = needs_proof
+                # one that goes may have had the name
+                members[key] = by_name[name] = member
+                self._enter(member)
                 added.append(member)
-            else:
-                member.take(offer)
-            members[key] = member
-        self._members = members
-        # policies want them by their numbers
-        self._order = sorted(members.values(), key=lambda member: member.number)
-        self._by_name = {member.name: member for member in self._order}
-        self.changed()
+            weights += offer.weight
+            give_way(False)
+        for member in removed:
+            self._leave(member)
+            give_way(False)
+        give_way(True)  # each of the following takes as long as a turn, or longer
+        # by their numbers, which the members are nearly in the order of
+        self._order = sorted(members.values(), key=_number)
+        give_way(True)
+        if members:
+            # the same in every process that has these exits
+            self._views.set_unit(2.0 ** round(math.log2(weights / len(members))))
+            self._views.view(Criteria(Command.CONNECT))
         return Changes(added, removed)
 
-    # --- which may be asked -----------------------------------------------------------------
+    def _enter(self, member: Member) -> None:
+        self._up += 1
+        self._views.enter(member, member.traits)
+        member.number = member.slot
+        self.member_changed(member, self._now)
 
-    def changed(self) -> None:
-        """Something was done to a member by which it may or may not be asked."""
-        self._ready = None
+    def _leave(self, member: Member) -> None:
+        self._count(member, -1)
+        self._views.leave(member)
+        self.addresses.forget(member)
+        del self._members[member.key]
+        if self._by_name[member.name] is member:
+            del self._by_name[member.name]
 
-    def fulfilling(self, wish: Wish) -> Sequence[Member]:
-        """Those that are what a client wishes for, whether they may be asked or not."""
-        if _is_any(wish):
-            return self._order
-        return [member for member in self._order if member.fulfils(wish)]
+    def _take(self, member: Member, offer: Offer) -> None:
+        before = (member.traits, member.weight)
+        member.take(offer)
+        if (member.traits, member.weight) != before:
+            # as if it were another one: what orders know of it holds no longer
+            self._views.leave(member)
+            self._views.enter(member, member.traits)
+        self.member_changed(member, self._now)
+
+    def learn(self, member: Member, found: OutboundAddress, now: float) -> bool:
+        """Take the outbound address of an exit; whether it is another one than before."""
+        if member.slot < 0 or not self.addresses.learn(member, found):
+            return False
+        before = member.traits
+        member.learn(found)
+        if member.traits != before:
+            self._views.leave(member)
+            self._views.enter(member, member.traits)
+        self.member_changed(member, now)
+        return True
+
+    def beside(
+        self, address: str, request: Request, excluded: Collection[Member], now: float
+    ) -> Sequence[Member]:
+        """Exits that may be used for ``request`` and leave from ``address``.
+
+        Without any, those of its network; a few of them, if there are many.
+        """
+        self._look_again(now)
+        allows = self._allows(request, excluded, now)
+        for members in (self.addresses.sharing(address), self.addresses.near(address)):
+            fit = [
+                member
+                for member in islice(members, FEW)
+                if member.tier in READY and member.fits(request) and (not allows or allows(member))
+            ]
+            if fit:
+                return fit
+        return []
+
+    # --- the state of one exit --------------------------------------------------------------
+
+    def member_changed(self, member: Member, now: float) -> None:
+        """The state of ``member`` has changed, so that it may, or may not, be used now."""
+        if member.slot < 0:
+            return  # it was removed
+        self._now = now = max(now, self._now)
+        health = member.health
+        if health.has_proof and not health.failures:
+            member.needs_proof = False
+        elif health.ejections or health.failures:
+            member.needs_proof = self._few is not None and len(self._members) > self._few
+        standing = UP
+        if health.is_ejected(now):
+            standing = DOWN if health.is_down or not health.has_worked else EJECTED
+        if standing != member.standing:
+            self._count(member, -1)
+            member.standing = standing
+            self._count(member, 1)
+        if self.touched is not None:
+            self.touched.add(member)
+        self._views.move(member, self._tier(member, now))
+        ends = (
+            health.ejected_until,
+            member.banned_until,
+            member.rested_at,
+            member.spent_until,
+        )
+        due = min((end for end in ends if end > now), default=math.inf)
+        if due < member.due:
+            member.due = due
+            heapq.heappush(self._due, (due, member.number, member))
+
+    def _tier(self, member: Member, now: float) -> int:
+        if member.draining or member.banned_until > now:
+            return BARRED
+        if member.is_full or member.rested_at > now or member.spent_until > now:
+            return LIMITED
+        if member.health.is_busy or member.health.is_ejected(now):
+            return LAST
+        is_doubted = member.health.is_doubted or member.different_page is not None
+        return UNPROVEN if member.needs_proof or is_doubted else USABLE
+
+    def _count(self, member: Member, by: int) -> None:
+        if member.standing != DOWN:
+            self._up += by
+        if member.standing == EJECTED:
+            self._ejected += by
+
+    def _look_again(self, now: float) -> None:
+        """Look at the exits of which time has ended something."""
+        self._now = max(now, self._now)
+        for _ in range(_MAX_DUE):
+            if not self._due or self._due[0][0] > now:
+                break
+            due, _, member = heapq.heappop(self._due)
+            if due == member.due:
+                member.due = math.inf
+                self.member_changed(member, now)
+
+    def tried(self, member: Member, served: bool) -> None:
+        """The exit has served a request, or failed it by its own fault.
+
+        Clients pay for what unproven exits fail, so that these get the fewer requests the more of
+        them fail.
+        """
+        if member.tier == UNPROVEN:
+            share = self._unproven_share * (2.0 if served else 0.5)
+            self._unproven_share = max(_LEAST_UNPROVEN, min(share, _MOST_UNPROVEN))
+
+    def may_eject(self, member: Member, now: float) -> bool:
+        """Whether requests may eject ``member`` too.
+
+        If many exits fail at once, the fault is hardly theirs, and the rest would be overloaded
+        (Envoy, outlier_detection.max_ejection_percent).  Exits that are down don't count: the share
+        is one of those that pass their checks.  Nor do exits that have never worked, once they are
+        ejected: they are no loss.  A single exit is never ejected.
+        """
+        if not member.health.has_worked:
+            return len(self._order) > 1
+        self._look_again(now)
+        return self._ejected + 1 <= self._settings.max_ejected * self._up
+
+    # --- which may be used ------------------------------------------------------------------
+
+    def choose(
+        self,
+        request: Request,
+        excluded: Collection[Member],
+        now: float,
+        *,
+        proven_only: bool = False,
+    ) -> Member | None:
+        """The exit for ``request`` that the policy chooses; None if none may be used.
+
+        ``excluded`` have failed the request already.  If all others are ejected or busy, it is one
+        of the least bad ones.  ``proven_only``: no exit that has yet to show that it works, unless
+        there is no other one; of a few exits, one that has served a request, if there is one.
+        """
+        self._look_again(now)
+        host = request.dest.host
+        view = self._view(request)
+        if view is None:
+            return self._among(self.available(request, excluded, now), host, now)
+        if proven_only and view.size <= FEW:
+            fit = self._available(self._views.members(view), request, excluded, now)
+            proven = [each for each in fit if each.health.proven]
+            if proven:
+                return self._among(sorted(proven, key=_number), host, now)
+        allows = self._allows(request, excluded, now)
+        usable_count, unproven = view.counts[USABLE], view.counts[UNPROVEN]
+        tiers = READY
+        may_try = not proven_only and not excluded and unproven and usable_count
+        if may_try and self._random.random() < self._unproven_share:
+            tiers = (UNPROVEN, USABLE)
+        for tier in tiers:
+            if view.counts[tier]:
+                chosen = view.choose(tier, host, now, allows)
+                if isinstance(allows, _Unlimited) and allows.has_given_up:
+                    return self._soonest(request, excluded, now) or chosen
+                if chosen is not None:
+                    return chosen
+        return self._among(self._least_bad(view, request, excluded, now), host, now)
+
+    def has_other(self, request: Request, excluded: Collection[Member], now: float) -> bool:
+        """Whether another exit than ``excluded`` may be used for ``request``."""
+        self._look_again(now)
+        view = self._view(request)
+        if view is None:
+            return bool(self.available(request, excluded, now))
+        usual = (USABLE, UNPROVEN, LAST)
+        others = sum(view.counts[tier] for tier in usual)
+        return others > sum(each.tier in usual and each.fits(request) for each in excluded)
+
+    def winner(
+        self,
+        key: SessionKey,
+        generation: int,
+        request: Request,
+        excluded: Collection[Member],
+        now: float,
+        like: Like | None,
+    ) -> Member | None:
+        """The exit of a session among those that may be used for ``request``; None if none may.
+
+        ``excluded`` have failed the request already; ``like``: what the exit has to be like.
+        """
+        self._look_again(now)
+        view = self._views.view(_criteria(request)._replace(like=like))
+        if view.size <= FEW:
+            fit = self._available(self._views.members(view), request, excluded, now)
+            return winner(key, generation, fit) if fit else None
+        session = int.from_bytes(session_hash(key, generation).digest(), "big")
+        allows = self._allows(request, excluded, now)
+        for tier in READY:
+            if view.counts[tier]:
+                found = self._views.winner(view, tier, session, allows)
+                if found is not None:
+                    return found
+        fit = self._least_bad(view, request, excluded, now)
+        return winner(key, generation, fit) if fit else None
+
+    def may_use(
+        self, member: Member, request: Request, excluded: Collection[Member], now: float
+    ) -> bool:
+        """Whether ``request`` may use an exit; one that is ejected, only if all others are."""
+        self._look_again(now)
+        allows = self._allows(request, excluded, now)
+        if not member.fits(request) or (allows is not None and not allows(member)):
+            return False
+        view = self._view(request)
+        ready = 0 if view is None else view.counts[USABLE] + view.counts[UNPROVEN]
+        return member.tier in READY or (member.tier == LAST and not ready)
 
     def available(
-        self, request: Request, given_up: Collection[Member], now: float
+        self, request: Request, excluded: Collection[Member], now: float
     ) -> Sequence[Member]:
-        """Those that may be asked for ``request``, in their order: empty if none may.
+        """The members that may be used for ``request``, in their order; empty if there are none.
 
-        ``given_up`` have failed it already.  Where the health of all others is in doubt, it is
-        the least bad ones.
+        As :meth:`choose` finds them, but all of them: only for a few.
         """
-        fit: Sequence[Member] = self._ready_at(now)
-        if given_up or not _is_any(request.wish) or request.command is not Command.CONNECT:
-            fit = [each for each in fit if each not in given_up and each.fits(request)]
-        if not fit:
-            fit = self._least_bad(request, given_up, now)
-        if self.domains:
-            for domain in _domains(request.dest):
-                fit = self.domains.usable(fit, domain, now)
-        return fit
+        self._look_again(now)
+        matching = self.matching(request.selector, request.command)
+        return self._available(matching, request, excluded, now)
+
+    def matching(self, selector: ExitSelector, command: Command) -> list[Member]:
+        """All members that match, in their order, whether they may be used or not."""
+        if selector.exit is not None:
+            named = self.named(selector.exit)
+            matches = named is not None and command in named.served and named.matches(selector)
+            return [named] if named is not None and matches else []
+        view = self._views.view(Criteria(command, selector.country, selector.tags))
+        return sorted(self._views.members(view), key=_number)
+
+    def first(self, request: Request) -> Member:
+        """Some member that fits ``request``, always the same one; there must be one."""
+        view = self._views.view(_criteria(request))
+        return next(self._views.members(view))
+
+    def count(self, selector: ExitSelector, command: Command | None = None) -> int:
+        """How many members match, whether they may be used or not; ``command`` None: whatever they
+        serve.
+        """
+        if selector.exit is not None:
+            named = self.named(selector.exit)
+            return int(
+                named is not None
+                and named.matches(selector)
+                and (command is None or command in named.served)
+            )
+        return self._views.view(Criteria(command, selector.country, selector.tags)).size
+
+    def has_limited(self, request: Request, now: float) -> bool:
+        """Whether a member that fits ``request`` is at its limit."""
+        self._look_again(now)
+        view = self._view(request)
+        if view is None:
+            named = self.named(request.selector.exit or "")
+            return named is not None and named.tier == LIMITED
+        return view.counts[LIMITED] > 0
+
+    def rested_at(self, request: Request, now: float) -> float:
+        """When the first of the members that are at their limit may be used again, of the first
+        few that fit ``request``; in the past if that is when a connection ends."""
+        found = islice(self, _MAX_SEARCHED)
+        limited = (each for each in found if each.tier == LIMITED and each.fits(request))
+        rests = (now if each.is_full else max(each.rested_at, each.spent_until) for each in limited)
+        return min(rests, default=now)
 
     def serves(self, member: Member, request: Request, now: float) -> bool:
-        """Whether nothing but its limits keeps a member from being asked for ``request``."""
+        """Whether a member may be used for ``request``, apart from its limits."""
         return (
             not member.draining
             and member.banned_until <= now
-            and not member.health.is_out(now)
+            and member.spent_until <= now
+            and not member.health.is_ejected(now)
             and member.fits(request)
             and not any(
-                self.domains.is_out(member.name, domain, now)
-                for domain in (_domains(request.dest) if self.domains else ())
+                self.domains.is_ejected(member.name, scope, now)
+                for scope in (scopes_of(request) if self.domains else ())
             )
         )
 
     def refuses(self, member: Member, now: float) -> bool:
-        """Whether it must not be asked, however many others have failed."""
+        """Whether a member must not be used, even if all others have failed."""
         return (
-            member.draining or member.is_full or member.banned_until > now or member.rested_at > now
+            member.draining
+            or member.is_full
+            or max(member.banned_until, member.rested_at, member.spent_until) > now
         )
 
-    def _ready_at(self, now: float) -> list[Member]:
-        # gone through only when something has changed: there may be thousands of exits
-        if self._ready is None or now >= self._ready_until:
-            self._ready_until = math.inf
-            self._ready = [member for member in self._order if self._is_ready(member, now)]
-        return self._ready
+    def _view(self, request: Request) -> View[Member] | None:
+        """The exits that fit; None if the request names its exit."""
+        return self._views.view(_criteria(request)) if request.selector.exit is None else None
 
-    def _is_ready(self, member: Member, now: float) -> bool:
-        if member.draining or member.is_full or member.health.is_busy:
-            return False
-        back = max(member.banned_until, member.rested_at, member.health.out_until)
-        if back > now:
-            self._ready_until = min(self._ready_until, back)
-        return back <= now
+    def _barring(self, request: Request) -> list[str]:
+        """The scopes of a request for which some exits may not be used."""
+        if not self.domains:
+            return []
+        return [scope for scope in scopes_of(request) if self.domains.has(scope)]
+
+    def _allows(
+        self, request: Request, excluded: Collection[Member], now: float
+    ) -> Allows[Member] | None:
+        """Which exits the request may use of those that others may use; None: all of them."""
+        domains, barring = self.domains, self._barring(request)
+        host, limits = self._limited_host(request), self.host_limits
+        if host is not None and limits is not None and request.selector.session is None:
+            return _Unlimited(
+                lambda member: (
+                    member not in excluded
+                    and not any(domains.is_ejected(member.name, domain, now) for domain in barring)
+                ),
+                lambda member: limits.usable_at(member.name, host) <= now,
+            )
+        if not barring:
+            return (lambda member: member not in excluded) if excluded else None
+        return lambda member: (
+            member not in excluded
+            and not any(domains.is_ejected(member.name, domain, now) for domain in barring)
+        )
+
+    def _soonest(self, request: Request, excluded: Collection[Member], now: float) -> Member | None:
+        """Of exits that rest for the host of ``request``, the one whose rest ends first."""
+        limits = self.host_limits
+        names = () if limits is None else limits.soonest(domain_of(request.dest.host), FEW, now)
+        for name in names:
+            member = self.named(name)
+            if (
+                member is not None
+                and member not in excluded
+                and member.tier in READY
+                and member.fits(request)
+            ):
+                return member
+        return None
+
+    def _limited_host(self, request: Request) -> str | None:
+        """The host of a request, if some exit has a limit for it that may be reached."""
+        limits = self.host_limits
+        if limits is None or request.command is UDP_ASSOCIATE:
+            return None
+        host = domain_of(request.dest.host)
+        return host if limits.has(host) else None
+
+    def _available(
+        self,
+        members: Iterable[Member],
+        request: Request,
+        excluded: Collection[Member],
+        now: float,
+    ) -> Sequence[Member]:
+        fit = [each for each in members if each not in excluded]
+        ready = [each for each in fit if each.tier == USABLE]
+        ready = ready or [each for each in fit if each.tier == UNPROVEN]
+        return self._not_barred(
+            ready or usable([each for each in fit if each.tier == LAST], now), request, now
+        )
 
     def _least_bad(
-        self, request: Request, given_up: Collection[Member], now: float
+        self, view: View[Member], request: Request, excluded: Collection[Member], now: float
     ) -> Sequence[Member]:
-        left = [
-            member
-            for member in self._order
-            if member not in given_up and member.fits(request) and not self.refuses(member, now)
-        ]
-        return usable(left, now)
+        """Some exits for want of better ones; empty if none may be used."""
+        if view.size <= FEW:
+            members = sorted(self._views.members(view), key=_number)
+            return self._available(members, request, excluded, now)
+        if view.counts[USABLE] + view.counts[UNPROVEN] > 0:  # which the destination has barred
+            searched = islice(self._views.members(view), _MAX_SEARCHED)
+            ready = (each for each in searched if each.tier in READY and each not in excluded)
+            fit: Sequence[Member] = list(islice(ready, FEW))
+        else:
+            fit = []
+        fit = fit or usable(view.last(FEW, lambda member: member not in excluded), now)
+        return self._not_barred(fit, request, now)
 
-    # --- how they serve ---------------------------------------------------------------------
+    def _not_barred(
+        self, members: Sequence[Member], request: Request, now: float
+    ) -> Sequence[Member]:
+        for domain in self._barring(request):
+            members = self.domains.usable(members, domain, now)
+        host, limits = self._limited_host(request), self.host_limits
+        if host is None or limits is None or request.selector.session is not None:
+            return members
+        at = [limits.usable_at(member.name, host) for member in members]
+        soonest = max(now, min(at, default=now))
+        return [each for each, free in zip(members, at, strict=True) if free <= soonest]
 
-    def asked(self, member: Member, now: float) -> None:
-        """A request is put to it."""
+    def _among(self, members: Sequence[Member], host: str, now: float) -> Member | None:
+        """The one of a few that the policy chooses."""
+        by_slot = {member.slot: member for member in members}
+        order = self._policy.order(by_slot.get)
+        for member in members:
+            order.add(member)
+        return order.choose(host, now)
+
+    def barred(self, now: float) -> Iterator[tuple[str, str, str, float]]:
+        """What is known of pairs of exit and domain: exit, domain, state, and when the exit may be
+        used there again."""
+        yield from self.domains.listed(now)
+        if self.host_limits is not None:
+            for name, host, until in self.host_limits.cooling(now):
+                yield name, host, "cooling", until
+
+    # --- requests ---------------------------------------------------------------------------
+
+    def take_turn(self, member: Member, request: Request, now: float, wait: float) -> float | None:
+        """When a request may be sent to the exit, by its limits for the host: in at most ``wait``
+        seconds, or None.
+
+        Its end is then reported by :meth:`connection_closed`, or by :meth:`give_turn_back`.
+        """
+        if self.host_limits is None or request.command is UDP_ASSOCIATE:
+            return now
+        return self.host_limits.take(member.name, domain_of(request.dest.host), now, wait)
+
+    def turn_at(self, member: Member, request: Request) -> float:
+        """When the exit may be sent a request for the host; infinity: once a connection ends."""
+        if self.host_limits is None:
+            return -math.inf
+        return self.host_limits.usable_at(member.name, domain_of(request.dest.host))
+
+    def join(self, member: Member, request: Request, now: float) -> None:
+        """The same for a request that only one connection can carry: it has its turn at once."""
+        if self.host_limits is not None:
+            self.host_limits.joined(member.name, domain_of(request.dest.host), now)
+
+    def give_turn_back(self, member: Member, request: Request) -> None:
+        """The request was not sent, or its connection is closed."""
+        if self.host_limits is not None and request.command is not UDP_ASSOCIATE:
+            self.host_limits.closed(member.name, domain_of(request.dest.host))
+
+    def request_sent(self, member: Member, now: float) -> None:
+        """A request is sent to the exit: it has one connection more."""
         member.open += 1
-        member.health.asking += 1
+        member.health.in_flight += 1
         member.note_request(now)
-        if member.is_full or member.rested_at > now or member.health.is_busy:
-            self.changed()
+        if member.is_limited:
+            self.member_changed(member, now)
+        if self._policy.follows_open:
+            self._views.opened(member, member.open - 1)
 
-    def answered(self, member: Member) -> None:
-        """It has answered a request, or is not waited for any more."""
-        if member.health.is_busy:
-            self.changed()
-        member.health.asking -= 1
+    def request_done(self, member: Member) -> None:
+        """A request was answered by its destination, or it failed, or was given up."""
+        member.health.in_flight -= 1
+        if member.is_limited:
+            self.member_changed(member, self._now)
 
-    def connected(self, member: Member, now: float) -> None:
-        """It has connected a request."""
-        member.counts.connected += 1
-        member.doubts = 0
-        if not member.health.proven or member.health.is_out(now):
-            self.changed()
-        member.health.succeeded(now)
-
-    def failed(
-        self, member: Member, error: Exception, now: float, *, began: float = math.inf
+    def connection_closed(
+        self, member: Member, request: Request, up: int = 0, down: int = 0
     ) -> None:
-        """It has failed by itself, at a request that was put to it when it ``began``."""
-        self._fail(member, str(error), 1, now, began)
+        """The connection of ``request`` through the exit is closed, or was not made.
 
-    def doubted(
-        self, member: Member, error: Exception, now: float, *, began: float = math.inf
-    ) -> None:
-        """It could not connect a request that no other exit may be asked for.
-
-        One may be the destination's doing; so many in a row that would put it out are its own.
+        ``up`` and ``down`` are the bytes that it carried.
         """
-        if member.health.knows_newer(began):
-            return
-        member.doubts += 1
-        if member.doubts >= self._settings.failures:
-            self._fail(member, str(error), self._settings.failures, now)
-
-    def checked(self, member: Member, ok: bool, now: float) -> None:
-        """An active check has found it well, or not."""
-        member.health.checked(ok, now)
-        self.changed()
-
-    def left(
-        self,
-        member: Member,
-        up: int,
-        down: int,
-        now: float,
-        *,
-        dest: Address | None = None,
-        broken: bool = False,
-        by_itself: bool = False,
-    ) -> None:
-        """A connection through it is over, which carried so much.
-
-        An exit that says it is connected when it isn't shows by connections through which nothing
-        comes back, though something was sent, or which it breaks.  One destination may do so too,
-        or to one exit: then that is not asked for it, and for others is.  ``dest``: None where
-        nothing has to come back.  ``by_itself``: the exit has told that it failed.
-        """
-        if member.is_full:
-            self.changed()
+        self.give_turn_back(member, request)
         member.open -= 1
         member.counts.up += up
         member.counts.down += down
-        if down:
-            member.hollow.clear()
-        elif by_itself:
-            self._note_hollow(member, None, now)
-        elif dest is not None and (up or broken):
-            self._note_hollow(member, domain_of(dest.host), now)
-
-    def _note_hollow(self, member: Member, domain: str | None, now: float) -> None:
-        most, hollow = self._settings.failures, member.hollow
-        if len(hollow) > most:  # which of them there were is known well enough
-            del hollow[next(iter(hollow))]
-        # each began with a success, by which those before it were forgiven
-        hollow[domain] += 1
-        if hollow[None] + len(hollow.keys() - {None}) >= most:
-            self._fail(member, "connected, but nothing came back", most, now)
-        elif domain is not None and hollow[domain] >= most and len(self._order) > 1:
-            out = [self.domains.failed(member.name, domain, now) for _ in range(most)]
-            if any(out):
-                log.warning(
-                    "exit %s (%s) is out for %s: connected, but nothing came back",
-                    member.name,
-                    member.label,
-                    domain,
-                )
-
-    def _fail(
-        self, member: Member, why: str, times: int, now: float, began: float = math.inf
-    ) -> None:
-        member.counts.failed += 1
-        member.counts.last_error = why
-        everybody = [each.health for each in self._order]
-        if any(member.health.failed(now, everybody, began=began) for _ in range(times)):
-            seconds = member.health.out_until - now
-            log.warning(
-                "exit %s (%s) is out for %.0f s: %s", member.name, member.label, seconds, why
-            )
-        self.changed()
-
-
-def _key(offer: Offer) -> object:
-    return offer.exit if offer.key is None else offer.key
+        if member.is_limited:
+            self.member_changed(member, self._now)
+        if self._policy.follows_open:
+            self._views.opened(member, member.open + 1)
 
 
 def _free_name(name: str, taken: Collection[str], numbers: dict[str, int]) -> str:
-    """``name``, or the first of name-2, name-3... that nobody has.
+    """``name``, or the first of name-2, name-3... that is not taken.
 
-    ``numbers``: with which of them to begin, because those before it are taken.
+    ``numbers``: for each name the number to begin with, because those before it are taken.
     """
     if name not in taken:
         return name
@@ -420,24 +702,12 @@ def _free_name(name: str, taken: Collection[str], numbers: dict[str, int]) -> st
     return f"{name}-{number}"
 
 
-def _is_any(wish: Wish) -> bool:
-    return wish.exit is None and wish.country is None and not wish.tags
+#: of requests that any exit may serve, as nearly all
+_ANY = {command: Criteria(command) for command in Command}
 
 
-def _domains(dest: Address) -> Iterator[str]:
-    """The domains that a destination belongs to: its name, and those that it is below of."""
-    domain = domain_of(dest.host)
-    yield domain
-    if dest.ip is None:
-        while "." in domain:
-            domain = domain.partition(".")[2]
-            yield domain
-
-
-def _served(way: Exit) -> dict[Command, Callable[[Request], Any]]:
-    served: dict[Command, Callable[[Request], Any]] = {Command.CONNECT: way.connect}
-    # Not by isinstance of the protocols, which takes longer than all else that makes a member.
-    for command, name in ((Command.UDP_ASSOCIATE, "associate"), (Command.BIND, "bind")):
-        if (method := getattr(way, name, None)) is not None:
-            served[command] = method
-    return served
+def _criteria(request: Request) -> Criteria:
+    selector = request.selector
+    if selector is ANY:
+        return _ANY[request.command]
+    return Criteria(request.command, selector.country, selector.tags)

@@ -1,24 +1,26 @@
-"""Sessions: requests of one name that keep one exit.
+"""Sessions: requests with the same session id that keep the same exit.
 
-Which exit a session has is worked out and not handed out, by rendezvous hashing (Thaler and
-Ravishankar, 1998): each exit draws a number from the session's name and its own, and the one with
-the highest has the session.  So processes and machines with the same list of exits agree without
-talking, and when an exit comes or goes, only the sessions move that it gains or has had.
+The exit of a session is computed from its name and those of the exits.  So processes and machines
+with the same list of exits agree without communication, and when an exit is added or removed, only
+the sessions move that it gains or had.  Among few exits that is weighted rendezvous hashing (Thaler
+and Ravishankar, 1998): a hash of the session and of each exit's name gives each exit a number, and
+the highest wins.  Among many it is a ring (rotation/ring.py), which doesn't go through all of them.
 
-What is remembered is what can't be worked out: that a session had to leave its exit, and how long
-it has lasted.
+What can't be computed is remembered: that a session had to leave its exit, and how old it is.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from typing import NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from gsocks.wish import Wish
+from gsocks.lru import LruCache
+from gsocks.request import ExitSelector
+from gsocks.rotation.outbound_address import network_of
+from gsocks.settings import SessionSettings
 
 log = logging.getLogger("gsocks.rotation")
 
@@ -26,16 +28,16 @@ log = logging.getLogger("gsocks.rotation")
 SessionKey: TypeAlias = tuple[str, str]
 
 
-class Home(Protocol):
-    """What has to be known of an exit that may have sessions."""
+class SessionExit(Protocol):
+    """What sessions need to know of an exit."""
 
     @property
     def name(self) -> str:
-        """No other exit has the same."""
+        """Unique among all exits."""
 
     @property
     def weight(self) -> float:
-        """How many of the sessions, in proportion to the other exits' weights."""
+        """Its share of the sessions, in proportion to the other exits' weights."""
 
     @property
     def tags(self) -> tuple[str, ...]: ...
@@ -43,12 +45,112 @@ class Home(Protocol):
     @property
     def country(self) -> str | None: ...
 
+    @property
+    def address(self) -> str | None:
+        """The address that sites see; None: not known."""
 
-C = TypeVar("C", bound=Home)
+
+C = TypeVar("C", bound=SessionExit)
 
 
-class Seen(NamedTuple):
-    """A session, as a listing shows it."""
+class Like(NamedTuple):
+    """What an exit has that may replace another one: these tags and no others."""
+
+    tags: tuple[str, ...]
+    country: str | None
+
+
+class SessionExits(Protocol[C]):
+    """The exits that match the selector of a request, at least one."""
+
+    def named(self, name: str, /) -> C | None:
+        """The exit of that name; None if it doesn't match, or is gone."""
+
+    def is_available(self, exit_: C, /) -> bool:
+        """Whether it may be used now."""
+
+    def winner(
+        self,
+        key: SessionKey,
+        generation: int,
+        /,
+        *,
+        like: Like | None = None,
+        but: str | None = None,
+        away_from: str | None = None,
+    ) -> C | None:
+        """Of the exits that may be used now, the one that serves a session; None if none may.
+
+        ``like``: it is like this, or has the selected country; ``but``: not the one of that name;
+        ``away_from``: not one that leaves from that address.
+        """
+
+    def beside(self, address: str, key: SessionKey, generation: int, /) -> C | None:
+        """Of the exits that may be used now, one that leaves from that address, or else from its
+        network; None if none may."""
+
+    def any_winner(self, key: SessionKey, generation: int, /) -> C:
+        """Of all exits, whether they may be used or not."""
+
+
+class ListedExits(Generic[C]):
+    """A few exits, one of which is computed by rendezvous hashing.
+
+    ``members``: all that match ``selector``; ``available``: those that may be used now.
+    """
+
+    def __init__(
+        self, selector: ExitSelector, members: Sequence[C], available: Sequence[C]
+    ) -> None:
+        self._selector = selector
+        self._members = members
+        self._available = available
+
+    def named(self, name: str, /) -> C | None:
+        """See :class:`SessionExits`, as for the methods below."""
+        return next((each for each in self._members if each.name == name), None)
+
+    def is_available(self, exit_: C, /) -> bool:
+        return exit_ in self._available
+
+    def winner(
+        self,
+        key: SessionKey,
+        generation: int,
+        /,
+        *,
+        like: Like | None = None,
+        but: str | None = None,
+        away_from: str | None = None,
+    ) -> C | None:
+        fit = [
+            each
+            for each in self._available
+            if each.name != but
+            and (like is None or self._is_like(like, each))
+            and (away_from is None or each.address != away_from)
+        ]
+        return winner(key, generation, fit) if fit else None
+
+    def beside(self, address: str, key: SessionKey, generation: int, /) -> C | None:
+        known = [each for each in self._available if each.address is not None]
+        network = network_of(address)
+        fit = [each for each in known if each.address == address] or [
+            each for each in known if network_of(each.address or "") == network
+        ]
+        return winner(key, generation, fit) if fit else None
+
+    def any_winner(self, key: SessionKey, generation: int, /) -> C:
+        return winner(key, generation, self._members)
+
+    def _is_like(self, like: Like, other: C) -> bool:
+        # if a country is selected, all that match serve it, whatever other ones they serve
+        same_country = self._selector.country is not None or other.country == like.country
+        return same_country and set(other.tags) == set(like.tags)
+
+
+class SessionInfo(NamedTuple):
+    """A session, for a listing."""
 
     key: SessionKey
     #: the exit's name
@@ -58,225 +160,337 @@ class Seen(NamedTuple):
     last: float
 
 
-class Sessions:
-    """Which exit each session has.
+class SessionState(NamedTuple):
+    """All that is remembered of a session, for another process or a later one.
 
-    ``idle``: seconds without a request after which a session is forgotten.  The next one with its
-    name begins anew, at the exit that any other process would choose.  ``longest``: seconds after
-    its first use after which a session has another exit; a wish may ask for less.
+    Times are monotonic seconds; the attributes are those of :class:`_Session`.
     """
 
-    #: sessions that are remembered; the one that was silent longest is forgotten
-    MAX_SESSIONS = 100_000
+    exit: str | None
+    like: Like
+    address: str | None
+    first: float
+    last: float
+    moved: float
+    generation: int
+    is_served: bool
+    is_bound: bool
+    to_move: str
 
-    def __init__(self, *, idle: float = 600.0, longest: float = 86400.0) -> None:
-        self.idle = idle
-        self.longest = longest
-        # in the order of their latest use
-        self._sessions: OrderedDict[SessionKey, _Session] = OrderedDict()
+
+class Sessions:
+    """The exit of each session.
+
+    After ``settings.idle`` seconds without a request a session is forgotten: the next request with
+    its name starts a new one, at the exit that any other process would choose.
+    ``settings.longest`` seconds after its first use a session moves to another exit; a selector may
+    ask for less.
+    """
+
+    #: sessions that are remembered; the least recently used one is forgotten
+    max_sessions = 100_000
+
+    def __init__(self, settings: SessionSettings = SessionSettings()) -> None:
+        self.settings = settings
+        self._sessions: LruCache[SessionKey, _Session] = LruCache(self.max_sessions)
+        #: the keys of sessions that have changed, for a state file to write; None: there is none
+        self.changed: set[SessionKey] | None = None
 
     def choose(
-        self, key: SessionKey, wish: Wish, members: Sequence[C], available: Sequence[C], now: float
+        self, key: SessionKey, selector: ExitSelector, exits: SessionExits[C], now: float
     ) -> C:
-        """The exit that the session has.
+        """The exit for the next request of the session.
 
-        ``members``: all exits that fulfil ``wish``, of which there is at least one;
-        ``available``: those of them that may be asked now.  A session whose exit may not moves to
-        one with the same tags and country.  Where there is none, it stays, and fails as its exit
-        does: then what is returned is not available.  ``now`` is in monotonic seconds.
+        ``exits``: those that match ``selector``.  A session whose exit may not be used moves to
+        one that may be, with the same tags and country.  If there is none, the session stays where
+        it is, and the returned exit may not be used.  ``now`` is in monotonic seconds.
         """
         self._forget_idle(now)
         session = self._use(key, now)
-        if now - session.first >= self._lifetime(wish):
-            session.begin_again(now, "it has lasted long enough")
+        if now - session.first >= self._lifetime(selector):
+            session.restart(now, "its lifetime is over")
         last = session.exit
-        chosen = self._home(key, session, wish, members, available)
-        if last not in (None, chosen.name):
-            why = session.to_move or _reason(last, members)
-            log.info("session %s: from %s to %s, %s", _shown(key), last, chosen.name, why)
-        session.settle(chosen)
+        chosen = self._exit_for(key, session, exits)
+        if last is not None and last != chosen.name:
+            why = session.to_move or _reason(exits.named(last))
+            where = _where(session.address, chosen.address)
+            log.info(
+                "session %s moves from exit %s to %s%s: %s",
+                _shown(key),
+                last,
+                chosen.name,
+                where,
+                why,
+            )
+        session.settle(chosen, now)
+        self._note(key, session, now)
         return chosen
 
-    def asked(self, key: SessionKey) -> str | None:
-        """The name of the exit that was chosen for the session last, whether it has served or not.
+    def chosen(self, key: SessionKey) -> str | None:
+        """The name of the exit last chosen for the session, whether it has connected or not.
 
-        None if there was none, or if it is to have another one.
+        None if there is none, or if the session moves at its next request.
         """
-        session = self._sessions.get(key)
+        session = self._sessions.peek(key)
         return None if session is None or session.to_move else session.exit
 
-    def kept(self, key: SessionKey, wish: Wish, now: float) -> str | None:
-        """The name of the exit that has served the session and that it keeps while it can.
+    def kept(self, key: SessionKey, selector: ExitSelector, now: float) -> str | None:
+        """The name of the exit that has served the session, which it keeps while it can.
 
-        None if none has yet, or if it is to have another one.
+        None if there is none, or if the session moves at its next request.
         """
         self._forget_idle(now)
-        session = self._sessions.get(key)
+        session = self._sessions.peek(key)
         if session is None or not session.is_served or session.to_move:
             return None
-        return session.exit if now - session.first < self._lifetime(wish) else None
+        return session.exit if now - session.first < self._lifetime(selector) else None
 
-    def served(self, key: SessionKey) -> None:
-        """The exit that was chosen for the session has connected it, so that it stays there."""
-        session = self._sessions.get(key)
-        if session is not None:
+    def served(self, key: SessionKey, name: str) -> None:
+        """An exit has served a request of the session: the session stays there.
+
+        Nothing happens if it has moved to another exit meanwhile.
+        """
+        session = self._sessions.peek(key)
+        if session is not None and session.exit == name and not session.is_served:
             session.is_served = session.is_bound = True
+            if self.changed is not None:
+                self.changed.add(key)
+
+    def move(self, key: SessionKey, chosen: SessionExit, now: float) -> None:
+        """Another exit has served a request of the session, whose own exit serves none."""
+        session = self._use(key, now)
+        why = "several of its requests in a row failed there"
+        log.info(
+            "session %s moves from exit %s to %s: %s", _shown(key), session.exit, chosen.name, why
+        )
+        session.settle(chosen, now)
+        session.is_served = session.is_bound = True
+        if self.changed is not None:
+            self.changed.add(key)
 
     def exit_of(self, key: SessionKey, now: float) -> str | None:
-        """The name of the exit that the session has; None if it is not known."""
+        """The name of the session's exit; None if there is none."""
         self._forget_idle(now)
-        session = self._sessions.get(key)
+        session = self._sessions.peek(key)
         return None if session is None else session.exit
 
+    def address_of(self, key: SessionKey) -> str | None:
+        """The address from which sites see the session; None: not known."""
+        session = self._sessions.peek(key)
+        return None if session is None else session.address
+
     def rotate(self, key: SessionKey, now: float) -> None:
-        """Give the session another exit at its next request, if there is one."""
+        """Move the session to another exit at its next request, if there is one."""
         self._forget_idle(now)
-        self._use(key, now).begin_again(now, "another one was asked for")
+        session = self._use(key, now)
+        session.restart(now, "a rotation was requested")
+        self._note(key, session, now)
 
-    def passed_on(self, key: SessionKey) -> str:
-        """The session's name towards an exit that has sessions of its own behind it.
+    def name_at_exit(self, key: SessionKey) -> str:
+        """The session id that is passed on to a provider's gateway, which has exits of its own.
 
-        Another one each time that it begins again: there it is to have another exit as well.
+        It changes each time that the session restarts, so that it moves behind the gateway too.
         """
-        session = self._sessions.get(key)
+        session = self._sessions.peek(key)
         if session is None or not session.generation:
             return key[1]
-        return f"{key[1]}/{session.generation}"  # which no session has in its name
+        return f"{key[1]}/{session.generation}"  # no session id contains a slash
 
-    def listing(self, now: float) -> Iterator[Seen]:
-        """The sessions that have an exit at present, those first that were silent longest."""
+    def listing(self, now: float) -> Iterator[SessionInfo]:
+        """The sessions that have an exit, the least recently used first."""
         self._forget_idle(now)
         for key, session in self._sessions.items():
             if session.exit is not None:
-                yield Seen(key, session.exit, session.first, session.last)
+                yield SessionInfo(key, session.exit, session.first, session.last)
+
+    def keys(self) -> list[SessionKey]:
+        """Those that are known."""
+        return list(self._sessions)
+
+    def state_of(self, key: SessionKey) -> SessionState | None:
+        """What is remembered of a session; None: nothing."""
+        session = self._sessions.peek(key)
+        if session is None:
+            return None
+        return SessionState(*(getattr(session, name) for name in SessionState._fields))
+
+    def restore(self, key: SessionKey, state: SessionState, now: float) -> None:
+        """Take what another process, or this one before a restart, has known of a session.
+
+        Of two states the one counts to which the session has moved last.
+        """
+        session = self._sessions.peek(key)
+        if session is None:
+            if now - state.last >= self.settings.idle:
+                return
+            session = self._sessions[key] = _Session(now)
+        elif state.moved <= session.moved:
+            session.last = max(session.last, min(state.last, now))
+            return
+        else:
+            state = state._replace(last=max(session.last, state.last))
+        # a clock that was ahead must not make it last longer
+        state = state._replace(
+            **{name: min(getattr(state, name), now) for name in ("first", "last", "moved")}
+        )
+        for name, value in state._asdict().items():
+            setattr(session, name, value)
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def _lifetime(self, wish: Wish) -> float:
-        return self.longest if wish.lifetime is None else min(wish.lifetime, self.longest)
+    def __repr__(self) -> str:
+        return f"<Sessions remembered={len(self)}>"
+
+    def _note(self, key: SessionKey, session: _Session, now: float) -> None:
+        """Have a session written if it has moved, or from time to time that it is in use."""
+        if self.changed is not None and (
+            session.moved > session.noted or now - session.noted >= self.settings.idle / 8
+        ):
+            session.noted = now
+            self.changed.add(key)
+
+    def _lifetime(self, selector: ExitSelector) -> float:
+        longest = self.settings.longest
+        return longest if selector.lifetime is None else min(selector.lifetime, longest)
 
     def _use(self, key: SessionKey, now: float) -> _Session:
         session = self._sessions.get(key)
         if session is None:
             session = self._sessions[key] = _Session(now)
-            if len(self._sessions) > self.MAX_SESSIONS:
-                self._sessions.popitem(last=False)
-        else:
-            self._sessions.move_to_end(key)
         session.last = now
         return session
 
     def _forget_idle(self, now: float) -> None:
-        while self._sessions:
-            key, session = next(iter(self._sessions.items()))
-            if now - session.last < self.idle:
+        while (oldest := self._sessions.oldest()) is not None:
+            key, session = oldest
+            if now - session.last < self.settings.idle:
                 return
             del self._sessions[key]
 
-    def _home(
-        self,
-        key: SessionKey,
-        session: _Session,
-        wish: Wish,
-        members: Sequence[C],
-        available: Sequence[C],
-    ) -> C:
-        generation = session.generation
+    def _exit_for(self, key: SessionKey, session: _Session, exits: SessionExits[C]) -> C:
+        generation, chosen = session.generation, None
         if session.to_move:
             last = session.exit
-            if last is None:  # rotated before it was known here; others may have it there
-                last = winner(key, generation - 1, available or members).name
-            others = [each for each in available if each.name != last]
-            return winner(key, generation, others or available or members)
-        if session.exit is None:
-            return winner(key, generation, available or members)
-        kept = _named(session.exit, available)
-        if kept is not None:
-            return kept
-        if not session.is_bound:  # it has not been seen anywhere
-            return winner(key, generation, available or members)
-        alike = [each for each in available if session.fits(each, wish)]
-        if alike:
-            return winner(key, generation, alike)
-        return _named(session.exit, members) or winner(key, generation, available or members)
+            if last is None:  # rotated before its first request; other processes may have it there
+                before = exits.winner(key, generation - 1)
+                last = None if before is None else before.name
+            # to a site, another exit with the same address is the same one
+            chosen = exits.winner(
+                key, generation, but=last, away_from=session.address
+            ) or exits.winner(key, generation, but=last)
+        elif session.exit is not None:
+            kept = exits.named(session.exit)
+            if kept is not None and exits.is_available(kept):
+                return kept
+            if session.is_bound:  # a destination has seen it at an exit
+                if session.address is not None:
+                    chosen = exits.beside(session.address, key, generation)
+                chosen = chosen or exits.winner(key, generation, like=session.like) or kept
+        return chosen or exits.winner(key, generation) or exits.any_winner(key, generation)
 
 
 class _Session:
     """What is remembered of one session."""
 
     __slots__ = (
-        "country",
+        "address",
         "exit",
         "first",
         "generation",
         "is_bound",
         "is_served",
         "last",
-        "tags",
+        "like",
+        "moved",
+        "noted",
         "to_move",
     )
 
     def __init__(self, now: float) -> None:
         #: the exit's name; None before the first request
         self.exit: str | None = None
-        #: whether that exit has connected it, and whether any one has
+        #: whether this exit has connected a request of the session, and whether any exit has
         self.is_served = self.is_bound = False
-        #: the exit's own, for one that takes its place
-        self.tags: tuple[str, ...] = ()
-        self.country: str | None = None
+        #: the address from which sites see it
+        self.address: str | None = None
+        #: what an exit has to be like that replaces it
+        self.like = Like((), None)
         self.first = self.last = now
-        #: how often it has begun again; each time another exit wins
+        #: when its exit was chosen, or its next move was requested
+        self.moved = now
+        #: when it was last written down
+        self.noted = -math.inf
+        #: how often it has restarted; each time another exit wins
         self.generation = 0
-        #: why its next exit is another one; empty if it isn't
+        #: why it moves at its next request; empty if it doesn't
         self.to_move = ""
 
-    def begin_again(self, now: float, why: str) -> None:
-        self.first = now
+    def restart(self, now: float, why: str) -> None:
+        self.first = self.moved = now
         self.generation += 1
         self.to_move = why
 
-    def settle(self, home: Home) -> None:
-        self.is_served = self.is_served and self.exit == home.name
-        self.exit, self.tags, self.country = home.name, home.tags, home.country
+    def settle(self, chosen: SessionExit, now: float) -> None:
+        if self.exit != chosen.name or self.to_move:
+            self.moved = now
+        self.is_served = self.is_served and self.exit == chosen.name
+        self.exit, self.like = chosen.name, Like(chosen.tags, chosen.country)
+        self.address = chosen.address
         self.to_move = ""
 
-    def fits(self, home: Home, wish: Wish) -> bool:
-        # where a country is wished for, all serve that one, whatever other ones they serve
-        there = wish.country is not None or home.country == self.country
-        return there and set(home.tags) == set(self.tags)
 
-
-def winner(key: SessionKey, generation: int, exits: Sequence[C]) -> C:
-    """The exit among ``exits`` that draws the highest number: the same one in every process.
-
-    Weighted as Schindelhauer and Schomaker do it (2005): an exit's share of all sessions is that
-    of its weight, and a change of one weight moves no session between two others.
-    """
+def session_hash(key: SessionKey, generation: int) -> blake2b:
+    """A hash of a session, to be gone on with."""
     session = blake2b(digest_size=8)
     for part in (*key, str(generation)):
         raw = part.encode("utf-8", "surrogatepass")
         session.update(len(raw).to_bytes(4, "big") + raw)
-
-    def drawn(each: C) -> float:
-        lot = session.copy()
-        lot.update(each.name.encode())
-        # the middle of one of 2**52 steps from 0 to 1, which is exact, and neither 0 nor 1
-        chance = ((int.from_bytes(lot.digest(), "big") >> 12) + 0.5) / 2**52
-        return -each.weight / math.log(chance)
-
-    return max(exits, key=drawn)
+    return session
 
 
-def _named(name: str, exits: Sequence[C]) -> C | None:
-    return next((each for each in exits if each.name == name), None)
+def winner(key: SessionKey, generation: int, exits: Sequence[C]) -> C:
+    """The exit with the highest number for a session: the same one in every process.
+
+    Weighted as by Schindelhauer and Schomaker (2005): an exit's share of all sessions is that of
+    its weight, and a change of one weight moves no session between two other exits.
+    """
+    session = session_hash(key, generation)
+
+    def score(each: C) -> float:
+        digest = session.copy()
+        digest.update(each.name.encode())
+        return -each.weight / math.log(fraction(int.from_bytes(digest.digest(), "big")))
+
+    return max(exits, key=score)
 
 
-def _reason(last: str | None, members: Sequence[Home]) -> str:
-    """Why a session had to leave its exit."""
-    if any(each.name == last for each in members):
-        return "which can't be used now"
-    return "which is no more, or not what is asked for now"
+def fraction(number: int) -> float:
+    """A hash of 64 bits as a number between 0 and 1, and neither of these.
+
+    It is the middle of one of 2**52 steps, and so the same on every machine.
+    """
+    return ((number >> 12) + 0.5) / 2**52
+
+
+def _reason(still: object) -> str:
+    """Why a session had to leave its exit; ``still``: that exit, if it still matches."""
+    if still is not None:
+        return "its exit can't be used now"
+    return "its exit was removed, or does not match the selector"
+
+
+def _where(before: str | None, after: str | None) -> str:
+    """Whether an exit leaves from the address, or the network, of the one before."""
+    if before is None or after is None:
+        return ""
+    if before == after:
+        return f" (the same address, {after})"
+    return f" (the same network, {network_of(after)})" if _are_near(before, after) else ""
+
+
+def _are_near(one: str, other: str) -> bool:
+    return network_of(one) == network_of(other)
 
 
 def _shown(key: SessionKey) -> str:

@@ -1,13 +1,12 @@
-"""The exits behind a door as they stand: those of the config, and those of lists that change.
+"""Watches lists of exits, and merges them with the exits of the config.
 
-A file is looked at every second, and read when it has changed and then stayed as it is for one
-look more, so that one that is being written is not taken for whole.  A URL is fetched at its
-interval; what it said last is kept in a file, from which a start takes it when the provider can't
-be reached.  Of several processes with the same such file one fetches, and the others read the
-file when it changes.
+A file is polled every second, and read once it has changed and then stayed the same for one poll
+more, so that a file is not read while it is written.  A URL is fetched at its interval; its last
+response is cached on disk, for a start at which the provider can't be reached.  Of several
+processes with the same cache file one fetches, and the others read the file when it changes.
 
-Whatever goes wrong, the exits of before stay: an empty list, a web page in place of one, a file
-that is gone.  That is told once, and once that it is over.
+After any failure (an empty list, a web page instead of one, a missing file) the previous exits
+stay.  A failure is logged once, and once more when it has ended.
 """
 
 from __future__ import annotations
@@ -27,160 +26,202 @@ from typing import ParamSpec, TypeVar
 
 import gevent
 from gevent.event import Event
+from gevent.lock import BoundedSemaphore
 
+from gsocks.access.rules import ALLOW_ALL, DEFAULT_RULES
+from gsocks.backoff import Backoff
 from gsocks.errors import ConfigError, FetchFailed
-from gsocks.exits import Ground, make_exit
-from gsocks.exits.url import DIRECT, ExitSpec
-from gsocks.fetch import Page, fetch
-from gsocks.keep import Keep, State, state, state_of
-from gsocks.rotation.lists import LARGEST, ExitList, parse_list
+from gsocks.exits import ExitDeps, make_exit
+from gsocks.exits.fetch import Page, fetch
+from gsocks.exits.spec import DIRECT, ExitSpec
+from gsocks.files import FileState, state_of
+from gsocks.http.token import TOKEN
+from gsocks.net.resolve import Resolver
+from gsocks.rotation.cache import ListCache
+from gsocks.rotation.lists import MAX_SIZE, ExitList, parse_list
 from gsocks.rotation.sources import FileSource, Source, UrlSource
-from gsocks.rules import ALLOW_ALL
-from gsocks.units import format_size
+from gsocks.settings import PoolSettings
+from gsocks.turns import give_way, without_collection
+from gsocks.units import format_duration, format_size
 
 log = logging.getLogger("gsocks.sources")
 
 _Given = ParamSpec("_Given")
 _Made = TypeVar("_Made")
 
-#: seconds between two looks at a file
-LOOK_EVERY = 1.0
+#: seconds between two polls of a file
+POLL_INTERVAL = 1.0
 
-#: seconds for all of a fetch
+#: seconds for a whole fetch
 FETCH_TIMEOUT = 30.0
 
-#: seconds that a start, or a reload, waits for lists that were never there before
+#: seconds that a start or a reload waits for lists that are neither read nor cached yet
 FIRST_WAIT = 10.0
 
-#: seconds before a failed fetch is repeated the first time; each next one waits twice as long
-FIRST_RETRY = 5.0
+#: seconds of such a wait after which it is logged
+WAIT_LOGGED = 1.0
 
-#: entries that are told one by one when they are left out
-_MOST_TOLD = 10
+#: seconds before a failed fetch is retried; doubled after each further failure in a row
+RETRY_DELAY = 5.0
 
-#: bytes; fields for a request
-_LARGEST_HEADER_FILE = 65536
+#: skipped entries of a list that are logged one by one
+_MAX_LOGGED = 10
 
-_FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+): *([\x21-\x7e][\x20-\x7e]*)")
+#: bytes
+_MAX_HEADER_FILE = 65536
 
-#: what a server calls a list, and how it is asked whether it has another (RFC 9110 section 13.1)
+_FIELD = re.compile(rf"({TOKEN}): *([\x21-\x7e][\x20-\x7e]*)")
+
+#: validators of a response, and the conditional request fields for them (RFC 9110 section 13.1)
 _VALIDATORS = {"etag": "If-None-Match", "last-modified": "If-Modified-Since"}
 
 
-class Feed:
-    """``exits``, and those in the lists of ``sources``, each once."""
+class ExitListWatcher:
+    """``exits`` and those in the lists of ``sources``, without duplicates."""
 
-    def __init__(self, exits: Sequence[ExitSpec], sources: Sequence[Source]) -> None:
+    def __init__(
+        self,
+        exits: Sequence[ExitSpec],
+        sources: Sequence[Source],
+        resolver: Resolver | None = None,
+    ) -> None:
+        """``resolver``: looks the names up of servers that have lists; by default a new one."""
         self._own = tuple(exits)
-        self._followers = [_follower(spec, self._changed) for spec in sources]
+        self._resolver = resolver or Resolver()
+        self._watchers = [self._watcher(spec) for spec in sources]
         self._apply: Callable[[list[ExitSpec]], object] | None = None
+        self._telling = BoundedSemaphore()
 
     def begin(self, wait: float = FIRST_WAIT) -> list[ExitSpec]:
-        """Read all lists, and follow them from now on; returns all exits.
+        """Read all lists and begin to watch them; returns all exits.
 
-        ``wait``: seconds for lists that have to be fetched.  Raises ConfigError if there is no
-        exit at all then.
+        ``wait``: seconds for lists that have to be fetched.  Raises ConfigError if there is still
+        no exit then.
         """
-        for follower in self._followers:
-            follower.start()
+        for watcher in self._watchers:
+            watcher.start()
         try:
-            return _some(self._own, self._followers, wait)
+            return _some(self._own, self._watchers, wait)
         except BaseException:
             self.close()
             raise
 
     def follow(self, apply: Callable[[list[ExitSpec]], object]) -> None:
-        """Have ``apply`` called with all exits whenever a list has changed."""
+        """Call ``apply`` with all exits whenever a list has changed."""
         self._apply = apply
 
     def replace(
         self, exits: Sequence[ExitSpec], sources: Sequence[Source], wait: float = FIRST_WAIT
     ) -> list[ExitSpec]:
-        """Take other exits and sources, and look at once at those that stay.
+        """Replace the exits and sources; sources that stay are read again at once.
 
-        Returns all exits, which are the caller's to apply.  Raises ConfigError if there would be
-        none; then it follows what it did before.
+        Returns all exits, of which :meth:`tell` tells.  Raises ConfigError, and changes nothing, if
+        there would be none.
         """
-        before = self._followers
-        followers = []
+        before = self._watchers
+        watchers = []
         for spec in sources:
             known = next((each for each in before if each.spec == spec), None)
-            followers.append(known or _follower(spec, self._changed))
-        for follower in followers:
-            follower.start()
+            watchers.append(known or self._watcher(spec))
+        for watcher in watchers:
+            watcher.start()
         try:
-            found = _some(exits, followers, wait)
+            found = _some(exits, watchers, wait)
         except BaseException:
-            _close(each for each in followers if each not in before)
+            _close(each for each in watchers if each not in before)
             raise
-        _close(each for each in before if each not in followers)
-        self._own, self._followers = tuple(exits), followers
+        _close(each for each in before if each not in watchers)
+        self._own, self._watchers = tuple(exits), watchers
         return found
 
     def close(self) -> None:
-        """Follow no longer."""
-        _close(self._followers)
+        """Stop watching."""
+        _close(self._watchers)
 
-    def _changed(self, follower: _Follower) -> None:
-        # one that is about to come, or gone, says nothing
-        if self._apply is not None and follower in self._followers:
-            self._apply(_all(self._own, self._followers))
+    def _watcher(self, spec: Source) -> _SourceWatcher:
+        if isinstance(spec, FileSource):
+            return _FileFollower(spec, self._changed)
+        return _UrlFollower(spec, self._changed, self._resolver)
+
+    def _changed(self, watcher: _SourceWatcher) -> None:
+        # not of a source that is only being added, or was removed
+        if self._apply is not None and watcher in self._watchers:
+            self.tell(self._apply)
+
+    def tell(self, apply: Callable[[list[ExitSpec]], object]) -> None:
+        """Call ``apply`` with all exits, once it is not being called any more with previous ones.
+
+        It may give way to other greenlets, in which further lists change.
+        """
+        with self._telling:
+            apply(_all(self._own, self._watchers))
 
 
 def read_source(spec: Source) -> ExitList | None:
-    """What a source says, without fetching anything; None for a URL of which nothing is kept.
+    """The list of a source, without a fetch; None for a URL without a cached response.
 
     Raises ConfigError, with the source's name.
     """
     try:
         if isinstance(spec, FileSource):
-            return parse_list(_read(spec.file, LARGEST)[1], spec.manner)
-        kept = Keep(spec.cache, spec.url, LARGEST).read()
-        return None if kept is None else parse_list(kept.raw, spec.manner)
+            return parse_list(_read(spec.file, MAX_SIZE)[1], spec.options)
+        cached = ListCache(spec.cache, spec.url, MAX_SIZE).read()
+        return None if cached is None else parse_list(cached.raw, spec.options)
     except ConfigError as error:
         raise ConfigError(f"{spec}: {error}") from None
 
 
-def _all(own: Iterable[ExitSpec], followers: Iterable[_Follower]) -> list[ExitSpec]:
-    return list(dict.fromkeys(chain(own, *(follower.exits for follower in followers))))
+def _all(own: Iterable[ExitSpec], watchers: Iterable[_SourceWatcher]) -> list[ExitSpec]:
+    found: dict[ExitSpec, None] = {}
+    for spec in chain(own, *(watcher.exits for watcher in watchers)):
+        found[spec] = None
+        give_way()
+    return list(found)
 
 
-def _some(own: Iterable[ExitSpec], followers: Sequence[_Follower], wait: float) -> list[ExitSpec]:
-    """All exits, once those of the lists are known or ``wait`` seconds are over.
+def _some(
+    own: Iterable[ExitSpec], watchers: Sequence[_SourceWatcher], wait: float
+) -> list[ExitSpec]:
+    """All exits, once every list was read or ``wait`` seconds have passed.
 
     Raises ConfigError if there are none.
     """
-    gevent.wait([follower.ready for follower in followers], timeout=wait)
-    found = _all(own, followers)
+    _wait(watchers, wait)
+    found = _all(own, watchers)
     if not found:
-        troubles = (f"{each.spec}: {each.trouble or 'no answer yet'}" for each in followers)
+        troubles = (f"{each.spec}: {each.trouble or 'no answer yet'}" for each in watchers)
         raise ConfigError(f"no exits: {'; '.join(troubles)}")
     return found
 
 
-def _close(followers: Iterable[_Follower]) -> None:
-    for follower in followers:
-        follower.close()
+def _wait(watchers: Sequence[_SourceWatcher], seconds: float) -> None:
+    """Wait until every list was read, or for ``seconds``; a long wait is logged."""
+    at_first = min(WAIT_LOGGED, seconds)
+    gevent.wait([watcher.ready for watcher in watchers], timeout=at_first)
+    late = [watcher for watcher in watchers if not watcher.ready.is_set()]
+    if late and seconds > at_first:
+        lists = ", ".join(str(watcher.spec) for watcher in late)
+        log.info("waiting up to %s for %s", format_duration(seconds), lists)
+        gevent.wait([watcher.ready for watcher in late], timeout=seconds - at_first)
+
+
+def _close(watchers: Iterable[_SourceWatcher]) -> None:
+    for watcher in watchers:
+        watcher.close()
 
 
 # --- one source -----------------------------------------------------------------------------
 
 
-def _follower(spec: Source, changed: Callable[[_Follower], None]) -> _Follower:
-    if isinstance(spec, FileSource):
-        return _FileFollower(spec, changed)
-    return _UrlFollower(spec, changed)
+class _SourceWatcher:
+    """Watches one source in a greenlet, which calls ``changed`` when its list has changed."""
 
-
-class _Follower:
-    """One source, followed by a greenlet that calls ``changed`` when its list is another."""
-
-    def __init__(self, spec: Source, changed: Callable[[_Follower], None]) -> None:
+    def __init__(self, spec: Source, changed: Callable[[_SourceWatcher], None]) -> None:
         self.spec = spec
         self.exits: tuple[ExitSpec, ...] = ()
-        #: why the list of before stays; None: all is well
+        #: why the previous list stays; None after a success
         self.trouble: str | None = None
-        #: whether there is no use in waiting for it
+        #: set once a first read or fetch has ended, whether by success or failure
         self.ready = Event()
         self._changed = changed
         self._digest = b""
@@ -188,7 +229,7 @@ class _Follower:
         self._greenlet: gevent.Greenlet[[], None] | None = None
 
     def start(self) -> None:
-        """Look from now on; if it does that already, look at once."""
+        """Begin to watch; if it watches already, poll at once."""
         self._wake.set()
         if self._greenlet is None:
             self._greenlet = gevent.spawn(self._run)
@@ -196,111 +237,115 @@ class _Follower:
             self.ready.clear()
 
     def close(self) -> None:
-        """Look no longer."""
+        """Stop watching."""
         if self._greenlet is not None:
             self._greenlet.kill(block=False)
 
     def _run(self) -> None:
         try:
             while True:
-                self._wake.wait(LOOK_EVERY)
+                self._wake.wait(POLL_INTERVAL)
                 self._wake.clear()
-                self._look()
+                self._poll()
         finally:
             self._ended()
 
     def _ended(self) -> None:
-        """Let go whatever looking takes."""
+        """Release what polling needs."""
 
-    def _look(self) -> None:
-        """Take the list if it is another one, and set :attr:`ready`."""
+    def _poll(self) -> None:
+        """Take the list if it has changed, and set :attr:`ready`."""
         raise NotImplementedError
 
     def _take(self, raw: bytes) -> None:
-        """Have these exits from now on.  Raises ConfigError if they are none."""
+        """Replace the exits by those in ``raw``.  Raises ConfigError if it is no list of exits."""
         digest = blake2b(raw).digest()
         if digest != self._digest:
-            found = _in_thread(parse_list, raw, self.spec.manner)
+            with without_collection():
+                found = _in_thread(parse_list, raw, self.spec.options)
             self._digest, self.exits = digest, found.exits
-            self._tell(found)
+            self._log(found)
             self._changed(self)
-        self._well()
+        self._succeeded()
 
-    def _tell(self, found: ExitList) -> None:
-        for place, reason in found.left_out[:_MOST_TOLD]:
-            log.warning("%s: %s left out: %s", self.spec, place, reason)
-        more = len(found.left_out) - _MOST_TOLD
+    def _log(self, found: ExitList) -> None:
+        for place, reason in found.skipped[:_MAX_LOGGED]:
+            log.warning("%s: %s skipped: %s", self.spec, place, reason)
+        more = len(found.skipped) - _MAX_LOGGED
         if more > 0:
-            log.warning("%s: %d more entries left out", self.spec, more)
-        log.info("%s: %d exits, %d repeated", self.spec, len(found.exits), found.repeated)
+            log.warning("%s: %d more entries skipped", self.spec, more)
+        log.info("%s: %d exits, %d duplicates", self.spec, len(found.exits), found.duplicates)
 
-    def _well(self) -> None:
+    def _succeeded(self) -> None:
         if self.trouble is not None:
             log.info("%s: can be read again", self.spec)
         self.trouble = None
 
-    def _fail(self, why: str) -> None:
+    def _failed(self, why: str) -> None:
         if why != self.trouble:
-            stay = f" (the {len(self.exits)} exits of before stay)" if self.exits else ""
-            log.error("%s: %s%s", self.spec, why, stay)
+            keeping = f" (keeping the previous {len(self.exits)} exits)" if self.exits else ""
+            log.error("%s: %s%s", self.spec, why, keeping)
         self.trouble = why
 
 
-class _FileFollower(_Follower):
-    """A file, read again when it changes."""
+class _FileFollower(_SourceWatcher):
+    """Watches a file, which is read again when it changes."""
 
-    def __init__(self, spec: FileSource, changed: Callable[[_Follower], None]) -> None:
+    def __init__(self, spec: FileSource, changed: Callable[[_SourceWatcher], None]) -> None:
         super().__init__(spec, changed)
         self._file = spec.file
-        self._told = False
-        self._seen: State = None
-        self._taken: State = None
+        self._requested = False
+        self._seen: FileState = None
+        self._taken: FileState = None
 
     def start(self) -> None:
-        """See above; at once means that whoever says so has written all of it."""
+        """As for every source; a poll that is requested assumes that the file is complete."""
         super().start()
-        self._told = True
+        self._requested = True
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         now = state_of(self._file)
         steady, self._seen = now == self._seen, now
-        if self._told or (steady and now != self._taken):
-            self._told, self._taken = False, now
+        if self._requested or (steady and now != self._taken):
+            self._requested, self._taken = False, now
             try:
-                self._taken, raw = _in_thread(_read, self._file, LARGEST)
+                self._taken, raw = _in_thread(_read, self._file, MAX_SIZE)
                 self._take(raw)
             except ConfigError as error:
-                self._fail(str(error))
+                self._failed(str(error))
         self.ready.set()
 
 
-class _UrlFollower(_Follower):
-    """A URL, fetched at its interval by one of the processes that follow it."""
+class _UrlFollower(_SourceWatcher):
+    """Watches a URL, which one of the processes that watch it fetches at its interval."""
 
-    def __init__(self, spec: UrlSource, changed: Callable[[_Follower], None]) -> None:
+    def __init__(
+        self, spec: UrlSource, changed: Callable[[_SourceWatcher], None], resolver: Resolver
+    ) -> None:
         super().__init__(spec, changed)
         self._source = spec
-        self._keep = Keep(spec.cache, spec.url, LARGEST)
-        self._kept_state: State = None
-        #: why nothing is kept; None: it is
-        self._not_kept: str | None = None
+        self._resolver = resolver
+        self._cache = ListCache(spec.cache, spec.url, MAX_SIZE)
+        self._cache_state: FileState = None
+        #: why the response is not cached; None: it is
+        self._uncached: str | None = None
         self._validators: Mapping[str, str] = {}
         #: monotonic seconds; when to fetch
         self._due = 0.0
         self._failures = 0
-        self._random = Random()  # noqa: S311 - nobody gains by foreseeing it
+        self._random = Random()  # noqa: S311 - predicting it gains nothing
 
     def start(self) -> None:
-        """See above; at once is not only to look at what is kept."""
+        """As for every source; a poll that is requested also fetches."""
         super().start()
         self._due = 0.0
 
     def _ended(self) -> None:
-        self._keep.close()
+        self._cache.close()
 
-    def _look(self) -> None:
-        leads = self._leads()  # first, so that whatever the last one has written is seen then
-        self._look_at_kept()
+    def _poll(self) -> None:
+        leads = self._leads()  # first, so that what the last leader has written is read then
+        self._read_cache()
         if self.exits:
             self.ready.set()
         if leads and time.monotonic() >= self._due:
@@ -309,88 +354,101 @@ class _UrlFollower(_Follower):
 
     def _leads(self) -> bool:
         try:
-            return self._keep.lead()
+            return self._cache.lead()
         except OSError as error:
-            self._tell_not_kept(error)
+            self._warn_uncached(error)
             return True
 
-    def _look_at_kept(self) -> None:
-        now = self._keep.state()
-        if now == self._kept_state:
+    def _read_cache(self) -> None:
+        now = self._cache.state()
+        if now == self._cache_state:
             return
-        self._kept_state = now
-        kept = _in_thread(self._keep.read)
-        if kept is None:
+        self._cache_state = now
+        cached = _in_thread(self._cache.read)
+        if cached is None:
             return
         try:
-            self._take(kept.raw)
+            self._take(cached.raw)
         except ConfigError:
-            return  # it was kept by a version that understood it
-        self._validators = kept.validators
-        self._due = time.monotonic() + self._source.interval - kept.age
+            return  # written by a version that could parse it
+        self._validators = cached.validators
+        self._due = time.monotonic() + self._source.interval - cached.age
 
     def _fetch(self) -> None:
         try:
-            page = self._ask()
+            page = self._request()
             if page.status == HTTPStatus.NOT_MODIFIED and self._validators:
-                self._well()
-                self._remember(self._keep.touch)
+                self._succeeded()
+                self._store(self._cache.touch)
             else:
-                raw = _content(page)
+                page.check_status(HTTPStatus.OK)
+                raw = page.body
                 self._take(raw)
                 found = {name: page.field(name) for name in _VALIDATORS}
                 self._validators = {name: value for name, value in found.items() if value}
-                self._remember(lambda: self._keep.write(raw, self._validators))
+                self._store(lambda: self._cache.write(raw, self._validators))
         except (ConfigError, FetchFailed) as error:
-            # a jitter, or all whom a provider's pause has sent away would come back at once
-            pause = FIRST_RETRY * 2**self._failures * self._random.uniform(0.75, 1.25)
-            self._failures = min(self._failures + 1, 16)
+            # with jitter, or all clients would return at once after an outage of the provider
+            pause = Backoff(RETRY_DELAY, jitter=(0.75, 1.25)).delay(self._failures, self._random)
+            self._failures += 1
             self._due = time.monotonic() + min(self._source.interval, pause)
-            self._fail(str(error))
+            self._failed(str(error))
         else:
             self._failures = 0
             self._due = time.monotonic() + self._source.interval
 
-    def _ask(self) -> Page:
+    def _request(self) -> Page:
         """Raises ConfigError and FetchFailed."""
         source = self._source
         fields = _fields(source.header_file) if source.header_file is not None else []
         fields += [(_VALIDATORS[name], value) for name, value in self._validators.items()]
-        way = make_exit(source.fetch_via or DIRECT, Ground(ALLOW_ALL, pool_size=0))
+        via, pool = source.fetch_via or DIRECT, PoolSettings(size=0)
+        exit_ = make_exit(via, ExitDeps(ALLOW_ALL, self._resolver, pool=pool))
+        # the server may not have this machine's own services read by a redirect
+        rules = DEFAULT_RULES if source.options.public else ALLOW_ALL
+        elsewhere = make_exit(via, ExitDeps(rules, self._resolver, pool=pool))
         try:
-            return fetch(source.url, way, fields=fields, largest=LARGEST, timeout=FETCH_TIMEOUT)
+            return fetch(
+                source.url,
+                exit_,
+                fields=fields,
+                largest=MAX_SIZE,
+                timeout=FETCH_TIMEOUT,
+                elsewhere=elsewhere,
+                rules=rules,
+            )
         finally:
-            way.close()
+            exit_.close()
+            elsewhere.close()
 
-    def _remember(self, keep: Callable[[], None]) -> None:
+    def _store(self, write: Callable[[], None]) -> None:
         try:
-            keep()
+            write()
         except OSError as error:
-            self._tell_not_kept(error)
+            self._warn_uncached(error)
         else:
-            self._not_kept = None
-        self._kept_state = self._keep.state()
+            self._uncached = None
+        self._cache_state = self._cache.state()
 
-    def _tell_not_kept(self, error: OSError) -> None:
+    def _warn_uncached(self, error: OSError) -> None:
         why = error.strerror or type(error).__name__
-        if why != self._not_kept:
+        if why != self._uncached:
             log.warning(
-                "%s: what it says can't be kept in %s: %s (each worker fetches it by itself)",
+                "%s: can't be cached in %s: %s (each worker fetches it)",
                 self.spec,
                 self._source.cache,
                 why,
             )
-        self._not_kept = why
+        self._uncached = why
 
 
 def _in_thread(call: Callable[_Given, _Made], *given: _Given.args, **named: _Given.kwargs) -> _Made:
-    """What ``call`` makes of it, or raises: a long list takes a second, in which others want to
-    be served."""
+    """Run ``call`` in a thread: a long list takes a second and must not block the event loop."""
 
     def made() -> _Made | ConfigError:
         try:
             return call(*given, **named)
-        except ConfigError as error:  # which a thread of gevent's would tell the whole world
+        except ConfigError as error:  # gevent prints what is raised in its threads
             return error
 
     found: _Made | ConfigError = gevent.get_hub().threadpool.apply(made)
@@ -399,32 +457,26 @@ def _in_thread(call: Callable[_Given, _Made], *given: _Given.args, **named: _Giv
     return found
 
 
-def _content(page: Page) -> bytes:
-    if page.status != HTTPStatus.OK:
-        raise FetchFailed(f"answers with status {page.status}")
-    return page.body
-
-
-def _read(path: Path, largest: int) -> tuple[State, bytes]:
-    """What a file holds, and its state before that was read.  Raises ConfigError."""
+def _read(path: Path, largest: int) -> tuple[FileState, bytes]:
+    """A file's state before it was read, and its content.  Raises ConfigError."""
     try:
-        # a pipe would be waited for
+        # not blocking, or opening a pipe would wait for its writer
         with open(path, "rb", opener=lambda name, how: os.open(name, how | os.O_NONBLOCK)) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise ConfigError("not a file")
+            state = state_of(file.fileno())
             raw = file.read(largest + 1)
     except OSError as error:
         raise ConfigError(error.strerror or type(error).__name__) from None
     if len(raw) > largest:
         raise ConfigError(f"larger than {format_size(largest)}")
-    return state(found), raw
+    return state, raw
 
 
 def _fields(path: Path) -> list[tuple[str, str]]:
-    """Fields for a request, from a file with one ``Name: value`` a line.  Raises ConfigError."""
+    """Request fields from a file with one ``Name: value`` a line.  Raises ConfigError."""
     try:
-        lines = _read(path, _LARGEST_HEADER_FILE)[1].decode("ascii").splitlines()
+        lines = _read(path, _MAX_HEADER_FILE)[1].decode("ascii").splitlines()
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not ASCII") from None
     except ConfigError as error:

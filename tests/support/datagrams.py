@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import socket as std_socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import gevent
-from engine import TOO_LONG, Refused, connect, read_exactly
 from gevent.socket import socket
 
 from gsocks.address import UNSPECIFIED, Address
+from tests.support.engine import connect, read_answer
+from tests.support.waiting import TOO_LONG
 
 #: what a server makes of a datagram: its answer, which may go elsewhere, or None
 Handler = Callable[[socket, bytes, tuple[str, int]], bytes | None]
@@ -99,17 +101,29 @@ class Association:
 def ask_for_association(control: socket, announced: bytes = UNSPECIFIED.encode()) -> Address:
     """Greeting and request; returns BND.ADDR and BND.PORT, raises Refused."""
     control.sendall(b"\x05\x01\x00" + b"\x05\x03\x00" + announced)
-    assert read_exactly(control, 2) == b"\x05\x00"
-    version, reply, reserved = read_exactly(control, 3)
-    assert (version, reserved) == (5, 0)
-    told = Address.read(lambda count: read_exactly(control, count))
-    if reply:
-        raise Refused(reply)
-    return told
+    return read_answer(control)
+
+
+class Flood:
+    """A socket that always has something to be read, of the same kind; ends after a while."""
+
+    def __init__(self, packet: bytes, source: tuple[str, int], count: int) -> None:
+        self.packet = packet
+        self.source = source
+        self.left = count
+
+    def recvfrom(self, size: int) -> tuple[bytes, tuple[str, int]]:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.ENOMEM, "enough")
+        return self.packet, self.source
+
+    def close(self) -> None:
+        pass
 
 
 @contextmanager
-def association(door: Address, announced: bytes = UNSPECIFIED.encode()) -> Iterator[Association]:
-    """An association with the SOCKS door; its datagrams leave by the address that it asked from."""
-    with connect(door) as control, udp_socket(control.getsockname()[0]) as sock:
+def association(inbound: Address, announced: bytes = UNSPECIFIED.encode()) -> Iterator[Association]:
+    """An association with the SOCKS listener; its datagrams leave from its client's address."""
+    with connect(inbound) as control, udp_socket(control.getsockname()[0]) as sock:
         yield Association(control, ask_for_association(control, announced), sock)

@@ -5,52 +5,48 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
-import random
 import socket as std_socket
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any, NamedTuple, TypeVar
 
 import gevent
 from gevent import subprocess
-from gevent.event import Event
+from gevent.event import AsyncResult, Event
 from gevent.queue import Queue
 from gevent.server import StreamServer
 from gevent.socket import create_connection, socket
-from stream_contract import tcp_pair
 
+from gsocks.access.rules import ALLOW_ALL, Rules
 from gsocks.address import Address
 from gsocks.crypto import Cipher, Key, KeyRing
-from gsocks.dial import Dialer, Resolver
-from gsocks.door import Door
 from gsocks.errors import GsocksError
 from gsocks.exits.base import Connected
 from gsocks.exits.direct import DirectExit
 from gsocks.exits.tunnel import TunnelExit
-from gsocks.limits import Limits, Timeouts
+from gsocks.inbound.listener import Listener
 from gsocks.local import LocalServer
+from gsocks.net.dial import Dialer
+from gsocks.net.resolve import Resolver
 from gsocks.observe import Record
 from gsocks.replay import ReplayGuard
 from gsocks.request import Request
-from gsocks.rules import ALLOW_ALL, Rules
+from gsocks.rotation.group import ExitGroup
 from gsocks.server import RemoteServer
-from gsocks.stream import reset
+from gsocks.settings import Limits, PoolSettings, Timeouts
+from gsocks.stream import SocketStream, reset
 from gsocks.tunnel import ClientTunnel, ServerTunnel, accept_tunnel, connect_tunnel
-from gsocks.ways_out import WaysOut
+from tests.support import ports, waiting
+from tests.support.stream_contract import tcp_pair
+from tests.support.waiting import TOO_LONG
 
-#: seconds; only a test that fails ever waits for it
-TOO_LONG = 40
 KEY = Key(bytes(range(32)))
 
 
 def eventually(condition: Callable[[], object], within: float = TOO_LONG / 2) -> None:
-    """Wait for what tells nobody when it happens: a count, an entry in /proc."""
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        gevent.sleep(0.002)
+    """Poll as :func:`waiting.eventually` does, while other greenlets run."""
+    waiting.eventually(condition, within, gevent.sleep)
 
 
 def digest(data: bytes) -> bytes:
@@ -70,6 +66,8 @@ def living_greenlets() -> list[Any]:
 def open_descriptors() -> set[str]:
     found = set()
     for fd in os.listdir("/proc/self/fd"):
+        if ports.holds(int(fd)):
+            continue
         try:
             what = os.readlink(f"/proc/self/fd/{fd}")
         except OSError:
@@ -95,7 +93,7 @@ def serving(handle: Callable[[socket], object]) -> Iterator[Address]:
     server = StreamServer(("127.0.0.1", 0), serve, backlog=1024)
     server.start()
     try:
-        yield Address("127.0.0.1", server.server_port)
+        yield Address("127.0.0.1", server.socket.getsockname()[1])
     finally:
         server.stop()
 
@@ -105,15 +103,6 @@ def echo(sock: socket) -> None:
         sock.sendall(data)
         del data  # hold nothing while nothing comes, so that tests can count who does
     sock.shutdown(std_socket.SHUT_WR)
-
-
-def free_port() -> int:
-    """A port on which nothing listens, and that the kernel gives to nobody meanwhile."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket() as sock:
-            if sock.connect_ex(("127.0.0.1", port)):
-                return port
-    raise AssertionError("no port is free")
 
 
 # --- clients ----------------------------------------------------------------------------------
@@ -152,6 +141,11 @@ def socks_request(dest: Address) -> bytes:
 def read_answer(sock: socket) -> Address:
     """The method and the reply; returns the bound address, raises Refused."""
     assert read_exactly(sock, 2) == b"\x05\x00"
+    return read_reply(sock)
+
+
+def read_reply(sock: socket) -> Address:
+    """The address in a reply; raises Refused."""
     version, reply, reserved = read_exactly(sock, 3)
     assert (version, reserved) == (5, 0)
     bound = Address.read(lambda count: read_exactly(sock, count))
@@ -160,9 +154,9 @@ def read_answer(sock: socket) -> Address:
     return bound
 
 
-def through(door: Address, dest: Address, payload: bytes = b"") -> socket:
-    """A connection to ``dest`` by way of the SOCKS door."""
-    sock = connect(door)
+def through(inbound: Address, dest: Address, payload: bytes = b"") -> socket:
+    """A connection to ``dest`` through the SOCKS listener."""
+    sock = connect(inbound)
     try:
         sock.sendall(socks_request(dest) + payload)
         read_answer(sock)
@@ -172,14 +166,14 @@ def through(door: Address, dest: Address, payload: bytes = b"") -> socket:
     return sock
 
 
-def ask_echo(door: Address, echo_at: Address, data: bytes) -> bytes:
-    """Send ``data`` to an echo server by way of the door and end; returns what came back.
+def ask_echo(inbound: Address, echo_at: Address, data: bytes) -> bytes:
+    """Send ``data`` to an echo server through the listener and end; returns what came back.
 
     Raises what either direction met: the kernel tells of a reset once, to the first who asks,
     and to the other it looks like an end.
     """
-    with through(door, echo_at) as sock:
-        sender = gevent.spawn(_send_and_end, sock, data)
+    with through(inbound, echo_at) as sock:
+        sender = gevent.spawn(send_and_end, sock, data)
         try:
             answer = read_to_end(sock)
             failure = sender.get()
@@ -190,7 +184,8 @@ def ask_echo(door: Address, echo_at: Address, data: bytes) -> bytes:
     return answer
 
 
-def _send_and_end(sock: socket, data: bytes) -> OSError | None:
+def send_and_end(sock: socket, data: bytes) -> OSError | None:
+    """Send all of it and end that direction; what the kernel reports instead."""
     try:
         sock.sendall(data)
         sock.shutdown(std_socket.SHUT_WR)
@@ -219,16 +214,17 @@ def send_reset(sock: socket) -> None:
 def tunnel_pair(buffer: int | None = None) -> tuple[ClientTunnel, ServerTunnel]:
     """Both ends of one tunnel, agreed over loopback."""
     near, far = tcp_pair(buffer)
-    accepting = gevent.spawn(
-        accept_tunnel, far, KeyRing({"default": KEY}), ReplayGuard(0), Cipher.SECRETBOX
-    )
-    try:
-        return connect_tunnel(near, KEY, Cipher.SECRETBOX), accepting.get()
-    except BaseException:
-        accepting.kill()
-        near.close()
-        far.close()
-        raise
+    with closing(ReplayGuard(0)) as guard:
+        accepting = gevent.spawn(
+            accept_tunnel, far, KeyRing({"default": KEY}), guard, Cipher.SECRETBOX
+        )
+        try:
+            return connect_tunnel(near, KEY, Cipher.SECRETBOX), accepting.get()
+        except BaseException:
+            accepting.kill()
+            near.close()
+            far.close()
+            raise
 
 
 # --- both ends --------------------------------------------------------------------------------
@@ -253,25 +249,36 @@ class Seen:
         return [record.outcome for record in self.all]
 
 
-def direct(rules: Rules = ALLOW_ALL) -> WaysOut:
-    return WaysOut([DirectExit(Dialer(rules, Resolver()))], rules)
+def direct(rules: Rules = ALLOW_ALL) -> ExitGroup:
+    return ExitGroup([DirectExit(Dialer(rules, Resolver()))], rules)
+
+
+class QuickExit:
+    """An exit that connects at once, to a peer that has ended already."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def close(self) -> None: ...
+
+    def connect(self, request: Request) -> Connected:
+        near, far = tcp_pair()
+        far.close()
+        return Connected(SocketStream(near), request.dest)
 
 
 class FakeExit:
-    """A way out that fails as a test wants it to, or hangs until a test lets it fail."""
+    """An exit that fails as a test wants it to, or hangs until a test lets it fail."""
 
     def __init__(self, label: str, failure: BaseException | None = None) -> None:
         self.label = label
         self.asked = Event()
         #: how many requests came
         self.requests = 0
-        #: how many times it was started and closed
-        self.started = self.closed = 0
+        #: how many times it was closed
+        self.closed = 0
         self._failure = failure
         self._may_fail = Event()
-
-    def start(self) -> None:
-        self.started += 1
 
     def close(self) -> None:
         self.closed += 1
@@ -289,25 +296,46 @@ class FakeExit:
         raise self._failure
 
 
+_Inbound = TypeVar("_Inbound", bound=Listener)
+
+
 @contextmanager
-def running_door(door: Door) -> Iterator[Any]:
-    door.start()
+def running_inbound(inbound: _Inbound) -> Iterator[_Inbound]:
+    inbound.start()
     try:
-        yield door
+        yield inbound
     finally:
-        door.stop(0)
+        inbound.stop(0)
+
+
+MakeLocal = Callable[..., LocalServer]
+
+
+@contextmanager
+def local_listeners(seen: Seen) -> Iterator[MakeLocal]:
+    """What starts local listeners, by default with an exit of their own; they stop at the end."""
+    with ExitStack() as stack:
+
+        def make(exit_group: ExitGroup | None = None, **options: Any) -> LocalServer:
+            inbound = LocalServer(
+                ("127.0.0.1", 0), exit_group or direct(), observer=seen, **options
+            )
+            return stack.enter_context(running_inbound(inbound))
+
+        yield make
 
 
 def make_server(
     listener: tuple[str, int] | std_socket.socket = ("127.0.0.1", 0),
-    ways_out: WaysOut | None = None,
+    exit_group: ExitGroup | None = None,
     **options: Any,
 ) -> RemoteServer:
-    return RemoteServer(listener, ways_out or direct(), {"default": KEY}, **options)
+    return RemoteServer(listener, exit_group or direct(), {"default": KEY}, **options)
 
 
-def make_exit(server: Address, **options: Any) -> TunnelExit:
-    return TunnelExit(server, KEY, Dialer(ALLOW_ALL, Resolver()), **options)
+def make_exit(server: Address, *, pool_size: int = 8, **options: Any) -> TunnelExit:
+    pool = PoolSettings(size=pool_size)
+    return TunnelExit(server, KEY, Dialer(ALLOW_ALL, Resolver()), pool=pool, **options)
 
 
 class Ends(NamedTuple):
@@ -316,7 +344,7 @@ class Ends(NamedTuple):
     local: LocalServer
     exit: TunnelExit
     server: RemoteServer
-    #: what each door told its observer
+    #: the records of each listener's observer
     at_local: Seen
     at_server: Seen
 
@@ -327,20 +355,23 @@ def both_ends(
     pool_size: int = 8,
     timeouts: Timeouts = Timeouts(),
     limits: Limits = Limits(),
-    ways_out: WaysOut | None = None,
+    exit_group: ExitGroup | None = None,
 ) -> Iterator[Ends]:
     at_local, at_server = Seen(), Seen()
-    server = make_server(ways_out=ways_out, timeouts=timeouts, limits=limits, observer=at_server)
+    server = make_server(
+        exit_group=exit_group, timeouts=timeouts, limits=limits, observer=at_server
+    )
     server.start()
     way = make_exit(server.bound, pool_size=pool_size)
     local = LocalServer(
         ("127.0.0.1", 0),
-        WaysOut([way], ALLOW_ALL, timeout=timeouts.connect),
+        ExitGroup([way], ALLOW_ALL, timeout=timeouts.connect),
         timeouts=timeouts,
         limits=limits,
         observer=at_local,
     )
     local.start()
+    way.pool.wake()
     try:
         yield Ends(local, way, server, at_local, at_server)
     finally:
@@ -376,7 +407,7 @@ class Forwarder:
 
     @property
     def bound(self) -> Address:
-        return Address("127.0.0.1", self._server.server_port)
+        return Address("127.0.0.1", self._server.socket.getsockname()[1])
 
     def fall_silent(self) -> None:
         self._flowing.clear()
@@ -439,7 +470,7 @@ gevent.get_hub().threadpool.apply(sys.stdin.read)  # until the test that started
 
 
 @contextmanager
-def running(script: str, *arguments: str, **options: Any) -> Iterator[subprocess.Popen]:
+def running(script: str, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A Python program in its own process, killed at the end."""
     process = subprocess.Popen(
         [sys.executable, "-c", script, *arguments],
@@ -457,11 +488,27 @@ def running(script: str, *arguments: str, **options: Any) -> Iterator[subprocess
                 pipe.close()
 
 
+def printed_address(process: subprocess.Popen[bytes]) -> Address:
+    """Where the program listens, which prints its port first."""
+    assert process.stdout is not None
+    return Address("127.0.0.1", int(process.stdout.readline()))
+
+
 @contextmanager
-def server_process(port: int = 0) -> Iterator[tuple[subprocess.Popen, Address]]:
+def server_process(port: int = 0) -> Iterator[tuple[subprocess.Popen[bytes], Address]]:
     """A RemoteServer in its own process."""
     with running(_SERVER, str(port)) as process:
-        yield process, Address("127.0.0.1", int(process.stdout.readline()))
+        yield process, printed_address(process)
+
+
+_T = TypeVar("_T")
+
+
+def value_of(result: AsyncResult[_T], timeout: float = TOO_LONG) -> _T:
+    """Wait until it is set."""
+    value = result.get(timeout=timeout)
+    assert value is not None
+    return value
 
 
 def gather(calls: Iterable[Callable[[], Any]]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What holds for every grammar that a client may speak at the door, as tests over cases.
+"""Properties of every grammar that a client may speak to the listener, as tests over cases.
 
 class TestMyGrammar(Grammar):
     accepted = ACCEPTED
@@ -16,26 +16,25 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.socket import socket, socketpair
-from stream_contract import tcp_pair
 
+from gsocks.access.login import Authenticator, VerifyPassword
 from gsocks.errors import ClientError, ClientGone
 from gsocks.handshake import CONNECT_ONLY, Answer, SpeaksHttp, negotiate
-from gsocks.login import Authenticate, Login
 from gsocks.request import Command, Request
 from gsocks.stream import SocketStream, close_after_reply
-
-TOO_LONG = 20
+from tests.support.stream_contract import tcp_pair
+from tests.support.waiting import TOO_LONG
 
 
 def only_alice(name: str, password: bytes) -> bool:
     return (name, password) == ("alice", b"secret")
 
 
-def nobody(name: str, password: bytes) -> bool:
+def accept_none(name: str, password: bytes) -> bool:
     return False
 
 
-def anybody(name: str, password: bytes) -> bool:
+def accept_all(name: str, password: bytes) -> bool:
     return True
 
 
@@ -47,7 +46,7 @@ class Case(NamedTuple):
     #: each of them in one write, in this order
     replies: list[bytes]
     outcome: Request | type[ClientError]
-    authenticate: Authenticate | None = None
+    authenticate: VerifyPassword | None = None
     commands: Collection[Command] = CONNECT_ONLY
     #: how many bytes must be there before the outcome is known; all of them if None
     decided_at: int | None = None
@@ -57,7 +56,7 @@ class Case(NamedTuple):
 
 
 class Watched(socket):
-    """A socket that tells what was sent with each call, and when somebody wants to receive."""
+    """A socket that records the bytes of each send, and each receive."""
 
     def __init__(self, sock: socket) -> None:
         super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
@@ -68,35 +67,35 @@ class Watched(socket):
         self.sends.append(bytes(data))
         return super().send(data, flags)
 
-    def recv(self, size: int, flags: int = 0) -> bytes:  # type: ignore[override]
+    def recv(self, size: int, flags: int = 0) -> bytes:
         self.wanted.set()
         return super().recv(size, flags)
 
 
 class Wire(NamedTuple):
-    """The client's end of a TCP connection and the door's."""
+    """The client's end of a TCP connection and the listener's."""
 
     client: socket
-    door: Watched
+    inbound: Watched
 
 
 @contextmanager
 def connected() -> Iterator[Wire]:
     client, accepted = tcp_pair()
     client.setsockopt(std_socket.IPPROTO_TCP, std_socket.TCP_NODELAY, 1)
-    with client, Watched(accepted) as door:
-        yield Wire(client, door)
+    with client, Watched(accepted) as inbound:
+        yield Wire(client, inbound)
 
 
 Result = tuple[Request, Answer] | SpeaksHttp | ClientError
 
 
-def run(door: socket, case: Case, feed: Callable[[], object]) -> Result:
+def run(inbound: socket, case: Case, feed: Callable[[], object]) -> Result:
     """What negotiate makes of ``feed``, which runs beside it."""
     feeder = gevent.spawn(feed)
     result: Result
     try:
-        result = negotiate(door, Login(case.authenticate, {"alice"}), case.commands)
+        result = negotiate(inbound, Authenticator(case.authenticate, {"alice"}), case.commands)
     except ClientError as error:
         result = error
     feeder.kill()
@@ -104,10 +103,14 @@ def run(door: socket, case: Case, feed: Callable[[], object]) -> Result:
     return result
 
 
+def accepted(result: Result) -> Request:
+    assert not isinstance(result, (SpeaksHttp, ClientError)), result
+    return result[0]
+
+
 def check(case: Case, result: Result) -> None:
     if isinstance(case.outcome, Request):
-        assert isinstance(result, tuple), result
-        assert result[0]._replace(payload=b"") == case.outcome
+        assert accepted(result)._replace(payload=b"") == case.outcome
     else:
         assert type(result) is case.outcome
 
@@ -145,35 +148,35 @@ class Grammar:
             yield wire
 
     def test_said_in_one_write(self, case: Case, wire: Wire) -> None:
-        client, door = wire
+        client, inbound = wire
         client.sendall(case.sent)
-        check(case, run(door, case, lambda: None))
-        assert door.sends == case.replies
-        door.close()
+        check(case, run(inbound, case, lambda: None))
+        assert inbound.sends == case.replies
+        inbound.close()
         assert receive_all(client) == b"".join(case.replies)
 
     def test_said_byte_by_byte(self, case: Case, wire: Wire) -> None:
-        client, door = wire
+        client, inbound = wire
         sent = 0
 
         def feed() -> None:
             nonlocal sent
             for byte in case.sent:
-                door.wanted.wait()  # what came before was taken, and more is waited for
-                door.wanted.clear()
+                inbound.wanted.wait()  # what came before was taken, and more is waited for
+                inbound.wanted.clear()
                 sent += client.send(bytes((byte,)))
 
-        check(case, run(door, case, feed))
+        check(case, run(inbound, case, feed))
         assert sent == (case.decided_at or len(case.sent))
-        assert door.sends == case.replies
-        door.close()
+        assert inbound.sends == case.replies
+        inbound.close()
         assert receive_all(client) == b"".join(case.replies)
 
     @pytest.mark.parametrize("size", [1, 517, 10_000, 100_000])
     def test_what_comes_behind_the_request_is_payload(
         self, accepted_case: Case, size: int, wire: Wire
     ) -> None:
-        client, door = wire
+        client, inbound = wire
         payload = bytes(range(256)) * (size // 256) + bytes(range(size % 256))
 
         def send() -> None:
@@ -181,14 +184,14 @@ class Grammar:
             client.shutdown(std_socket.SHUT_WR)
 
         sender = gevent.spawn(send)
-        result = run(door, accepted_case, lambda: None)
+        result = run(inbound, accepted_case, lambda: None)
         check(accepted_case, result)
-        assert isinstance(result, tuple)
-        assert result[0].payload == payload[: len(result[0].payload)]
+        early = accepted(result).payload
+        assert early == payload[: len(early)]
         if size <= 517:  # so much is on its way together with the request
-            assert result[0].payload == payload
+            assert early == payload
 
-        stream = SocketStream(door, result[0].payload)
+        stream = SocketStream(inbound, early)
         received = b""
         while part := stream.read():
             received += part
@@ -196,10 +199,10 @@ class Grammar:
         sender.get()
 
     def test_a_refusal_arrives_although_more_was_sent(self, refused_case: Case, wire: Wire) -> None:
-        client, door = wire
+        client, inbound = wire
         sender = gevent.spawn(client.sendall, refused_case.sent + bytes(100_000))
-        check(refused_case, run(door, refused_case, lambda: None))
-        closing = gevent.spawn(close_after_reply, door, TOO_LONG)
+        check(refused_case, run(inbound, refused_case, lambda: None))
+        closing = gevent.spawn(close_after_reply, inbound, TOO_LONG)
         assert receive_all(client) == b"".join(refused_case.replies)
         sender.get()
         client.close()
@@ -207,9 +210,9 @@ class Grammar:
 
     def test_a_client_that_hangs_up_early_is_gone_at_every_byte(self, case: Case) -> None:
         for end in range(case.decided_at or len(case.sent)):
-            client, door = socketpair()
-            with client, door:
+            client, inbound = socketpair()
+            with client, inbound:
                 client.send(case.sent[:end])
                 client.shutdown(std_socket.SHUT_WR)
                 with pytest.raises(ClientGone):
-                    negotiate(door, Login(case.authenticate, {"alice"}), case.commands)
+                    negotiate(inbound, Authenticator(case.authenticate, {"alice"}), case.commands)

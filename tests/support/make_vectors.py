@@ -3,7 +3,7 @@
 Run it after a change to the wire, which needs a new prologue, and copy the worked example of
 docs/protocol.md from what it wrote:
 
-    python tests/make_vectors.py
+    python -m tests.support.make_vectors
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from gsocks.crypto import (
 )
 from gsocks.errors import ConnectFailed, ConnectionRefused
 from gsocks.request import Command, Request
-from gsocks.stream import CHUNK, Reader
+from gsocks.stream import CHUNK
 from gsocks.tunnel import ClientTunnel, Frame, ServerTunnel, TunnelDatagrams, TunnelStream
 
-VECTORS = Path(__file__).parent / "vectors"
+VECTORS = Path(__file__).parent.parent / "vectors"
 
 KEY = bytes(range(32))
 TIME_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
@@ -42,7 +42,7 @@ BOUND = Address("192.0.2.7", 50000)
 
 
 def seeded(label: str, number: int) -> bytes:
-    """32 bytes that anybody can make again."""
+    """32 bytes that can be derived again."""
     return hashlib.sha256(f"{label} {number}".encode()).digest()
 
 
@@ -111,7 +111,7 @@ def capture(offered: Cipher, supported: Cipher) -> dict[str, Any]:
     reply, server_session = responder.reply(chosen)
     client_session = initiator.finish(reply[:EPHEMERAL_SIZE], reply[EPHEMERAL_SIZE:])
     return {
-        "about": "A session of gsocks/1 (docs/protocol.md); written by tests/make_vectors.py",
+        "about": "A session of gsocks/1 (docs/protocol.md); by tests/support/make_vectors.py",
         "key": KEY.hex(),
         "client_private": CLIENT_PRIVATE.hex(),
         "client_public": crypto_scalarmult_base(CLIENT_PRIVATE).hex(),
@@ -130,10 +130,8 @@ def capture(offered: Cipher, supported: Cipher) -> dict[str, Any]:
 
 def _converse(client_session: Session, server_session: Session) -> list[dict[str, Any]]:
     wire = Wire()
-    client = PaddedClient(wire.client_end, client_session, Reader(wire.client_end))
-    server = PaddedServer(
-        wire.server_end, server_session, Reader(wire.server_end), "default", Key(KEY)
-    )
+    client = PaddedClient(wire.client_end, client_session)
+    server = PaddedServer(wire.server_end, server_session, "default", Key(KEY))
     try:
         _stream_to_a_name(wire, client, server)
         _ping(wire, client, server)
@@ -154,7 +152,7 @@ def _open(
     command: Command = Command.CONNECT,
 ) -> gevent.Greenlet[..., Any]:
     # a refusal is the greenlet's result, not its failure
-    call = wrap_errors(ConnectFailed, client.open)
+    call = wrap_errors((ConnectFailed,), client.open)
     opening = gevent.spawn(call, Request(command, dest))
     gevent.idle()
     wire.pass_up(Frame.OPEN, command=int(command), host=dest.host, port=dest.port, padding=6)
@@ -171,10 +169,10 @@ def _opened(
     server.succeeded(BOUND)
     wire.pass_down(Frame.OPENED, code=0, host=BOUND.host, port=BOUND.port, padding=2)
     opening.get()
-    return TunnelStream(client, nobody_cares), TunnelStream(server, nobody_cares)
+    return TunnelStream(client, ignore_end), TunnelStream(server, ignore_end)
 
 
-def nobody_cares(reusable: bool) -> None:
+def ignore_end(reusable: bool) -> None:
     """How the stream ended is not this file's matter."""
 
 
@@ -215,7 +213,7 @@ def _association(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None
     server.succeeded(UNSPECIFIED)
     wire.pass_down(Frame.OPENED, code=0, host=UNSPECIFIED.host, port=0, padding=2)
     opening.get()
-    near, far = TunnelDatagrams(client, nobody_cares), TunnelDatagrams(server, nobody_cares)
+    near, far = TunnelDatagrams(client, ignore_end), TunnelDatagrams(server, ignore_end)
     for dest, payload in (
         (Address("dns.example", 53), b"question"),
         (Address("2001:db8::1", 53), b""),
@@ -238,7 +236,7 @@ def _bind(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None:
         wire.pass_down(Frame.OPENED, code=0, host=address.host, port=address.port, padding=2)
     opening.get()
     client.opened_again()
-    _end(wire, TunnelStream(client, nobody_cares), TunnelStream(server, nobody_cares))
+    _end(wire, TunnelStream(client, ignore_end), TunnelStream(server, ignore_end))
 
 
 def _end(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -21,12 +22,12 @@ def program(name: str, package: str | None = None) -> str:
 
 
 def root() -> None:
-    """Somebody who may make network namespaces."""
+    """The right to create network namespaces."""
     if os.geteuid() != 0:
         missing("needs root, to make a network namespace")
 
 
-def missing(what: str) -> None:
+def missing(what: str) -> NoReturn:
     """Skip this test, or in CI fail it."""
     if os.environ.get("CI"):
         pytest.fail(what)

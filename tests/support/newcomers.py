@@ -1,8 +1,24 @@
-"""What clients and balancers say at a guarded door, as bytes."""
+"""The bytes that clients and balancers send to a guarded listener, and whether it lets them in."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from nacl.pwhash import argon2id
+
+
+class Receives(Protocol):
+    """A socket, gevent's or another."""
+
+    def recv(self, size: int, /) -> bytes: ...
+
+
+def is_turned_away(sock: Receives) -> bool:
+    """Whether the connection ends without another byte."""
+    try:
+        return sock.recv(1) == b""
+    except ConnectionResetError:
+        return True
 
 
 def cheap(password: bytes) -> str:

@@ -20,11 +20,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import needs
+from tests.support import needs
+from tests.support.waiting import TOO_LONG
 
-ROOT = Path(__file__).parent.parent
-#: seconds; only a test that fails ever waits for it
-TOO_LONG = 60
+ROOT = Path(__file__).parent.parent.parent
 
 
 class Program:
@@ -72,9 +71,12 @@ class Program:
             assert len(found()) >= times, f"no {pattern!r} in:\n" + "\n".join(self.lines)
             return found()[:times]
 
-    def port(self, door: str = "local") -> int:
-        """Where a door listens."""
-        what = {"local": r"local: .* on \S+:(\d+)$", "server": r"server: .* on \S+:(\d+)$"}[door]
+    def port(self, inbound: str = "local") -> int:
+        """The address of a listener."""
+        what = {
+            "local": r"local: listening on \S+:(\d+) ",
+            "server": r"server: listening on \S+:(\d+) ",
+        }[inbound]
         return int(self.wait_for(what)[0][1])
 
     def signal(self, number: int) -> None:
@@ -90,6 +92,12 @@ class Program:
     def log(self) -> str:
         return "\n".join(self.lines)
 
+    def close(self) -> None:
+        """Let go of its log, once it has ended."""
+        self._reader.join(TOO_LONG)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
     def __enter__(self) -> Program:
         return self
 
@@ -101,8 +109,9 @@ class Program:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        self._reader.join(TOO_LONG)
-        assert "Traceback" not in self.log, self.log
+        self.close()
+        before, traceback, behind = self.log.partition("Traceback")
+        assert not traceback, before[-1000:] + traceback + behind[:10_000]
 
 
 BOTH_ENDS = """
@@ -280,3 +289,4 @@ def kill(program: Program) -> None:
     """SIGKILL, as the kernel's out-of-memory killer sends it."""
     os.kill(program.process.pid, signal.SIGKILL)
     program.process.wait()
+    program.close()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-TEXT = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
+TEXT = (Path(__file__).parent.parent.parent / "docs" / "protocol.md").read_text()
 
 #: where a frame may arrive, as the frame table's columns are called
 PLACES = ("idle", "refused", "stream", "association", "opening", "pinging")
@@ -32,6 +32,42 @@ def frame_matrix() -> dict[str, dict[str, bool]]:
         row[1]: {place: cell == "yes" for place, cell in zip(PLACES, row[3:], strict=True)}
         for row in table("number", "type", "body", *PLACES)
     }
+
+
+def transitions(end: str) -> set[tuple[str, str, str]]:
+    """The transitions of section 5.2 at one end, ``client`` or ``server``: state, event, state.
+
+    Those that lead from a state to itself on a frame that is only discarded are left out.
+    """
+    (block,) = re.findall(rf"^The {end}'s end:\n\n((?: {{4}}.*\n)+)", TEXT, re.MULTILINE)
+    found, state, words = set(), "", ""
+    for line in block.splitlines():
+        state = line[4:13].strip().lower() or state
+        words += " " + line[13:].partition("->")[0].strip()
+        if "->" in line:
+            found.add((state, _event(words), line.partition("->")[2].strip().lower()))
+            words = ""
+    return {each for each in found if each[1] != "DATA"}
+
+
+def _event(words: str) -> str:
+    """The event that a line of section 5.2 is about."""
+    for event in _EVENTS:
+        if event in words:
+            return event
+    raise LookupError(f"no event in {words!r}")
+
+
+_EVENTS = (
+    "FIN received and FIN sent",
+    "OPENED with code 0x00",
+    "OPENED with another code",
+    "OPEN",
+    "PING",
+    "PONG",
+    "FIN",
+    "DATA",
+)
 
 
 def number(cell: str) -> int:

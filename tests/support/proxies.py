@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket as std_socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from select import select
 from typing import Any, NamedTuple
 
 import gevent
-import needs
 import pytest
 import trustme
-from engine import connect, free_port, serving
 from gevent import subprocess
 from gevent.event import Event
 from gevent.server import StreamServer
@@ -25,10 +25,14 @@ from gevent.socket import create_connection, socket
 
 from gsocks.address import Address
 from gsocks.errors import StreamError
-from gsocks.exits.opening import Opening
-from gsocks.exits.tls import TlsStream
+from gsocks.exits.handshake import Opening
+from gsocks.net.tls import TlsStream
 from gsocks.relay import Relay
 from gsocks.stream import SocketStream, Stream, tune
+from tests.support import needs
+from tests.support.engine import connect, serving
+from tests.support.ports import free_port
+from tests.support.waiting import TOO_LONG
 
 # --- Debian's ---------------------------------------------------------------------------------
 
@@ -45,8 +49,13 @@ def send_signal(proxy: Address, number: signal.Signals) -> None:
 
 
 @contextmanager
-def _running(package: str, program: str, *arguments: str, port: int) -> Iterator[Address]:
-    """A program that listens on ``port`` of loopback, and is killed at the end."""
+def _running(
+    package: str, program: str, *arguments: str, port: int, gently: bool = False
+) -> Iterator[Address]:
+    """A program that listens on ``port`` of loopback, and is killed at the end.
+
+    ``gently``: it has to clear up behind itself first.
+    """
     path = needs.program(program, package)
     process = _processes[port] = subprocess.Popen(
         [path, *arguments],
@@ -54,19 +63,25 @@ def _running(package: str, program: str, *arguments: str, port: int) -> Iterator
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
+    stderr = process.stderr
+    assert stderr is not None
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + TOO_LONG
         while not _listens(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 process.kill()
-                pytest.fail(f"{program} did not start: {process.stderr.read().decode()}")
+                pytest.fail(f"{program} did not start: {stderr.read().decode()}")
             gevent.sleep(0.01)
         yield Address("127.0.0.1", port)
     finally:
+        if gently and process.poll() is None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(TOO_LONG)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)  # its own group, and dante is a family
             process.wait()
-        process.stderr.close()
+        stderr.close()
 
 
 def _listens(port: int) -> bool:
@@ -118,6 +133,39 @@ def tinyproxy(
         yield address
 
 
+@contextmanager
+def squid(folder: Path, *lines: str) -> Iterator[Address]:
+    """squid with the configuration that Debian installs, and ``lines`` before it."""
+    port = free_port()
+    default = Path("/etc/squid/squid.conf")
+    needs.program("squid")
+    config = folder / f"squid-{port}.conf"
+    config.write_text(
+        "\n".join([*lines, default.read_text().replace("http_port 3128", "")])
+        + f"\nhttp_port 127.0.0.1:{port}\npid_filename {folder}/squid-{port}.pid\n"
+        "access_log none\ncache_log /dev/null\nnetdb_filename none\npinger_enable off\n"
+        "shutdown_lifetime 0 seconds\n"
+    )
+    # -n: the name of its shared memory, which it removes at its end, for several at a time
+    arguments = ("-N", "-n", f"test{port}", "-f", str(config))
+    with _running("squid", "squid", *arguments, port=port, gently=True) as address:
+        yield address
+
+
+@contextmanager
+def stunnel(folder: Path, cert: Path, to: Address, *lines: str) -> Iterator[Address]:
+    """TLS in front of another proxy, with a certificate and its key, and with more ``lines``."""
+    port = free_port()
+    config = folder / f"stunnel-{port}.conf"
+    config.write_text(
+        "foreground = yes\npid =\nsyslog = no\n[proxy]\n"
+        f"accept = 127.0.0.1:{port}\nconnect = {to}\ncert = {cert}\n"
+        + "".join(f"{line}\n" for line in lines)
+    )
+    with _running("stunnel4", "stunnel4", str(config), port=port) as address:
+        yield address
+
+
 # --- honest ones of ours ----------------------------------------------------------------------
 
 
@@ -137,7 +185,7 @@ def certified(*names: str) -> ssl.SSLContext:
 
 @cache
 def trusting() -> ssl.SSLContext:
-    """A client's context that trusts the tests' authority and nobody else."""
+    """A client's context that trusts only the tests' authority."""
     context = ssl.create_default_context()
     authority().configure_trust(context)
     return context
@@ -164,13 +212,18 @@ def _carry(client: Stream, remote: Stream) -> None:
 
 
 def _serve_http(client: Stream) -> None:
-    head = _until(client, b"\r\n\r\n")
+    """CONNECT alone, as many proxies have it."""
+    method, target = _until(client, b"\r\n\r\n").split()[:2]
+    if method != b"CONNECT":
+        client.write(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        client.write_eof()
+        return
     client.write(b"HTTP/1.1 200 OK\r\n\r\n")
-    _relay(client, Address.parse(head.split()[1].decode()))
+    _relay(client, Address.parse(target.decode()))
 
 
 def _serve_socks4a(client: Stream) -> None:
-    """Destinations are IPv4 addresses, and nobody has a name."""
+    """Destinations are IPv4 addresses, and clients have no names."""
     request = _until(client, b"\0")
     client.write(b"\0\x5a" + bytes(6))
     ip = ".".join(map(str, request[4:8]))
@@ -277,6 +330,21 @@ def stage(
         yield address
 
 
+@contextmanager
+def unreachable() -> Iterator[Address]:
+    """A port whose listener has a full backlog: the kernel drops each SYN that comes there."""
+    with std_socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as full:
+        address = Address.from_sockaddr(listener.getsockname())
+        while True:
+            sock = full.enter_context(std_socket.socket())
+            sock.setblocking(False)
+            with suppress(BlockingIOError):
+                sock.connect((address.host, address.port))
+            if not select([], [sock], [], 0.2)[1]:
+                yield address
+                return
+
+
 # --- one that changes its mind ------------------------------------------------------------------
 
 
@@ -375,7 +443,7 @@ class Moody:
         dest = Address.read(lambda count: opening.exactly(count, ""))
         if dest in self.blackholes:
             hang(stream)
-            raise StreamError("nobody waits any more")
+            raise StreamError("no client waits any more")
         self._say(stream, "reply", b"")
         if self.mood.what == "lie":
             stream.write(_SUCCESS)
@@ -383,7 +451,9 @@ class Moody:
                 hang(stream)
             stream.close()
             return
-        remote = SocketStream(create_connection(tuple(dest), source_address=(self.source, 0)))
+        remote = SocketStream(
+            create_connection((dest.host, dest.port), source_address=(self.source, 0))
+        )
         self._open.add(remote)
         try:
             stream.write(_SUCCESS)
@@ -392,6 +462,9 @@ class Moody:
                 remote.abort()
                 raise StreamError("dead")
             _carry(stream, remote)
+        except BaseException:
+            remote.abort()
+            raise
         finally:
             self._open.discard(remote)
 

@@ -1,6 +1,6 @@
-"""What real clients stand between: the doors they come to, and the servers they want.
+"""The two sides of real clients: the listeners they connect to, and the servers they request.
 
-The doors are processes of their own, local -> tunnel -> server, so nothing here needs gevent.
+The listeners are processes of their own, local -> tunnel -> server, so nothing here needs gevent.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ import h2.connection
 import h2.events
 import trustme
 import websockets.sync.server
-from newcomers import cheap
-from program import TOO_LONG, Program, both_programs
+
+from tests.support.newcomers import cheap
+from tests.support.program import Program, both_programs
+from tests.support.waiting import TOO_LONG
 
 NAME, PASSWORD = "ali", "open-sesame"
 
@@ -33,11 +35,11 @@ GONE_EARLY = "(ok|client_reset)"
 LOOPBACK_ONLY = "[allow loopback, allow localhost, allow *.invalid, deny all]"
 
 
-# --- doors --------------------------------------------------------------------------------------
+# --- listeners ---------------------------------------------------------------------------------
 
 
-class Door:
-    """A local end; its way out is the tunnel."""
+class Listener:
+    """A local end; its exit is the tunnel."""
 
     def __init__(self, program: Program, login: bool) -> None:
         self._program = program
@@ -66,32 +68,32 @@ class Door:
         self._program.wait_for(rf"gsocks\.access: .* outcome={word}( |$)")
 
 
-class Doors(NamedTuple):
+class Listeners(NamedTuple):
     """Two local ends of one server."""
 
-    open: Door
+    open: Listener
     #: asks for a password
-    guarded: Door
+    guarded: Listener
 
 
 USERS = f"  users: {{{NAME}: '{cheap(PASSWORD.encode())}'}}\n"
 
 
 @contextmanager
-def both_doors(folder: Path) -> Iterator[Doors]:
+def both_inbounds(folder: Path) -> Iterator[Listeners]:
     """Local ends with and without users, both with the same server behind them."""
     with both_programs(folder, rules=LOOPBACK_ONLY) as (near, _):
         config = folder / "guarded.yaml"
         config.write_text((folder / "local.yaml").read_text() + USERS)
         with Program("-c", config) as guarded:
-            yield Doors(Door(near, login=False), Door(guarded, login=True))
+            yield Listeners(Listener(near, login=False), Listener(guarded, login=True))
 
 
 @contextmanager
-def guarded_door(folder: Path) -> Iterator[Door]:
+def guarded_inbound(folder: Path) -> Iterator[Listener]:
     """One with users, for those who fail to log in: that is remembered for a while."""
     with both_programs(folder, rules=LOOPBACK_ONLY, local=USERS) as (near, _):
-        yield Door(near, login=True)
+        yield Listener(near, login=True)
 
 
 # --- servers ------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ class Certified:
         return context
 
     def client(self) -> ssl.SSLContext:
-        """Trusts nobody else."""
+        """Trusts no other authority."""
         return ssl.create_default_context(cafile=self.authority)
 
 
@@ -179,7 +181,15 @@ def websocket_echo(certified: Certified | None = None) -> Iterator[int]:
             connection.send(message)
 
     context = certified.server() if certified else None
-    with websockets.sync.server.serve(echo, "127.0.0.1", 0, ssl=context) as server:
+    with websockets.sync.server.serve(
+        echo,
+        "127.0.0.1",
+        0,
+        ssl=context,
+        open_timeout=TOO_LONG,
+        close_timeout=TOO_LONG,
+        ping_interval=None,
+    ) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield server.socket.getsockname()[1]

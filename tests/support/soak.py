@@ -1,13 +1,17 @@
 """A soak of the rotating proxy: exits die and return at random while clients go on.
 
-    python tests/soak.py --seconds 300
+    python -m tests.support.soak --seconds 1800
+
+Half the time it is one process, and half the time two workers, of which one is killed now and then.
+Meanwhile other peers attack it (tests/attack/harass.py), and it is told to reload.
 
 gsocks runs as a program, in front of proxies that this process plays: each is known to the target
 by its source address, which tells every client who has served it.  Whatever the weather,
 
 - a client gets back exactly its own bytes, all of them, or a reset: nothing is lost or mixed up;
-- a session keeps its exit until that one was away;
+- a session keeps its exit until that one was away, or its worker was killed;
 - while all is well, exits are used by their shares, by sessions and without;
+- one turn of the event loop in a thousand takes longer than 50 ms at most;
 - when it is over, the program holds no descriptor more than before, and hardly more memory.
 """
 
@@ -15,7 +19,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
+import re
+import signal
 import socket as std_socket
 import sys
 import tempfile
@@ -23,19 +30,24 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 import gevent
-from engine import connect, read_exactly, serving
+import gevent.subprocess
 from gevent.pool import Pool
 from gevent.socket import socket
-from program import Program
-from proxies import WELL, Mood, Moody
 
 from gsocks.address import Address
+from gsocks.messages import plural
+from gsocks.service.supervisor import MIN_UPTIME
+from tests.support.engine import connect, read_exactly, read_to_end, send_and_end, serving
+from tests.support.program import ROOT, Program
+from tests.support.proxies import WELL, Mood, Moody
+from tests.support.waiting import TOO_LONG
 
 #: how an exit may be away, beside being gone
 AWAY = [
@@ -46,13 +58,16 @@ AWAY = [
 ]
 
 _CONFIG = """
+workers: {workers}
+log: {{access: {access}}}
+admin: {{listen: 127.0.0.1:0}}
 local:
   listen: 127.0.0.1:0
   rules: [allow all]
   rotate: random
-  timeouts: {connect: 3s}
-  health: {base: 500ms, longest: 2s}
-  limits: {per_client: 100000}
+  timeouts: {{connect: 3s}}
+  health: {{base: 500ms, longest: 2s}}
+  limits: {{per_client: 100000}}
   exits:
 """
 
@@ -61,6 +76,12 @@ _ALL_BACK = 2.5
 
 #: times at most that the program is left alone, so that what it holds can be measured
 _SPELLS = 10
+
+#: seconds that one turn of a thousand may take
+_LAG = 0.05
+
+#: seconds around the death of a worker in which its connections are reset
+_DYING = 1.0
 
 #: bytes that a client sends at most
 _MOST = 50_000
@@ -80,9 +101,16 @@ class Refused(Exception):
 
 
 class Soak:
-    """One soak, and what it has found."""
+    """One soak, and what it has found.
 
-    def __init__(self, *, clients: int, exits: int, seed: int) -> None:
+    ``hostile``: with attacks and reloads; ``workers``: if there are several, they are killed.
+    """
+
+    def __init__(
+        self, *, clients: int, exits: int, seed: int, hostile: bool = False, workers: int = 1
+    ) -> None:
+        self._hostile = hostile
+        self._workers = workers
         self._clients = clients
         self._random = Random(seed)
         self._exits = [Moody(source=f"127.0.1.{number + 1}") for number in range(exits)]
@@ -91,8 +119,19 @@ class Soak:
         #: those that are away, or about to be
         self._leaving: set[int] = set()
         self._weights = [1 + number % 2 for number in range(exits)]
-        self._door = self._target = Address("", 0)
+        self._inbound = self._target = Address("", 0)
         self._going = True
+        self._program: Program
+        self._admin = Address("", 0)
+        self._token = ""
+        #: how many sockets the program has when nothing is open
+        self._listening = 0
+        #: when workers were killed
+        self._kills: list[float] = []
+        #: what the log said about turns that were too long
+        self.blocked: list[str] = []
+        #: of each spell, the seconds that one turn of a thousand exceeded
+        self.lags: list[float] = []
         #: what must not be
         self.violations: list[str] = []
         self.counts: Counter[str] = Counter()
@@ -106,29 +145,41 @@ class Soak:
             for each in self._exits:
                 stack.enter_context(each)
             self._target = stack.enter_context(serving(_tell_and_echo))
-            program = stack.enter_context(self._program())
-            self._door = Address("127.0.0.1", program.port())
+            self._program = stack.enter_context(self._running_program())
             self._check_shares()
+            gevent.sleep(_ALL_BACK)  # also until the last of these connections are closed
+            self._listening = self._sockets()
             spells = max(2, min(_SPELLS, int(seconds / 30)))
             for _ in range(spells):
                 self._weather(seconds / spells, changing=True)
-                self._note_state(program.process.pid)
+                self._note_state()
             gevent.sleep(_ALL_BACK)
             refused = self.counts["refused"]
             self._check_shares()
             if self.counts["refused"] > refused:
                 self.violations.append("requests are refused though all exits are well")
-            self._note_state(program.process.pid)
+            self._note_state()
+            pattern = r"event loop blocked .*"
+            found = (re.search(pattern, line) for line in self._program.lines)
+            self.blocked = [each[0] for each in found if each]
         self._check_state()
 
     @contextmanager
-    def _program(self) -> Iterator[Program]:
+    def _running_program(self) -> Iterator[Program]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "soak.yaml"
             exits = zip(self._exits, self._weights, strict=True)
             lines = [f"    - {{url: '{each.url}', weight: {weight}}}\n" for each, weight in exits]
-            path.write_text(_CONFIG + "".join(lines))
+            # a line for each of an attacker's requests would be more than this process can read
+            access = "false" if self._hostile else "true"
+            config = _CONFIG.format(workers=self._workers, access=access)
+            path.write_text(config + "".join(lines))
             with Program("-c", path) as program:
+                program.wait_for(r"local: listening on ", self._workers)
+                self._inbound = Address("127.0.0.1", program.port())
+                (admin, *_) = program.wait_for(r"admin: listening on http://[\d.]+:(\d+)")
+                self._admin = Address("127.0.0.1", int(admin[1]))
+                self._token = (Path(folder) / "admin.token").read_text().strip()
                 yield program
 
     # --- the weather ------------------------------------------------------------------------
@@ -137,12 +188,47 @@ class Soak:
         """Clients for so long, under exits that come and go if it is ``changing``."""
         self._going = True
         clients = [gevent.spawn(self._be_a_client, number) for number in range(self._clients)]
-        changes = gevent.spawn(self._change) if changing else None
+        changes = [gevent.spawn(self._change)] if changing else []
+        if self._hostile:
+            changes += [gevent.spawn(partial(self._attack, seconds)), gevent.spawn(self._reload)]
+        if self._workers > 1:
+            changes.append(gevent.spawn(self._kill_workers))
         gevent.sleep(seconds)
         self._going = False
-        if changes is not None:
-            changes.join()
+        gevent.joinall(changes, raise_error=True)
         gevent.joinall(clients, raise_error=True)
+        self._note_lag()
+
+    def _attack(self, seconds: float) -> None:
+        """Have a process of its own attack the program for so long."""
+        arguments = [
+            self._inbound.port,
+            self._admin.port,
+            int(seconds),
+            self._random.getrandbits(32),
+        ]
+        command = [sys.executable, "-m", "tests.attack.harass", *map(str, arguments)]
+        told = gevent.subprocess.check_output(command, cwd=ROOT, timeout=seconds + TOO_LONG)
+        for attack, count in json.loads(told).items():
+            self.counts[f"attack_{attack}"] += count
+
+    def _reload(self) -> None:
+        while self._going:
+            gevent.sleep(self._random.uniform(1, 5))
+            self._program.signal(signal.SIGHUP)
+            self.counts["reloads"] += 1
+
+    def _kill_workers(self) -> None:
+        """SIGKILL, as the kernel's out-of-memory killer sends it."""
+        while self._going:
+            # a worker that dies younger is started again with a delay
+            gevent.sleep(MIN_UPTIME + self._random.uniform(1, 5))
+            self._kills.append(time.monotonic())
+            os.kill(self._random.choice(_children(self._program.process.pid)), signal.SIGKILL)
+            self.counts["kills"] += 1
+
+    def _worker_died(self, since: float, until: float) -> bool:
+        return any(since - _DYING <= at <= until for at in self._kills)
 
     def _change(self) -> None:
         """Let exits go away and come back, at most half of them at a time."""
@@ -197,13 +283,21 @@ class Soak:
         for before, after in pairwise(served):
             if before.exit != after.exit:
                 self.counts["moves"] += 1
-                if not self._was_away(before.exit, before.began, after.known):
+                # workers learn at different times that an exit is away
+                away = self._was_away(before.exit, before.began, after.known)
+                if not away and self._workers == 1:
                     self.violations.append(f"{session} left exit {before.exit}, which was not away")
 
     def _converse(self, session: str, chance: Random) -> Served:
         """One connection: bytes of its own, sent and got back while others do the same."""
         began = time.monotonic()
-        sock = self._connect(session)
+        try:
+            sock = self._connect(session)
+        except (OSError, EOFError) as error:
+            self.counts["cut"] += 1
+            if not self._worker_died(began, time.monotonic()):
+                self.violations.append(f"not answered: {error}")
+            raise Refused from None
         try:
             exit_ = read_exactly(sock, 1)[0] - 1
             served = Served(began, time.monotonic(), exit_)
@@ -213,23 +307,27 @@ class Soak:
             self.counts["cut"] += 1
             raise Refused from None
         data = chance.randbytes(chance.randrange(1, _MOST))
-        sender = gevent.spawn(_send, sock, data)
+        sender = gevent.spawn(send_and_end, sock, data)
         got = 0
         try:
             while part := sock.recv(65536):
                 if part != data[got : got + len(part)]:
                     self.violations.append(f"byte {got} or one behind it is not the client's own")
                 got += len(part)
-            # the kernel tells of a reset once, to whoever asks first
+            # the kernel reports a reset once, to the first call
             if got < len(data) and (failure := sender.get()) is not None:
                 raise failure
         except OSError:
             self.counts["cut"] += 1
-            if not self._was_away(exit_, began, time.monotonic()):
+            now = time.monotonic()
+            if not self._was_away(exit_, began, now) and not self._worker_died(began, now):
                 self.violations.append(f"reset by exit {exit_}, which was not away")
         else:
             self.counts["whole"] += 1
-            if got != len(data):
+            # of a process that is killed the kernel ends the connections as if they were complete
+            if got != len(data) and self._worker_died(began, time.monotonic()):
+                self.counts["ended_by_a_kill"] += 1
+            elif got != len(data):
                 self.violations.append(f"{len(data) - got} bytes lost, and told as an end")
         finally:
             sender.kill()
@@ -238,7 +336,7 @@ class Soak:
         return served
 
     def _connect(self, session: str) -> socket:
-        sock = connect(self._door)
+        sock = connect(self._inbound)
         try:
             if session:
                 name = f"session-{session}".encode()
@@ -278,29 +376,53 @@ class Soak:
 
         return Counter(each for each in Pool(50).imap_unordered(ask, sessions) if each is not None)
 
-    def _check_spread(self, what: str, found: Counter[int], shares: Sequence[float]) -> None:
+    def _check_spread(self, what: str, found: Counter[int], quota: Sequence[float]) -> None:
         """Pearson's chi-square against the shares; beyond the bound once in a million."""
-        scale = sum(found.values()) / sum(shares)
+        scale = sum(found.values()) / sum(quota)
         statistic = sum(
             (found[number] - share * scale) ** 2 / (share * scale)
-            for number, share in enumerate(shares)
+            for number, share in enumerate(quota)
         )
-        free = len(shares) - 1
+        free = len(quota) - 1
         # Wilson and Hilferty's approximation, 4.753 standard deviations out
         bound = free * (1 - 2 / (9 * free) + 4.753 * (2 / (9 * free)) ** 0.5) ** 3
         self.counts[f"{what}_spread_percent"] = round(100 * statistic / bound)
         if statistic > bound:
-            self.violations.append(f"{what} spread as {dict(found)}, and not as {list(shares)}")
+            self.violations.append(f"{what} spread as {dict(found)}, and not as {list(quota)}")
 
-    def _note_state(self, pid: int) -> None:
+    def _processes(self) -> list[int]:
+        pid = self._program.process.pid
+        return [pid, *_children(pid)]
+
+    def _sockets(self) -> int:
+        return sum(len(_sockets(pid)) for pid in self._processes())
+
+    def _note_state(self) -> None:
         """Descriptors and memory, once nothing is open."""
         deadline = time.monotonic() + 20
-        while len(_sockets(pid)) > 1 and time.monotonic() < deadline:  # one that listens
+        # also until a worker that was killed is back
+        while self._sockets() != self._listening and time.monotonic() < deadline:
             gevent.sleep(0.05)
-        status = Path(f"/proc/{pid}/status").read_text()
-        resident = int(status.split("VmRSS:")[1].split()[0]) * 1024
-        self.descriptors.append(len(os.listdir(f"/proc/{pid}/fd")))
+        resident = descriptors = 0
+        for pid in self._processes():
+            status = Path(f"/proc/{pid}/status").read_text()
+            resident += int(status.split("VmRSS:")[1].split()[0]) * 1024
+            descriptors += len(os.listdir(f"/proc/{pid}/fd"))
+        self.descriptors.append(descriptors)
         self.memory.append(resident)
+
+    def _note_lag(self) -> None:
+        """How long turns of the loops took, of the workers that live."""
+        head = f"GET /status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self._token}\r\n"
+        with connect(self._admin) as sock:
+            sock.sendall(f"{head}Connection: close\r\n\r\n".encode())
+            _, _, body = read_to_end(sock).partition(b"\r\n\r\n")
+        loop = json.loads(body)["loop"]
+        self.lags.append(loop["p99.9"])
+        self.counts["turns"] += loop["turns"]
+        self.counts["longest_turn_ms"] = max(
+            self.counts["longest_turn_ms"], round(1000 * loop["longest"])
+        )
 
     def _check_state(self) -> None:
         if self.descriptors[-1] > self.descriptors[0]:
@@ -314,7 +436,9 @@ class Soak:
         figures = ", ".join(f"{name} {count:,}" for name, count in sorted(self.counts.items()))
         memory = " -> ".join(f"{each / 1e6:.1f} MB" for each in self.memory)
         descriptors = " -> ".join(map(str, self.descriptors))
-        return f"{figures}\nmemory {memory}, descriptors {descriptors}"
+        lag = f"loop lag p99.9 {1000 * max(self.lags):.0f} ms"
+        blocked = "".join(f"\n{line}" for line in self.blocked[:20])
+        return f"{figures}\nmemory {memory}, descriptors {descriptors}, {lag}{blocked}"
 
 
 def _tell_and_echo(sock: socket) -> None:
@@ -324,13 +448,8 @@ def _tell_and_echo(sock: socket) -> None:
     sock.shutdown(std_socket.SHUT_WR)
 
 
-def _send(sock: socket, data: bytes) -> OSError | None:
-    try:
-        sock.sendall(data)
-        sock.shutdown(std_socket.SHUT_WR)
-    except OSError as error:
-        return error
-    return None
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _sockets(pid: int) -> set[str]:
@@ -343,18 +462,31 @@ def _sockets(pid: int) -> set[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=300.0)
+    parser.add_argument("--seconds", type=float, default=1800.0)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--exits", type=int, default=8)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     options = parser.parse_args()
     print(f"seed {options.seed}")
-    soak = Soak(clients=options.clients, exits=options.exits, seed=options.seed)
-    soak.run(options.seconds)
-    print(soak.told())
-    for violation in soak.violations[:20]:
-        print(f"WRONG: {violation}")
-    return bool(soak.violations)
+    violations = 0
+    for workers in (1, 2):
+        soak = Soak(
+            clients=options.clients,
+            exits=options.exits,
+            seed=options.seed,
+            hostile=True,
+            workers=workers,
+        )
+        soak.run(options.seconds / 2)
+        print(f"{plural(workers, 'worker')}: {soak.told()}", flush=True)
+        for violation in soak.violations[:20]:
+            print(f"WRONG: {violation}")
+        violations += len(soak.violations)
+        # no matter of the short soak among the tests, whose machine may be busy
+        if max(soak.lags) > _LAG:
+            print(f"MISSED: one turn in a thousand takes no longer than {1000 * _LAG:.0f} ms")
+            violations += 1
+    return bool(violations)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import gevent
 import pytest
@@ -18,11 +19,9 @@ from gevent.socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET, socket
 
 from gsocks.errors import StreamClosed, StreamError, StreamReset
 from gsocks.stream import Stream
+from tests.support.waiting import TOO_LONG
 
 Pair = tuple[Stream, Stream]
-
-#: seconds; only a stream that hangs ever waits for it
-TOO_LONG = 20
 
 
 def tcp_pair(buffer: int | None = None) -> tuple[socket, socket]:
@@ -60,7 +59,7 @@ def read_exactly(stream: Stream, count: int) -> bytes:
     return b"".join(parts)
 
 
-def blocked(call: Callable[[], object]) -> gevent.Greenlet[..., object]:
+def blocked(call: Callable[[], Any]) -> gevent.Greenlet[..., Any]:
     """A greenlet that has begun ``call`` and waits inside it."""
     greenlet = gevent.spawn(call)
     gevent.idle()
@@ -70,7 +69,7 @@ def blocked(call: Callable[[], object]) -> gevent.Greenlet[..., object]:
 
 def write_until_it_raises(stream: Stream) -> None:
     while True:
-        stream.write(b"anybody there?")
+        stream.write(b"is the peer there?")
         gevent.sleep(0)
 
 
@@ -155,11 +154,11 @@ class StreamContract:
     def test_a_big_write_waits_for_a_slow_reader_and_arrives_whole(self, pair: Pair) -> None:
         near, far = pair
         data = os.urandom(1024 * 1024) * (self.big // (1024 * 1024))
-        writer = blocked(lambda: near.write(data))  # nobody reads, so it can't be done
-        received = []
+        writer = blocked(lambda: near.write(data))  # the peer doesn't read, so it can't finish
+        received: list[bytes] = []
         while sum(map(len, received)) < self.big:
             received.append(far.read())
-            gevent.sleep(0)  # whoever else has something to do, first
+            gevent.sleep(0)  # other greenlets run first
         assert b"".join(received) == data
         writer.get()
 
@@ -311,7 +310,7 @@ class StreamContract:
         self, pair: Pair, release: str
     ) -> None:
         near, far = pair
-        far.write(b"nobody reads this")
+        far.write(b"the peer never reads this")
         getattr(near, release)()
         with pytest.raises(StreamClosed):
             near.write(b"x")
@@ -330,7 +329,7 @@ class StreamContract:
     def test_releasing_never_blocks_even_with_a_full_pipe(self, pair: Pair) -> None:
         near, _far = pair
         writer = blocked(lambda: near.write(bytes(self.big)))
-        switched = []
+        switched: list[bool] = []
         gevent.get_hub().loop.run_callback(switched.append, True)
         near.abort()
         assert not switched, "abort let others run"

@@ -9,11 +9,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import gevent
-import make_vectors
-import other_end
-from engine import read_exactly
 from gevent.socket import socket, socketpair
-from stream_contract import tcp_pair
 
 from gsocks.address import Address
 from gsocks.crypto import (
@@ -28,7 +24,7 @@ from gsocks.crypto import (
 )
 from gsocks.replay import ReplayGuard, now_ms
 from gsocks.request import Command, Request
-from gsocks.stream import Reader, tune
+from gsocks.stream import tune
 from gsocks.tunnel import (
     HEADER_SIZE,
     ClientTunnel,
@@ -38,6 +34,9 @@ from gsocks.tunnel import (
     accept_tunnel,
     connect_tunnel,
 )
+from tests.support import make_vectors, other_end
+from tests.support.engine import read_exactly
+from tests.support.stream_contract import tcp_pair
 
 KEY, OTHER_KEY = Key(bytes(range(32))), Key(bytes(range(32, 64)))
 BOTH = Cipher.SECRETBOX | Cipher.AEGIS256
@@ -75,15 +74,15 @@ def tunnels(
         server.close()
 
 
-def nobody_cares(reusable: bool) -> None:
+def ignore_end(reusable: bool) -> None:
     """How the stream ended is not this test's matter."""
 
 
 def open_stream(
     client: ClientTunnel,
     server: ServerTunnel,
-    client_ended: Callable[[bool], None] = nobody_cares,
-    server_ended: Callable[[bool], None] = nobody_cares,
+    client_ended: Callable[[bool], None] = ignore_end,
+    server_ended: Callable[[bool], None] = ignore_end,
 ) -> tuple[TunnelStream, TunnelStream]:
     opening = gevent.spawn(client.open, CONNECT)
     assert server.accept() == Request(Command.CONNECT, DEST, "alice")
@@ -137,7 +136,7 @@ def our_server(cipher: Cipher = Cipher.SECRETBOX) -> Iterator[tuple[ByHand, Serv
     near, far = socketpair()
     at_client, at_server = sessions(cipher)
     with near, far:
-        yield ByHand(near, at_client), ServerTunnel(far, at_server, Reader(far), "alice", KEY)
+        yield ByHand(near, at_client), ServerTunnel(far, at_server, "alice", KEY)
 
 
 @contextmanager
@@ -146,7 +145,7 @@ def our_client(cipher: Cipher = Cipher.SECRETBOX) -> Iterator[tuple[ClientTunnel
     near, far = socketpair()
     at_client, at_server = sessions(cipher)
     with near, far:
-        yield ClientTunnel(near, at_client, Reader(near)), ByHand(far, at_server)
+        yield ClientTunnel(near, at_client), ByHand(far, at_server)
 
 
 def is_silent(source: socket | Tunnel) -> bool:
@@ -183,7 +182,7 @@ def hello_from(key: Key = KEY, time_ms: int | None = None, offered: Cipher = BOT
 
 
 def small_order_hello() -> bytes:
-    """An authentic one, of somebody who has the key, with a public key that none may use."""
+    """An authentic one, of a peer with the key, with a public key that none may use."""
     point = bytes(32)
     hint, padding = other_end.hint_and_padding(KEY.raw(), point)
     noise = other_end.Noise(KEY.raw())

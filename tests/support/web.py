@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import h11
-from engine import TOO_LONG, Seen, connect, serving
 from gevent.event import Event
 from gevent.queue import Queue
 from gevent.socket import socket
 
 from gsocks.address import Address
 from gsocks.local import LocalServer
+from tests.support.engine import Seen, connect, serving
+from tests.support.waiting import TOO_LONG
 
 
-class Reply(NamedTuple):
+@dataclass(frozen=True)
+class Reply:
     """An answer as a client of HTTP/1.1 understands it."""
 
     status: int
@@ -26,7 +29,7 @@ class Reply(NamedTuple):
     #: the statuses of the 1xx answers before it
     before: list[int]
 
-    def __getitem__(self, name: Any) -> str:  # type: ignore[override]
+    def __getitem__(self, name: str) -> str:
         """All values of one field, as one."""
         return ", ".join(value for found, value in self.fields if found == name)
 
@@ -120,7 +123,7 @@ class Talk:
         return body
 
     def hear_end(self) -> None:
-        """The door ends the connection, and says nothing before that."""
+        """The listener closes the connection, and sends nothing before."""
         assert self._ahead == b""
         assert self.sock.recv(65536) == b""
 
@@ -169,24 +172,24 @@ def web(answer: bytes | Callable[[Talk], object] | None = None) -> Iterator[Web]
     with serving(serve) as address:
         running = Web(address)
         yield running
-        while running.connections.qsize():  # whom nobody wanted
+        while running.connections.qsize():  # which no test has taken
             running.next().over.set()
 
 
 @contextmanager
-def http_door(**options: Any) -> Iterator[tuple[LocalServer, Seen]]:
-    """A door that goes out directly, and what it tells its observer."""
+def http_inbound(**options: Any) -> Iterator[tuple[LocalServer, Seen]]:
+    """A listener whose exit is direct, and the records of its observer."""
     seen = Seen()
-    door = LocalServer(("127.0.0.1", 0), rules=["allow all"], observer=seen, **options)
-    door.start()
+    inbound = LocalServer(("127.0.0.1", 0), rules=["allow all"], observer=seen, **options)
+    inbound.start()
     try:
-        yield door, seen
+        yield inbound, seen
     finally:
-        door.stop(0)
+        inbound.stop(0)
 
 
-def talk_to(door: LocalServer) -> Talk:
-    return Talk(connect(door.bound))
+def talk_to(inbound: LocalServer) -> Talk:
+    return Talk(connect(inbound.bound))
 
 
 def get(origin: Web, path: bytes = b"/", *fields: bytes, method: bytes = b"GET") -> bytes:

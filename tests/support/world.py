@@ -41,14 +41,16 @@ def main(folder: Path) -> None:
     authority.issue_cert("example.com").configure_cert(tls)
     WSGIServer((SITE, 80), who_asks, log=None).start()
     WSGIServer((SITE, 443), who_asks, log=None, ssl_context=tls).start()
-    # the cheapest hash that there is: nobody is to wait for it
+    # the cheapest hash that there is: no login has to wait for it
     hashed = argon2id.str(b"password", argon2id.OPSLIMIT_MIN, argon2id.MEMLIMIT_MIN).decode()
     users = {"user": hashed}
+    # the site is at an address of this machine, which the default rules deny
     for ip in PROXIES.values():
         for port in (1080, 8080):
-            LocalServer((ip, port), [f"direct://?source={ip}"], users=users).start()
+            exits = [f"direct://?source={ip}"]
+            LocalServer((ip, port), exits, users=users, rules=["allow all"]).start()
     print("ready", flush=True)
-    FileObject(sys.stdin.buffer).read()
+    FileObject(sys.stdin.fileno(), closefd=False).read()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,199 @@
+"""What it costs to choose among many exits: ``python -m bench.choice [--exits N] [--rounds N]``.
+
+An exit group with N exits (100,000) of 100 countries and 20 tags, half of them ejected, is compared
+with one of 10 exits, of which none is: by the CPU time of a choice alone (the roster's, or that of
+the sessions), and by that of a whole request through the exit group, whose exits connect at once to
+nothing.  A real request costs some 300 us more, at either number.
+
+Rounds of both are interleaved, and the best of each counts: it is the one that other processes have
+disturbed least.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from random import Random
+from typing import NamedTuple
+
+from gsocks.access.rules import ALLOW_ALL
+from gsocks.address import UNSPECIFIED, Address
+from gsocks.exits.base import Connected
+from gsocks.request import ANY, Command, ExitSelector, Request
+from gsocks.rotation.group import ExitGroup
+from gsocks.rotation.policy import POLICIES, make_policy
+from gsocks.rotation.roster import Offer
+from gsocks.stream import Stream
+
+COUNTRIES = [a + b for a in "abcdefghij" for b in "abcdefghij"]
+TAGS = [f"t{number}" for number in range(20)]
+
+SELECTORS = {
+    "any": ANY,
+    "country": ExitSelector(country="aa"),
+    "tag": ExitSelector(tags=("t0",)),
+}
+SESSIONS = ("no session", "kept session", "new session")
+
+#: of new sessions
+_NUMBERS = count()
+
+#: requests of a round
+REQUESTS = 400
+
+
+class Cost(NamedTuple):
+    """Microseconds of CPU time."""
+
+    choice: float
+    request: float
+
+
+class NullStream:
+    """The end of a connection through which nothing is carried."""
+
+    def abort(self) -> None:
+        """Does nothing."""
+
+
+class NullExit:
+    """An exit that is connected at once."""
+
+    __slots__ = ("label",)
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def start(self) -> None:
+        """Does nothing."""
+
+    def connect(self, request: Request) -> Connected:  # noqa: ARG002
+        stream: Stream = NullStream()  # type: ignore[assignment]
+        return Connected(stream, UNSPECIFIED)
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+def make_group(policy: str, exits: int) -> ExitGroup:
+    """A group of so many exits."""
+    offers = [
+        Offer(
+            NullExit(f"http://10.{number >> 16}.{number >> 8 & 255}.{number & 255}:8080"),
+            country="aa" if exits == 10 else COUNTRIES[number % len(COUNTRIES)],
+            tags=("t0",) if exits == 10 else (TAGS[number // len(COUNTRIES) % len(TAGS)],),
+            weight=1.0 + number % 3,
+        )
+        for number in range(exits)
+    ]
+    return ExitGroup(offers, ALLOW_ALL, policy=make_policy(policy, Random(2)), random=Random(3))
+
+
+def eject_half(group: ExitGroup) -> None:
+    """Eject every other exit, at random, for longer than this program runs."""
+    now = time.monotonic()
+    chance = Random(4)
+    for member in group.roster:
+        if chance.random() < 0.5:
+            member.health.ejected_until = now + 3600
+        else:
+            member.health.succeeded(now)
+        group.roster.member_changed(member, now)
+
+
+class Load:
+    """Requests with one selector to one group."""
+
+    def __init__(self, group: ExitGroup, selector: ExitSelector, session: str) -> None:
+        self._group = group
+        self._selector = selector
+        self._session = session
+
+    def requests(self) -> Iterator[Request]:
+        """The requests of one round, each to one of 50 hosts."""
+        for number in range(REQUESTS):
+            selector = self._selector
+            if self._session == "kept session":
+                selector = selector._replace(session=f"kept{number % 100}")
+            elif self._session == "new session":
+                selector = selector._replace(session=f"new{next(_NUMBERS)}")
+            yield Request(
+                Command.CONNECT, Address(f"{number % 50}.example", 443), selector=selector
+            )
+
+    def whole(self) -> None:
+        """Connect and release each."""
+        group = self._group
+        for request in self.requests():
+            group.connect(request, _ignore).release(100, 1000)
+
+    def choices(self) -> None:
+        """Choose an exit for each, without a session."""
+        roster = self._group.roster
+        now = time.monotonic()
+        for request in self.requests():
+            roster.choose(request, (), now)
+
+
+def _ignore(_: str) -> None:
+    """Nothing is made of it."""
+
+
+def cost(work: Callable[[], None]) -> float:
+    """Microseconds of CPU time for each request of a round."""
+    begun = time.process_time()
+    work()
+    return (time.process_time() - begun) / REQUESTS * 1e6
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    print(f"{'us of CPU':30}{'choice':>20}{'request':>24}")
+    print(f"{'':30}{'10':>8}{options.exits:>12,}{'10':>8}{options.exits:>12,}{'ratio':>8}")
+    for policy in options.policies:
+        few, many = make_group(policy, 10), make_group(policy, options.exits)
+        eject_half(many)
+        gc.collect()
+        gc.freeze()
+        for name, selector in SELECTORS.items():
+            for session in SESSIONS:
+                _row(f"{policy}, {name}, {session}", few, many, selector, session, options.rounds)
+
+
+def _row(
+    name: str, few: ExitGroup, many: ExitGroup, selector: ExitSelector, session: str, rounds: int
+) -> None:
+    costs: list[list[float]] = [[], [], [], []]
+    loads = [Load(group, selector, session) for group in (few, many)]
+    for load in loads:  # views are made at the first request
+        load.whole()
+    for _ in range(rounds):
+        for number, load in enumerate(loads):
+            if session == "no session":
+                costs[number].append(cost(load.choices))
+            costs[2 + number].append(cost(load.whole))
+    best = [min(each, default=float("nan")) for each in costs]
+    ratio = best[3] / best[2]
+    print(
+        f"{name:38}{best[0]:8.1f}{best[1]:12.1f}{best[2]:8.1f}{best[3]:12.1f}{ratio:8.2f}",
+        flush=True,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.choice", description="The cost of a choice among many exits."
+    )
+    parser.add_argument("--exits", metavar="N", type=int, default=100_000)
+    parser.add_argument("--rounds", metavar="N", type=int, default=5)
+    parser.add_argument(
+        "--policies", nargs="+", choices=list(POLICIES), default=list(POLICIES), metavar="NAME"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

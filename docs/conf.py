@@ -1,0 +1,57 @@
+"""Sphinx: the documents and the API reference as one site (make docs)."""
+
+from __future__ import annotations
+
+import gsocks
+
+project = "gsocks"
+author = "the gsocks authors"
+copyright = "2026, the gsocks authors"  # noqa: A001  # the name that Sphinx reads
+release = gsocks.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc"]
+# every module, so that each reference in a docstring has a target
+apidoc_modules = [
+    {
+        "path": "../gsocks",
+        "destination": "reference/",
+        "separate_modules": True,
+        "max_depth": 2,
+        "automodule_options": {"members", "show-inheritance", "undoc-members"},
+    }
+]
+
+html_theme = "furo"
+html_title = "gsocks"
+exclude_patterns = ["_build"]
+
+myst_heading_anchors = 3
+suppress_warnings = ["myst.xref_missing_file"]
+
+# a reference that leads nowhere fails the build (make docs passes -W)
+nitpicky = True
+nitpick_ignore_regex = [
+    # other projects and the standard library, whose inventories a build without network lacks
+    (
+        r"py:.*",
+        r"(collections|contextlib|difflib|enum|gevent|greenlet|h11|http|ipaddress|json|logging|msgspec|nacl"
+        r"|os|pathlib|random|re|rich|signal|socket|ssl|std_socket|time|types|typing|yaml)(\..*)?",
+    ),
+    # type variables, type aliases and private names in signatures, which have no page
+    (r"py:(class|obj|func)", r"(gsocks\..*\.)?(_\w+|[A-Z]|Some\w+|Schema)"),
+    (
+        r"py:class",
+        r"tuple\[str|Callable\[.*|Path|IPAddress|(Read|Write)ableBuffer|_blake2\.blake2b|_socket\.socket",
+    ),
+]
+
+# a page of gsocks.local shows LocalServer, not gsocks.local.LocalServer
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": True,
+    # a class is documented at its own module, not again where a package offers it
+    "ignore-module-all": True,
+}

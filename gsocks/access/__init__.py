@@ -1,0 +1,1 @@
+"""Access control: users and their passwords, rules about destinations, networks of clients."""

@@ -1,0 +1,1 @@
+"""The commands of ``gsocks``: each raises ConfigError, or prints and returns its exit status."""

@@ -1,0 +1,50 @@
+"""What a reload takes from a changed config, and what has to wait for a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gsocks.config.schema import Config, Section
+from gsocks.errors import ConfigError
+
+#: the keys of a section that a reload replaces
+_RELOADED = ("exits", "exit_sources", "users", "keys")
+
+
+def reloaded(running: Config, found: Config) -> Config:
+    """``running`` with the keys, users and exits of ``found``, of the sections that both have.
+
+    Raises ConfigError if its users need a restart.
+    """
+    before, after = running.local, found.local
+    if before is not None and after is not None:
+        if after.users_file != before.users_file:
+            raise ConfigError("local.users_file: another file needs a restart")
+        if after.users_file is None and bool(after.users) != bool(before.users):
+            raise ConfigError("local.users: the first user, or none, needs a restart")
+    changed: dict[str, Section] = {}
+    for name in ("local", "server"):
+        section, other = getattr(running, name), getattr(found, name)
+        if section is not None and other is not None:
+            keys = [key for key in _RELOADED if key in section.__struct_fields__]
+            changed[name] = replace(section, **{key: getattr(other, key) for key in keys})
+    return replace(running, **changed)
+
+
+def needing_restart(running: Config, found: Config) -> list[str]:
+    """The keys by which ``found`` differs and which a reload does not replace."""
+    return [path for path in _differences(running, found, "") if path]
+
+
+def _differences(before: object, after: object, path: str) -> Iterator[str]:
+    if type(before) is not type(after) or not isinstance(before, Struct):
+        if before != after:
+            yield path
+        return
+    for name in before.__struct_fields__:
+        if name not in _RELOADED:
+            at = f"{path}.{name}" if path else name
+            yield from _differences(getattr(before, name), getattr(after, name), at)

@@ -1,0 +1,288 @@
+"""The shape of the configuration file: frozen msgspec Structs, one for each mapping.
+
+Settings that are used at run time too are those of gsocks/settings.py.  The comment of each field
+(``#:``) is its description in docs/config.md and in the JSON schema.  How the text of each type is
+parsed stands in gsocks/config/convert.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from gsocks.access.networks import Networks
+from gsocks.access.username_style import UserNameStyle
+from gsocks.address import Address
+from gsocks.exits.spec import DIRECT, ExitSpec
+from gsocks.request import ANY, ExitSelector
+from gsocks.rotation.sources import Source
+from gsocks.settings import (
+    CheckSettings,
+    DnsSettings,
+    HealthSettings,
+    Limits,
+    PerHostSettings,
+    PoolSettings,
+    ReuseSettings,
+    Seconds,
+    SessionSettings,
+    Switch,
+    Timeouts,
+    UdpSettings,
+)
+
+
+class Secret(str):
+    """Text that its repr hides."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+class Addresses(tuple[Address, ...]):
+    """Listening addresses, at least one, each with an IP; port 0 takes a free one."""
+
+    __slots__ = ()
+
+
+class UserNameStyles(tuple[UserNameStyle, ...]):
+    """Styles of user names, at least one."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ListenAddress:
+    """A listening address, and the exit selector of all clients that connect to it."""
+
+    address: Address
+    selector: ExitSelector = ANY
+    #: None: those of the section
+    username_style: UserNameStyles | None = None
+    #: None: see :meth:`Local.asks`
+    ask: bool | None = None
+
+
+class ListenAddresses(tuple[ListenAddress, ...]):
+    """As :class:`Addresses`, each with a selector or without one."""
+
+    __slots__ = ()
+
+
+class Exits(tuple[ExitSpec, ...]):
+    """Exits, none of them and no name twice."""
+
+    __slots__ = ()
+
+
+class ExitSources(tuple[Source, ...]):
+    """Lists of exits in files, which exist, and at URLs; none of them twice."""
+
+    __slots__ = ()
+
+
+class RuleLines(tuple[str, ...]):
+    """Rules that :meth:`gsocks.access.rules.Rules.parse` takes, at least one."""
+
+    __slots__ = ()
+
+
+class Statuses(tuple[int, ...]):
+    """HTTP statuses of failures, 400 to 599."""
+
+    __slots__ = ()
+
+
+class FilePath(str):
+    """A file that need not exist yet."""
+
+    __slots__ = ()
+
+
+class UserHashes(dict[str, Secret]):
+    """User names and their Argon2id hashes."""
+
+
+class KeySources(dict[str, "KeySource"]):
+    """Key names and where each key comes from, at least one."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where a shared key comes from: a file that holds it, or its text.  One of them is None."""
+
+    file: Path | None = None
+    key: str | None = field(default=None, repr=False)
+
+
+# the descriptions stand in error messages: 'x' is not ...
+_Level = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    Meta(description="a level (known: debug, info, warning, error)"),
+]
+_Format = Annotated[Literal["text", "json"], Meta(description="a format (known: text, json)")]
+_Workers = Annotated[
+    Annotated[int, Meta(ge=1, le=1024)] | Literal["auto"],
+    Meta(description="auto or a whole number from 1 to 1024"),
+]
+_Tries = Annotated[int, Meta(ge=1, le=10, description="a whole number from 1 to 10")]
+_Rotate = Annotated[
+    Literal["round_robin", "random", "weighted", "least_connections", "fastest", "least_recent"],
+    Meta(
+        description="a policy (known: round_robin, random, weighted, least_connections, fastest,"
+        " least_recent)"
+    ),
+]
+
+
+class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The log on standard error."""
+
+    #: The lowest level that is logged.
+    level: _Level = "info"
+    #: `json`: one object a line.
+    format: _Format = "text"
+    #: Whether each connection is logged in one line when it ends.
+    access: Switch = True
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys that `local` and `server` have in common."""
+
+    #: Networks and addresses of clients; the connections of all others are closed at once, as
+    #: `client_forbidden`. Left out: all clients are accepted.
+    clients: Networks | None = None
+    #: Networks of balancers. A connection from these has to begin with a PROXY header (v1 or v2);
+    #: its source is then the client for `clients`, limits, logins and log. Left out: none.
+    proxy_protocol_from: Networks | None = None
+    #: Exits, tried in turn when one fails by itself: URLs, or mappings as below. `{session}`,
+    #: `{country}`, `{lifetime}` and `{user}` in the user or password of a proxy are filled in: see
+    #: [scraping.md](scraping.md).
+    exits: Exits = Exits((DIRECT,))
+    #: Lists of exits in files and at URLs, see "Lists of exits". With it and without `exits`,
+    #: `direct` is not an exit.
+    exit_sources: ExitSources = ExitSources()
+    #: The policy by which an exit is chosen.
+    rotate: _Rotate = "round_robin"
+    #: Exits that a request may try in turn, while no payload byte has been relayed.
+    tries: _Tries = 3
+    #: After so long without a connection a second exit is tried beside the first one, and the one
+    #: that connects first serves the request. Not for sessions, which have one exit, nor with
+    #: `fast_open`. Left out: another exit is tried only when the first one has failed.
+    hedge: Seconds | None = None
+    #: Which destinations are allowed, see "Rules". Left out: private addresses are denied.
+    rules: RuleLines | None = None
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    pool: PoolSettings = PoolSettings()
+    health: HealthSettings = HealthSettings()
+    checks: CheckSettings = CheckSettings()
+    per_host: PerHostSettings = PerHostSettings()
+
+
+class Local(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The local end: SOCKS5, SOCKS4 and HTTP clients connect to it."""
+
+    #: IP address and port, or a list of them; `localhost` is 127.0.0.1; port 0 takes a free one.
+    #: IPv6 in brackets. Each may be a mapping with `address` and a selector of exits for all its
+    #: clients, as below.
+    listen: ListenAddresses
+    #: Name and Argon2id hash (`gsocks passwd`). Without users a listener opens on loopback only,
+    #: unless `allow_anonymous` is true.
+    users: UserHashes = msgspec.field(default_factory=UserHashes)
+    #: A file of more users, `name:hash` a line, `#` for comments; read again when it changes. No
+    #: name may stand in both.
+    users_file: Path | None = None
+    #: How clients write parameters into their credentials: the name of a style, one of its own as a
+    #: mapping (below), or a list of them; see [providers.md](providers.md). Left out: `standard`,
+    #: which is `USER-session-ID-country-CC`.
+    username_style: UserNameStyles | None = None
+    #: Whether other machines may connect without a user name and password.
+    allow_anonymous: Switch = False
+    #: CONNECT through a `gsocks://` exit is answered before the destination is reached, see
+    #: "fast_open".
+    fast_open: Switch = False
+    #: Statuses by which an exit is counted as failing for the host, and another one is tried: of
+    #: answers to plain HTTP requests (`http://`) that are idempotent and have no body, and of an
+    #: HTTP exit's own answer to CONNECT. Not if the request belongs to a session. The last answer
+    #: is passed on, whatever it is. Left out: none.
+    retry_on: Statuses = Statuses()
+    #: Whether HTTP clients without credentials are asked for some (407), as `ask` of an address,
+    #: which counts over this. Left out: where a session is expected, see there.
+    ask: Switch | None = None
+    udp: UdpSettings = UdpSettings()
+    sessions: SessionSettings = SessionSettings()
+    reuse: ReuseSettings = ReuseSettings()
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where it listens."""
+        return tuple(each.address for each in self.listen)
+
+    def asks(self, listener: ListenAddress) -> bool:
+        """Whether HTTP clients without credentials are asked for some.
+
+        Left out, where a session is expected of them: for an exit that is given it with each
+        request, or because sessions are strict.
+        """
+        told = self.ask if listener.ask is None else listener.ask
+        if told is not None:
+            return told
+        expected = self.sessions.strict or any(spec.expects_session for spec in self.exits)
+        return expected and listener.selector.session is None and not self.sessions.by_client
+
+
+class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The server: tunnels of local ends connect to it."""
+
+    #: IP address and port, or a list of them, as at `local`.
+    listen: Addresses
+    #: Name and `{file: PATH}`, or the base64 text. The name is the user in the access log and in
+    #: `rules`. A missing file is made at start.
+    keys: KeySources
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where it listens."""
+        return self.listen
+
+
+class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The admin API: JSON and metrics, see [operations.md](operations.md)."""
+
+    #: IP address and port, or a list of them.
+    listen: Addresses = Addresses((Address("127.0.0.1", 9090),))
+    #: The bearer token of requests, in one line; made at the first start. Left out: `admin.token`
+    #: beside the config.
+    token_file: FilePath | None = None
+    #: Whether it may listen where other machines can reach it: it is not encrypted.
+    allow_remote: Switch = False
+
+
+class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a restart must not forget, see [operations.md](operations.md)."""
+
+    #: An SQLite file on a local disk, made with mode 0600 at the first start. It keeps sessions,
+    #: the health and the bans of exits, and what their budgets have left, for the next start.
+    file: FilePath
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A configuration file; it has `local`, `server` or both."""
+
+    #: Processes that share the ports: a number, or `auto`, which is one for each core.
+    workers: _Workers = 1
+    log: Log = Log()
+    local: Local | None = None
+    server: Server | None = None
+    dns: DnsSettings = DnsSettings()
+    #: Left out: there is no admin API.
+    admin: Admin | None = None
+    #: Left out: a restart begins anew.
+    state: State | None = None

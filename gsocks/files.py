@@ -1,0 +1,146 @@
+"""Files that people and other processes write too: secrets, and files that are read again."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import grp
+import logging
+import os
+import pwd
+import stat
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+log = logging.getLogger("gsocks.files")
+
+#: what differs when a file has changed; None: it is missing or may not be looked at
+FileState: TypeAlias = tuple[int, ...] | None
+
+#: the modes that were warned of
+_reported: dict[Path, int] = {}
+
+
+def state_of(file: Path | int) -> FileState:
+    """The state of the file with that path or descriptor."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    # the inode and ctime too: a file moved into its place may be as old and as long
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size
+
+
+def open_guarded(path: Path) -> BinaryIO:
+    """Open a file that decides who may come in, for reading.
+
+    Raises PermissionError if others than its owner may write it: what they wrote would count as the
+    owner's word.  As for sshd, a group that is its owner's own is not others.  A folder in which
+    all users may put another file into its place is warned of.  Raises OSError.
+    """
+    file = path.open("rb")
+    try:
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode):  # a pipe or a device has no other content in its place
+            if _others_may_write(status):
+                raise PermissionError(
+                    errno.EACCES, "can be written by others than its owner (chmod go-w mends it)"
+                )
+            for folder in {path.absolute().parent, path.resolve().parent}:
+                _warn_of_writers(folder)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _warn_of_writers(folder: Path) -> None:
+    # not refused: Kubernetes' emptyDir, where a config may be written at the start, has mode 0777
+    mode = folder.stat().st_mode
+    is_open = mode & stat.S_IWOTH and not mode & stat.S_ISVTX
+    if _is_news(folder, mode if is_open else None):
+        log.warning("all users may replace what is in %s (chmod o-w mends it)", folder)
+
+
+def _is_news(path: Path, mode: int | None) -> bool:
+    """Whether that mode, which is to be warned of, was not reported yet; None is a good one."""
+    if mode is None:
+        _reported.pop(path, None)
+        return False
+    if _reported.get(path) == mode:
+        return False
+    _reported[path] = mode
+    return True
+
+
+def _others_may_write(status: os.stat_result) -> bool:
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    return bool(status.st_mode & stat.S_IWGRP) and not _is_own_group(status.st_uid, status.st_gid)
+
+
+def _is_own_group(uid: int, gid: int) -> bool:
+    """Whether a group has no member but that user, as each user's has on most systems."""
+    try:
+        owner, group = pwd.getpwuid(uid), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    is_theirs = owner.pw_gid == gid and group.gr_name == owner.pw_name
+    return is_theirs and set(group.gr_mem) <= {owner.pw_name}
+
+
+def as_utf8(raw: bytes) -> bytes:
+    """Text without a byte order mark; UTF-16, which has one, becomes UTF-8.
+
+    Windows' editors write the mark, and what its PowerShell redirects into a file is UTF-16.
+    Raises UnicodeDecodeError for invalid UTF-16.
+    """
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-16").encode("utf-8", "surrogatepass")
+    return raw.removeprefix(codecs.BOM_UTF8)
+
+
+def create_secret(path: Path, text: str) -> bool:
+    """Write ``text`` into a new file with mode 0600; False, and nothing, if ``path`` exists.
+
+    Raises OSError.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    return True
+
+
+def replace_secret(path: Path, content: bytes) -> None:
+    """Write ``content`` into the file ``path`` with mode 0600, in the place of what is there.
+
+    Another process finds the old content or the new one, never a part.  Raises OSError.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def read_secret(path: Path, size: int, log: logging.Logger) -> bytes:
+    """The first ``size`` bytes of ``path``; a warning in ``log`` if other users may read it.
+
+    A file is warned of once, and again when its mode has changed.  Raises OSError, and
+    PermissionError if others may write it.
+    """
+    with open_guarded(path) as file:
+        content = file.read(size)
+        mode = os.fstat(file.fileno()).st_mode
+    if _is_news(path, mode if mode & 0o077 else None):
+        log.warning("%s can be read by others than its owner (chmod 600 mends it)", path)
+    return content

@@ -1,0 +1,1 @@
+"""What both listeners share: accept, admit, serve and relay a client's connection."""

@@ -1,0 +1,274 @@
+"""One request of a client: connected by an exit, answered, relayed, and reported at its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Protocol, TypeVar
+
+from gsocks.address import Address
+from gsocks.errors import ClientError, ConnectFailed, GsocksError, StreamError, Withdrawn
+from gsocks.handshake import Answer
+from gsocks.inbound.bind import BindWaiter
+from gsocks.inbound.context import ListenerContext
+from gsocks.inbound.http_pin import Pin
+from gsocks.observe import Record, no_trace
+from gsocks.relay import Relay, Totals
+from gsocks.request import BIND, UDP_ASSOCIATE, Request
+from gsocks.rotation.connected import HttpOutbound, Outbound
+from gsocks.sock import AnySocket
+from gsocks.stream import Stream
+
+_Made = TypeVar("_Made", bound=Outbound)
+
+
+class Endable(Protocol):
+    """A client connection that ends with its relay."""
+
+    def end(self) -> None:
+        """Everything is closed."""
+
+
+class ActiveRequest:
+    """A request from its arrival to its line in the access log.
+
+    It owns the record, the user's share of the quota, and the relay.  :meth:`finish` ends all
+    three and is called exactly once: by the caller, or by :meth:`connect` and :meth:`carry`
+    where they fail, or by the relay.
+    """
+
+    __slots__ = ("_context", "_ending", "_outbound", "_quota_user", "_relay", "record")
+
+    _outbound: Outbound
+    _relay: Relay
+
+    def __init__(self, context: ListenerContext, record: Record) -> None:
+        self._context = context
+        self.record = record
+        #: the user whose quota counts this request
+        self._quota_user: str | None = None
+        # the connection, not its bound method: one object less for each connection
+        self._ending: Endable | None = None
+
+    def __repr__(self) -> str:
+        return f"<ActiveRequest {self.record!r}>"
+
+    def carry(
+        self,
+        request: Request,
+        answer: Answer,
+        client: Stream,
+        ending: Endable | None = None,
+        sock: AnySocket | None = None,
+    ) -> bool:
+        """Connect ``request``, answer it, and relay until both directions have ended.
+
+        ``request`` has the client and the trace of :attr:`record`.
+
+        ``sock`` is the client's own connection where it may ask for a BIND, which it ends by
+        closing that.
+
+        Returns True once the relay runs by itself, which ends ``ending`` after everything is
+        closed; False if the request failed, after the client was answered.
+        """
+        # The error itself is not returned: a caller that kept it would be in its traceback, which
+        # is a cycle that only the garbage collector can free.
+        try:
+            waiter = None
+            if request.command is BIND and sock is not None:
+                waiter = BindWaiter(sock, answer)
+            outbound = self.connect(request, answer.protocol, waiter)
+        except (ConnectFailed, ClientError) as error:
+            answer.failed(error)
+            return False
+        try:
+            with outbound:
+                answer.succeeded(outbound.bound, outbound.exit)
+        except StreamError as error:
+            self.finish(f"client_{error.word}", str(error))
+            return False
+        except BaseException:
+            self.finish("stopped")
+            raise
+        of_datagrams = request.command is UDP_ASSOCIATE
+        self.relay(client, outbound, ending, of_datagrams=of_datagrams)
+        return True
+
+    def connect(
+        self,
+        request: Request,
+        protocol: str,
+        waiter: BindWaiter | None = None,
+    ) -> Outbound:
+        """An exit's connection for ``request``, which came by ``protocol``.
+
+        Raises ConnectFailed, ClientError; the request is finished then.
+        """
+        self._begin(request, protocol, "", ())
+        return self._limited(request, partial(self._connect, request, waiter))
+
+    def forward(
+        self,
+        request: Request,
+        protocol: str,
+        *,
+        method: str,
+        failed: Collection[str],
+        repeatable: bool,
+        tunnel: bool,
+        alone: bool,
+        pin: Pin,
+    ) -> HttpOutbound:
+        """An exit's connection for a plain HTTP request.
+
+        ``method``: that of HTTP.  ``failed``: names of exits that are left out.  ``repeatable``,
+        ``tunnel``, ``alone``: as for :meth:`gsocks.rotation.group.ExitGroup.forward`.  ``pin``:
+        that of the client's connection.  Raises as :meth:`connect` does.
+        """
+        self._begin(request, protocol, method, failed)
+        forward = self._context.exit_group.forward
+        connect = partial(
+            forward,
+            request,
+            self._note_exit,
+            failed,
+            repeatable=repeatable,
+            tunnel=tunnel,
+            alone=alone,
+        )
+        return self._limited(request, partial(self._pinned_or, connect, request, pin))
+
+    def _pinned_or(
+        self, connect: Callable[[], HttpOutbound], request: Request, pin: Pin
+    ) -> HttpOutbound:
+        pinned = pin.take(request, self._context.exit_group)
+        if pinned is None:
+            return connect()
+        self._note_exit(pinned.exit)
+        self.record.trace("over the connection on which the client has authenticated itself")
+        return pinned
+
+    def _begin(self, request: Request, protocol: str, method: str, failed: Collection[str]) -> None:
+        """Put ``request`` on record."""
+        record = self.record
+        record.user = request.user
+        record.session = request.selector.session
+        record.command = request.command.word
+        if request.command is not UDP_ASSOCIATE:
+            record.dest = str(request.dest)
+        trace = record.trace
+        if trace is not no_trace:
+            wanted = str(request.selector) or "any"
+            trace(
+                "%s: %s %s %s, user %s, exit: %s",
+                "retrying by another exit" if failed else "requested",
+                protocol,
+                method or record.command,
+                record.dest or "-",
+                request.user or "-",
+                wanted,
+            )
+
+    def _limited(self, request: Request, connect: Callable[[], _Made]) -> _Made:
+        """What ``connect`` makes, within the user's quota; finishes the request if it fails."""
+        quota = self._context.quota
+        try:
+            if request.user is not None:
+                quota.acquire(request.user)
+                self._quota_user = request.user
+            outbound = connect()
+            with outbound:
+                outbound.stream = quota.limited(outbound.stream, request)
+            self.record.trace("connected by exit %s, bound to %s", outbound.name, outbound.bound)
+            return outbound
+        except (ConnectFailed, ClientError) as error:
+            self.finish(error.word, str(error))
+            raise
+        except BaseException:
+            self.finish("stopped")
+            raise
+
+    def _note_exit(self, label: str) -> None:
+        self.record.exit = label
+
+    def _connect(self, request: Request, waiter: BindWaiter | None) -> Outbound:
+        record, exit_group = self.record, self._context.exit_group
+        tried = self._note_exit
+        if request.command is UDP_ASSOCIATE:
+            return exit_group.associate(request, tried, partial(_note_first_dest, record))
+        if waiter is not None:
+            seconds = self._context.timeouts.bind
+            return waiter.wait(partial(exit_group.bind, request, tried, seconds))
+        return exit_group.connect(request, tried)
+
+    def relay(
+        self,
+        client: Stream,
+        outbound: Outbound,
+        ending: Endable | None,
+        *,
+        of_datagrams: bool = False,
+    ) -> None:
+        """Relay between ``client`` and ``outbound``; then finish, and end ``ending``."""
+        timeouts = self._context.timeouts
+        self._outbound = outbound
+        self._ending = ending
+        self._relay = relay = Relay(
+            client,
+            outbound.stream,
+            idle=timeouts.idle,
+            half_closed=timeouts.half_closed,
+            ended=self,  # not a bound method: there is one for each connection, and this is smaller
+            answered=outbound.answered,
+        )
+        outbound.carried = relay.carried
+        self._context.relays.add(relay)
+        relay.run(of_datagrams=of_datagrams)
+
+    def __call__(self, totals: Totals) -> None:
+        """The relay is closed."""
+        error, carried = totals.error, totals.up
+        if isinstance(error, Withdrawn):
+            carried = 0  # bytes that left with a request which was then refused went nowhere
+            if error.cause is not None:
+                self._outbound.failed(error.cause)
+        broken = totals.side == "remote" and not isinstance(error, Withdrawn)
+        self._outbound.release(carried, totals.down, broken)
+        self._context.relays.discard(self._relay)
+        self.record.up += totals.up
+        self.record.down += totals.down
+        word = error.word if isinstance(error, Withdrawn) else totals.word
+        self.finish(word, str(error or ""))
+        if self._ending is not None:
+            self._ending.end()
+        self._context.note_closed()
+
+    def refused(self, error: GsocksError) -> None:
+        """Report that the client's connection led to no request, because of ``error``."""
+        self.record.is_routine = error.is_routine
+        self.finish(error.word, str(error))
+
+    def finish(self, outcome: str, detail: str = "") -> None:
+        """Report the end of the request; ``outcome``: the word for the access log."""
+        user, self._quota_user = self._quota_user, None
+        if user is not None:
+            self._context.quota.release(user)
+        record = self.record
+        record.outcome = outcome
+        record.detail = detail
+        if record.trace is not no_trace:
+            record.trace(
+                "ended: %s, %d bytes up, %d bytes down, %.3f s",
+                f"{outcome} ({detail})" if detail else outcome,
+                record.up,
+                record.down,
+                time.monotonic() - record.start,
+            )
+        self._context.report(record)
+
+
+def _note_first_dest(record: Record, dest: Address) -> None:
+    """Of an association, whose client may send to any number of destinations."""
+    if not record.dest:
+        record.dest = str(dest)

@@ -1,0 +1,103 @@
+"""The options of a listener: the same for a config file and for a Python program."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from gsocks.access.networks import SomeNetworks
+from gsocks.access.username_style import STANDARD, SomeStyle
+from gsocks.crypto import Cipher
+from gsocks.inbound.quota import UserQuota
+from gsocks.messages import check_type, unknown_keyword
+from gsocks.observe import Observer
+from gsocks.replay import ReplayGuard
+from gsocks.request import ANY, ExitSelector
+from gsocks.rotation.build import SomeRules, SomeUsers
+from gsocks.settings import Limits, Timeouts, UdpSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenerOptions:
+    """What both servers take."""
+
+    #: which destinations may be reached; None denies private addresses and allows the rest.
+    #: Without meaning where the exits are an ExitGroup, which has rules of its own.
+    rules: SomeRules = None
+    #: seconds
+    timeouts: Timeouts = Timeouts()
+    #: counts and bytes a second
+    limits: Limits = Limits()
+    #: the networks that may come in; None means all
+    clients: SomeNetworks = None
+    #: the networks of balancers, whose connections begin with a PROXY header
+    proxy_protocol_from: SomeNetworks = None
+    #: what each user uses, counted over all listeners that share it; None: this listener alone
+    quota: UserQuota | None = None
+    #: gets each connection's record at its end
+    observer: Observer | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalOptions(ListenerOptions):
+    """What :class:`gsocks.local.LocalServer` takes."""
+
+    #: names and Argon2id hashes, a Users object, or a Throttle that listeners share; None lets
+    #: every client in without a password
+    users: SomeUsers = None
+    #: whether clients may come in without a password where other machines can reach the listener
+    allow_anonymous: bool = False
+    #: UDP associations
+    udp: UdpSettings = UdpSettings()
+    #: a CONNECT through a gsocks server is answered with success at once, so that the client's
+    #: first bytes travel with its request; a failure afterwards is a reset
+    fast_open: bool = False
+    #: statuses of HTTP answers after which the request is sent through another exit, if one is left
+    retry_on: Collection[int] = ()
+    #: the exit selector of every client; a client's own parameters in its user name count over it
+    selector: ExitSelector = ANY
+    #: how clients write these parameters: the name of a style, a mapping or a list, as in a config
+    username_style: SomeStyle | Sequence[SomeStyle] = STANDARD
+    #: where no session is asked for, the client's address is one
+    by_client: bool = False
+    #: whether HTTP clients without credentials are asked for some, even without ``users``: many
+    #: send their user name, and so their session, only then
+    ask: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions(ListenerOptions):
+    """What :class:`gsocks.server.RemoteServer` takes."""
+
+    #: the hellos seen, shared by all processes that serve the same address; None: this one alone
+    guard: ReplayGuard | None = None
+    #: what the server offers in the key agreement
+    ciphers: Cipher = Cipher.SECRETBOX
+
+
+_Options = TypeVar("_Options", bound=ListenerOptions)
+
+
+def collect(
+    owner: str, kind: type[_Options], options: _Options | None, keywords: dict[str, Any]
+) -> _Options:
+    """``options`` of ``kind`` (its defaults if None), over which the ``keywords`` count.
+
+    Raises TypeError, which names ``owner``, for a keyword that is no option, for options of another
+    kind and for values of another type.
+    """
+    if options is not None and not isinstance(options, kind):
+        raise TypeError(f"{owner} takes {kind.__name__}, not {type(options).__name__}")
+    known = [field.name for field in fields(kind)]
+    for keyword in keywords:
+        if keyword not in known:
+            raise unknown_keyword(owner, keyword, known)
+    given = kind() if options is None else options
+    made = replace(given, **keywords) if keywords else given
+    for field in fields(kind):
+        if isinstance(field.default, Struct):
+            check_type(owner, field.name, getattr(made, field.name), type(field.default))
+    return made

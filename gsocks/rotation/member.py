@@ -1,0 +1,232 @@
+"""A member of the roster: one exit, the terms on which it may be used, and its state."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from gsocks.exits.base import Exit
+from gsocks.exits.budget import Budget
+from gsocks.request import Command, ExitSelector, Request
+from gsocks.rotation.budget import Spending
+from gsocks.rotation.health import Health
+from gsocks.rotation.outbound_address import OutboundAddress
+from gsocks.rotation.views import Traits, Viewed
+
+_METHODS = {
+    Command.CONNECT: "connect",
+    Command.UDP_ASSOCIATE: "associate",
+    Command.BIND: "bind",
+}
+
+#: its checks fail, or it has never worked and is ejected; requests have ejected it; neither
+DOWN, EJECTED, UP = range(3)
+
+
+#: before any time; one object for all exits
+_NEVER = -math.inf
+
+
+class Offer(NamedTuple):
+    """An exit and the terms on which it may be used: what a config says of it."""
+
+    exit: Exit
+    #: how much of the traffic, in proportion to the other exits' weights
+    weight: float = 1.0
+    #: connections through it at a time; None: no limit
+    max_connections: int | None = None
+    #: requests that are sent to it in any 60 seconds; None: no limit
+    requests_per_minute: int | None = None
+    #: bytes that it may carry; None: any number
+    budget: Budget | None = None
+    #: unique short name; None: :func:`gsocks.exits.spec.derived_name` of its label
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    #: two letters, lower case; None: not known
+    country: str | None = None
+    #: it serves every country, because it passes the selected one on to its provider
+    any_country: bool = False
+    #: equal for two offers of the same exit; None: the exit itself
+    key: object = None
+
+
+class Counts:
+    """What an exit has done since it was added."""
+
+    __slots__ = ("connected", "down", "failed", "last_error", "up")
+
+    def __init__(self) -> None:
+        #: requests that it connected, and those that failed by its fault
+        self.connected = 0
+        self.failed = 0
+        #: bytes to the destinations and from them, of closed connections
+        self.up = 0
+        self.down = 0
+        #: its last failure in words; empty if it never failed
+        self.last_error = ""
+
+
+class Member(Viewed):
+    """An exit in the roster, with its state: health, limits in use, bans, counts."""
+
+    __slots__ = (
+        "_given_country",
+        "_recent",
+        "any_country",
+        "banned_until",
+        "country",
+        "counts",
+        "different_page",
+        "draining",
+        "due",
+        "exit",
+        "health",
+        "key",
+        "max_connections",
+        "needs_proof",
+        "number",
+        "outbound",
+        "served",
+        "spending",
+        "standing",
+        "tags",
+    )
+
+    def __init__(self, name: str, offer: Offer, health: Health) -> None:
+        super().__init__(name, offer.weight)
+        #: its place in the order of all exits: the first slot that it had
+        self.number = -1
+        self.exit = offer.exit
+        self.key = key_of(offer)
+        self.health = health
+        #: the commands that it serves
+        self.served = _served(offer.exit)
+        #: whether it has yet to show that it works before it gets more than a few requests
+        self.needs_proof = False
+        #: how the page of a check differs from what most exits get; None: it does not
+        self.different_page: str | None = None
+        #: monotonic seconds; until then an operator or a program has banned it
+        self.banned_until = _NEVER
+        #: it gets no new requests, and open connections go on
+        self.draining = False
+        self.counts = Counts()
+        #: as what the roster counts it
+        self.standing = UP
+        #: when the roster looks at it again; infinity: when something happens to it
+        self.due = math.inf
+        #: what it has carried of its budget; None: it has none
+        self.spending: Spending | None = None
+        #: the address that sites see, and its country; None: not learned
+        self.outbound: OutboundAddress | None = None
+        #: when its latest requests were sent; None: their rate is not limited
+        self._recent: deque[float] | None = None
+        self.take(offer)
+
+    def take(self, offer: Offer) -> None:
+        """Take the terms of ``offer``, which is for the same exit."""
+        self.weight = offer.weight
+        self.max_connections = offer.max_connections
+        self.tags = offer.tags
+        if offer.budget is None:
+            self.spending = None
+        elif self.spending is None:
+            self.spending = Spending(offer.budget)
+        else:
+            self.spending.budget = offer.budget
+        self._given_country = offer.country
+        learned = None if self.outbound is None else self.outbound.country
+        #: that of its list, or else that of its outbound address
+        self.country = offer.country or learned
+        self.any_country = offer.any_country
+        if offer.requests_per_minute is None:
+            self._recent = None
+        else:
+            self._recent = deque(self._recent or (), maxlen=offer.requests_per_minute)
+
+    def learn(self, found: OutboundAddress) -> None:
+        """Take the outbound address, and its country if the list has told none."""
+        self.outbound = found
+        self.country = self._given_country or found.country
+
+    @property
+    def address(self) -> str | None:
+        """The address that sites see; None: not learned."""
+        return None if self.outbound is None else self.outbound.address
+
+    @property
+    def label(self) -> str:
+        """Its URL without secrets."""
+        return self.exit.label
+
+    @property
+    def traits(self) -> Traits:
+        """What selectors tell it by."""
+        return Traits(self.country, self.any_country, self.tags, self.served)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it has ``max_connections`` open."""
+        return self.max_connections is not None and self.open >= self.max_connections
+
+    @property
+    def rested_at(self) -> float:
+        """When ``requests_per_minute`` allows its next request; monotonic seconds."""
+        recent = self._recent
+        return recent[0] + 60.0 if recent and len(recent) == recent.maxlen else _NEVER
+
+    @property
+    def spent_until(self) -> float:
+        """Until when its budget is used up; monotonic seconds, in the past if it is not."""
+        return -math.inf if self.spending is None else self.spending.until
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether each request may change what may be done with it."""
+        return (
+            self.max_connections is not None or self._recent is not None or not self.health.proven
+        )
+
+    def method(self, command: Command) -> Callable[[Request], Any]:
+        """The method of the exit for a command that it serves."""
+        method: Callable[[Request], Any] = getattr(self.exit, _METHODS[command])
+        return method
+
+    def matches(self, selector: ExitSelector) -> bool:
+        """Whether it has the name, the country and the tags of ``selector``."""
+        return (
+            (selector.exit is None or selector.exit == self.name)
+            and (selector.country is None or selector.country == self.country or self.any_country)
+            and all(tag in self.tags for tag in selector.tags)
+        )
+
+    def fits(self, request: Request) -> bool:
+        """Whether it serves the command of ``request`` and matches its selector."""
+        return request.command in self.served and self.matches(request.selector)
+
+    def __repr__(self) -> str:
+        in_flight = self.health.in_flight
+        return f"<Member {self.name} ({self.label}) open={self.open} in_flight={in_flight}>"
+
+    def note_request(self, now: float) -> None:
+        """Count a request that is sent to it."""
+        if self._recent is not None:
+            self._recent.append(now)
+
+
+def key_of(offer: Offer) -> object:
+    """Equal for two offers of the same exit."""
+    return offer.exit if offer.key is None else offer.key
+
+
+#: one object for all exits that serve the same
+_SERVED: dict[frozenset[Command], frozenset[Command]] = {}
+
+
+def _served(exit_: Exit) -> frozenset[Command]:
+    # Not isinstance() of the protocols, which takes longer than the rest of making a member.
+    found = frozenset(
+        command for command, name in _METHODS.items() if getattr(exit_, name, None) is not None
+    )
+    return _SERVED.setdefault(found, found)

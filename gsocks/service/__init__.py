@@ -1,0 +1,1 @@
+"""A config file as a running service: processes, signals, reload."""

@@ -1,0 +1,377 @@
+"""What a config would run, without running it: for ``gsocks check`` and ``gsocks exits``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+
+from gsocks import config
+from gsocks.access.explain import Explanation, explain
+from gsocks.access.users import Users, go_on
+from gsocks.access.users_file import FileUsers
+from gsocks.address import Address
+from gsocks.crypto import Key, KeyRing
+from gsocks.errors import ConfigError, ConnectFailed, StateFailed
+from gsocks.exits import ExitDeps, ExitSpec
+from gsocks.exits.client_tls import load as load_tls
+from gsocks.keyfile import read_key
+from gsocks.messages import did_you_mean
+from gsocks.net.own_listeners import leads_to
+from gsocks.net.resolve import Resolver
+from gsocks.request import ANY
+from gsocks.rotation.build import make_exit_group, make_rules
+from gsocks.rotation.geo import open_countries
+from gsocks.rotation.group import ExitGroup
+from gsocks.rotation.lists import ExitList
+from gsocks.rotation.probe import ProbeTarget
+from gsocks.rotation.sources import Source, UrlSource
+from gsocks.rotation.watch import ExitListWatcher, read_source
+from gsocks.settings import PoolSettings, SessionSettings, Timeouts
+from gsocks.units import format_duration
+
+log = logging.getLogger("gsocks")
+
+_LOCALHOST = [ip_address("127.0.0.1"), ip_address("::1")]
+
+
+def describe(path: Path, settings: config.Config) -> Iterator[str]:
+    """What the config in ``path`` would run, a line each.
+
+    Raises ConfigError for a mistake that only another file or the whole of it shows.
+    """
+    with _at(str(path)):
+        yield from _described(settings)
+
+
+def _described(settings: config.Config) -> Iterator[str]:
+    refuse_loops(settings)
+    created = missing_keys(settings)
+    for name, section in sections(settings):
+        rules = make_rules(section.rules)
+        lists = [(each, read_source(each)) for each in section.exit_sources]
+        exits = _all_exits(section, [found for _, found in lists])
+        for at, spec in enumerate(section.exits):
+            with _at(f"{name}.exits[{at}]"):
+                _check_files(spec, created)
+        for spec in set(exits).difference(section.exits):
+            _check_files(spec, created)
+        where = ", ".join(_listening(section))
+        yield f"{name}: listens on {where}, exits: {_exit_labels(section, exits)}"
+        if rules.forget_self:
+            yield f"{name}: rules allow this machine's public addresses ('deny self' denies them)"
+        for origin, found in lists:
+            if found is not None:
+                yield from _skipped_entries(origin, found)
+                yield from _own_listeners_in(name, settings, origin, found)
+    local, server = settings.local, settings.server
+    users = make_users(local) if local is not None else None
+    if users is not None:
+        yield f"local: users {_first_of(users.names) or 'none yet, so no login succeeds'}"
+    if local is not None and local.sessions != SessionSettings():
+        yield f"local: {_session_lifetime(local.sessions)}"
+    if server is not None:
+        for key, source in server.keys.items():
+            if source.file not in created:
+                with _at(f"server.keys.{key}"):
+                    _key(source)
+        yield f"server: keys {_first_of(server.keys)}"
+    if settings.state is not None:
+        yield _state(Path(settings.state.file))
+    for path in created:
+        if not path.parent.is_dir():
+            raise ConfigError(f"server.keys: {path} can't be created: there is no such folder")
+        yield f"server: {path} will be created at the first start"
+
+
+def explain_rules(
+    settings: config.Config, dest: Address, user: str | None, resolver: Resolver
+) -> Iterator[tuple[str, Explanation]]:
+    """Which rules decide about a request of ``user`` for ``dest``, at each end in the config.
+
+    Each explanation comes with the end and its user.  At a server the users are its keys: without
+    the name of one, all keys are explained.  Raises ConfigError, also for an unknown user.
+    """
+    local, server = settings.local, settings.server
+    users = make_users(local) if local is not None else None
+    names = users.names if users is not None else []
+    keys = list(server.keys) if server is not None else []
+    if user is not None and user not in names and user not in keys:
+        known = did_you_mean(user, [*names, *keys])
+        raise ConfigError(f"no user and no key is called {user!r}{known}")
+    if local is not None:
+        of_local = user if user in names else None
+        label = "local" if of_local is None else f"local, user {of_local}"
+        yield label, _explain(local, dest, of_local, resolver)
+    if server is not None:
+        keys_of: dict[Explanation, list[str]] = {}
+        for key in [user] if user in keys else keys:
+            keys_of.setdefault(_explain(server, dest, key, resolver), []).append(str(key))
+        for explanation, names_of_keys in keys_of.items():
+            yield f"server, key {_first_of(names_of_keys)}", explanation
+
+
+def exits_to_probe(
+    settings: config.Config, timeout: float
+) -> Iterator[tuple[str, ExitGroup, ProbeTarget]]:
+    """For each section its name, its exits, and what they are probed with by the config's checks.
+
+    Exits that are never used, as :func:`warn_of_own_listeners` tells, are not among them.  Lists
+    are read, and fetched if need be.  ``timeout``: seconds for an exit to connect.  Raises
+    ConfigError.
+    """
+    resolver = Resolver(settings=settings.dns)
+    for name, section in sections(settings):
+        watcher = ExitListWatcher(section.exits, section.exit_sources, resolver)
+        try:
+            exits = watcher.begin()
+        finally:
+            watcher.close()
+        unused = warn_of_own_listeners(name, settings, exits)
+        deps = replace(
+            exit_deps(section, resolver),
+            timeouts=Timeouts(connect=timeout, exit=timeout),
+            pool=PoolSettings(size=0),
+        )
+        checks = section.checks
+        target = ProbeTarget(
+            (*checks.ip_urls, *checks.urls),
+            expect=checks.expect,
+            countries=open_countries(checks.geo_file),
+        )
+        used = (spec for spec in exits if spec not in unused)
+        yield name, make_exit_group(used, deps=deps), target
+
+
+# --- from the config's structs to the engine's parts ------------------------------------------
+
+
+def sections(settings: config.Config) -> Iterator[tuple[str, config.Local | config.Server]]:
+    """The sections of ``settings`` behind their names."""
+    # the server first, so that a local end in the same process finds it listening
+    if settings.server is not None:
+        yield "server", settings.server
+    if settings.local is not None:
+        yield "local", settings.local
+
+
+def missing_keys(settings: config.Config) -> list[Path]:
+    """The files of the server's own keys that don't exist; a start creates them."""
+    server = settings.server
+    sources = server.keys.values() if server is not None else ()
+    return [s.file for s in sources if s.file is not None and not s.file.exists()]
+
+
+def token_file(settings: config.Admin, config_file: Path) -> Path:
+    """The file of the admin's token."""
+    if settings.token_file is None:
+        return config_file.absolute().parent / "admin.token"
+    return Path(settings.token_file)
+
+
+def exit_deps(section: config.Section, resolver: Resolver) -> ExitDeps:
+    """What the exits of ``section`` need."""
+    return ExitDeps(
+        make_rules(section.rules), resolver, timeouts=section.timeouts, pool=section.pool
+    )
+
+
+def make_users(local: config.Local, give_way: Callable[[], object] = go_on) -> Users | None:
+    """The users of ``local``; None if it has none.  Raises ConfigError.
+
+    ``give_way`` is called for each line of their file.
+    """
+    if local.users_file is not None:
+        return FileUsers(local.users_file, local.users, give_way=give_way)
+    return Users(local.users) if local.users else None
+
+
+def make_key_ring(server: config.Server) -> KeyRing:
+    """The keys of ``server``.  Raises ConfigError."""
+    return KeyRing({name: _key(source) for name, source in server.keys.items()})
+
+
+def _key(source: config.KeySource) -> Key:
+    return read_key(source.file) if source.file is not None else Key.parse(source.key or "")
+
+
+# --- exits that are listeners of the same config ----------------------------------------------
+
+
+def refuse_loops(settings: config.Config) -> None:
+    """Raise ConfigError for an exit that leads back to the section that it is in.
+
+    That is not seen of an exit that is written with a name, which may be other addresses later:
+    it is never connected to there (gsocks/net/own_listeners.py).
+    """
+    reached = {
+        name: {to for spec in section.exits for to in _sections_at(spec, settings)}
+        for name, section in sections(settings)
+    }
+    for name, section in sections(settings):
+        for at, spec in enumerate(section.exits):
+            for to in _sections_at(spec, settings):
+                if name == to or name in reached[to]:
+                    raise ConfigError(
+                        f"{name}.exits[{at}]: {spec.label} is a listener of this config,"
+                        " and its requests would come back without end"
+                    )
+
+
+def warn_of_own_listeners(
+    name: str, settings: config.Config, exits: Iterable[ExitSpec]
+) -> set[ExitSpec]:
+    """Which of all exits of a section are its own listeners, after a warning in the log.
+
+    They are of lists, since :func:`refuse_loops` has seen the others.
+    """
+    own = [spec for spec in exits if name in _sections_at(spec, settings)]
+    if own:
+        labels = _first_of(spec.label for spec in own)
+        log.warning("%s: listeners of this config are never used as exits: %s", name, labels)
+    return set(own)
+
+
+def _sections_at(spec: ExitSpec, settings: config.Config) -> list[str]:
+    """The sections that listen where an exit is first connected to."""
+    nearest = spec
+    while nearest.via is not None:
+        nearest = nearest.via
+    if nearest.scheme == "direct":
+        return []
+    at_port = [
+        (name, listening.ip)
+        for name, section in sections(settings)
+        for listening in section.addresses
+        if listening.port == nearest.port and listening.ip is not None
+    ]
+    if not at_port:  # of most exits of a long list
+        return []
+    ips = _LOCALHOST if nearest.host == "localhost" else [nearest.address.ip]
+    return [
+        name
+        for name, listening_ip in at_port
+        for ip in ips
+        if ip is not None and leads_to(ip, listening_ip)
+    ]
+
+
+def _own_listeners_in(
+    name: str, settings: config.Config, source: Source, found: ExitList
+) -> Iterator[str]:
+    """A line for each exit of a list that is a listener of its own section."""
+    for spec in found.exits:
+        if name in _sections_at(spec, settings):
+            yield f"{source}: {spec.label} is a listener of this config, and is never used"
+
+
+def _check_files(spec: ExitSpec, created: Container[Path]) -> None:
+    """Read the files of an exit and of those on the way to it.  Raises ConfigError."""
+    if spec.key_file is not None and spec.key_file not in created:
+        read_key(spec.key_file)
+    if spec.tls is not None:
+        load_tls(spec.tls)
+    if spec.via is not None:
+        _check_files(spec.via, created)
+
+
+def _known_exits(section: config.Section) -> list[ExitSpec]:
+    """All exits that are known without fetching a list.  Raises ConfigError."""
+    return _all_exits(section, [read_source(source) for source in section.exit_sources])
+
+
+def _all_exits(section: config.Section, lists: Iterable[ExitList | None]) -> list[ExitSpec]:
+    listed = (spec for found in lists if found for spec in found.exits)
+    return list(dict.fromkeys([*section.exits, *listed]))
+
+
+def _explain(
+    section: config.Section, dest: Address, user: str | None, resolver: Resolver
+) -> Explanation:
+    """The decision of the rules of ``section``; only some exits resolve names at this end."""
+    here = any(spec.scheme in ("direct", "socks4") for spec in _known_exits(section))
+    rules = make_rules(section.rules)
+    found = explain(rules, dest, user, resolver.resolve if here else None)
+    complete = _complete(dest, resolver) if here else dest
+    if complete == dest or not found.allowed:
+        return found
+    of_complete = explain(rules, complete, user, resolver.look_up)
+    return Explanation(of_complete.allowed, (*found.lines, *of_complete.lines))
+
+
+def _complete(dest: Address, resolver: Resolver) -> Address:
+    """``dest`` as a search domain completes it."""
+    *completed, _ = resolver.names_of(dest.host)
+    for name in completed:
+        with suppress(ConnectFailed):
+            resolver.look_up(name)
+            return Address(name, dest.port)
+    return dest
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Put the place in the config before a mistake in another file that it names."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
+
+
+# --- words ------------------------------------------------------------------------------------
+
+
+def _exit_labels(section: config.Section, exits: Sequence[ExitSpec]) -> str:
+    labels = [spec.label for spec in exits[:3]]
+    if len(exits) > 3:
+        labels.append(f"{len(exits) - 3} more")
+    urls = [str(each) for each in section.exit_sources if isinstance(each, UrlSource)]
+    return ", ".join(labels + [f"the list at {url}" for url in urls])
+
+
+def _skipped_entries(source: Source, found: ExitList) -> Iterator[str]:
+    """A line for each entry that was skipped."""
+    for place, reason in found.skipped:
+        yield f"{source}: {place} skipped: {reason}"
+
+
+def _listening(section: config.Local | config.Server) -> Iterator[str]:
+    """Each address, and the exit selector of its clients."""
+    if isinstance(section, config.Server):
+        yield from map(str, section.listen)
+        return
+    for each in section.listen:
+        notes = [] if each.selector == ANY else [str(each.selector)]
+        if not (section.users or section.users_file) and section.asks(each):
+            notes.append("asks for credentials")
+        yield f"{each.address} ({', '.join(notes)})" if notes else str(each.address)
+
+
+def _session_lifetime(sessions: SessionSettings) -> str:
+    longest, idle = format_duration(sessions.longest), format_duration(sessions.idle)
+    strict = ", and fails rather than move" if sessions.strict else ""
+    by_client = "; without one, a client's address is its session" if sessions.by_client else ""
+    kept = f"a session keeps its exit for {longest}, or until it is idle for {idle}"
+    return kept + strict + by_client
+
+
+def _state(path: Path) -> str:
+    # here, since most programs do without SQLite
+    from gsocks.rotation.state_file import StateFile
+    from gsocks.rotation.state_sync import NOT_KEPT
+
+    try:
+        StateFile(path).check()
+    except StateFailed as error:
+        return f"state: {error} ({NOT_KEPT})"
+    return f"state: kept in {path}"
+
+
+def _first_of(names: Iterable[str]) -> str:
+    """The first ten of many names."""
+    listed = list(names)
+    more = f" and {len(listed) - 10} more" if len(listed) > 10 else ""
+    return ", ".join(listed[:10]) + more
