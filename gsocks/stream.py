@@ -185,6 +185,13 @@ class NonblockingStream:
         """What to wait for before :meth:`gsocks.stream.NonblockingStream.flush_nowait`."""
         return WRITABLE
 
+    def take_watcher(self) -> Any:
+        """A watcher of :meth:`fileno` for READ, which is the caller's to use and to close.
+
+        It may be active already, with another callback.
+        """
+        return gevent.get_hub().loop.io(self.fileno(), READ)
+
     def abort(self) -> None:
         """See :meth:`gsocks.stream.Stream.abort`."""
         raise NotImplementedError
@@ -365,14 +372,25 @@ class SocketStream(Blocking):
     """A connected TCP socket as a :class:`Stream`; owns the socket.
 
     ``pending`` are bytes that were read together with what came before the stream (a client may
-    send its request and its first payload in one write); they are read first.
+    send its request and its first payload in one write); they are read first.  ``watcher``: one of
+    the socket that has served before, and is the stream's now.
     """
 
-    __slots__ = ("_has_asked", "_pending", "_read_ended", "_sock", "_unsent", "_write_ended")
+    __slots__ = (
+        "_has_asked",
+        "_pending",
+        "_read_ended",
+        "_sock",
+        "_unsent",
+        "_watcher",
+        "_write_ended",
+    )
 
-    def __init__(self, sock: AnySocket, pending: bytes = b"") -> None:
+    def __init__(self, sock: AnySocket, pending: bytes = b"", watcher: Any = None) -> None:
         self._waiting = ()  # the call of super() would cost each connection as much as the rest
         self._sock: AnySocket | None = sock
+        #: see take_watcher
+        self._watcher = watcher
         self._pending = pending
         #: taken by write_nowait, and not sent yet
         self._unsent = NOTHING
@@ -480,10 +498,15 @@ class SocketStream(Blocking):
         self._unsent = NOTHING
         return True
 
+    def take_watcher(self) -> Any:
+        watcher, self._watcher = self._watcher, None
+        return super().take_watcher() if watcher is None else watcher
+
     def abort(self) -> None:
         sock, self._sock = self._sock, None
         if sock is not None:
             self._wake()
+            self._close_watcher()
             reset(sock)
 
     def close(self) -> None:
@@ -493,7 +516,13 @@ class SocketStream(Blocking):
         sock, self._sock = self._sock, None
         if sock is not None:
             self._wake()
+            self._close_watcher()
             sock.close()
+
+    def _close_watcher(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.close()
 
     def detach(self) -> AnySocket:
         """The socket, for another owner; the stream is closed then.
@@ -504,6 +533,7 @@ class SocketStream(Blocking):
             raise ValueError("bytes of the stream are pending")
         sock = self._open_socket()
         self._sock = None
+        self._close_watcher()
         return sock
 
     def _open_socket(self) -> AnySocket:

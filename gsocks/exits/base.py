@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from gsocks.address import Address
+from gsocks.errors import GsocksError
 from gsocks.request import Request
 from gsocks.sock import AnySocket
 from gsocks.stream import Stream
@@ -41,6 +43,29 @@ class Exit(Protocol):
 
     def close(self) -> None:
         """Close what is idle; connections in use are not affected.  Never blocks."""
+
+
+class Attempt(Protocol):
+    """A connection under way, which the hub carries."""
+
+    def cancel(self) -> None:
+        """Give it up: nothing is left open, and its end is not reported.  Never blocks."""
+
+
+@runtime_checkable
+class Begins(Protocol):
+    """An exit that can connect without a greenlet (docs/adr/0023-the-straight-way.md)."""
+
+    def begin(
+        self, request: Request, done: Callable[[Connected | GsocksError], None]
+    ) -> Attempt | None:
+        """Begin to connect to ``request.dest``.  Never blocks.
+
+        ``done`` is called with what :meth:`Exit.connect` would return or raise; in the hub, once,
+        and never before this has returned.  The hub can carry the stream that it gets.  None: the
+        request has to wait for something else first, such as a name or a new tunnel, so that
+        :meth:`Exit.connect` has to serve it.  Raises as that does what fails at once.
+        """
 
 
 @runtime_checkable

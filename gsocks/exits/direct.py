@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import socket as std_socket
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from math import gcd
 from random import Random
 
 from gsocks.access.networks import IPNetwork
 from gsocks.address import UNSPECIFIED, Address
-from gsocks.errors import AddressFamilyNotSupported
+from gsocks.errors import AddressFamilyNotSupported, ConnectFailed, GsocksError
 from gsocks.exits.base import Connected
 from gsocks.exits.bind import DirectListener
 from gsocks.exits.udp import DirectDatagrams
-from gsocks.net.dial import Dialer
+from gsocks.net.dial import DialAttempt, Dialer
 from gsocks.request import Request
 from gsocks.stream import SocketStream
 
@@ -34,6 +34,13 @@ class DirectExit:
         sock = self._dialer.connect(request.dest, request.user, request.client)
         return Connected(SocketStream(sock), Address.from_sockaddr(sock.getsockname()))
 
+    def begin(
+        self, request: Request, done: Callable[[Connected | GsocksError], None]
+    ) -> _DirectAttempt | None:
+        """See :meth:`gsocks.exits.base.Begins.begin`."""
+        attempt = _DirectAttempt(done)
+        return attempt if self._dialer.begin(attempt, request.dest, request.user) else None
+
     def identity(self, request: Request) -> Hashable:
         """See :meth:`gsocks.exits.forward.Identifies.identity`: the rules may differ by user."""
         return "" if self._dialer.allows_all else request.user or ""
@@ -52,6 +59,24 @@ class DirectExit:
 
     def close(self) -> None:
         """Does nothing: no connection is kept idle."""
+
+
+class _DirectAttempt(DialAttempt):
+    """A connection to a destination that the hub makes."""
+
+    __slots__ = ("_done",)
+
+    def __init__(self, done: Callable[[Connected | GsocksError], None]) -> None:
+        self._done = done
+
+    def connected(self, stream: SocketStream) -> None:
+        """See :meth:`gsocks.net.dial.DialAttempt.connected`."""
+        bound = Address.from_sockaddr(self._sock.getsockname())
+        self._done(Connected(stream, bound))
+
+    def failed(self, error: ConnectFailed) -> None:
+        """See :meth:`gsocks.net.dial.DialAttempt.failed`."""
+        self._done(error)
 
 
 class SourceNetwork:

@@ -13,12 +13,14 @@ from __future__ import annotations
 import errno
 import os
 import socket as std_socket
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from select import POLLOUT
-from typing import Literal
+from typing import Any, Literal
 
+import gevent
 from gevent.select import poll
 from gevent.socket import wait_write
 
@@ -37,10 +39,11 @@ from gsocks.errors import (
     OutOfResources,
     connect_failure,
 )
+from gsocks.net.deadlines import Deadlines
 from gsocks.net.own_listeners import OwnListeners
 from gsocks.net.resolve import Resolver
-from gsocks.sock import AnySocket, Socket
-from gsocks.stream import tune
+from gsocks.sock import READ, WRITE, AnySocket, Socket
+from gsocks.stream import SocketStream, tune
 
 #: the local address and port (0 for any) to connect from, for AF_INET or AF_INET6; None leaves
 #: both to the kernel; raises ConnectFailed if no address of that family may be used
@@ -64,7 +67,16 @@ class Dialer:
     #: request for it would send as many connections
     max_addresses = 16
 
-    __slots__ = ("_freebind", "_own", "_prefer", "_resolver", "_rules", "_source", "timeout")
+    __slots__ = (
+        "_deadlines",
+        "_freebind",
+        "_own",
+        "_prefer",
+        "_resolver",
+        "_rules",
+        "_source",
+        "timeout",
+    )
 
     def __init__(
         self,
@@ -91,6 +103,8 @@ class Dialer:
         self._freebind = freebind
         self._own = own_listeners
         self.timeout = timeout
+        #: of the attempts that the hub carries
+        self._deadlines = Deadlines(timeout)
 
     @property
     def allows_all(self) -> bool:
@@ -122,6 +136,20 @@ class Dialer:
             return sock
         finally:
             race.close()
+
+    def begin(self, attempt: DialAttempt, dest: Address, user: str | None = None) -> bool:
+        """Begin to connect to ``dest`` without a greenlet; ``attempt`` is told of the end.
+
+        False if the name has to be looked up first.  Raises what :meth:`connect` does, where that
+        is known at once.
+        """
+        if dest.port == 0 or dest.ip is None:
+            return False
+        if not self.allows_all:
+            self.allowed_addresses(dest, user)
+        sock = _begin(dest.host, dest.port, self._source, self._freebind, self._own)
+        attempt.begun(sock, dest, self._deadlines)
+        return True
 
     def allowed_addresses(
         self, dest: Address, user: str | None = None, client: str = ""
@@ -211,6 +239,63 @@ class Dialer:
             if winner is not None:
                 return winner
         raise race.most_telling_failure()
+
+
+class DialAttempt:
+    """A connection that the hub makes to one address; see :meth:`Dialer.begin`.
+
+    What is made of the connection is for a subclass to say.
+    """
+
+    __slots__ = ("_deadlines", "_dest", "_sock", "_watcher")
+
+    _sock: Socket
+    _dest: Address
+    _deadlines: Deadlines
+    _watcher: Any
+
+    def connected(self, stream: SocketStream) -> None:
+        """Has connected."""
+        raise NotImplementedError
+
+    def failed(self, error: ConnectFailed) -> None:
+        """Has not, and nothing is open."""
+        raise NotImplementedError
+
+    def begun(self, sock: Socket, dest: Address, deadlines: Deadlines) -> None:
+        """The dialer has begun it."""
+        self._sock = sock
+        self._dest = dest
+        self._deadlines = deadlines
+        deadlines.add(self, time.monotonic())
+        self._watcher = watcher = gevent.get_hub().loop.io(sock.fileno(), WRITE)
+        watcher.start(self._on_writable)
+
+    def cancel(self) -> None:
+        """See :meth:`gsocks.exits.base.Attempt.cancel`."""
+        if self._deadlines.discard(self):
+            self._watcher.close()
+            self._sock.close()
+
+    def expired(self) -> None:
+        """See :meth:`gsocks.net.deadlines.Expires.expired`."""
+        self._watcher.close()
+        self._sock.close()
+        seconds = self._deadlines.seconds
+        self.failed(ConnectTimeout(f"{self._dest}: no answer within {seconds:g} s"))
+
+    def _on_writable(self) -> None:
+        sock, watcher = self._sock, self._watcher
+        self._deadlines.discard(self)
+        error = sock.getsockopt(std_socket.SOL_SOCKET, std_socket.SO_ERROR)
+        if error:
+            watcher.close()
+            sock.close()
+            self.failed(connect_failure(OSError(error, os.strerror(error))))
+            return
+        watcher.stop()
+        watcher.events = READ
+        self.connected(SocketStream(sock, watcher=watcher))
 
 
 class _Race:

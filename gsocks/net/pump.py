@@ -17,12 +17,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import gevent
-
 from gsocks.errors import StreamClosed, StreamError
 from gsocks.stream import (
     NEXT_TURN,
-    READ,
     READABLE,
     NonblockingStream,
     Wait,
@@ -93,12 +90,14 @@ class Pump:
         """Begin with the bytes that were received together with what was before the stream."""
         source = self._sides[self._source]
         try:
-            fd = source.fileno()
+            self._readable = watcher = source.take_watcher()
         except StreamError as error:
             self._carrier.failed(error, self._source)
             return
-        self._readable = gevent.get_hub().loop.io(fd, READ)
-        self._readable.start(self._carry)
+        if watcher.active:
+            watcher.callback, watcher.args = self._carry, ()
+        else:
+            watcher.start(self._carry)
         if source.has_prefetched:  # else the event loop calls
             self._carry()
 

@@ -34,6 +34,7 @@ from gsocks.exits.forward import HttpConnection
 from gsocks.request import CONNECT, ExitSelector, Request
 from gsocks.rotation.choices import session_exits
 from gsocks.rotation.evidence import Evidence
+from gsocks.rotation.first_attempt import FirstAttempt
 from gsocks.rotation.hedging import Hedge, Race
 from gsocks.rotation.roster import Member, Roster
 from gsocks.rotation.session import ListedExits, SessionKey, Sessions
@@ -60,7 +61,10 @@ class Reached(NamedTuple):
 
 
 class Failover:
-    """The attempts of one request among the exits of ``roster``, without the ``excluded`` ones."""
+    """The attempts of one request among the exits of ``roster``, without the ``excluded`` ones.
+
+    ``first``: what the hub has made of the first attempt.
+    """
 
     def __init__(
         self,
@@ -71,8 +75,10 @@ class Failover:
         connect: Callable[[Member, Request], Any],
         excluded: Collection[Member] = (),
         hedge: Hedge | None = None,
+        first: FirstAttempt | None = None,
     ) -> None:
         self._request = request
+        self._first = first
         self._hedge = hedge
         self._roster = roster
         self._evidence = evidence
@@ -96,6 +102,8 @@ class Failover:
         self._has_told = False
         #: an exit that is not the session's, and is tried once all the same
         self._trial: Member | None = None
+        #: an exit that was chosen, and has the request among its own already
+        self._counted: Member | None = None
 
     def run(self, timeout: float, tries: int, on_attempt: Callable[[str], None]) -> Reached:
         """The exit that has connected the request, and what its method returned.
@@ -112,9 +120,12 @@ class Failover:
             self._failure = None
 
     def _run(self, timeout: float, tries: int, on_attempt: Callable[[str], None]) -> Reached:
-        began = time.monotonic()
+        first = self._first
+        began = time.monotonic() if first is None else first.began
         deadline = began + timeout
         self._evidence.arrived(self._request, began)
+        if first is not None:
+            self._resume(first)
         hedge = self._hedge
         if self._session is not None or self._request.command is not CONNECT:
             hedge = None  # a session has one exit
@@ -123,10 +134,12 @@ class Failover:
         while len(self._excluded) < tries:
             now = time.monotonic()
             last = len(self._excluded) == tries - 1 or len(self._roster) == 1
-            chosen = self._choose(now, last)
+            chosen = self._counted or self._choose(now, last)
             if chosen is None:
                 break
-            if not self._wait_for_turn(chosen, now, (deadline - now) / 2):
+            if chosen is not self._counted and not self._wait_for_turn(
+                chosen, now, (deadline - now) / 2
+            ):
                 continue
             self._note_attempt(chosen, on_attempt)
             if hedge is not None:
@@ -141,6 +154,21 @@ class Failover:
             else:
                 return self._reached(chosen, made)
         raise self._failure or self._why_none()
+
+    def _resume(self, first: FirstAttempt) -> None:
+        """Go on behind the first attempt, or with it.  Raises its failure if that is final."""
+        member, failure = first.member, first.failure
+        self._attempts[member] = 1
+        self._began[member] = first.began
+        if failure is None:
+            self._counted = member
+            return
+        first.failure = None
+        try:
+            self._note_failure(member, failure)
+        finally:
+            # its traceback refers to this frame
+            del failure
 
     def _wait_for_turn(self, chosen: Member, now: float, wait: float) -> bool:
         """Wait until an exit may be sent a request for this host; False: that takes too long.
@@ -419,9 +447,12 @@ class Failover:
         if self._session is not None:
             name = self._sessions.name_at_exit(self._session)
             request = request._replace(selector=request.selector._replace(session=name))
-        self._attempts[chosen] = self._attempts.get(chosen, 0) + 1
-        began = self._began[chosen] = time.monotonic()
-        roster.request_sent(chosen, began)
+        if chosen is self._counted:
+            self._counted = None
+        else:
+            self._attempts[chosen] = self._attempts.get(chosen, 0) + 1
+            began = self._began[chosen] = time.monotonic()
+            roster.request_sent(chosen, began)
         try:
             made = (
                 self._connect(chosen, request)

@@ -19,18 +19,23 @@ from gsocks.errors import (
     ConfigError,
     ConnectTimeout,
     Denied,
+    GsocksError,
     NoExit,
 )
-from gsocks.exits.base import Connected, Exit, PendingBind
+from gsocks.exits.base import Attempt, Connected, Exit, PendingBind
 from gsocks.exits.forward import HttpConnection, key_for, open_connection
 from gsocks.exits.kept import KeptConnections
 from gsocks.net.datagram import FilteredDatagrams
+from gsocks.net.deadlines import Deadlines
 from gsocks.net.own_listeners import OwnListeners
-from gsocks.request import Request
+from gsocks.observe import no_trace
+from gsocks.request import CONNECT, Request
+from gsocks.rotation.beginning import Beginning, Begun
 from gsocks.rotation.budgets import Budgets
 from gsocks.rotation.connected import HttpOutbound, Outbound
 from gsocks.rotation.evidence import Evidence
 from gsocks.rotation.failover import Failover, Reached
+from gsocks.rotation.first_attempt import FirstAttempt
 from gsocks.rotation.health import domain_of
 from gsocks.rotation.hedging import Hedge
 from gsocks.rotation.host_limits import make_host_limits
@@ -116,6 +121,9 @@ class ExitGroup:
         self.kept = KeptConnections(reuse)
         self._tries = tries
         self._hedge = None if hedge is None else Hedge(hedge)
+        #: of the attempts that the hub makes: the only one of a request, and one that others follow
+        self._deadlines = Deadlines(timeout)
+        self._deadlines_of_first = Deadlines(timeout / 2)
         self._inbounds = 0
         self._services: list[Service] = []
 
@@ -175,19 +183,77 @@ class ExitGroup:
         return changes
 
     def connect(
-        self, request: Request, on_attempt: Callable[[str], None], failed: Collection[str] = ()
+        self,
+        request: Request,
+        on_attempt: Callable[[str], None],
+        failed: Collection[str] = (),
+        after: FirstAttempt | None = None,
     ) -> Outbound:
         """Connect to the destination by one exit, or by the next ones if it fails.
 
         ``on_attempt`` is called with the label of each exit that is tried.  ``failed``: the names
-        of exits that have connected the same request, and then failed it.  Raises ConnectFailed or
-        ClientError: the destination's failure at once, the last exit's failure when all have
-        failed, LimitReached if every exit is at its limit, NoExit if none matches the selector.
+        of exits that have connected the same request, and then failed it.  ``after``: what
+        :meth:`begin` has made of the first attempt.  Raises ConnectFailed or ClientError: the
+        destination's failure at once, the last exit's failure when all have failed, LimitReached if
+        every exit is at its limit, NoExit if none matches the selector.
         """
-        self._check_rules(request)
-        reached = self._reach(request, on_attempt, failed)
+        if after is None:
+            self._check_rules(request)
+        elif after.timed_out:
+            raise self._timed_out(request)
+        reached = self._reach(request, on_attempt, failed, first=after)
         connected: Connected = reached.made
         return Outbound(*connected, reached, request, self)
+
+    def begin(self, request: Request, begun: Begun) -> Attempt | FirstAttempt | None:
+        """Begin to connect as :meth:`connect` does, without a greenlet; ``begun`` is told how that
+        goes on, and not before this has returned.
+
+        Where the first exit has to wait for something, or fails at once, :meth:`connect` has to go
+        on after the returned FirstAttempt.  None: it has to do everything; nothing was counted.
+        """
+        if not self._is_plain(request):
+            return None
+        now = time.monotonic()
+        self.evidence.arrived(request, now)
+        last = self._tries == 1 or len(self.roster) == 1
+        member = self.roster.choose(request, (), now, proven_only=last)
+        if member is None or self.roster.take_turn(member, request, now, 0.0) is None:
+            return None
+        begun.attempted(member.label)
+        self.roster.request_sent(member, now)
+        if not member.begins or self._loop_probes.leads_back(member):
+            return FirstAttempt(member, now)
+        self._loop_probes.about_to_ask(member)
+        self._make_room(member)
+        deadlines = self._deadlines if last else self._deadlines_of_first
+        beginning = Beginning(self, member, request, begun, now, deadlines)
+        try:
+            attempt = member.exit.begin(request, beginning)  # type: ignore[attr-defined] # it begins
+        except GsocksError as error:
+            self.roster.request_done(member)
+            self.roster.connection_closed(member, request)
+            return FirstAttempt(member, now, error)
+        if attempt is None:
+            return FirstAttempt(member, now)
+        beginning.under_way(attempt)
+        return beginning
+
+    def _is_plain(self, request: Request) -> bool:
+        """Whether the first attempt of a request needs no greenlet before the exit is asked."""
+        if (
+            request.command is not CONNECT
+            or request.selector.session is not None
+            or request.trace is not no_trace
+            or (self._hedge is not None and not request.fast_open)
+            or self._loop_probes.has_asked_for(request.dest)
+        ):
+            return False
+        decision = self._rules.before_resolving(request.dest, request.user)
+        return decision.verdict is not Verdict.DENY
+
+    def _timed_out(self, request: Request) -> ConnectTimeout:
+        return ConnectTimeout(f"{request.dest}: not connected within {self.timeout:g} s")
 
     def forward(
         self,
@@ -333,9 +399,13 @@ class ExitGroup:
         on_attempt: Callable[[str], None],
         failed: Collection[str] = (),
         connect: Callable[[Member, Request], Any] | None = None,
+        first: FirstAttempt | None = None,
     ) -> Reached:
         """The exit, which then has one connection more and one request in flight, and what
         ``connect`` returned."""
+        left = self.timeout
+        if first is not None:
+            left = max(0.0, first.began + left - time.monotonic())
         excluded = self._members(failed) if failed else ()
         failover = Failover(
             request,
@@ -345,13 +415,14 @@ class ExitGroup:
             connect or self._serve,
             excluded,
             self._hedge,
+            first,
         )
         # Not by an exception that is a ConnectFailed: an exit would take it for its own failure.
         reached = call_with_timeout(
-            self.timeout, failover.run, self.timeout, self._tries, on_attempt, on_timeout=None
+            left, failover.run, self.timeout, self._tries, on_attempt, on_timeout=None
         )
         if reached is None:
-            raise ConnectTimeout(f"{request.dest}: not connected within {self.timeout:g} s")
+            raise self._timed_out(request)
         return reached
 
     def _members(self, names: Collection[str]) -> set[Member]:

@@ -55,6 +55,14 @@ class LoopProbes:
             self._asked.discard(dest.host)
             raise LoopDetected("this request has come back")
 
+    def has_asked_for(self, dest: Address) -> bool:
+        """Whether ``dest`` is a name of a probe, which has come back."""
+        return dest.host in self._asked
+
+    def leads_back(self, member: Member) -> bool:
+        """Whether a probe has found that lately; :meth:`about_to_ask` tells for how long."""
+        return member in self._found
+
     def about_to_ask(self, member: Member) -> None:
         """A request is about to be sent to an exit.  Raises LoopDetected if that leads back."""
         if self._found and member in self._found:

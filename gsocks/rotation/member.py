@@ -76,6 +76,7 @@ class Member(Viewed):
         "_recent",
         "any_country",
         "banned_until",
+        "begins",
         "country",
         "counts",
         "different_page",
@@ -103,6 +104,8 @@ class Member(Viewed):
         self.health = health
         #: the commands that it serves
         self.served = _served(offer.exit)
+        #: whether the hub can connect by it (gsocks.exits.base.Begins)
+        self.begins = hasattr(offer.exit, "begin")
         #: whether it has yet to show that it works before it gets more than a few requests
         self.needs_proof = False
         #: how the page of a check differs from what most exits get; None: it does not

@@ -1,0 +1,66 @@
+"""One timer for all that may last for the same time.
+
+What began first is due first: so a dict in the order of the beginnings is a queue, from which most
+leave long before their time, and only the one at its head needs a timer.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Protocol
+
+import gevent
+
+
+class Expires(Protocol):
+    """What may last for so long only."""
+
+    def expired(self) -> None:
+        """It has lasted too long.  Runs in the hub, where nothing may block."""
+
+
+class Deadlines:
+    """Tells what was added ``seconds`` ago, and not discarded since, that its time is over.
+
+    It belongs to the hub in which it is used.
+    """
+
+    __slots__ = ("_began", "_timer", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        #: what is under way, in the order of its beginning, and when it began
+        self._began: dict[Expires, float] = {}
+        #: for the one at the head, or for one before it
+        self._timer: Any = None
+
+    def __len__(self) -> int:
+        """How much is under way."""
+        return len(self._began)
+
+    def add(self, one: Expires, now: float) -> None:
+        """It begins ``now``, in monotonic seconds."""
+        self._began[one] = now
+        if self._timer is None:
+            self._start_timer(self.seconds)
+
+    def discard(self, one: Expires) -> bool:
+        """It has ended; False if it had before, or was told."""
+        return self._began.pop(one, None) is not None
+
+    def _start_timer(self, seconds: float) -> None:
+        # ref=False: a program may end although this timer runs
+        self._timer = gevent.get_hub().loop.timer(seconds, ref=False)
+        self._timer.start(self._on_time, update=True)
+
+    def _on_time(self) -> None:
+        self._timer.close()
+        self._timer = None
+        while self._began:
+            one, began = next(iter(self._began.items()))
+            left = began + self.seconds - time.monotonic()
+            if left > 0:
+                self._start_timer(left)
+                return
+            del self._began[one]
+            one.expired()

@@ -1,0 +1,309 @@
+"""A request's first attempt by the hub: begun without a greenlet, and counted as any other."""
+
+from __future__ import annotations
+
+import gc
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from gsocks import errors
+from gsocks.access.rules import ALLOW_ALL, Rules
+from gsocks.address import Address
+from gsocks.exits.base import Connected
+from gsocks.exits.direct import DirectExit
+from gsocks.net.dial import Dialer
+from gsocks.net.own_listeners import OwnListeners
+from gsocks.net.resolve import Resolver
+from gsocks.request import Command, ExitSelector, Request
+from gsocks.rotation.beginning import Beginning
+from gsocks.rotation.first_attempt import FirstAttempt
+from gsocks.rotation.group import ExitGroup, Offer, Outbound
+from gsocks.settings import PerHostSettings
+from tests.support.ports import free_port
+
+pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
+
+NOWHERE = Address("192.0.2.1", 80)
+NAMED = Address("name.test", 80)
+
+
+def direct_exit(label: str = "direct", **options: Any) -> DirectExit:
+    return DirectExit(Dialer(ALLOW_ALL, Resolver(), **options), label)
+
+
+def to(dest: Address, **fields: Any) -> Request:
+    return Request(Command.CONNECT, dest, **fields)
+
+
+class Slow:
+    """An exit of which the test decides how its attempts end."""
+
+    def __init__(self, label: str = "slow") -> None:
+        self.label = label
+        self.cancelled = 0
+        self.asked: list[Request] = []
+        self.done: Callable[[Any], None]
+
+    def begin(self, request: Request, done: Callable[[Any], None]) -> Slow:
+        self.done = done
+        return self
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+    def connect(self, request: Request) -> Connected:
+        self.asked.append(request)
+        raise errors.ExitFailed("dead")
+
+    def close(self) -> None: ...
+
+
+class Blocking:
+    """An exit that needs a greenlet."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def connect(self, request: Request) -> Connected:
+        raise errors.HostUnreachable("by that one")
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Owner:
+    """What the exit group has told of one request."""
+
+    attempts: list[str] = field(default_factory=list)
+    outbound: Outbound | None = None
+    first: FirstAttempt | None = None
+    told: Event = field(default_factory=Event)
+
+    def attempted(self, label: str) -> None:
+        self.attempts.append(label)
+
+    def connected(self, outbound: Outbound) -> None:
+        self.outbound = outbound
+        self.told.set()
+
+    def failed(self, first: FirstAttempt) -> None:
+        self.first = first
+        self.told.set()
+
+
+def counts(group: ExitGroup) -> list[tuple[int, int]]:
+    return [(member.open, member.health.in_flight) for member in group.roster]
+
+
+def test_a_request_to_an_address_is_connected(echo_server: Address) -> None:
+    group, owner = ExitGroup([direct_exit()], ALLOW_ALL), Owner()
+    assert isinstance(group.begin(to(echo_server), owner), Beginning)
+    assert owner.outbound is None
+    assert counts(group) == [(1, 1)]
+    owner.told.wait()
+    assert owner.attempts == ["direct"]
+    outbound = owner.outbound
+    assert outbound is not None
+    assert outbound.bound.host == "127.0.0.1"
+    outbound.stream.write(b"hello")
+    assert outbound.stream.read() == b"hello"
+    outbound.answered()
+    assert counts(group) == [(1, 0)]
+    outbound.abort()
+    assert counts(group) == [(0, 0)]
+    assert [member.counts.connected for member in group.roster] == [1]
+
+
+def test_after_a_failure_the_next_exit_is_tried() -> None:
+    group, owner = ExitGroup([direct_exit("one"), Blocking("two")], ALLOW_ALL, tries=2), Owner()
+    request = to(Address("127.0.0.1", free_port()))
+    group.begin(request, owner)
+    owner.told.wait()
+    assert counts(group) == [(0, 0), (0, 0)]
+    first = owner.first
+    assert first is not None
+    assert isinstance(first.failure, errors.ConnectionRefused)
+    with pytest.raises(errors.ConnectionRefused):
+        group.connect(request, owner.attempted, after=first)
+    assert owner.attempts == ["one", "two"]
+    assert counts(group) == [(0, 0), (0, 0)]
+
+
+def test_the_failure_of_the_only_exit_is_that_of_the_request() -> None:
+    group, owner = ExitGroup([direct_exit()], ALLOW_ALL), Owner()
+    request = to(Address("127.0.0.1", free_port()))
+    group.begin(request, owner)
+    owner.told.wait()
+    with pytest.raises(errors.ConnectionRefused):
+        group.connect(request, owner.attempted, after=owner.first)
+    assert owner.attempts == ["direct"]
+
+
+def test_what_fails_at_once_is_a_failed_attempt() -> None:
+    class Leads(OwnListeners):
+        def leads_back(self, *_: object) -> bool:
+            return True
+
+    leading_back = direct_exit("one", own_listeners=Leads())
+    group, owner = ExitGroup([leading_back, Blocking("two")], ALLOW_ALL, tries=2), Owner()
+    request = to(NOWHERE)
+    first = group.begin(request, owner)
+    assert isinstance(first, FirstAttempt)
+    assert isinstance(first.failure, errors.LoopDetected)
+    assert owner.first is None
+    assert counts(group) == [(0, 0), (0, 0)]
+    with pytest.raises(errors.HostUnreachable):
+        group.connect(request, owner.attempted, after=first)
+    assert owner.attempts == ["one", "two"]
+
+
+def test_what_only_connect_can_tell_is_left_to_it() -> None:
+    group, owner = ExitGroup([direct_exit()], ALLOW_ALL), Owner()
+    request = to(Address("127.0.0.1", 0))
+    first = group.begin(request, owner)
+    assert isinstance(first, FirstAttempt)
+    with pytest.raises(errors.ConnectFailed, match="port 0"):
+        group.connect(request, owner.attempted, after=first)
+    assert counts(group) == [(0, 0)]
+
+
+def test_an_exit_that_has_to_wait_keeps_its_turn() -> None:
+    blocking, other = Blocking("one"), Blocking("two")
+    group = ExitGroup([Offer(blocking, requests_per_minute=1), other], ALLOW_ALL, tries=2)
+    owner = Owner()
+    request = to(NOWHERE)
+    first = group.begin(request, owner)
+    assert isinstance(first, FirstAttempt)
+    assert first.failure is None
+    assert counts(group) == [(1, 1), (0, 0)]
+    with pytest.raises(errors.HostUnreachable):
+        group.connect(request, owner.attempted, after=first)
+    assert owner.attempts == ["one", "one", "two"]
+    assert counts(group) == [(0, 0), (0, 0)]
+
+
+def test_a_name_is_looked_up_in_a_greenlet() -> None:
+    group, owner = ExitGroup([direct_exit()], ALLOW_ALL), Owner()
+    first = group.begin(to(NAMED), owner)
+    assert isinstance(first, FirstAttempt)
+    assert first.failure is None
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Request(Command.BIND, NOWHERE),
+        to(NOWHERE, selector=ExitSelector(session="cart")),
+        to(NOWHERE, trace=print),
+        to(Address("192.0.2.7", 80)),
+    ],
+    ids=["bind", "session", "trace", "denied"],
+)
+def test_what_is_not_plain_is_left_to_a_greenlet_and_counts_nothing(request_: Request) -> None:
+    rules = Rules.parse(["deny 192.0.2.7", "allow all"])
+    group, owner = ExitGroup([Slow()], rules), Owner()
+    assert group.begin(request_, owner) is None
+    assert owner.attempts == []
+    assert counts(group) == [(0, 0)]
+
+
+def test_without_an_exit_that_may_be_used_nothing_is_begun() -> None:
+    group = ExitGroup([Slow()], ALLOW_ALL)
+    (member,) = group.roster
+    group.drain(member.name)
+    assert group.begin(to(NOWHERE), Owner()) is None
+    hedged = ExitGroup([Slow()], ALLOW_ALL, hedge=1.0)
+    assert hedged.begin(to(NOWHERE), Owner()) is None
+    assert isinstance(hedged.begin(to(NOWHERE, fast_open=True), Owner()), Beginning)
+
+
+def test_a_turn_that_has_to_be_waited_for_is_left_to_a_greenlet() -> None:
+    group = ExitGroup([Slow()], ALLOW_ALL, per_host=PerHostSettings(connections=1))
+    assert isinstance(group.begin(to(NOWHERE), Owner()), Beginning)
+    assert group.begin(to(NOWHERE), Owner()) is None
+    assert counts(group) == [(1, 1)]
+
+
+def test_exits_take_turns_on_either_way() -> None:
+    one, two = Slow("one"), Slow("two")
+    group, owner = ExitGroup([one, two], ALLOW_ALL), Owner()
+    for _ in range(4):
+        group.begin(to(NOWHERE), owner)
+    assert sorted(owner.attempts[:2]) == ["one", "two"]
+    assert owner.attempts[:2] == owner.attempts[2:]
+
+
+def test_a_cancelled_attempt_leaves_nothing(echo_server: Address) -> None:
+    group, owner = ExitGroup([direct_exit()], ALLOW_ALL), Owner()
+    attempt = group.begin(to(echo_server), owner)
+    assert isinstance(attempt, Beginning)
+    attempt.cancel()
+    attempt.cancel()
+    gevent.sleep(0.01)
+    assert not owner.told.is_set()
+    assert counts(group) == [(0, 0)]
+
+
+def test_an_attempt_behind_which_others_wait_has_half_the_time() -> None:
+    one, two = Slow("one"), Slow("two")
+    group, owner = ExitGroup([one, two], ALLOW_ALL, timeout=0.1), Owner()
+    began = time.monotonic()
+    group.begin(to(NOWHERE), owner)
+    owner.told.wait()
+    assert 0.04 < time.monotonic() - began < 0.1
+    assert one.cancelled + two.cancelled == 1
+    first = owner.first
+    assert first is not None
+    assert isinstance(first.failure, errors.ExitDoubtful)
+    with pytest.raises(errors.ExitFailed, match="dead"):
+        group.connect(to(NOWHERE), owner.attempted, after=first)
+    assert sorted(owner.attempts) == ["one", "two"]
+    assert counts(group) == [(0, 0), (0, 0)]
+
+
+def test_the_only_attempt_has_all_of_it() -> None:
+    slow = Slow()
+    group, owner = ExitGroup([slow], ALLOW_ALL, timeout=0.05), Owner()
+    group.begin(to(NOWHERE), owner)
+    group.begin(to(NOWHERE), Owner())
+    owner.told.wait()
+    assert slow.cancelled >= 1
+    with pytest.raises(errors.ConnectTimeout, match=r"not connected within 0\.05 s"):
+        group.connect(to(NOWHERE), owner.attempted, after=owner.first)
+    assert not slow.asked
+    gevent.sleep(0.01)
+    assert counts(group) == [(0, 0)]
+
+
+def test_a_dialer_of_less_patience_ends_its_own_attempt() -> None:
+    group, owner = ExitGroup([direct_exit(timeout=0.05)], ALLOW_ALL), Owner()
+    attempt = group.begin(to(NOWHERE), owner)
+    if isinstance(attempt, FirstAttempt):
+        pytest.skip("this machine has no route to a documentation address")
+    owner.told.wait()
+    assert owner.first is not None
+    assert isinstance(owner.first.failure, errors.ConnectFailed)
+
+
+def test_a_raised_failure_is_in_no_cycle_with_its_attempt() -> None:
+    group, owner = ExitGroup([direct_exit()], ALLOW_ALL), Owner()
+    request = to(Address("127.0.0.1", free_port()))
+    group.begin(request, owner)
+    owner.told.wait()
+    first, owner.first = owner.first, None
+    assert first is not None
+    failure = weakref.ref(first.failure)
+    gc.disable()
+    try:
+        with pytest.raises(errors.ConnectionRefused):
+            group.connect(request, owner.attempted, after=first)
+        assert failure() is None
+    finally:
+        gc.enable()
