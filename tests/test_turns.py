@@ -12,9 +12,12 @@ from gevent import socket
 from gsocks.turns import LONGEST_TURN, MANY_OBJECTS, give_way, without_collection
 from tests.support.waiting import TOO_LONG
 
-pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
+pytestmark = pytest.mark.usefixtures("never_hangs")
+#: not where the collector is what is tested: the fixture freezes it
+leaves_nothing = pytest.mark.usefixtures("nothing_left")
 
 
+@leaves_nothing
 def test_sockets_are_read_while_a_loop_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gsocks.turns.LONGEST_TURN", 0.0)
     near, far = socket.socketpair()
@@ -30,6 +33,7 @@ def test_sockets_are_read_while_a_loop_is_at_work(monkeypatch: pytest.MonkeyPatc
         assert reading.get() == b"x"
 
 
+@leaves_nothing
 def test_a_loop_goes_on_until_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gsocks.turns.LONGEST_TURN", TOO_LONG)
     other = gevent.spawn(lambda: None)
@@ -41,6 +45,7 @@ def test_a_loop_goes_on_until_its_time_is_over(monkeypatch: pytest.MonkeyPatch) 
     assert other.ready()
 
 
+@leaves_nothing
 def test_the_time_counts_from_the_turns_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr("gsocks.turns.time.perf_counter", lambda: clock[0])
@@ -56,6 +61,7 @@ def test_the_time_counts_from_the_turns_begin(monkeypatch: pytest.MonkeyPatch) -
     assert other.ready()
 
 
+@leaves_nothing
 def test_the_time_of_a_turn_is_shared_by_all_that_find_work_in_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
