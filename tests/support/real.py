@@ -5,6 +5,7 @@ The listeners are processes of their own, local -> tunnel -> server, so nothing 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 import socket
@@ -12,6 +13,7 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +22,7 @@ import h2.config
 import h2.connection
 import h2.events
 import trustme
-import websockets.sync.server
+import websockets.asyncio.server
 
 from tests.support.newcomers import cheap
 from tests.support.program import Program, both_programs
@@ -174,23 +176,36 @@ def http2_server(certified: Certified) -> Iterator[int]:
 
 @contextmanager
 def websocket_echo(certified: Certified | None = None) -> Iterator[int]:
-    """Echoes messages, over TLS if it is certified."""
+    """Echoes messages, over TLS if it is certified.
 
-    def echo(connection: websockets.sync.server.ServerConnection) -> None:
-        for message in connection:
-            connection.send(message)
+    In one thread, as OpenSSL lets no two of them use a connection: see the client in
+    test_real_python.py.
+    """
 
-    context = certified.server() if certified else None
-    with websockets.sync.server.serve(
-        echo,
-        "127.0.0.1",
-        0,
-        ssl=context,
-        open_timeout=TOO_LONG,
-        close_timeout=TOO_LONG,
-        ping_interval=None,
-    ) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield server.socket.getsockname()[1]
-        server.shutdown()
+    async def echo(connection: websockets.asyncio.server.ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    async def serve() -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        async with websockets.asyncio.server.serve(
+            echo,
+            "127.0.0.1",
+            0,
+            ssl=certified.server() if certified else None,
+            open_timeout=TOO_LONG,
+            close_timeout=TOO_LONG,
+            ping_interval=None,
+        ) as server:
+            started.set_result((server.sockets[0].getsockname()[1], loop, stop))
+            await stop.wait()
+
+    started: Future[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+    with ThreadPoolExecutor(1) as thread:
+        ended = thread.submit(asyncio.run, serve())
+        port, loop, stop = started.result(TOO_LONG)
+        try:
+            yield port
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            ended.result(TOO_LONG)
