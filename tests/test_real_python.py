@@ -314,9 +314,10 @@ def test_websockets_exchanges_messages(
     """By asyncio, in one thread.
 
     The threads of its other interface read and write one TLS connection at the same time, which
-    OpenSSL does not allow (https://github.com/openssl/openssl/issues/20446): what one writes while the other takes in a
-    session ticket is never sent, although the call succeeds. So a few connections in a hundred wait
-    in vain for the answer to their opening handshake, with a proxy or without one.
+    OpenSSL does not allow (https://github.com/openssl/openssl/issues/20446): what one writes while
+    the other takes in a session ticket is never sent, although the call succeeds. So a few
+    connections in a hundred wait in vain for the answer to their opening handshake, with a proxy
+    or without one.
     """
 
     async def exchange(inbound: Listener) -> list[str | bytes]:
