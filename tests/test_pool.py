@@ -369,7 +369,7 @@ def test_a_dead_idle_tunnel_is_noticed_at_once(
 
 
 def test_dead_idle_tunnels_are_replaced(make_pool: MakePool, opener: Opener) -> None:
-    pool = make_pool(size=4)
+    pool = make_pool(size=4, min_uptime=0.0)
     eventually(lambda: full(pool))
     for _, far in opener.tunnels:
         far.close()

@@ -94,12 +94,13 @@ class Place:
 
     def __init__(self, stack: ExitStack, *urls: str, **options: object) -> None:
         self.seen = Seen()
-        connect = options.pop("connect", 5.0)
+        timeouts = Timeouts(connect=options.pop("connect", 5.0))  # type: ignore[arg-type]
+        options.setdefault("timeouts", timeouts)
         reuse = options.pop("reuse", ReuseSettings())
         self.group: ExitGroup = make_exit_group(
             urls,
             ["allow all"],
-            timeouts=Timeouts(connect=connect),  # type: ignore[arg-type]
+            timeouts=timeouts,
             reuse=reuse,  # type: ignore[arg-type]
         )
         self.inbound = stack.enter_context(
