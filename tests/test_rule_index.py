@@ -129,8 +129,8 @@ def test_many_rules_cost_a_request_no_more_than_a_few(kind: str) -> None:
     )
 
     def ask(rules: Rules) -> None:
-        for _ in range(200):
-            for name in ("www.a.example", "8.8.8.8", "2606:4700::1"):
+        for number in range(200):  # each destination once: what is known of it costs nothing
+            for name in (f"www{number}.a.example", f"8.8.8.{number}", f"2606:4700::{number:x}"):
                 rules.before_resolving(Address(name, 443), "user3")
             rules.for_ip(Address("a.example", 443), ipaddress.ip_address("8.8.8.8"), "user3")
 
@@ -146,7 +146,7 @@ def test_only_an_answer_that_makes_a_difference_is_asked_of_the_kernel(
         asked.append(ip)
         return False
 
-    monkeypatch.setattr("gsocks.access.rule_index.is_own", answer)
+    monkeypatch.setattr("gsocks.access.rules.is_own", answer)
     rules = Rules.parse(["deny private", "allow all:80", "deny self user bob", "allow all"])
     for host, port, user in [
         ("10.0.0.1", 443, "bob"),
@@ -158,11 +158,37 @@ def test_only_an_answer_that_makes_a_difference_is_asked_of_the_kernel(
     assert asked == [ipaddress.ip_address("8.8.4.4")]
 
 
+def test_an_address_may_become_own_between_two_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    own: list[IPAddress] = []
+    monkeypatch.setattr("gsocks.access.rules.is_own", lambda ip: ip in own)
+    rules = Rules.default()
+    dest = Address("93.184.216.34", 443)
+    assert rules.before_resolving(dest, None).verdict is Verdict.ALLOW
+    own.append(ipaddress.ip_address(dest.host))
+    assert rules.before_resolving(dest, None).verdict is Verdict.DENY
+    own.clear()
+    assert rules.before_resolving(dest, None).verdict is Verdict.ALLOW
+
+
+def test_what_is_known_of_a_destination_is_known_for_its_port_and_user_only() -> None:
+    rules = Rules.parse(["allow 93.184.216.34:443 user alice", "allow a.example:80"])
+    for _ in range(2):
+        for host, port, user, verdict in [
+            ("93.184.216.34", 443, "alice", Verdict.ALLOW),
+            ("93.184.216.34", 443, "bob", Verdict.DENY),
+            ("93.184.216.34", 443, None, Verdict.DENY),
+            ("93.184.216.34", 80, "alice", Verdict.DENY),
+            ("a.example", 80, "bob", Verdict.ALLOW),
+            ("a.example", 443, None, Verdict.DENY),
+        ]:
+            assert rules.before_resolving(Address(host, port), user).verdict is verdict
+
+
 def test_an_own_address_inside_of_another_is_denied_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     own = ipaddress.ip_address("93.184.216.34")
-    monkeypatch.setattr("gsocks.access.rule_index.is_own", lambda ip: own in (ip, *inner_ipv4(ip)))
+    monkeypatch.setattr("gsocks.access.rules.is_own", lambda ip: own in (ip, *inner_ipv4(ip)))
     rules = Rules.default()
     for host in ("93.184.216.34", "::ffff:5db8:d822", "64:ff9b::5db8:d822", "2002:5db8:d822::1"):
         decision = rules.before_resolving(Address.of(host, 443), None)

@@ -17,7 +17,6 @@ from typing import NamedTuple, TypeAlias
 
 from gsocks.access.address_groups import SELF, classify, groups_of_name
 from gsocks.access.networks import IPV4_BIT, AddressRange
-from gsocks.access.own_addresses import is_own
 from gsocks.address import IPAddress
 
 
@@ -151,6 +150,18 @@ class NameMatch(NamedTuple):
 _EVERYTHING = NameMatch(0, NONE, NONE)
 
 
+class AddressMatch(NamedTuple):
+    """The first rules, by their numbers, that match an address."""
+
+    number: int
+    #: the rule about ``self`` that is the first one if the address is this machine's own; ``NONE``
+    #: if that makes no difference
+    own: int
+
+
+_EVERY_ADDRESS = AddressMatch(0, NONE)
+
+
 class _GroupIndex(NamedTuple):
     """The rules about one group."""
 
@@ -238,14 +249,11 @@ class RuleIndex:
                 denying = min(denying, _first(group.denying, port, user))
         return NameMatch(first, allowing, denying)
 
-    def for_ip(self, ip: IPAddress, name: str | None, port: int, user: str | None) -> int:
-        """The rule about an address, which is the destination or that of the name ``name``.
-
-        Raises OutOfResources.
-        """
+    def for_ip(self, ip: IPAddress, name: str | None, port: int, user: str | None) -> AddressMatch:
+        """The rules about an address, which is the destination or that of the name ``name``."""
         first = _first(self._everything, port, user)
         if first == 0:
-            return first  # of many exits, most addresses are not cached
+            return _EVERY_ADDRESS  # of many exits, most addresses are not cached
         integer, translated, groups = classify(ip)
         if name is not None:
             groups |= groups_of_name(name)
@@ -259,8 +267,7 @@ class RuleIndex:
                 if found is not None:
                     first = min(first, _first(found, port, user))
         own = _first(self._self, port, user)
-        # the kernel is asked last, and only if its answer makes a difference
-        return own if own < first and is_own(ip) else first
+        return AddressMatch(first, own if own < first else NONE)
 
     def _by_name(self, name: str, port: int, user: str | None) -> int:
         first = _first(self._names.get(name, NONE), port, user)

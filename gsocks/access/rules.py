@@ -27,13 +27,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from gsocks.access.address_groups import GROUPS, PRIVATE, SELF
 from gsocks.access.networks import AddressRange, parse_network, range_of
+from gsocks.access.own_addresses import is_own
 from gsocks.access.rule_index import (
     NONE,
     Everything,
@@ -76,6 +78,19 @@ class Decision(NamedTuple):
 _DEPENDS = Decision(Verdict.DEPENDS)
 _NO_RULE_MATCHED = Decision(Verdict.DENY)
 
+#: destinations of which each list of rules remembers what it says; a request asks twice
+_MAX_KNOWN = 1024
+
+
+class _Known(NamedTuple):
+    """What rules say of a destination, as long as they are what they are."""
+
+    decision: Decision
+    #: another one, if the address is this machine's own: only the kernel knows that, at the time
+    own: Decision | None = None
+    #: the address to ask the kernel for
+    ip: IPAddress | None = None
+
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Rules:
@@ -83,6 +98,7 @@ class Rules:
 
     rules: tuple[Rule, ...]
     _index: RuleIndex = field(init=False, compare=False)
+    _known: Callable[[Address, str | None], _Known] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         index = RuleIndex(
@@ -90,6 +106,9 @@ class Rules:
             for rule in self.rules
         )
         object.__setattr__(self, "_index", index)
+        # not of a method of this object, which would be a cycle
+        known = lru_cache(_MAX_KNOWN)(partial(_find, self.rules, index))
+        object.__setattr__(self, "_known", known)
 
     @classmethod
     def parse(cls, lines: Iterable[str]) -> Rules:
@@ -107,27 +126,16 @@ class Rules:
         Final if the host is an IP address.  A name is allowed or denied only if its addresses make
         no difference; so a denied name never causes a DNS query.  Raises OutOfResources.
         """
-        ip = dest.ip
-        if ip is not None:
-            return self.for_ip(dest, ip, user)
-        number, allowing, denying = self._index.for_name(_comparable(dest.host), dest.port, user)
-        if number == NONE:
-            return _NO_RULE_MATCHED if allowing == NONE else _DEPENDS
-        rule = self.rules[number]
-        other = denying if rule.verdict is Verdict.ALLOW else allowing
-        return _DEPENDS if other < number else Decision(rule.verdict, rule)
+        known = self._known(dest, user)
+        return known.decision if known.own is None else _ask_kernel(known)
 
     def for_ip(self, dest: Address, ip: IPAddress, user: str | None) -> Decision:
         """Whether ``dest`` may be reached at ``ip``, one of its addresses.  Always final.
 
         Raises OutOfResources if it can't be told whether ``ip`` is in ``self``.
         """
-        name = _comparable(dest.host) if dest.ip is None else None
-        number = self._index.for_ip(ip, name, dest.port, user)
-        if number == NONE:
-            return _NO_RULE_MATCHED
-        rule = self.rules[number]
-        return Decision(rule.verdict, rule)
+        known = _find_ip(self.rules, self._index, dest, ip, user)
+        return known.decision if known.own is None else _ask_kernel(known)
 
     @property
     def forget_self(self) -> bool:
@@ -169,6 +177,42 @@ class Rule:
 
     def __repr__(self) -> str:
         return f"Rule({self.text!r})"
+
+
+def _find(rules: tuple[Rule, ...], index: RuleIndex, dest: Address, user: str | None) -> _Known:
+    """What the rules say before the name of ``dest`` is resolved."""
+    ip = dest.ip
+    if ip is not None:
+        return _find_ip(rules, index, dest, ip, user)
+    number, allowing, denying = index.for_name(_comparable(dest.host), dest.port, user)
+    if number == NONE:
+        return _Known(_NO_RULE_MATCHED if allowing == NONE else _DEPENDS)
+    rule = rules[number]
+    other = denying if rule.verdict is Verdict.ALLOW else allowing
+    return _Known(_DEPENDS if other < number else Decision(rule.verdict, rule))
+
+
+def _find_ip(
+    rules: tuple[Rule, ...], index: RuleIndex, dest: Address, ip: IPAddress, user: str | None
+) -> _Known:
+    """What the rules say of ``dest`` at one of its addresses."""
+    name = _comparable(dest.host) if dest.ip is None else None
+    number, own = index.for_ip(ip, name, dest.port, user)
+    decision = _decision(rules, number)
+    return _Known(decision) if own == NONE else _Known(decision, _decision(rules, own), ip)
+
+
+def _decision(rules: tuple[Rule, ...], number: int) -> Decision:
+    if number == NONE:
+        return _NO_RULE_MATCHED
+    rule = rules[number]
+    return Decision(rule.verdict, rule)
+
+
+def _ask_kernel(known: _Known) -> Decision:
+    """The decision about an address that may be this machine's own.  Raises OutOfResources."""
+    decision, own, ip = known
+    return own if own is not None and ip is not None and is_own(ip) else decision
 
 
 def _comparable(name: str) -> str:
