@@ -4,7 +4,7 @@
 
 One worker.  Prints a row for each flood: the milliseconds of the other client's requests, one after
 the other, and those until the log tells that SIGTERM was heard.  Where the flood is a list that
-takes seconds, the other client asks until one was read meanwhile.
+takes seconds, the other client asks, every 20 ms at the end, until one was read meanwhile.
 """
 
 from __future__ import annotations

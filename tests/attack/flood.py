@@ -38,9 +38,18 @@ _AGAIN = 0.01
 _PATIENCE = 10.0
 
 
-#: how often the flood has to get something done while the witness asks: so that, of a source
-#: whose list takes seconds, at least one list is read from its beginning to its end meanwhile
-_STEPS = 2
+#: seconds between two looks at whether the flood has gone on
+_LOOKS = 0.01
+
+#: how often the flood has to get something done while the witness asks.  Of a source whose list
+#: takes seconds: it has sent one, gsocks has asked for the next, and one of these once more, as
+#: gsocks may have asked for the first before or after the witness began.  So one list is read from
+#: its beginning to its end meanwhile.
+_STEPS = 3
+
+#: coverage.py traces no program that starts so: its hub would be several times as slow as what is
+#: to withstand the flood
+_UNTRACED = ("env", "-u", "COVERAGE_PROCESS_CONFIG", "-u", "COVERAGE_PROCESS_START")
 
 
 class Attacked(NamedTuple):
@@ -53,17 +62,16 @@ class Attacked(NamedTuple):
     def ask(self, scene: Scene, requests: int) -> tuple[Testimony, bool]:
         """What the witness sees, and whether the flood went on meanwhile.
 
-        It asks ``requests`` times, and again as often until the flood has gone on.
+        It asks ``requests`` times, and then on until the flood has gone on.
         """
-        before, began = scene.done, time.monotonic()
-        ms: list[float] = []
-        failures: list[str] = []
-        flooded = False
-        while not flooded and not failures and time.monotonic() - began < TOO_LONG:
-            seen = self.witness.ask(requests)
-            ms, failures = ms + seen.ms, failures + seen.failures
-            flooded = scene.done >= before + _STEPS
-        return Testimony(ms, failures), flooded
+        with self.witness.asking(requests) as asking:
+            enough = scene.done + _STEPS
+            scene.asked.set()
+            deadline = time.monotonic() + TOO_LONG
+            while scene.done < enough and not asking.ended and time.monotonic() < deadline:
+                time.sleep(_LOOKS)
+            flooded = scene.done >= enough
+        return asking.testimony, flooded
 
 
 class Scene:
@@ -74,6 +82,8 @@ class Scene:
         self.folder = folder
         #: set at the end
         self.over = threading.Event()
+        #: set when the witness begins; and at the end, for what waits for it
+        self.asked = threading.Event()
         self._done = 0
         self._numbers = itertools.count()
         self._programs = ExitStack()
@@ -90,7 +100,7 @@ class Scene:
         """A gsocks in a process of its own, with this text as its config."""
         path = self.folder / f"gsocks{next(self._numbers)}.yaml"
         path.write_text(config)
-        return self._programs.enter_context(Program("-c", path))
+        return self._programs.enter_context(Program("-c", path, within=_UNTRACED))
 
     def keep_doing(self, step: Callable[[], object]) -> None:
         """Call ``step`` in a thread until the scene is over; each call that doesn't raise counts.
@@ -145,6 +155,7 @@ class Scene:
     def close(self) -> None:
         """End everything that was started."""
         self.over.set()
+        self.asked.set()
         with self._lock:
             for sock in list(self._sockets):
                 with contextlib.suppress(OSError):

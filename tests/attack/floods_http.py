@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import itertools
 import socket
+import threading
 from base64 import b64encode
 from collections.abc import Callable
 
 from tests.attack.flood import Attacked, Scene, flood
 from tests.attack.witness import Witness
+from tests.support.waiting import TOO_LONG
 
 #: a local end that goes out by itself, to loopback too, but not to 10.0.0.0/8
 DIRECT = "local: {listen: '127.0.0.1:0', rules: [deny 10.0.0.0/8, allow all]}\n"
@@ -161,11 +163,41 @@ def interim_answers_of_an_exit(scene: Scene) -> Attacked:
     return Attacked(program, Witness(program.port(), user="x-exit-straight"))
 
 
+class _Later:
+    """A source that answers by ``serve``, but to its first request that it has no list.
+
+    So gsocks starts without waiting for a list, and the flood begins beside its clients.
+    """
+
+    def __init__(self, serve: Callable[[socket.socket], object]) -> None:
+        self._serve = serve
+        self._started = False
+        #: set as soon as the flood is on its way
+        self.under_way = threading.Event()
+
+    def __call__(self, sock: socket.socket) -> None:
+        if self._started:
+            self.under_way.set()
+            self._serve(sock)
+        else:
+            self._started = True
+            _head_of(sock)
+            sock.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+
+def _with_source(scene: Scene, source: _Later) -> Attacked:
+    sources = f"[{{url: 'http://127.0.0.1:{scene.origin(source)}/list', interval: 1s}}]"
+    program = scene.gsocks(
+        DIRECT[:-2] + f", exits: [{{url: direct, name: straight}}], exit_sources: {sources}}}\n"
+    )
+    return Attacked(program, Witness(program.port(), user="x-exit-straight"))
+
+
 def _by_source(scene: Scene, once: bytes, again: bytes) -> Attacked:
-    source = scene.origin(_endless(scene, once, again))
-    sources = f"[{{url: 'http://127.0.0.1:{source}/list', interval: 1s}}]"
-    program = scene.gsocks(DIRECT[:-2] + f", exits: [direct], exit_sources: {sources}}}\n")
-    return Attacked(program, Witness(program.port()))
+    source = _Later(_endless(scene, once, again))
+    attacked = _with_source(scene, source)
+    assert source.under_way.wait(TOO_LONG), "gsocks never asked again"
+    return attacked
 
 
 @flood("a source of a list sends interim answers without end")
@@ -179,20 +211,20 @@ def tiny_chunks_of_a_source(scene: Scene) -> Attacked:
 
 
 def _by_long_lists(scene: Scene, lists: list[bytes]) -> Attacked:
-    """A source whose list is another one each time."""
+    """A source whose list is another one each time; it sends the first when the witness asks.
+
+    Else a slow machine would read most of it before, and the witness wait for all of the next.
+    """
     turn = itertools.cycle(lists)
 
     def serve(sock: socket.socket) -> None:
         _head_of(sock)
+        scene.asked.wait()
         body = next(turn)
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        scene.note_done()
 
-    source = scene.origin(serve)
-    sources = f"[{{url: 'http://127.0.0.1:{source}/list', interval: 1s}}]"
-    program = scene.gsocks(
-        DIRECT[:-2] + f", exits: [{{url: direct, name: straight}}], exit_sources: {sources}}}\n"
-    )
-    return Attacked(program, Witness(program.port(), user="x-exit-straight"))
+    return _with_source(scene, _Later(serve))
 
 
 #: bytes of a list, a little less than the most
@@ -208,9 +240,10 @@ def many_in_json(scene: Scene) -> Attacked:
 @flood("a source's list has 100,000 entries of JSON")
 def long_list_of_json(scene: Scene) -> Attacked:
     def listed(first: int) -> bytes:
-        form = b'{"ip": "%d.%d.%d.%d", "port": 8080, "protocol": "http", "country": "Germany"}'
+        # of loopback: gsocks probes them, and no test may connect to strangers
+        form = b'{"ip": "127.%d.%d.%d", "port": 9, "protocol": "http", "country": "Germany"}'
         numbers = range(100_000)
-        made = [form % (first, n >> 16, n >> 8 & 255, n & 255) for n in numbers]
+        made = [form % (first + (n >> 16), n >> 8 & 255, n & 255) for n in numbers]
         return b"[%s]" % b",".join(made)
 
-    return _by_long_lists(scene, [listed(11), listed(12)])
+    return _by_long_lists(scene, [listed(11), listed(13)])

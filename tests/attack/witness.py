@@ -5,14 +5,18 @@ So neither the flood's threads nor the test take its time.  It plays its own ori
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
 import json
+import select
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +26,16 @@ from tests.support.waiting import TOO_LONG
 # not from tests.support.program, which would have each witness import pytest
 _ROOT = Path(__file__).parent.parent.parent
 
+#: what the process says when its requests begin
+_BEGUN = b"begun\n"
+
 #: seconds after which a request counts as not served
 GIVE_UP = 15.0
 #: requests in a row that are not served, after which the witness asks no more
 ENOUGH = 2
+#: seconds between two of the requests that it makes beyond its number, so that these leave the CPU
+#: to the flood that is waited for
+PAUSE = 0.02
 
 
 class Testimony(NamedTuple):
@@ -39,6 +49,20 @@ class Testimony(NamedTuple):
     @property
     def served(self) -> int:
         return len(self.ms)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A witness that asks at this moment."""
+
+    #: empty until it has ended
+    testimony: Testimony
+    _process: subprocess.Popen[bytes]
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended by itself, as it is not served."""
+        return self._process.poll() is not None
 
 
 @dataclass(frozen=True)
@@ -58,16 +82,38 @@ class Witness:
 
         It makes no more of them once it is clear that it is not served.
         """
-        told = subprocess.run(
+        with self.asking(count) as asking:
+            pass
+        return asking.testimony
+
+    @contextmanager
+    def asking(self, count: int) -> Iterator[Asking]:
+        """The same, with further requests for as long as the block takes.
+
+        The block begins when the requests do.
+        """
+        with subprocess.Popen(
             [sys.executable, "-m", "tests.attack.witness"],
-            input=json.dumps([dataclasses.asdict(self), count]),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
+            bufsize=0,  # what readline() would read ahead, communicate() would miss
             cwd=_ROOT,
-            timeout=TOO_LONG + count,
-            check=True,
-        )
-        return Testimony(**json.loads(told.stdout))
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                asking = Asking(Testimony([], []), process)
+                process.stdin.write(json.dumps([dataclasses.asdict(self), count]).encode() + b"\n")
+                assert process.stdout.readline() == _BEGUN, "the witness did not begin"
+                yield asking
+                told, _ = process.communicate(timeout=TOO_LONG + count)
+                assert process.returncode == 0, "the witness failed"
+            except BaseException:
+                process.kill()
+                raise
+        seen = Testimony(**json.loads(told))
+        asking.testimony.ms.extend(seen.ms)
+        asking.testimony.failures.extend(seen.failures)
 
     # --- in the process of the witness --------------------------------------------------------
 
@@ -126,20 +172,31 @@ def _address(host: str) -> bytes:
 
 
 def _answer(listener: socket.socket) -> None:
-    while True:
-        accepted, _ = listener.accept()
-        with accepted:
-            if accepted.recv(1):
-                accepted.sendall(b"!")
+    """Answer every connection, until the listener is closed."""
+    with contextlib.suppress(OSError):  # of the listener: it may be closed before it is back there
+        while True:
+            accepted, _ = listener.accept()
+            with accepted, contextlib.suppress(OSError):  # of one request, which fails by itself
+                if accepted.recv(1):
+                    accepted.sendall(b"!")
+
+
+def _told_to_end() -> bool:
+    """Wait until the test closes the standard input, for ``PAUSE`` at most."""
+    return bool(select.select([sys.stdin], [], [], PAUSE)[0])
 
 
 def main() -> None:
-    options, count = json.load(sys.stdin)
+    options, count = json.loads(sys.stdin.readline())
     witness = Witness(**options)
-    ms, failures, in_a_row = [], [], 0
+    ms: list[float] = []
+    failures: list[str] = []
+    in_a_row = 0
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         threading.Thread(target=_answer, args=(listener,), daemon=True).start()
-        for _ in range(count):
+        sys.stdout.write(_BEGUN.decode())
+        sys.stdout.flush()
+        while len(ms) + len(failures) < count or not _told_to_end():
             began = time.perf_counter()
             try:
                 witness.request(listener.getsockname()[1])
