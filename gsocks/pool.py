@@ -156,6 +156,27 @@ class Pool:
             return tunnel, False
         raise ShuttingDown
 
+    def take_ready(self) -> tuple[ClientTunnel, Any] | None:
+        """A tunnel, and the watcher of its descriptor, which is active and the caller's then.
+
+        None if no tunnel is ready.  It may have died without the event loop knowing yet, which the
+        caller has to be prepared for anyway.  Wakes the pool.  Never blocks.
+        """
+        self.wake()
+        while self._alive:
+            tunnel = self._queue.get_nowait()
+            if tunnel not in self._alive:
+                continue
+            if not tunnel.between_frames:
+                self._died(tunnel)
+                continue
+            watcher = self._alive.pop(tunnel)
+            if self._too_few:
+                self._wake.set()
+            self.hits += 1
+            return tunnel, watcher
+        return None
+
     def give_back(self, tunnel: ClientTunnel, *, carried: bool = False) -> None:
         """Take back a tunnel whose stream has ended cleanly; closes it if the pool is full.
 

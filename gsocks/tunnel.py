@@ -17,7 +17,7 @@ import socket as std_socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, IntEnum
-from typing import ClassVar, NamedTuple, NoReturn, TypeAlias
+from typing import Any, ClassVar, NamedTuple, NoReturn, TypeAlias
 
 import gevent
 
@@ -590,13 +590,16 @@ class _Inside(Blocking):
     """What is the same for a stream and for an association, from OPENED to both FINs.
 
     ``ended`` is called once, when it is closed: with True if it had ended in both directions and
-    the tunnel can carry the next stream, with False if the tunnel is closed too.
+    the tunnel can carry the next stream, with False if the tunnel is closed too.  ``watcher``: one
+    of the tunnel's descriptor that has served before, and is the stream's now.
     """
 
-    __slots__ = ("_ended", "_read_ended", "_tunnel", "_unsent", "_write_ended")
+    __slots__ = ("_ended", "_read_ended", "_tunnel", "_unsent", "_watcher", "_write_ended")
 
-    def __init__(self, tunnel: Tunnel, ended: Callable[[bool], None]) -> None:
+    def __init__(self, tunnel: Tunnel, ended: Callable[[bool], None], watcher: Any = None) -> None:
         self._waiting = ()  # see SocketStream
+        #: see take_watcher
+        self._watcher = watcher
         self._tunnel: Tunnel | None = tunnel
         self._ended = ended
         self._read_ended = False
@@ -652,11 +655,21 @@ class _Inside(Blocking):
         self._unsent = rest = unsent[tunnel.send_some(tunnel.fileno(), unsent) :] or NOTHING
         return not rest
 
+    def take_watcher(self) -> Any:
+        watcher, self._watcher = self._watcher, None
+        return super().take_watcher() if watcher is None else watcher
+
+    def _close_watcher(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.close()
+
     def abort(self) -> None:
         tunnel, self._tunnel = self._tunnel, None
         if tunnel is None:
             return
         self._wake()
+        self._close_watcher()
         if self._unsent or self._write_ended:
             # in the middle of a frame, or behind the FIN, RESET has no place
             tunnel.abort()
@@ -671,6 +684,7 @@ class _Inside(Blocking):
         tunnel, self._tunnel = self._tunnel, None
         if tunnel is not None:
             self._wake()
+            self._close_watcher()
             tunnel.stream_ended()
             self._ended(True)
 
@@ -685,8 +699,8 @@ class TunnelStream(_Inside):
 
     __slots__ = ("_behind",)
 
-    def __init__(self, tunnel: Tunnel, ended: Callable[[bool], None]) -> None:
-        super().__init__(tunnel, ended)
+    def __init__(self, tunnel: Tunnel, ended: Callable[[bool], None], watcher: Any = None) -> None:
+        super().__init__(tunnel, ended, watcher)
         #: the frame behind the bytes that were read last, which carries no more of them
         self._behind: Header | None = None
 
@@ -789,7 +803,11 @@ class ClientTunnel(Tunnel):
         self.send(Frame.OPEN, self._open_body(request))
 
     def ask_nowait(
-        self, scratch: ScratchBuffers, request: Request, kind: Frame | None, body: Bytes
+        self,
+        scratch: ScratchBuffers,
+        request: Request,
+        kind: Frame | None = None,
+        body: Bytes = b"",
     ) -> memoryview:
         """The same, with a frame behind OPEN in one write; returns as ``send_nowait``."""
         ours = self._open_body(request)

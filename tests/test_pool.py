@@ -942,6 +942,18 @@ def test_when_we_move_to_another_network_the_first_request_still_succeeds_soon(
     eventually(lambda: full(far_exit.pool))
 
 
+def test_an_attempt_of_the_hub_over_a_dead_path_is_left_to_another_tunnel(
+    far_network: FarNetwork, far_exit: TunnelExit, echo_server: Address
+) -> None:
+    far_exit.acknowledged_within = 0.2
+    far_network.move()
+    ends: list[Any] = []
+    assert far_exit.begin(Request(Command.CONNECT, echo_server), ends.append) is not None
+    eventually(lambda: ends == [None])
+    assert far_exit.pool.found_dead == 3, "those that waited beside it are let go, too"
+    eventually(lambda: full(far_exit.pool))
+
+
 def test_a_pool_on_a_dead_path_is_noticed_by_its_pings(
     far_network: FarNetwork, far_exit: TunnelExit
 ) -> None:
@@ -999,6 +1011,26 @@ def test_a_slow_destination_is_not_taken_for_a_dead_path(monkeypatch: pytest.Mon
         looked.wait()  # the time for a sign of life is over
         slow.fail(ConnectionRefused("at last"))
         assert [type(each) for each in asking.get()] == [ConnectionRefused]
+        assert (way.pool.found_dead, way.pool.ready, way.pool.opened) == (0, 2, 2)
+        way.close()
+
+
+def test_a_slow_destination_is_not_taken_for_a_dead_path_by_the_hub() -> None:
+    slow = FakeExit("slow")
+    with running_inbound(make_server(exit_group=ExitGroup([slow], ALLOW_ALL))) as server:
+        way = make_exit(server.bound, pool_size=2)
+        way.acknowledged_within = 0.1
+        way.pool.wake()
+        eventually(lambda: full(way.pool))
+        ends: list[Any] = []
+        request = Request(Command.CONNECT, Address("192.0.2.1", 80))
+        assert way.begin(request, ends.append) is not None
+        slow.asked.wait()
+        eventually(lambda: not way.doubts)  # the time for a sign of life is over
+        assert not ends
+        slow.fail(ConnectionRefused("at last"))
+        eventually(lambda: bool(ends))
+        assert [type(each) for each in ends] == [ConnectionRefused]
         assert (way.pool.found_dead, way.pool.ready, way.pool.opened) == (0, 2, 2)
         way.close()
 

@@ -57,14 +57,15 @@ class Begins(Protocol):
     """An exit that can connect without a greenlet (docs/adr/0023-the-straight-way.md)."""
 
     def begin(
-        self, request: Request, done: Callable[[Connected | GsocksError], None]
+        self, request: Request, done: Callable[[Connected | GsocksError | None], None]
     ) -> Attempt | None:
         """Begin to connect to ``request.dest``.  Never blocks.
 
         ``done`` is called with what :meth:`Exit.connect` would return or raise; in the hub, once,
         and never before this has returned.  The hub can carry the stream that it gets.  None: the
         request has to wait for something else first, such as a name or a new tunnel, so that
-        :meth:`Exit.connect` has to serve it.  Raises as that does what fails at once.
+        :meth:`Exit.connect` has to serve it; ``done`` gets it where that shows later.  Raises as
+        that does what fails at once.
         """
 
 

@@ -35,7 +35,7 @@ class DirectExit:
         return Connected(SocketStream(sock), Address.from_sockaddr(sock.getsockname()))
 
     def begin(
-        self, request: Request, done: Callable[[Connected | GsocksError], None]
+        self, request: Request, done: Callable[[Connected | GsocksError | None], None]
     ) -> _DirectAttempt | None:
         """See :meth:`gsocks.exits.base.Begins.begin`."""
         attempt = _DirectAttempt(done)
@@ -66,7 +66,7 @@ class _DirectAttempt(DialAttempt):
 
     __slots__ = ("_done",)
 
-    def __init__(self, done: Callable[[Connected | GsocksError], None]) -> None:
+    def __init__(self, done: Callable[[Connected | GsocksError | None], None]) -> None:
         self._done = done
 
     def connected(self, stream: SocketStream) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any, cast
 
 import gevent
@@ -25,10 +25,11 @@ from gsocks.errors import (
 )
 from gsocks.exits.base import Connected, Dials, PendingBind
 from gsocks.net.acknowledged import is_unanswered
+from gsocks.net.deadlines import Deadlines
 from gsocks.pool import Pool
 from gsocks.request import Request
 from gsocks.settings import PoolSettings
-from gsocks.stream import READ, WRITE, Bytes, ScratchBuffers, Wait
+from gsocks.stream import READ, WRITE, Bytes, ScratchBuffers, Wait, scratch_of_this_hub
 from gsocks.tunnel import (
     ClientTunnel,
     Frame,
@@ -70,6 +71,8 @@ class TunnelExit:
         self._ciphers = ciphers
         self._timeout = timeout
         self._reach_timeout = reach_timeout
+        #: None before the first request: a list may have 100,000 exits that are never asked
+        self._doubts: Deadlines | None = None
         self.pool = Pool(
             self._open_tunnel, label=self.label, size=pool.size, max_idle=pool.max_idle
         )
@@ -81,6 +84,18 @@ class TunnelExit:
             return Connected(_EarlyStream(self, tunnel, request, fresh), UNSPECIFIED)
         tunnel, bound = self._ask(request)
         return Connected(self.stream_in(tunnel), bound)
+
+    def begin(
+        self, request: Request, done: Callable[[Connected | GsocksError | None], None]
+    ) -> _TunnelAttempt | None:
+        """See :meth:`gsocks.exits.base.Begins.begin`."""
+        if request.fast_open:
+            return None
+        ready = self.pool.take_ready()
+        if ready is None:
+            return None
+        attempt = _TunnelAttempt(self, *ready, done)
+        return attempt if attempt.ask(request) else None
 
     def identity(self, request: Request) -> Hashable:
         """See :meth:`gsocks.exits.forward.Identifies.identity`.
@@ -104,9 +119,19 @@ class TunnelExit:
         """Close the idle tunnels."""
         self.pool.close()
 
-    def stream_in(self, tunnel: ClientTunnel) -> TunnelStream:
-        """The stream that was opened in a tunnel, which comes back to the pool after it."""
-        return TunnelStream(tunnel, _ReturnToPool(self.pool, tunnel))
+    def stream_in(self, tunnel: ClientTunnel, watcher: Any = None) -> TunnelStream:
+        """The stream that was opened in a tunnel, which comes back to the pool after it.
+
+        ``watcher``: as of :class:`gsocks.tunnel.TunnelStream`.
+        """
+        return TunnelStream(tunnel, _ReturnToPool(self.pool, tunnel), watcher)
+
+    @property
+    def doubts(self) -> Deadlines:
+        """The attempts of the hub that wait for their answer in a tunnel that was idle."""
+        if self._doubts is None:
+            self._doubts = Deadlines(self.acknowledged_within)
+        return self._doubts
 
     def _ask(self, request: Request) -> tuple[ClientTunnel, Address]:
         """Send a request to the server, and receive its answer.
@@ -187,6 +212,101 @@ class TunnelExit:
         except BaseException:
             sock.close()
             raise
+
+
+class _TunnelAttempt:
+    """A request in a tunnel that was ready, whose answer the hub waits for.
+
+    Where TunnelExit.connect would ask again in another tunnel, that is left to it.
+    """
+
+    __slots__ = ("__weakref__", "_done", "_exit", "_sent_at", "_tunnel", "_watcher")
+
+    _sent_at: float
+
+    def __init__(
+        self,
+        exit_: TunnelExit,
+        tunnel: ClientTunnel,
+        watcher: Any,
+        done: Callable[[Connected | GsocksError | None], None],
+    ) -> None:
+        self._exit = exit_
+        self._tunnel = tunnel
+        #: of the tunnel's descriptor, active
+        self._watcher = watcher
+        self._done = done
+
+    def ask(self, request: Request) -> bool:
+        """Send the request; False if the tunnel does not take it."""
+        tunnel, watcher = self._tunnel, self._watcher
+        watcher.callback, watcher.args = self._on_readable, ()
+        self._sent_at = sent_at = time.monotonic()
+        try:
+            rest = tunnel.ask_nowait(scratch_of_this_hub(), request)
+        except StreamError:
+            rest = None
+        if rest is None or rest:
+            watcher.close()
+            tunnel.abort()
+            return False
+        self._exit.doubts.add(self, sent_at)
+        return True
+
+    def cancel(self) -> None:
+        """See :meth:`gsocks.exits.base.Attempt.cancel`."""
+        self._exit.doubts.discard(self)
+        self._give_up()
+
+    def expired(self) -> None:
+        """See :meth:`gsocks.net.deadlines.Expires.expired`, and :meth:`TunnelExit._doubt`."""
+        if is_unanswered(self._tunnel.fileno(), self._sent_at):
+            self._give_up()
+            self._exit.pool.distrust(self._sent_at)
+            self._done(None)
+
+    def _on_readable(self) -> None:
+        tunnel, scratch = self._tunnel, scratch_of_this_hub()
+        try:
+            bound = tunnel.answer_nowait(scratch)
+            while bound is None and tunnel.has_backlog:  # of PADs, whose number is bounded
+                bound = tunnel.answer_nowait(scratch)
+        except (ConnectFailed, ClientError) as error:
+            # a traceback would refer to this attempt, which refers to who gets the error
+            self._refused(error.with_traceback(None))
+        except StreamError:
+            self._ended(None)
+        else:
+            if bound is not None:
+                exit_ = self._exit
+                exit_.doubts.discard(self)
+                self._watcher.stop()
+                self._done(Connected(exit_.stream_in(tunnel, self._watcher), bound))
+
+    def _refused(self, error: GsocksError) -> None:
+        """End our direction, so that the tunnel can be used again."""
+        tunnel = self._tunnel
+        try:
+            rest = tunnel.send_nowait(scratch_of_this_hub(), Frame.FIN)
+        except StreamError:
+            rest = None
+        if rest is None or rest:
+            self._ended(error)
+            return
+        exit_ = self._exit
+        exit_.doubts.discard(self)
+        self._watcher.close()
+        tunnel.used()
+        exit_.pool.give_back(tunnel)
+        self._done(error)
+
+    def _ended(self, made: GsocksError | None) -> None:
+        self.cancel()
+        self._done(made)
+
+    def _give_up(self) -> None:
+        self._watcher.close()
+        self._tunnel.abort()
 
 
 class _ReturnToPool:

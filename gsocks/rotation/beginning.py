@@ -64,9 +64,12 @@ class Beginning:
         self._attempt = attempt
         self._deadlines.add(self, self._began)
 
-    def __call__(self, made: Connected | GsocksError) -> None:
+    def __call__(self, made: Connected | GsocksError | None) -> None:
         """The exit's attempt has ended."""
         self._deadlines.discard(self)
+        if made is None:
+            self._begun.failed(FirstAttempt(self._member, self._began))
+            return
         if isinstance(made, GsocksError):
             self._uncount()
             self._begun.failed(FirstAttempt(self._member, self._began, made))
