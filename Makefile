@@ -16,6 +16,8 @@
 # make bench-quick  the same in small, under 2 minutes: shows that it works, not how fast
 # make bench-gateway  gsocks beside other rotating proxies, into docs/benchmarks-gateway.md
 # make bench-compare BASE=REV [NEW=REV] [ARGS=--counts]  gsocks beside another revision of itself, about 3 minutes
+# make bench-counts [ARGS=--quick]  instructions of user code, of this tree and of the commit before it, beside
+#             their budgets; needs valgrind, and 2 minutes
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,7 +28,7 @@ SOAK_SECONDS ?= 1800
 MUTANTS ?= 300
 EXITS := $(CURDIR)/build/exits
 
-.PHONY: run test test-matrix lint docs lock dist fuzz mutation exits soak bench bench-quick bench-gateway bench-compare clean
+.PHONY: run test test-matrix lint docs lock dist fuzz mutation exits soak bench bench-quick bench-gateway bench-compare bench-counts clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/gsocks -c config.example.yaml
@@ -84,6 +86,9 @@ bench-gateway: $(VENV)/installed-bench
 # needs none of the packages in the extra "bench"
 bench-compare: $(VENV)/installed
 	$(BIN)/python -m bench.compare $(BASE) $(NEW) $(ARGS)
+
+bench-counts: $(VENV)/installed
+	$(BIN)/python -m bench.budgets $(ARGS)
 
 dist: $(VENV)/installed $(VENV)/installed-tools
 	rm -rf build dist

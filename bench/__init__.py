@@ -3,6 +3,7 @@
 make bench          all figures, 5 rounds, about 35 minutes
 make bench-quick    the same in small, under 2 minutes: shows that it works, not how fast
 make bench-compare  two builds of gsocks beside each other, about 3 minutes (compare/)
+make bench-counts   instructions beside their budgets, 2 minutes (budgets.py)
 
 contenders/   who is measured, and how each is set up
 load/         what they have to carry

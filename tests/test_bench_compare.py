@@ -11,16 +11,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from bench import processes
-from bench.compare.builds import WORKING_TREE, UnknownRevision, checked_out
+from bench import budgets, processes
+from bench.compare import builds, counts
+from bench.compare.builds import WORKING_TREE, UnknownRevision, checked_out, commit_before
 from bench.compare.measures import ROWS, in_turn
-from bench.compare.table import Row, median_within, outcomes, table
+from bench.compare.table import Row, Samples, median_within, outcomes, table
 from bench.contenders.gsocks import Build
-from bench.processes import ROOT
+from bench.processes import ROOT, Failed
 from tests.support.waiting import TOO_LONG, eventually
 
 COST = Row("cost", "new connection, plain", "CPU us", 1)
@@ -195,4 +197,111 @@ def test_the_table_shows_both_medians_and_the_ratio_with_its_range() -> None:
         "                                base    new  ratio     spread",
         "new connection, plain  CPU us  100.0  120.0  1.200  1.10-1.30  !",
         "idle connection, pair  KiB      8.00   7.50  0.938  0.94-0.94",
+    ]
+
+
+# --- budgets --------------------------------------------------------------------------------
+
+
+def git(folder: Path, *arguments: str) -> str:
+    argv = ["git", "-c", "user.name=a", "-c", "user.email=a@test", *arguments]
+    run = subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=True)
+    return run.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A source tree of one module, without a history."""
+    monkeypatch.setattr(builds, "ROOT", tmp_path)
+    # a repository that the folder lies in is not its own
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    (tmp_path / "gsocks").mkdir()
+    (tmp_path / "gsocks" / "main.py").write_text("0\n")
+    return tmp_path
+
+
+def commit(folder: Path, text: str) -> str:
+    (folder / "gsocks" / "main.py").write_text(text)
+    git(folder, "add", ".")
+    git(folder, "commit", "--quiet", "--message", "change")
+    return git(folder, "rev-parse", "HEAD")
+
+
+def test_the_commit_before_is_the_one_that_the_tree_differs_from(repository: Path) -> None:
+    git(repository, "init", "--quiet")
+    first, second = commit(repository, "1\n"), commit(repository, "2\n")
+    assert commit_before() == first
+    # not of the modules that are counted
+    (repository / "README.md").write_text("changed\n")
+    assert commit_before() == first
+    (repository / "gsocks" / "new.py").write_text("3\n")
+    assert commit_before() == second
+
+
+def test_a_tree_without_a_history_is_compared_with_nothing(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert commit_before() is None
+    with checked_out(WORKING_TREE, tmp_path_factory.mktemp("copy") / "tree") as source:
+        assert source.commit == "not from a repository"
+    git(repository, "init", "--quiet")
+    assert commit_before() is None
+    commit(repository, "1\n")
+    assert commit_before() is None
+
+
+def counts_that(monkeypatch: pytest.MonkeyPatch, *failing: str) -> None:
+    """Counting gives 100 thousand of everything, and fails for some sides."""
+
+    def count(counted: Mapping[str, Build], slices: int) -> Samples:
+        for side in counted:
+            if side in failing:
+                raise Failed(f"counts, {side}: broken")
+        return {row.key: dict.fromkeys(counted, [100.0] * slices) for row in counts.ROWS}
+
+    monkeypatch.setattr(counts, "missing", lambda: "")
+    monkeypatch.setattr(counts, "count", count)
+    monkeypatch.setattr(sys, "argv", ["bench.budgets", "--quick"])
+
+
+def test_a_commit_before_that_cannot_be_counted_leaves_its_column_empty(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(budgets, "commit_before", lambda: "HEAD")
+    counts_that(monkeypatch, "base")
+    assert budgets.main() == 0
+    said = capsys.readouterr()
+    assert "no counts of the commit before: counts, base: broken" in said.err
+    lines = said.out.splitlines()[2:]
+    assert [line.split()[-4:] for line in lines if "plain" in line] == [["100.0", "-", "-", "200"]]
+    # over its budget, which fails nothing
+    assert [line.split()[-2:] for line in lines if "echo" in line] == [["50", "over"]] * 2
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_working_tree_that_cannot_be_counted_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts_that(monkeypatch, "new")
+    assert budgets.main() == 1
+    assert capsys.readouterr().err == "counts, new: broken\n"
+
+
+def test_without_valgrind_nothing_is_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench.budgets"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert budgets.main() == 1
+    assert "valgrind, vgdb (in Debian's package valgrind)" in capsys.readouterr().err
+
+
+def test_the_least_sample_stands_beside_the_commit_before_and_the_budget() -> None:
+    rows = [COST._replace(budget=110), Row("memory", "idle connection, pair", "KiB", 2)]
+    now = {"cost": [130.0, 120.0], "memory": [7.5]}
+    before = {"cost": [100.0, 103.0], "memory": [8.0]}
+    assert budgets.table(rows, now, before).splitlines() == [
+        "                                 now  before  ratio  budget",
+        "new connection, plain  CPU us  120.0   100.0  1.200     110  over",
+        "idle connection, pair  KiB      7.50    8.00  0.938       -",
     ]

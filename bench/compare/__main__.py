@@ -60,7 +60,7 @@ def _compare(base: Source, new: Source, scale: Scale | None, with_counts: bool) 
         samples |= measure(base.build, new.build, scale)
     if with_counts:
         rows += counts.ROWS
-        samples |= counts.count(base.build, new.build)
+        samples |= counts.count({"base": base.build, "new": new.build})
     seconds = round(time.monotonic() - started)
     print(f"took {seconds} s", file=sys.stderr)
     found = outcomes(rows, samples)

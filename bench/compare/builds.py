@@ -47,7 +47,7 @@ def checked_out(name: str, folder: Path) -> Iterator[Source]:
     if name == WORKING_TREE:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "gsocks", folder / "gsocks", ignore=ignored)
-        yield Source(name, _git("describe", "--always", "--dirty", "--exclude=*"), _build(folder))
+        yield Source(name, _described(), _build(folder))
         return
     try:
         commit = _git("rev-parse", "--verify", "--quiet", "--short", f"{name}^{{commit}}")
@@ -61,6 +61,27 @@ def checked_out(name: str, folder: Path) -> Iterator[Source]:
     finally:
         with signals.held():
             _git("worktree", "remove", "--force", str(folder))
+
+
+def commit_before() -> str | None:
+    """The commit that the working tree's modules are to be compared with.
+
+    HEAD if they differ from it, else its first parent; None where there is no such commit, as in
+    the root of a history, a shallow clone or an unpacked archive.
+    """
+    try:
+        changed = _git("status", "--porcelain", "--", "gsocks")
+        return _git("rev-parse", "--verify", "--quiet", "HEAD" if changed else "HEAD~1")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _described() -> str:
+    """The commit of the working tree, with "-dirty" behind it where it has changes."""
+    try:
+        return _git("describe", "--always", "--dirty", "--exclude=*")
+    except (OSError, subprocess.CalledProcessError):
+        return "not from a repository"
 
 
 def _build(folder: Path) -> Build:

@@ -23,6 +23,8 @@ class Row(NamedTuple):
     label: str
     unit: str
     decimals: int
+    #: what it shall not exceed, in its unit
+    budget: float | None = None
 
 
 #: by row's key and then "base" or "new": its samples, each beside the other build's
@@ -95,10 +97,10 @@ def table(found: Sequence[Outcome]) -> str:
         )
         for outcome in found
     ]
-    return "\n".join(_aligned(lines))
+    return "\n".join(aligned(lines))
 
 
-def _aligned(lines: Sequence[tuple[str, ...]]) -> Iterator[str]:
+def aligned(lines: Sequence[tuple[str, ...]]) -> Iterator[str]:
     """The first two columns hold words and stand to the left; numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
