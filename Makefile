@@ -12,8 +12,8 @@
 #             builds those of Go, PyPI and npm; gost (no Go module by its version) has to be on PATH
 # make soak   200 clients for SOAK_SECONDS, half an hour, while exits die and return, other peers attack,
 #             the config is reloaded and workers are killed
-# make bench        gsocks beside other proxies, about 35 minutes, into docs/benchmarks.md
-# make bench-quick  the same in small, under 2 minutes: shows that it works, not how fast
+# make bench        gsocks beside other proxies, 35 to 60 minutes, into docs/benchmarks.md
+# make bench-quick  the same in small, 2 to 4 minutes: shows that it works, not how fast
 # make bench-gateway  gsocks beside other rotating proxies, into docs/benchmarks-gateway.md
 # make bench-compare BASE=REV [NEW=REV] [ARGS=--counts]  gsocks beside another revision of itself, about 3 minutes
 # make bench-counts [ARGS=--quick]  instructions of user code, of this tree and of the commit before it, beside

@@ -1,7 +1,7 @@
 """gsocks beside the other proxies: the same load, the same machine, the same minute.
 
-make bench          all figures, 5 rounds, about 35 minutes
-make bench-quick    the same in small, under 2 minutes: shows that it works, not how fast
+make bench          all figures, 5 rounds, 35 to 60 minutes
+make bench-quick    the same in small, 2 to 4 minutes: shows that it works, not how fast
 make bench-compare  two builds of gsocks beside each other, about 3 minutes (compare/)
 make bench-counts   instructions beside their budgets, 2 minutes (budgets.py)
 

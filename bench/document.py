@@ -3,7 +3,9 @@
     python -m bench.document bench/results/full.json       into docs/benchmarks.md
     python -m bench.document bench/results/gateway.json    into docs/benchmarks-gateway.md
 
-No number is typed into that document, so it contains only what was measured.
+No number is typed into that document, so it contains only what was measured.  The goals are judged
+anew by the samples in the file, and written back: a goal that is newer than the run is among them,
+and one on a contender that the run did not have is not measured.
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ import os
 import sys
 from pathlib import Path
 
+from bench.figures import FIGURES
+from bench.gateway.figures import GATEWAY_FIGURES
 from bench.processes import ROOT
 from bench.report import report
+from bench.run import judged
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 GATEWAY_DOCUMENT = ROOT / "docs" / "benchmarks-gateway.md"
@@ -33,8 +38,12 @@ def with_results(text: str, results: str) -> str:
 
 def main() -> None:
     source = Path(sys.argv[1]).resolve()
-    results = report(json.loads(source.read_text()))
-    document = GATEWAY_DOCUMENT if source.stem == "gateway" else DOCUMENT
+    numbers = json.loads(source.read_text())
+    of_gateways = source.stem == "gateway"
+    document = GATEWAY_DOCUMENT if of_gateways else DOCUMENT
+    numbers["goals"] = judged(numbers, GATEWAY_FIGURES if of_gateways else FIGURES)
+    source.write_text(json.dumps(numbers, indent=1) + "\n")
+    results = report(numbers)
     picture = source.with_suffix(".png")
     if picture.exists():
         results += f"\n![all measures as bars]({os.path.relpath(picture, document.parent)})\n"

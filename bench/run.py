@@ -56,12 +56,17 @@ def run(figures: Sequence[Figure], contenders: Sequence[Contender], scale: Scale
         results["figures"] = [_measure(figure, present, scale, progress) for figure in figures]
     results["about"]["minutes"] = round((time.monotonic() - started) / 60, 1)
     results["about"]["load_after"] = os.getloadavg()[0]
-    results["goals"] = [
+    results["goals"] = judged(results, figures)
+    return results
+
+
+def judged(results: dict[str, Any], figures: Sequence[Figure]) -> list[dict[str, Any]]:
+    """The goals of the figures, by the samples in ``results``."""
+    return [
         summary.judge(results, figure.name, asdict(goal))
         for figure in figures
         for goal in figure.goals
     ]
-    return results
 
 
 def _measure(

@@ -29,6 +29,7 @@ from bench.gateway.figures import GATEWAY_FIGURES, ports_of_exits
 from bench.load.route import Place
 from bench.processes import ROOT
 from bench.report import report
+from bench.run import judged as judged_anew
 from bench.scale import FULL
 from tests.support.waiting import TOO_LONG, eventually
 
@@ -227,6 +228,7 @@ def test_what_is_not_found_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.contenders.base._FOLDERS", ["/nowhere"])
     missing = {contender.name: contender.missing() for contender in CONTENDERS}
     assert missing["ss-libev-aes256"] == "not found: ss-server, ss-local"
+    assert missing["sing-box-2022"] == missing["sing-box"] == "not found: sing-box"
     assert missing["microsocks"] == "not found: microsocks"
     assert missing["gsocks-plain"] == missing["none"] == ""
 
@@ -294,3 +296,8 @@ def test_results_need_their_markers() -> None:
 def test_the_document_says_what_was_measured() -> None:
     results = json.loads((ROOT / "bench" / "results" / "full.json").read_text())
     assert report(results) in DOCUMENT.read_text()
+
+
+def test_the_document_judges_the_run_by_the_goals_of_today() -> None:
+    results = json.loads((ROOT / "bench" / "results" / "full.json").read_text())
+    assert results["goals"] == judged_anew(results, FIGURES)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from bench.contenders.base import Contender, Kind
 from bench.contenders.gsocks import GSOCKS, GSOCKS_ON_A_LONG_LINK
-from bench.contenders.plain import DANTE, MICROSOCKS
+from bench.contenders.plain import DANTE, GLIDER, GOST, HEV, MICROSOCKS
 from bench.contenders.shadowsocks import SHADOWSOCKS
+from bench.contenders.sing_box import SING_BOX, SING_BOX_PAIR
 from bench.contenders.ssh import SSH
 
 #: the load by itself: what no proxy can surpass
@@ -16,9 +17,14 @@ CONTENDERS = (
     *GSOCKS,
     *GSOCKS_ON_A_LONG_LINK,
     *SHADOWSOCKS,
+    SING_BOX_PAIR,
     SSH,
     MICROSOCKS,
     DANTE,
+    HEV,
+    SING_BOX,
+    GOST,
+    GLIDER,
 )
 
 __all__ = ["CONTENDERS", "NONE", "Contender", "Kind"]

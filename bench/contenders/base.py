@@ -106,6 +106,17 @@ def said_version(*argv: str) -> str:
     return found.group().rstrip(".") if found else "of unknown version"
 
 
+def module_version(program: str) -> str:
+    """The version of the Go module that a program was built from."""
+    if not find("go"):
+        return "of unknown version"
+    for line in said("go", "version", "-m", find(program)).splitlines():
+        fields = line.split()
+        if fields[:1] == ["mod"]:
+            return fields[2].removeprefix("v")
+    return "of unknown version"
+
+
 def packaged_version(program: str) -> str:
     """The version of the Debian package a program is from, for those that don't tell."""
     if not shutil.which("dpkg-query"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
 import importlib.util
 import json
@@ -13,15 +14,27 @@ from bench.contenders.base import Command, Contender, Endpoints, Kind, find, sai
 
 _CHACHA = "chacha20-ietf-poly1305"
 _AES = "aes-256-gcm"
-_SHORT = {_CHACHA: "ChaCha20", _AES: "AES-256"}
+#: SIP022, Shadowsocks' second edition: a key instead of a password, a salt for each session that is
+#: not accepted twice
+_CHACHA_2022 = "2022-blake3-chacha20-poly1305"
+AES_2022 = "2022-blake3-aes-256-gcm"
+_SHORT = {
+    _CHACHA: "ChaCha20",
+    _AES: "AES-256",
+    _CHACHA_2022: "2022 ChaCha20",
+    AES_2022: "2022 AES-256",
+}
 _PASSWORD = "a password that guards nothing but loopback"
+#: 32 bytes that guard no more, for the ciphers of 2022
+KEY = base64.b64encode(_PASSWORD[:32].encode()).decode()
 #: descriptors: as many as the system allows, of which they would else use a part
 _DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
 
 def _files(endpoints: Endpoints, cipher: str) -> tuple[str, str]:
     """The configuration of the far end and of the near end."""
-    both = {"method": cipher, "password": _PASSWORD, "timeout": 600, "mode": "tcp_only"}
+    password = KEY if cipher in (AES_2022, _CHACHA_2022) else _PASSWORD
+    both = {"method": cipher, "password": password, "timeout": 600, "mode": "tcp_only"}
     far = {"server": endpoints.far.host, "server_port": endpoints.far.port}
     near = {
         "server": endpoints.far_seen.host,
@@ -74,6 +87,8 @@ SHADOWSOCKS = (
     _shadowsocks("ss-libev-aes256", "shadowsocks-libev", "ss-server", "ss-local", _AES),
     _shadowsocks("ss-rust-chacha20", "shadowsocks-rust", "ssserver", "sslocal", _CHACHA),
     _shadowsocks("ss-rust-aes256", "shadowsocks-rust", "ssserver", "sslocal", _AES),
+    _shadowsocks("ss-rust-2022-chacha20", "shadowsocks-rust", "ssserver", "sslocal", _CHACHA_2022),
+    _shadowsocks("ss-rust-2022-aes256", "shadowsocks-rust", "ssserver", "sslocal", AES_2022),
     Contender(
         "pproxy",
         f"pproxy, {_SHORT[_CHACHA]}",

@@ -48,6 +48,9 @@ CONNECTIONS = Figure(
     goals=(
         Goal("gsocks-secretbox", "cpu", "ss-libev-chacha20", at_most=1.5),
         Goal("gsocks-secretbox", "cpu", "pproxy", at_most=0.33),
+        Goal("gsocks-secretbox", "rate", "sing-box-2022", at_least=1.0),
+        Goal("gsocks-plain", "cpu", "hev", at_most=1.5),
+        Goal("gsocks-plain", "rate", "sing-box", at_least=1.0),
     ),
     sample=sample,
     concerns=everybody,

@@ -52,9 +52,9 @@ IDLE = Figure(
         Measure("start", "MiB at start", decimals=1, compared=False),
     ),
     goals=(
-        Goal("gsocks-secretbox", "each", at_most=8),
+        Goal("gsocks-secretbox", "each", at_most=6),
         Goal("gsocks-secretbox", "each", "ss-libev-chacha20", at_most=0.3),
-        Goal("gsocks-plain", "each", at_most=4),
+        Goal("gsocks-plain", "each", at_most=2.5),
         Goal("gsocks-secretbox", "start", at_most=40),
         Goal("gsocks-plain", "start", at_most=40),
     ),

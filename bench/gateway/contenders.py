@@ -6,13 +6,20 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import re
-import subprocess
 import sys
 from pathlib import Path
 
-from bench.contenders.base import Command, Contender, Endpoints, Kind, find, said, said_version
+from bench.contenders.base import (
+    Command,
+    Contender,
+    Endpoints,
+    Kind,
+    find,
+    module_version,
+    said_version,
+)
 from bench.contenders.gsocks import gateway_of
+from bench.contenders.plain import glider_version
 from bench.processes import ROOT
 
 _PROXY_CHAIN = """
@@ -51,11 +58,6 @@ def _glider(endpoints: Endpoints) -> list[Command]:
     # as its default, but for the page, which every exit here answers itself
     file.write_text("\n".join([*lines, "check=http://site.test/#expect=200", ""]))
     return [Command([find("glider"), "-config", str(file)], endpoints.inbound.port)]
-
-
-def _glider_version() -> str:
-    found = re.search(r"glider (\d[\w.]*)", said("glider", "-h"))
-    return found[1] if found else "of unknown version"
 
 
 def _gost(endpoints: Endpoints) -> list[Command]:
@@ -123,26 +125,17 @@ def _no_pproxy() -> str:
     return "" if importlib.util.find_spec("pproxy") else "not found: pproxy (pip install)"
 
 
-def _mubeng_version() -> str:
-    run = subprocess.run(
-        ["go", "version", "-m", find("mubeng")], capture_output=True, text=True, check=False
-    )
-    for line in run.stdout.splitlines():
-        fields = line.split()
-        if fields[:1] == ["mod"]:
-            return fields[2]
-    return "of unknown version"
-
-
 #: gsocks with the connect probes of its exits off, for what requests cost without them
 UNPROBED = gateway_of("gsocks-unprobed", "gsocks, no connect probes", checks={"connect": False})
 
 GATEWAYS = (
     gateway_of("gsocks", "gsocks"),
     UNPROBED,
-    Contender("glider", "glider", Kind.GATEWAY, ("glider",), _glider, _glider_version),
+    Contender("glider", "glider", Kind.GATEWAY, ("glider",), _glider, glider_version),
     Contender("gost", "gost", Kind.GATEWAY, ("gost",), _gost, lambda: said_version("gost", "-V")),
-    Contender("mubeng", "mubeng", Kind.GATEWAY, ("mubeng",), _mubeng, _mubeng_version),
+    Contender(
+        "mubeng", "mubeng", Kind.GATEWAY, ("mubeng",), _mubeng, lambda: module_version("mubeng")
+    ),
     Contender(
         "proxy-chain",
         "proxy-chain",
