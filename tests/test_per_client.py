@@ -45,10 +45,10 @@ def test_what_one_client_holds_can_be_seen() -> None:
     assert list(per_client.clients()) == [BOB, ALICE]
 
 
-def test_it_is_known_who_holds_a_thing() -> None:
+def test_discarding_tells_whether_the_thing_was_held() -> None:
     per_client = held((BOB, 1), (ALICE, 2), (BOB, 3))
-    assert [per_client.has(BOB, thing) for thing in (1, 2, 3)] == [True, False, True]
-    assert not per_client.has(CAROL, 1)
+    assert [per_client.discard(BOB, thing) for thing in (1, 2, 3)] == [True, False, True]
+    assert not per_client.discard(CAROL, 1)
 
 
 def test_where_nothing_is_held_there_is_nothing_to_lose() -> None:

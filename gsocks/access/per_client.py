@@ -21,7 +21,7 @@ class PerClient(Generic[C, T]):
     Every call takes the same time, however many things and clients there are.
     """
 
-    __slots__ = ("_by_count", "_held", "_size")
+    __slots__ = ("_by_count", "_held", "size")
 
     def __init__(self) -> None:
         #: what each client holds, the oldest first; a dict serves as an ordered set
@@ -29,42 +29,55 @@ class PerClient(Generic[C, T]):
         #: the clients that hold so many, first those that have held so many for longest; the
         #: last of these is not empty, unless there is none but that of no things
         self._by_count: list[dict[C, None]] = [{}]
-        self._size = 0
+        #: how many things there are
+        self.size = 0
 
     def __len__(self) -> int:
         """How many things there are."""
-        return self._size
+        return self.size
 
     def __repr__(self) -> str:
-        return f"<PerClient {self._size} of {len(self._held)} clients>"
+        return f"<PerClient {self.size} of {len(self._held)} clients>"
 
     def add(self, client: C, thing: T) -> None:
         """``client`` holds ``thing``, which is not held yet."""
-        held = self._held.get(client)
+        held, by_count = self._held.get(client), self._by_count
         if held is None:
-            held = self._held[client] = {}
+            self._held[client] = {thing: None}
+            count = 1
         else:
-            del self._by_count[len(held)][client]
-        held[thing] = None
-        count = len(held)
-        if count == len(self._by_count):
-            self._by_count.append({})
-        self._by_count[count][client] = None
-        self._size += 1
+            count = len(held)
+            del by_count[count][client]
+            held[thing] = None
+            count += 1
+        if count == len(by_count):
+            by_count.append({client: None})
+        else:
+            by_count[count][client] = None
+        self.size += 1
 
     def remove(self, client: C, thing: T) -> None:
         """``client`` holds ``thing`` no more.  Raises KeyError if it did not."""
-        held = self._held[client]
+        if not self.discard(client, thing):
+            raise KeyError(thing)
+
+    def discard(self, client: C, thing: T) -> bool:
+        """``client`` holds ``thing`` no more; False if it did not."""
+        held, by_count = self._held.get(client), self._by_count
+        if held is None or thing not in held:
+            return False
         count = len(held)
-        del held[thing]
-        del self._by_count[count][client]
-        if held:
-            self._by_count[count - 1][client] = None
-        else:
+        of_count = by_count[count]
+        del of_count[client]
+        if count == 1:
             del self._held[client]
-        if count == len(self._by_count) - 1 and not self._by_count[count]:
-            del self._by_count[count]
-        self._size -= 1
+        else:
+            del held[thing]
+            by_count[count - 1][client] = None
+        if not of_count and count == len(by_count) - 1:
+            del by_count[count]
+        self.size -= 1
+        return True
 
     def clients(self) -> Iterator[C]:
         """Those that hold something, first the one that has held something for longest."""
@@ -73,10 +86,6 @@ class PerClient(Generic[C, T]):
     def count(self, client: C) -> int:
         """How many things ``client`` holds."""
         return len(self._held.get(client, ()))
-
-    def has(self, client: C, thing: T) -> bool:
-        """Whether ``client`` holds ``thing``."""
-        return thing in self._held.get(client, ())
 
     def held_by(self, client: C) -> Iterator[T]:
         """What ``client`` holds, the oldest first."""

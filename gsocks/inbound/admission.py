@@ -64,7 +64,8 @@ class Admission:
     def __init__(self, limits: Limits, clients: Networks | None = None) -> None:
         self._limits = limits
         self._clients = clients
-        self._by_client: Counter[str] = Counter()
+        #: not a Counter, which calls a function for each client that it does not hold yet
+        self._by_client: dict[str, int] = {}
         self._by_key: Counter[str] = Counter()
         self._handshakes: PerClient[str, Evictable] = PerClient()
         #: those that are evicted last
@@ -84,7 +85,7 @@ class Admission:
     @property
     def handshakes(self) -> int:
         """The open connections whose request or key is not known yet."""
-        return len(self._handshakes) + len(self._known_handshakes)
+        return self._handshakes.size + self._known_handshakes.size
 
     @property
     def clients(self) -> dict[str, int]:
@@ -100,20 +101,20 @@ class Admission:
         that of a balancer, whose header has yet to announce the client, for :meth:`announced`.  May
         evict another connection.  Raises LimitReached or ClientForbidden, and counts nothing then.
         """
-        client = client_prefix(host)
+        client, limits = client_prefix(host), self._limits
         if behind_balancer:
             # of clients unknown yet, and so not those of a client at the balancer's address
             client = f"balancer {client}"
         else:
             self._check(client, host)
-        if self.handshakes >= self._limits.handshakes:
+        if self._handshakes.size + self._known_handshakes.size >= limits.handshakes:
             self._evict_handshake(client)
-        if self.connections >= self._limits.connections and not self._make_room(client):
+        if self.connections >= limits.connections and not self._make_room(client):
             raise LimitReached("too many connections")
         self.connections += 1
         self._begin_handshake(connection, client)
         if not behind_balancer:
-            self._by_client[client] += 1
+            self._by_client[client] = self._by_client.get(client, 0) + 1
         return client
 
     def announced(self, connection: Evictable, balancer: str, host: str) -> str:
@@ -126,7 +127,7 @@ class Admission:
         self._check(client, host)
         self.handshake_ended(connection, balancer)
         self._begin_handshake(connection, client)
-        self._by_client[client] += 1
+        self._by_client[client] = self._by_client.get(client, 0) + 1
         return client
 
     def make_room(self, host: str) -> bool:
@@ -138,8 +139,10 @@ class Admission:
 
     def uncount_client(self, client: str) -> None:
         """One connection counts no more for ``per_client``; a client without any is forgotten."""
-        self._by_client[client] -= 1
-        if not self._by_client[client]:
+        left = self._by_client[client] - 1
+        if left:
+            self._by_client[client] = left
+        else:
             del self._by_client[client]
 
     def count_key(self, key: str, most: int) -> None:
@@ -157,14 +160,13 @@ class Admission:
     def handshake_done(self, connection: Evictable, client: str) -> None:
         """The request or the key of a connection is known, and is good: so is its client now."""
         self._known[client] = True
-        self.handshake_ended(connection, client)
+        if not self._handshakes.discard(client, connection):
+            self._known_handshakes.remove(client, connection)
 
     def handshake_ended(self, connection: Evictable, client: str) -> None:
         """The handshake of a connection has failed, or goes on for another client."""
-        if self._known_handshakes.has(client, connection):
+        if not self._handshakes.discard(client, connection):
             self._known_handshakes.remove(client, connection)
-        else:
-            self._handshakes.remove(client, connection)
 
     def leave(self) -> None:
         """One connection is closed."""
@@ -187,7 +189,7 @@ class Admission:
         if (
             self._known.get(client)
             and known.count(client) < self.protected * most
-            and len(known) < most // 2
+            and known.size < most // 2
         ):
             known.add(client, connection)
         else:
@@ -196,7 +198,7 @@ class Admission:
     def _check(self, client: str, host: str) -> None:
         if self._clients is not None and host not in self._clients:
             raise ClientForbidden("in none of the networks that may come in")
-        if self._by_client[client] >= self._limits.per_client and not (
+        if self._by_client.get(client, 0) >= self._limits.per_client and not (
             self._evict(self._handshakes.held_by(client))
             or self._evict(self._known_handshakes.held_by(client))
             or self._evict(self._idle.held_by(client))
