@@ -417,7 +417,7 @@ def test_no_more_pairs_are_remembered_than_may_be_and_the_oldest_is_forgotten() 
         known.ban("b", "kept.example", until=9.0, now=0.0)
     assert len(known) == 3
     assert known.is_ejected("b", "kept.example", 0.0)
-    assert len(known._by_domain) == 3
+    assert len(known.by_domain) == 3
 
 
 def test_what_nothing_is_told_of_for_a_day_is_forgotten_but_not_a_ban() -> None:

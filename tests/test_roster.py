@@ -99,6 +99,43 @@ def test_a_name_is_free_again_when_its_exit_has_gone() -> None:
 # --- who may be asked -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_only_exit_serves_every_request_that_it_may_serve(policy: str) -> None:
+    exits = roster(*offers(1), policy=make_policy(policy, Random(1)))
+    (only,) = exits
+    assert [exits.choose(to(), (), 0.0) for _ in range(3)] == [only] * 3
+    assert exits.choose(to(), {only}, 0.0) is None
+    only.draining = True
+    exits.member_changed(only, 0.0)
+    assert exits.choose(to(), (), 0.0) is None
+
+
+@pytest.mark.parametrize("policy", ["round_robin", "least_recent"])
+def test_the_turns_of_an_exit_without_others_count_when_others_come(policy: str) -> None:
+    first, second = offers(2)
+    exits = roster(first, policy=make_policy(policy, Random(1)))
+    exits.choose(to(), (), 0.0)
+    exits.update([first, second])
+    chosen = exits.choose(to(), (), 0.0)
+    assert chosen is exits.named("e1")
+
+
+def test_a_ban_of_the_only_exit_for_a_domain_is_heeded_as_among_others() -> None:
+    exits = roster(*offers(1))
+    exits.domains.ban("e0", SITE, 60.0, 0.0)
+    with_others = roster(*offers(2))
+    for name in ("e0", "e1"):
+        with_others.domains.ban(name, SITE, 60.0, 0.0)
+    # the least bad one
+    assert (exits.choose(to(), (), 0.0) is None) == (with_others.choose(to(), (), 0.0) is None)
+
+
+def test_an_exit_that_does_not_serve_the_command_is_not_chosen_for_want_of_others() -> None:
+    exits = roster(*offers(1))
+    request = to()._replace(command=Command.UDP_ASSOCIATE)
+    assert exits.choose(request, (), 0.0) is None
+
+
 def test_who_has_given_up_is_left_out() -> None:
     exits = roster(*offers(3))
     named = exits.named("e1")

@@ -36,6 +36,7 @@ from gsocks.lru import LruCache
 from gsocks.request import Request
 from gsocks.rotation.health import client_of, destination_of, domain_of
 from gsocks.rotation.roster import Member, Roster
+from gsocks.rotation.views import UNPROVEN
 from gsocks.settings import HealthSettings
 
 log = logging.getLogger("gsocks.rotation")
@@ -98,7 +99,7 @@ class Evidence:
 
     def arrived(self, request: Request, now: float) -> None:
         """A request is about to be sent to an exit."""
-        if self._by_one_client:
+        if self._by_one_client.entries:
             self._pardon(client_of(request), now)
 
     def connected(self, member: Member, request: Request, now: float) -> None:
@@ -116,26 +117,28 @@ class Evidence:
         ``began``: when the request was sent to the exit; ``took``: seconds until the exit had
         connected it, None if that was earlier, for another request.
         """
-        health = member.health
-        self._roster.tried(member, served=True)
-        changes = not health.proven or health.is_doubted or health.is_ejected(now)
+        health, roster = member.health, self._roster
+        if member.tier == UNPROVEN:
+            roster.unproven_tried(served=True)
+        changes = not health.proven or health.is_doubted or health.ejected_until > now
         health.succeeded(now)
         if took is not None:
             member.connect_time.add(took, now)
-        self._runs.discard(member)
-        if self._unserved:
+        if self._runs.entries:
+            self._runs.discard(member)
+        if self._unserved.entries:
             self._unserved.discard(client_of(request))
-        if self._troubled and request.selector.session is not None:
-            self._troubled.discard(_session_key(request))
         if request.selector.session is None:
             self._good += 1
+        elif self._troubled.entries:
+            self._troubled.discard(_session_key(request))
         self._served[request.dest] = member, began
-        if self._destinations:
+        if self._destinations.entries:
             self._reached(member, request.dest, began, now)
-        if self._roster.domains:
-            self._roster.domains.succeeded(member.name, destination_of(request.dest), now)
+        if roster.domains.by_domain:
+            roster.domains.succeeded(member.name, destination_of(request.dest), now)
         if changes:
-            self._roster.member_changed(member, now)
+            roster.member_changed(member, now)
 
     def failed(
         self, member: Member, request: Request, error: GsocksError, now: float, *, began: float
@@ -399,7 +402,8 @@ class Evidence:
     def _fail(self, member: Member, why: str, now: float, began: float) -> None:
         """The exit has failed by itself."""
         self._blame(member, why, now)
-        self._roster.tried(member, served=False)
+        if member.tier == UNPROVEN:
+            self._roster.unproven_tried(served=False)
         may_eject = partial(self._roster.may_eject, member, now)
         if member.health.failed(now, may_eject, began=began):
             self._ejected(member, why, now)

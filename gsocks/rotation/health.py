@@ -103,8 +103,7 @@ class Health:
         """A request was served: reset all counts, and end an ejection."""
         self._recover(now)
         self._before = None
-        self.failures = 0
-        self.ejections = 0
+        self.failures = self.ejections = 0
         self._on_probation = False
 
     def connected(self) -> None:
@@ -278,7 +277,8 @@ class Health:
         self.is_doubted = False
         self._changed_at = now
         self._down_since = None
-        self.ejected_until = min(self.ejected_until, now)
+        if self.ejected_until > now:
+            self.ejected_until = now
 
 
 # --- many exits -------------------------------------------------------------------------------
@@ -414,7 +414,8 @@ class DomainHealth:
         self._chance = chance
         # by domain and name; a report is a use
         self._pairs: LruCache[tuple[str, str], _PairHealth] = LruCache(max_pairs)
-        self._by_domain: dict[str, dict[str, _PairHealth]] = {}
+        #: by domain and the name of the exit; empty while nothing is known.  To be read only
+        self.by_domain: dict[str, dict[str, _PairHealth]] = {}
         #: pairs of name and domain that have changed, for a state file; None: there is none
         self.changed: set[tuple[str, str]] | None = None
 
@@ -457,7 +458,7 @@ class DomainHealth:
 
     def has(self, domain: str) -> bool:
         """Whether something is known of any exit for that domain."""
-        return domain in self._by_domain
+        return domain in self.by_domain
 
     def is_ejected(self, name: str, domain: str, now: float) -> bool:
         """Whether the exit is ejected or banned for that domain."""
@@ -466,7 +467,7 @@ class DomainHealth:
 
     def ejected_for(self, domain: str, now: float) -> Collection[str]:
         """The names of all exits that are ejected or banned for that domain."""
-        pairs = self._by_domain.get(domain, {})
+        pairs = self.by_domain.get(domain, {})
         return {name for name, pair in pairs.items() if now < pair.usable_at}
 
     def usable(self, members: Sequence[N], domain: str, now: float) -> Sequence[N]:
@@ -492,7 +493,7 @@ class DomainHealth:
         pair = self._pairs.get(key)
         if pair is None:
             pair = _PairHealth(self._settings, self._chance)
-            self._by_domain.setdefault(domain, {})[name] = pair
+            self.by_domain.setdefault(domain, {})[name] = pair
             evicted = self._pairs.put(key, pair)
             if evicted is not None:
                 self._unlist(*evicted)
@@ -529,7 +530,7 @@ class DomainHealth:
         self._unlist(domain, name)
 
     def _unlist(self, domain: str, name: str) -> None:
-        pairs = self._by_domain[domain]
+        pairs = self.by_domain[domain]
         del pairs[name]
         if not pairs:
-            del self._by_domain[domain]
+            del self.by_domain[domain]

@@ -73,7 +73,6 @@ class Member(Viewed):
 
     __slots__ = (
         "_given_country",
-        "_recent",
         "any_country",
         "banned_until",
         "begins",
@@ -83,12 +82,14 @@ class Member(Viewed):
         "draining",
         "due",
         "exit",
+        "has_limits",
         "health",
         "key",
         "max_connections",
         "needs_proof",
         "number",
         "outbound",
+        "recent",
         "served",
         "spending",
         "standing",
@@ -123,8 +124,8 @@ class Member(Viewed):
         self.spending: Spending | None = None
         #: the address that sites see, and its country; None: not learned
         self.outbound: OutboundAddress | None = None
-        #: when its latest requests were sent; None: their rate is not limited
-        self._recent: deque[float] | None = None
+        #: when its latest requests were sent, in monotonic seconds; None: their rate is not limited
+        self.recent: deque[float] | None = None
         self.take(offer)
 
     def take(self, offer: Offer) -> None:
@@ -144,9 +145,11 @@ class Member(Viewed):
         self.country = offer.country or learned
         self.any_country = offer.any_country
         if offer.requests_per_minute is None:
-            self._recent = None
+            self.recent = None
         else:
-            self._recent = deque(self._recent or (), maxlen=offer.requests_per_minute)
+            self.recent = deque(self.recent or (), maxlen=offer.requests_per_minute)
+        #: whether its connections or its requests are limited
+        self.has_limits = self.max_connections is not None or self.recent is not None
 
     def learn(self, found: OutboundAddress) -> None:
         """Take the outbound address, and its country if the list has told none."""
@@ -176,20 +179,13 @@ class Member(Viewed):
     @property
     def rested_at(self) -> float:
         """When ``requests_per_minute`` allows its next request; monotonic seconds."""
-        recent = self._recent
+        recent = self.recent
         return recent[0] + 60.0 if recent and len(recent) == recent.maxlen else _NEVER
 
     @property
     def spent_until(self) -> float:
         """Until when its budget is used up; monotonic seconds, in the past if it is not."""
         return -math.inf if self.spending is None else self.spending.until
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether each request may change what may be done with it."""
-        return (
-            self.max_connections is not None or self._recent is not None or not self.health.proven
-        )
 
     def method(self, command: Command) -> Callable[[Request], Any]:
         """The method of the exit for a command that it serves."""
@@ -211,11 +207,6 @@ class Member(Viewed):
     def __repr__(self) -> str:
         in_flight = self.health.in_flight
         return f"<Member {self.name} ({self.label}) open={self.open} in_flight={in_flight}>"
-
-    def note_request(self, now: float) -> None:
-        """Count a request that is sent to it."""
-        if self._recent is not None:
-            self._recent.append(now)
 
 
 def key_of(offer: Offer) -> object:

@@ -52,22 +52,21 @@ class DecayedAverage:
 
     def add(self, value: float, now: float) -> None:
         """Add ``value``, measured at monotonic ``now``."""
-        before = value if self.measured is None else self.measured
-        self.measured = before + self.min_gain * (value - before)
+        before = self.measured
+        self.measured = value if before is None else before + self.min_gain * (value - before)
         self.penalise(value, now)
 
     def penalise(self, value: float, now: float) -> None:
         """Add ``value`` at monotonic ``now``, where nothing could be measured."""
-        gain = max(1 - self._remaining(now), self.min_gain)
+        gain = 1.0 - 0.5 ** ((now - self._at) / self.half_life)
+        if gain < self.min_gain:
+            gain = self.min_gain
         self._value += gain * (value - self._value)
         self._at = now
 
     def at(self, now: float) -> float:
         """The decayed average; 0 without any value."""
-        return self._remaining(now) * self._value
-
-    def _remaining(self, now: float) -> float:
-        return float(0.5 ** ((now - self._at) / self.half_life))
+        return float(0.5 ** ((now - self._at) / self.half_life)) * self._value
 
 
 class Candidate:
@@ -122,6 +121,9 @@ class Policy(Protocol):
     def order(self, find: Find[C], /) -> Order[C]:
         """A new order, without candidates yet."""
 
+    def served_by(self, only: Candidate, host: str, /) -> None:
+        """A request to ``host`` is served by ``only``, as there is no other one to choose."""
+
 
 #: of an entry in a heap: its lower half is the slot, and what it is sorted by stands above that.
 #: One number takes a third of the memory of a tuple
@@ -146,6 +148,11 @@ class RoundRobin:
 
     def order(self, find: Find[C], /) -> Order[C]:
         return _ByTurn(find, self._next)
+
+    def served_by(self, only: Candidate, _host: str, /) -> None:
+        """It has its turn."""
+        self._turn += 1
+        only.turn = self._turn
 
     def _next(self) -> int:
         self._turn += 1
@@ -210,6 +217,9 @@ class Weighted:
 
     def order(self, find: Find[C], /) -> Order[C]:
         return _ByDeadline(find)
+
+    def served_by(self, only: Candidate, _host: str, /) -> None:
+        """It has all turns, whatever its clock says."""
 
 
 #: the clock goes on by so much in the turns of a weight of 1
@@ -276,6 +286,9 @@ class AtRandom:
     def order(self, find: Find[C], /) -> Order[C]:
         return _Drawn(find, self._random)
 
+    def served_by(self, only: Candidate, _host: str, /) -> None:
+        """Nothing is drawn."""
+
 
 class _Drawn(Generic[C]):
     """A random one."""
@@ -332,6 +345,9 @@ class Fastest:
     def order(self, find: Find[C], /) -> Order[C]:
         return _FasterOfTwo(find, self._random)
 
+    def served_by(self, only: Candidate, _host: str, /) -> None:
+        """It is the fastest."""
+
 
 class _FasterOfTwo(_Drawn[C]):
     def choose(self, _host: str, now: float, allows: Allows[C] | None = None, /) -> C | None:
@@ -349,6 +365,9 @@ class LeastConnections:
 
     def order(self, find: Find[C], /) -> Order[C]:
         return _ByLoad(find, self._random)
+
+    def served_by(self, only: Candidate, _host: str, /) -> None:
+        """Its connections are counted elsewhere."""
 
 
 class _ByLoad(Generic[C]):
@@ -424,6 +443,10 @@ class LeastRecent:
 
     def order(self, find: Find[C], /) -> Order[C]:
         return _ByHost(find, self._random, self)
+
+    def served_by(self, only: Candidate, host: str, /) -> None:
+        """The host has seen it."""
+        self.take_turn(host, only.slot)
 
     def turn_of(self, host: str, slot: int) -> int:
         """The number of its last turn for ``host``; 0 if it had none."""

@@ -317,24 +317,27 @@ class Roster:
 
     def _look_again(self, now: float) -> None:
         """Look at the exits of which time has ended something."""
-        self._now = max(now, self._now)
+        if now > self._now:
+            self._now = now
+        queue = self._due
+        if not queue or queue[0][0] > now:
+            return
         for _ in range(_MAX_DUE):
-            if not self._due or self._due[0][0] > now:
+            if not queue or queue[0][0] > now:
                 break
-            due, _, member = heapq.heappop(self._due)
+            due, _, member = heapq.heappop(queue)
             if due == member.due:
                 member.due = math.inf
                 self.member_changed(member, now)
 
-    def tried(self, member: Member, served: bool) -> None:
-        """The exit has served a request, or failed it by its own fault.
+    def unproven_tried(self, served: bool) -> None:
+        """An exit of the tier UNPROVEN has served a request, or failed it by its own fault.
 
         Clients pay for what unproven exits fail, so that these get the fewer requests the more of
         them fail.
         """
-        if member.tier == UNPROVEN:
-            share = self._unproven_share * (2.0 if served else 0.5)
-            self._unproven_share = max(_LEAST_UNPROVEN, min(share, _MOST_UNPROVEN))
+        share = self._unproven_share * (2.0 if served else 0.5)
+        self._unproven_share = max(_LEAST_UNPROVEN, min(share, _MOST_UNPROVEN))
 
     def may_eject(self, member: Member, now: float) -> bool:
         """Whether requests may eject ``member`` too.
@@ -367,6 +370,11 @@ class Roster:
         """
         self._look_again(now)
         host = request.dest.host
+        if len(self._members) == 1 and request.selector is ANY:
+            only = self._only(request, excluded)
+            if only is not None:
+                self._policy.served_by(only, host)
+                return only
         view = self._view(request)
         if view is None:
             return self._among(self.available(request, excluded, now), host, now)
@@ -389,6 +397,19 @@ class Roster:
                 if chosen is not None:
                     return chosen
         return self._among(self._least_bad(view, request, excluded, now), host, now)
+
+    def _only(self, request: Request, excluded: Collection[Member]) -> Member | None:
+        """The only exit of the group, if nothing speaks against it: then there is no choice."""
+        (member,) = self._members.values()
+        if (
+            member.tier not in READY
+            or member in excluded
+            or request.command not in member.served
+            or self.domains.by_domain
+            or self.host_limits is not None
+        ):
+            return None
+        return member
 
     def has_other(self, request: Request, excluded: Collection[Member], now: float) -> bool:
         """Whether another exit than ``excluded`` may be used for ``request``."""
@@ -505,7 +526,7 @@ class Roster:
             and member.fits(request)
             and not any(
                 self.domains.is_ejected(member.name, scope, now)
-                for scope in (scopes_of(request) if self.domains else ())
+                for scope in (scopes_of(request) if self.domains.by_domain else ())
             )
         )
 
@@ -523,7 +544,7 @@ class Roster:
 
     def _barring(self, request: Request) -> list[str]:
         """The scopes of a request for which some exits may not be used."""
-        if not self.domains:
+        if not self.domains.by_domain:
             return []
         return [scope for scope in scopes_of(request) if self.domains.has(scope)]
 
@@ -659,18 +680,21 @@ class Roster:
 
     def request_sent(self, member: Member, now: float) -> None:
         """A request is sent to the exit: it has one connection more."""
+        health = member.health
         member.open += 1
-        member.health.in_flight += 1
-        member.note_request(now)
-        if member.is_limited:
+        health.in_flight += 1
+        if member.recent is not None:
+            member.recent.append(now)
+        if member.has_limits or not health.proven:  # so that one more may be one too many
             self.member_changed(member, now)
         if self._policy.follows_open:
             self._views.opened(member, member.open - 1)
 
     def request_done(self, member: Member) -> None:
         """A request was answered by its destination, or it failed, or was given up."""
-        member.health.in_flight -= 1
-        if member.is_limited:
+        health = member.health
+        health.in_flight -= 1
+        if member.has_limits or not health.proven:
             self.member_changed(member, self._now)
 
     def connection_closed(
@@ -680,11 +704,13 @@ class Roster:
 
         ``up`` and ``down`` are the bytes that it carried.
         """
-        self.give_turn_back(member, request)
+        if self.host_limits is not None:
+            self.give_turn_back(member, request)
         member.open -= 1
-        member.counts.up += up
-        member.counts.down += down
-        if member.is_limited:
+        counts = member.counts
+        counts.up += up
+        counts.down += down
+        if member.has_limits or not member.health.proven:
             self.member_changed(member, self._now)
         if self._policy.follows_open:
             self._views.opened(member, member.open + 1)
