@@ -40,6 +40,10 @@ _MAX_PUNYCODE = 63 - len("xn--")
 _NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
 
 
+# what a NamedTuple calls, one call deeper, to make an object
+_new = tuple.__new__
+
+
 class Address(NamedTuple):
     """A destination or a bound address.
 
@@ -102,7 +106,7 @@ class Address(NamedTuple):
         kind = exactly(1)[0]
         if kind == ATYP_IPV4:
             raw = exactly(6)
-            return cls(inet_ntoa(raw[:4]), int.from_bytes(raw[4:], "big"))
+            return _new(cls, (inet_ntoa(raw[:4]), int.from_bytes(raw[4:], "big")))
         if kind == ATYP_IPV6:
             raw = exactly(18)
             return cls(
@@ -121,7 +125,7 @@ class Address(NamedTuple):
         """The address of a socket, from what getsockname() and accept() return."""
         host, port = sockaddr[:2]
         if ":" not in host:  # the kernel's IPv4 addresses have one form only
-            return cls(host, port)
+            return _new(cls, (host, port))
         return cls(_canonical_ip(ipaddress.ip_address(host.partition("%")[0])), port)
 
     def __str__(self) -> str:

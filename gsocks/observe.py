@@ -21,6 +21,17 @@ _connection = logging.getLogger("gsocks.connection")
 
 _numbers = itertools.count(1)
 
+#: the process id, which a child has another one of
+_process = f"{os.getpid():x}"
+
+
+def _note_process() -> None:
+    global _process
+    _process = f"{os.getpid():x}"
+
+
+os.register_at_fork(after_in_child=_note_process)
+
 #: takes a message and its arguments, as ``Logger.debug`` does
 Trace: TypeAlias = Callable[..., None]
 
@@ -28,7 +39,7 @@ Trace: TypeAlias = Callable[..., None]
 def new_connection_id() -> str:
     """An id that no other connection has, in any worker: ``c1a2-17``, of which the first part is
     the process id."""
-    return f"{os.getpid():x}-{next(_numbers)}"
+    return f"{_process}-{next(_numbers)}"
 
 
 def no_trace(message: str, *args: object) -> None:

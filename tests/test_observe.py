@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from io import StringIO
 
@@ -224,6 +226,21 @@ def test_ids_are_never_the_same_and_name_the_process() -> None:
     ids = [new_connection_id() for _ in range(1000)]
     assert len(set(ids)) == len(ids)
     assert {each.partition("-")[0] for each in ids} == {f"{os.getpid():x}"}
+
+
+def test_a_forked_process_has_ids_of_its_own() -> None:
+    source = (
+        "import os\n"
+        "from gsocks.observe import new_connection_id\n"
+        "child = os.fork()\n"
+        "if child: os.waitpid(child, 0)\n"
+        "print(f'{os.getpid():x}', new_connection_id())\n"
+    )
+    said = subprocess.run([sys.executable, "-c", source], stdout=subprocess.PIPE, check=True)
+    lines = [line.split() for line in said.stdout.decode().splitlines()]
+    assert len(lines) == 2
+    for process, connection_id in lines:
+        assert connection_id == f"{process}-1"
 
 
 @in_text

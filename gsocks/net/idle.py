@@ -82,7 +82,9 @@ class IdleTimer:
         watched = self._watched
         if watched is None:
             return
-        period = min(LONGEST_PERIOD, watched.bound / LOOKS)
+        period = watched.bound / LOOKS
+        if period > LONGEST_PERIOD:
+            period = LONGEST_PERIOD
         before = self._sweep
         if before is None or before.period != period:
             if before is not None:
@@ -100,4 +102,5 @@ class IdleTimer:
 
 def _sweep_of(period: float) -> Sweep:
     sweeps = _sweeps_of_this_hub()
-    return sweeps.get(period) or sweeps.setdefault(period, Sweep(period))
+    sweep = sweeps.get(period)
+    return sweeps.setdefault(period, Sweep(period)) if sweep is None else sweep
