@@ -24,9 +24,12 @@ from gsocks import errors
 from gsocks.access.rules import ALLOW_ALL, DEFAULT_RULES
 from gsocks.address import UNSPECIFIED, Address
 from gsocks.exits import Exit, ExitDeps, ExitSpec, make_exit, trust
+from gsocks.exits.base import Connected
 from gsocks.exits.chain import Chain, Detour
 from gsocks.exits.direct import SourceNetwork
 from gsocks.exits.handshake import resumed
+from gsocks.exits.proxy import ProxyExit
+from gsocks.exits.proxy_attempt import ProxyAttempt
 from gsocks.exits.socks import Socks5Exit
 from gsocks.exits.spec import SCHEMES
 from gsocks.exits.tunnel import TunnelExit
@@ -67,7 +70,7 @@ from tests.support.proxies import (
 from tests.support.stream_contract import StreamContract, read_to_end, tcp_pair
 
 #: for all but the streams' contract, whose own greenlets end by exceptions
-leaves_nothing = pytest.mark.usefixtures("never_hangs", "nothing_left")
+leaves_nothing = pytest.mark.usefixtures("never_hangs", "nothing_left", "each_way")
 
 DEST = Address("host.example", 443)
 IPV4_DEST = Address("192.0.2.7", 443)
@@ -91,6 +94,38 @@ def deps(connect: float = 20.0, reach: float = 20.0) -> ExitDeps:
 
 def asking(url: str, **options: float) -> Exit:
     return make_exit(ExitSpec.parse(url), deps(**options))
+
+
+@pytest.fixture(params=["greenlet", "hub"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies are asked by a greenlet, or by the hub where that is possible."""
+    if request.param == "hub":
+        monkeypatch.setattr(ProxyExit, "connect", connect_by_hub)
+
+
+connect_by_greenlet = ProxyExit.connect
+
+
+def connect_by_hub(way: ProxyExit, request: Request) -> Connected:
+    """What the hub makes of a request; or a greenlet, if it has to."""
+    done: AsyncResult[Connected] = AsyncResult()
+
+    def tell(made: Connected | errors.GsocksError) -> None:
+        assert gevent.getcurrent() is gevent.get_hub()
+        if isinstance(made, errors.GsocksError):
+            done.set_exception(made)
+        else:
+            done.set(made)
+
+    attempt = way.begin(request, tell)
+    if attempt is None:
+        return connect_by_greenlet(way, request)
+    try:
+        connected = done.get()
+        assert connected is not None
+        return connected
+    finally:
+        attempt.cancel()
 
 
 def to(dest: Address) -> Request:
@@ -233,6 +268,55 @@ def test_payload_that_comes_with_the_reply_is_not_lost(part: Part) -> None:
         assert read_to_end(stream) == b"SSH-2.0-first words"
         stream.write_eof()
         stream.close()
+
+
+@leaves_nothing
+@pytest.mark.parametrize("name", [name for name in PARTS if not name.startswith("https")])
+def test_a_proxy_that_answers_as_hoped_for_is_asked_without_a_greenlet(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_greenlet(*_: object) -> None:
+        raise AssertionError("a greenlet takes over")
+
+    part = PARTS[name]
+    monkeypatch.setattr(ProxyAttempt, "go_on", no_greenlet)
+    with stage(lambda stream: play(stream, part.lines, at_once)) as proxy:
+        exit_ = asking(part.url(proxy))
+        assert isinstance(exit_, ProxyExit)
+        connected = connect_by_hub(exit_, to(part.dest))
+        assert connected.bound == part.bound
+        connected.stream.abort()
+
+
+@leaves_nothing
+@every_part
+@pytest.mark.parametrize("at", ["the connection", "an answer"])
+def test_a_cancelled_attempt_is_not_told_and_leaves_nothing(part: Part, at: str) -> None:
+    asked, hung_up = Event(), Event()
+
+    def handle(stream: Stream) -> None:
+        lines = (Line(part.lines[0].hears, part.lines[0].says[:1]),)
+        play(stream, lines, at_once)
+        asked.set()
+        try:
+            stream.read()
+        except errors.StreamError:
+            pass
+        hung_up.set()
+
+    with stage(handle) as proxy:
+        exit_ = asking(part.url(proxy))
+        assert isinstance(exit_, ProxyExit)
+        attempt = exit_.begin(to(part.dest), lambda _: pytest.fail("was told"))
+        if attempt is None:
+            pytest.skip("the hub does not speak TLS")
+        if at == "an answer":
+            asked.wait()
+            gevent.sleep(0)
+        attempt.cancel()
+        attempt.cancel()
+        if at == "an answer":
+            hung_up.wait()
 
 
 @leaves_nothing

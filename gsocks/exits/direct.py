@@ -49,6 +49,10 @@ class DirectExit:
         """The stream of :meth:`connect`, for a caller that needs no bound address."""
         return SocketStream(self._dialer.connect(request.dest, request.user, request.client))
 
+    def begin_stream(self, attempt: DialAttempt, request: Request) -> bool:
+        """Begin ``attempt`` at the same; see :meth:`gsocks.net.dial.Dialer.begin`."""
+        return self._dialer.begin(attempt, request.dest, request.user)
+
     def associate(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Associates.associate`."""
         return Connected(DirectDatagrams(self._dialer, request.user, request.client), UNSPECIFIED)
@@ -69,10 +73,11 @@ class _DirectAttempt(DialAttempt):
     def __init__(self, done: Callable[[Connected | GsocksError | None], None]) -> None:
         self._done = done
 
-    def connected(self, stream: SocketStream) -> None:
+    def connected(self) -> None:
         """See :meth:`gsocks.net.dial.DialAttempt.connected`."""
-        bound = Address.from_sockaddr(self._sock.getsockname())
-        self._done(Connected(stream, bound))
+        sock = self._sock
+        stream = SocketStream(sock, watcher=self._watcher)
+        self._done(Connected(stream, Address.from_sockaddr(sock.getsockname())))
 
     def failed(self, error: ConnectFailed) -> None:
         """See :meth:`gsocks.net.dial.DialAttempt.failed`."""

@@ -6,20 +6,24 @@ What a proxy says when it does not connect, gsocks/exits/http_refusal.py reads.
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Callable
+from functools import lru_cache
 
 import h11
 
 from gsocks.address import UNSPECIFIED, Address
-from gsocks.errors import BadResponse, ExitFailed, Truncated
+from gsocks.errors import BadResponse, ExitFailed, GsocksError, Truncated
 from gsocks.exits.base import Connected, Exit
 from gsocks.exits.client_tls import ClientTls
 from gsocks.exits.credentials import Credentials, Filled
 from gsocks.exits.handshake import resumed
 from gsocks.exits.http_refusal import refusal
 from gsocks.exits.proxy import ProxyExit
+from gsocks.exits.proxy_attempt import ProxyAttempt
 from gsocks.http import message
-from gsocks.http.message import field
+from gsocks.http.message import field, parse_response
 from gsocks.http.response import ResponseReader, take_head
+from gsocks.request import Request
 from gsocks.stream import Stream
 from gsocks.turns import give_way
 
@@ -56,6 +60,14 @@ class HttpExit(ProxyExit):
         )
         self._tls = tls
 
+    def _attempt(
+        self, request: Request, done: Callable[[Connected | GsocksError], None]
+    ) -> HttpAttempt | None:
+        if self._tls is not None:
+            return None
+        login = self._login(request)
+        return HttpAttempt(self, request.dest, login, done, self._timeout, self._reach_timeout)
+
     def _greet(self, stream: Stream, login: Filled | None) -> Stream:  # noqa: ARG002
         if self._tls is None:
             return stream
@@ -76,11 +88,41 @@ def basic(login: Filled) -> str:
     return "Basic " + b64encode(":".join(login).encode()).decode("ascii")
 
 
-def _connect(stream: Stream, dest: Address, credentials: str | None) -> tuple[h11.Response, bytes]:
-    """Send CONNECT for ``dest``; returns the response, and the bytes received behind its head."""
+def _request(dest: Address, credentials: str | None) -> bytes:
     target = str(dest).encode("ascii")
     login = b"" if credentials is None else b"Proxy-Authorization: %s\r\n" % credentials.encode()
-    stream.write(b"CONNECT %s HTTP/1.1\r\nHost: %s\r\n%s\r\n" % (target, target, login))
+    return b"CONNECT %s HTTP/1.1\r\nHost: %s\r\n%s\r\n" % (target, target, login)
+
+
+class HttpAttempt(ProxyAttempt):
+    """See :class:`gsocks.exits.proxy_attempt.ProxyAttempt`."""
+
+    __slots__ = ()
+
+    def speak(self) -> None:
+        """See :class:`gsocks.exits.proxy_attempt.ProxyAttempt`, as for the method below."""
+        login = self.login
+        self.ask(_request(self.target, None if login is None else basic(login)))
+
+    def understand(self, received: bytes) -> None:
+        end = received.find(b"\r\n\r\n") + 4
+        head = received[:end]
+        answer = _plain_answer(head) if len(head) > 4 else None
+        if answer is None:  # it has more to come, or is odd
+            self.go_on()
+        elif 200 <= answer.status_code < 300:
+            self.succeeded(UNSPECIFIED, received[end:])
+        else:
+            self.refused(refusal(answer, self.target, had_credentials=self.login is not None))
+
+
+#: most answers of a proxy are the same
+_plain_answer = lru_cache(64)(parse_response)
+
+
+def _connect(stream: Stream, dest: Address, credentials: str | None) -> tuple[h11.Response, bytes]:
+    """Send CONNECT for ``dest``; returns the response, and the bytes received behind its head."""
+    stream.write(_request(dest, credentials))
     reader = ResponseReader(_ANY)
     buffer = bytearray()
     received = 0

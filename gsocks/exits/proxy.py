@@ -26,6 +26,7 @@ from gsocks.exits.base import Connected, Exit
 from gsocks.exits.credentials import Credentials, Filled
 from gsocks.exits.direct import DirectExit
 from gsocks.exits.forward import identity
+from gsocks.exits.proxy_attempt import Progress, ProxyAttempt
 from gsocks.request import CONNECT, Request
 from gsocks.stream import Stream
 
@@ -33,12 +34,11 @@ _LATE = object()
 
 
 class _Progress:
-    """How far an attempt has come."""
+    """See :class:`gsocks.exits.proxy_attempt.Progress`."""
 
     __slots__ = ("asked",)
 
     def __init__(self) -> None:
-        #: whether the request was sent: what breaks before that is the proxy's own failure
         self.asked = False
 
 
@@ -77,9 +77,34 @@ class ProxyExit:
             self._timeout, self._connect, request, progress, on_timeout=None
         )
         if connected is None:
-            kind = ExitDoubtful if progress.asked else ExitFailed
-            raise kind(f"{self.label}: no answer within {self._timeout:g} s")
+            raise self.late(progress)
         return connected
+
+    def begin(
+        self, request: Request, done: Callable[[Connected | GsocksError], None]
+    ) -> ProxyAttempt | None:
+        """See :meth:`gsocks.exits.base.Begins.begin`."""
+        through = self._through
+        if type(through) is not DirectExit:
+            return None
+        attempt = self._attempt(request, done)
+        if attempt is None:
+            return None
+        try:
+            if not through.begin_stream(attempt, self._nearer(request)):
+                return None
+        except GsocksError as error:
+            raise self.unreached(error) from None
+        attempt.begun_all()
+        return attempt
+
+    def _attempt(
+        self,
+        request: Request,  # noqa: ARG002
+        done: Callable[[Connected | GsocksError], None],  # noqa: ARG002
+    ) -> ProxyAttempt | None:
+        """The messages of the handshake for ``request``; None: the hub can't carry it."""
+        return None
 
     def identity(self, request: Request) -> Hashable:
         """See :meth:`gsocks.exits.forward.Identifies.identity`: the credentials, and what makes a
@@ -107,49 +132,71 @@ class ProxyExit:
     def _in_time(self, step: Callable[..., object], *args: object) -> None:
         """Do a step of :meth:`_greet`.  Raises what it raises, and ExitFailed if it takes long."""
         if call_with_timeout(self._reach_timeout, step, *args, on_timeout=_LATE) is _LATE:
-            raise ExitFailed(f"no handshake within {self._reach_timeout:g} s")
+            raise self._late_greeting()
 
     def _ask(self, stream: Stream, dest: Address, login: Filled | None) -> Connected:
         """Have the proxy connect to ``dest``.  Raises ConnectFailed or StreamError."""
         raise NotImplementedError
 
-    def _connect(self, request: Request, progress: _Progress) -> Connected:
+    def _connect(self, request: Request, progress: Progress) -> Connected:
         login = self._login(request)
-        stream = self._reach(request)
+        return self.converse(self._reach(request), request.dest, login, progress)
+
+    def converse(
+        self, stream: Stream, dest: Address, login: Filled | None, progress: Progress
+    ) -> Connected:
+        """See :class:`gsocks.exits.proxy_attempt.AskingExit`, as for the methods below."""
         try:
             greeted = self._greet(stream, login)
             progress.asked = True
-            return self._ask(greeted, request.dest, login)
-        except StreamError as error:
+            return self._ask(greeted, dest, login)
+        except (StreamError, ConnectFailed) as error:
             stream.abort()
-            # Many proxies close the connection when they can't reach a destination.  An alert of
-            # TLS 1.3 may come as late: the proxy wants a certificate.
-            late = progress.asked and not isinstance(error, TlsFailed)
-            kind = ExitHungUp if late else ExitFailed
-            raise kind(f"{self.label}: {error}") from None
-        except ConnectFailed as error:
-            stream.abort()
-            raise error.of(self.label) from None
+            raise self.broken(error, progress) from None
         except BaseException:  # timed out or killed
             stream.abort()
             raise
+
+    def broken(self, error: GsocksError, progress: Progress) -> GsocksError:
+        if isinstance(error, ConnectFailed):
+            return error.of(self.label)
+        # Many proxies close the connection when they can't reach a destination.  An alert of
+        # TLS 1.3 may come as late: the proxy wants a certificate.
+        late = progress.asked and not isinstance(error, TlsFailed)
+        return (ExitHungUp if late else ExitFailed)(f"{self.label}: {error}")
+
+    def late(self, progress: Progress) -> GsocksError:
+        kind = ExitDoubtful if progress.asked else ExitFailed
+        return kind(f"{self.label}: no answer within {self._timeout:g} s")
+
+    def late_greeting(self) -> GsocksError:
+        return self._late_greeting().of(self.label)
+
+    def _late_greeting(self) -> GsocksError:
+        return ExitFailed(f"no handshake within {self._reach_timeout:g} s")
 
     def _login(self, request: Request) -> Filled | None:
         """The credentials for a request."""
         return None if self._credentials is None else self._credentials.filled(request)
 
     def _reach(self, request: Request) -> Stream:
-        # with the same selector, in case the other exit is a proxy too
-        nearer = Request(CONNECT, self._proxy, request.user, selector=request.selector)
-        through = self._through
+        nearer, through = self._nearer(request), self._through
         try:
             if type(through) is DirectExit:  # as nearly always
                 return through.stream_to(nearer)
             return through.connect(nearer).stream
-        except (LimitReached, OutOfResources):  # mostly limits of this machine
-            raise
-        except LoopDetected as error:
-            raise error.of(self.label) from None
         except GsocksError as error:
-            # every other failure is not the destination's
-            raise ExitFailed(f"{self.label}: {error}") from None
+            raise self.unreached(error) from None
+
+    def _nearer(self, request: Request) -> Request:
+        """A request for the proxy."""
+        # with the same selector, in case the other exit is a proxy too
+        return Request(CONNECT, self._proxy, request.user, selector=request.selector)
+
+    def unreached(self, error: GsocksError) -> GsocksError:
+        if isinstance(error, LimitReached | OutOfResources):  # mostly limits of this machine
+            return error
+        if isinstance(error, LoopDetected):
+            return error.of(self.label)
+        # every other failure is not the destination's
+        return ExitFailed(f"{self.label}: {error}")

@@ -10,8 +10,9 @@ take one recv for one message are common (microsocks#105), and hang if two arriv
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from socket import inet_ntoa
 
-from gsocks.address import UNSPECIFIED, Address, IPAddress
+from gsocks.address import ATYP_IPV4, UNSPECIFIED, Address, IPAddress
 from gsocks.deadline import call_with_timeout
 from gsocks.errors import (
     AddressFamilyNotSupported,
@@ -23,6 +24,7 @@ from gsocks.errors import (
     ExitDoubtful,
     ExitFailed,
     Forbidden,
+    GsocksError,
     HostUnreachable,
     NameNotFound,
     NetworkUnreachable,
@@ -31,6 +33,7 @@ from gsocks.exits.base import Connected, Exit
 from gsocks.exits.credentials import Credentials, Filled
 from gsocks.exits.handshake import Opening
 from gsocks.exits.proxy import ProxyExit
+from gsocks.exits.proxy_attempt import ProxyAttempt
 from gsocks.request import Command, Request
 from gsocks.stream import Stream
 
@@ -72,6 +75,12 @@ class Socks5Exit(ProxyExit):
 
     __slots__ = ()
 
+    def _attempt(
+        self, request: Request, done: Callable[[Connected | GsocksError], None]
+    ) -> ProxyAttempt:
+        login = self._login(request)
+        return _Socks5Attempt(self, request.dest, login, done, self._timeout, self._reach_timeout)
+
     def _greet(self, stream: Stream, login: Filled | None) -> Stream:
         opening = Opening(stream)
         self._in_time(_greet, stream, opening, login)
@@ -79,7 +88,7 @@ class Socks5Exit(ProxyExit):
 
     def _ask(self, stream: Stream, dest: Address, login: Filled | None) -> Connected:  # noqa: ARG002
         opening = Opening(stream)
-        stream.write(bytes((_VERSION, Command.CONNECT, 0x00)) + dest.encode())
+        stream.write(_CONNECT + dest.encode())
         version, reply = opening.exactly(2, "its reply")
         _expect(version, _VERSION)
         if reply:  # the rest has no more information, and is not always sent
@@ -87,6 +96,53 @@ class Socks5Exit(ProxyExit):
         opening.exactly(1, "its reply")  # RSV
         bound = _read_bound(opening)
         return Connected(opening.rest(), bound)
+
+
+_CONNECT = bytes((_VERSION, Command.CONNECT, 0x00))
+
+
+class _Socks5Attempt(ProxyAttempt):
+    """Greeting, login and request by the hub."""
+
+    asks_first = False
+
+    __slots__ = ()
+
+    def speak(self) -> None:
+        self.say(_greeting(_NO_AUTHENTICATION if self.login is None else _USERNAME_PASSWORD))
+
+    def understand(self, received: bytes) -> None:
+        login = self.login
+        length = 2 if login is None else 4  # of what answers the greeting, and the login
+        if self.asked:
+            self._understand_reply(received, length)
+        elif login is not None and received == _WANTS_LOGIN:
+            self.say(_login_message(login))
+        elif received == _WANTS_NOTHING and login is None:
+            self.ask(_CONNECT + self.target.encode())
+        elif login is not None and len(received) == length and received[:2] == _WANTS_LOGIN:
+            self._understand_status(received[3])
+        else:
+            self.go_on()
+
+    def _understand_status(self, status: int) -> None:
+        if status:
+            self.go_on()
+        else:
+            self.ask(_CONNECT + self.target.encode())
+
+    def _understand_reply(self, received: bytes, at: int) -> None:
+        end = at + 10
+        if len(received) < end or received[at : at + 4] != _SUCCEEDED_IPV4:
+            self.go_on()
+            return
+        port = int.from_bytes(received[end - 2 : end], "big")
+        self.succeeded(Address(inet_ntoa(received[at + 4 : end - 2]), port), received[end:])
+
+
+_WANTS_NOTHING = bytes((_VERSION, _NO_AUTHENTICATION))
+_WANTS_LOGIN = bytes((_VERSION, _USERNAME_PASSWORD))
+_SUCCEEDED_IPV4 = bytes((_VERSION, 0x00, 0x00, ATYP_IPV4))
 
 
 def _greet(stream: Stream, opening: Opening, login: Filled | None) -> None:
@@ -100,7 +156,7 @@ def _greet(stream: Stream, opening: Opening, login: Filled | None) -> None:
 
 def _agree(stream: Stream, opening: Opening, method: int) -> None:
     """Agree on a method, RFC 1928 section 3."""
-    stream.write(bytes((_VERSION, 1, method)))
+    stream.write(_greeting(method))
     version, chosen = opening.exactly(2, "its answer to the greeting")
     _expect(version, _VERSION)
     if chosen != method:
@@ -108,16 +164,22 @@ def _agree(stream: Stream, opening: Opening, method: int) -> None:
         raise ExitFailed(f"the proxy {wants} user name and password (it chose {chosen:#04x})")
 
 
+def _greeting(method: int) -> bytes:
+    return bytes((_VERSION, 1, method))
+
+
 def _log_in(stream: Stream, opening: Opening, login: Filled) -> None:
     """User name and password, RFC 1929 section 2."""
-    name, secret = login.user.encode(), login.password.encode()
-    stream.write(
-        bytes((_LOGIN_VERSION, len(name))) + name + bytes((len(secret),)) + secret  # lengths < 256
-    )
+    stream.write(_login_message(login))
     # the version is ignored: some proxies answer 5
     _, status = opening.exactly(2, "its answer to the login")
     if status:
         raise ExitFailed("the proxy refuses this user name and password")
+
+
+def _login_message(login: Filled) -> bytes:
+    name, secret = login.user.encode(), login.password.encode()
+    return bytes((_LOGIN_VERSION, len(name))) + name + bytes((len(secret),)) + secret  # < 256
 
 
 def _failure(reply: int, dest: Address) -> ConnectFailed:
@@ -159,6 +221,15 @@ class Socks4aExit(ProxyExit):
 
     __slots__ = ()
 
+    def _attempt(
+        self, request: Request, done: Callable[[Connected | GsocksError], None]
+    ) -> ProxyAttempt | None:
+        ip = request.dest.ip
+        if ip is not None and ip.version == 6:  # which has to fail
+            return None
+        login = self._login(request)
+        return _Socks4aAttempt(self, request.dest, login, done, self._timeout, self._reach_timeout)
+
     def _ask(self, stream: Stream, dest: Address, login: Filled | None) -> Connected:
         stream.write(_socks4a_request(dest, "" if login is None else login.user))
         opening = Opening(stream)
@@ -169,10 +240,29 @@ class Socks4aExit(ProxyExit):
             kind = ExitDoubtful if reply == _REJECTED_OR_FAILED else ExitFailed
             raise kind(f"{dest}: the proxy rejected it or failed (reply {reply:#04x})")
         bound = opening.exactly(6, "its reply")
-        return Connected(
-            opening.rest(),
-            Address(".".join(map(str, bound[2:])), int.from_bytes(bound[:2], "big")),
-        )
+        return Connected(opening.rest(), _bound_of_4(bound))
+
+
+class _Socks4aAttempt(ProxyAttempt):
+    """The request by the hub."""
+
+    __slots__ = ()
+
+    def speak(self) -> None:
+        self.ask(_socks4a_request(self.target, "" if self.login is None else self.login.user))
+
+    def understand(self, received: bytes) -> None:
+        if len(received) < 8 or received[:2] != _GRANTED_4:
+            self.go_on()
+        else:
+            self.succeeded(_bound_of_4(received[2:8]), received[8:])
+
+
+_GRANTED_4 = bytes((_REPLY_VERSION_4, _GRANTED))
+
+
+def _bound_of_4(raw: bytes) -> Address:
+    return Address(inet_ntoa(raw[2:]), int.from_bytes(raw[:2], "big"))
 
 
 def _socks4a_request(dest: Address, user: str) -> bytes:
@@ -224,6 +314,13 @@ class Socks4Exit(Socks4aExit):
             reach_timeout=reach_timeout,
         )
         self._addresses = addresses
+
+    def _attempt(
+        self,
+        request: Request,
+        done: Callable[[Connected | GsocksError], None],
+    ) -> None:
+        """A name has to be looked up first."""
 
     def connect(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Exit.connect`."""

@@ -38,6 +38,10 @@ class Deadlines:
         """How much is under way."""
         return len(self._began)
 
+    def __contains__(self, one: Expires) -> bool:
+        """Whether it is under way."""
+        return one in self._began
+
     def add(self, one: Expires, now: float) -> None:
         """It begins ``now``, in monotonic seconds."""
         self._began[one] = now

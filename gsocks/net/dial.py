@@ -43,7 +43,7 @@ from gsocks.net.deadlines import Deadlines
 from gsocks.net.own_listeners import OwnListeners
 from gsocks.net.resolve import Resolver
 from gsocks.sock import READ, WRITE, AnySocket, Socket
-from gsocks.stream import SocketStream, tune
+from gsocks.stream import tune
 
 #: the local address and port (0 for any) to connect from, for AF_INET or AF_INET6; None leaves
 #: both to the kernel; raises ConnectFailed if no address of that family may be used
@@ -254,8 +254,8 @@ class DialAttempt:
     _deadlines: Deadlines
     _watcher: Any
 
-    def connected(self, stream: SocketStream) -> None:
-        """Has connected."""
+    def connected(self) -> None:
+        """Has connected; the watcher is one for READ now, and not active."""
         raise NotImplementedError
 
     def failed(self, error: ConnectFailed) -> None:
@@ -295,7 +295,7 @@ class DialAttempt:
             return
         watcher.stop()
         watcher.events = READ
-        self.connected(SocketStream(sock, watcher=watcher))
+        self.connected()
 
 
 class _Race:

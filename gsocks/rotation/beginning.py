@@ -67,21 +67,23 @@ class Beginning:
     def __call__(self, made: Connected | GsocksError | None) -> None:
         """The exit's attempt has ended."""
         self._deadlines.discard(self)
+        begun = self._let_go()
         if made is None:
-            self._begun.failed(FirstAttempt(self._member, self._began))
+            begun.failed(FirstAttempt(self._member, self._began))
             return
         if isinstance(made, GsocksError):
             self._uncount()
-            self._begun.failed(FirstAttempt(self._member, self._began, made))
+            begun.failed(FirstAttempt(self._member, self._began, made))
             return
         group, member, began, now = self._group, self._member, self._began, time.monotonic()
         group.evidence.connected(member, self._request, now)
         reached = Reached(member, made, began, now - began, on_trial=False)
-        self._begun.connected(Outbound(made.stream, made.bound, reached, self._request, group))
+        begun.connected(Outbound(made.stream, made.bound, reached, self._request, group))
 
     def expired(self) -> None:
         """See :meth:`gsocks.net.deadlines.Expires.expired`."""
         self._attempt.cancel()
+        begun = self._let_go()
         self._uncount()
         member, seconds = self._member, self._deadlines.seconds
         if seconds >= self._group.timeout:
@@ -89,13 +91,21 @@ class Beginning:
         else:
             error = ExitDoubtful(f"{member.label}: not connected within {seconds:.3g} s")
             first = FirstAttempt(member, self._began, error)
-        self._begun.failed(first)
+        begun.failed(first)
 
     def cancel(self) -> None:
         """See :meth:`gsocks.exits.base.Attempt.cancel`."""
         if self._deadlines.discard(self):
             self._attempt.cancel()
+            self._let_go()
             self._uncount()
+
+    def _let_go(self) -> Begun:
+        """The request's owner; it and the exit's attempt refer to this one, which would be a cycle
+        for the garbage collector."""
+        begun = self._begun
+        del self._begun, self._attempt
+        return begun
 
     def _uncount(self) -> None:
         self._group.roster.request_done(self._member)
