@@ -200,11 +200,10 @@ def test_a_name_is_looked_up_in_a_greenlet() -> None:
     "request_",
     [
         Request(Command.BIND, NOWHERE),
-        to(NOWHERE, selector=ExitSelector(session="cart")),
         to(NOWHERE, trace=print),
         to(Address("192.0.2.7", 80)),
     ],
-    ids=["bind", "session", "trace", "denied"],
+    ids=["bind", "trace", "denied"],
 )
 def test_what_is_not_plain_is_left_to_a_greenlet_and_counts_nothing(request_: Request) -> None:
     rules = Rules.parse(["deny 192.0.2.7", "allow all"])
@@ -307,3 +306,72 @@ def test_a_raised_failure_is_in_no_cycle_with_its_attempt() -> None:
         assert failure() is None
     finally:
         gc.enable()
+
+
+CART = ExitSelector(session="cart")
+
+
+def test_the_requests_of_a_session_keep_their_exit() -> None:
+    slow = [Slow(str(number)) for number in range(5)]
+    group, owner = ExitGroup(slow, ALLOW_ALL), Owner()
+    for _ in range(3):
+        attempt = group.begin(to(NOWHERE, selector=CART), owner)
+        assert isinstance(attempt, Beginning)
+        attempt.cancel()
+    assert len(set(owner.attempts)) == 1
+    assert counts(group) == [(0, 0)] * 5
+
+
+def test_a_session_that_was_connected_stays_at_its_exit(echo_server: Address) -> None:
+    exits = [direct_exit(str(number)) for number in range(3)]
+    group, owner = ExitGroup(exits, ALLOW_ALL), Owner()
+    request = to(echo_server, selector=ExitSelector(session="cart", strict=True), user="alice")
+    group.begin(request, owner)
+    owner.told.wait()
+    assert owner.outbound is not None
+    assert group.sessions.kept(("alice", "cart"), request.selector, time.monotonic()) == (
+        owner.outbound.name
+    )
+    owner.outbound.abort()
+
+
+def test_the_exit_of_a_session_is_given_its_name_behind_it() -> None:
+    class Noting(Slow):
+        def begin(self, request: Request, done: Callable[[Any], None]) -> Slow:
+            self.asked.append(request)
+            return super().begin(request, done)
+
+    noting = Noting()
+    group = ExitGroup([noting], ALLOW_ALL)
+    group.begin(to(NOWHERE, selector=CART), Owner())
+    group.rotate(None, "cart")
+    group.begin(to(NOWHERE, selector=CART), Owner())
+    assert [request.selector.session for request in noting.asked] == ["cart", "cart/1"]
+
+
+def test_a_session_whose_exit_fails_is_retried_there() -> None:
+    class Refusing(Slow):
+        def connect(self, request: Request) -> Connected:
+            self.asked.append(request)
+            raise errors.ConnectionRefused("no")
+
+    refusing = Refusing("one")
+    group, owner = ExitGroup([refusing], ALLOW_ALL), Owner()
+    request = to(NOWHERE, selector=ExitSelector(session="cart", strict=True))
+    group.begin(request, owner)
+    (member,) = group.roster
+    group.sessions.served(("", "cart"), member.name)
+    refusing.done(errors.ExitHungUp("gone"))
+    assert owner.first is not None
+    with pytest.raises(errors.ConnectionRefused):
+        group.connect(request, owner.attempted, after=owner.first)
+    assert len(refusing.asked) >= 1
+    assert counts(group) == [(0, 0)]
+
+
+def test_a_session_whose_exit_is_full_is_left_to_a_greenlet() -> None:
+    group = ExitGroup([Offer(Slow(), max_connections=1)], ALLOW_ALL)
+    request = to(NOWHERE, selector=ExitSelector(session="cart", strict=True))
+    assert isinstance(group.begin(request, Owner()), Beginning)
+    assert group.begin(request, Owner()) is None
+    assert counts(group) == [(1, 1)]

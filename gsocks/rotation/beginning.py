@@ -15,7 +15,7 @@ from gsocks.exits.base import Attempt, Connected
 from gsocks.net.deadlines import Deadlines
 from gsocks.request import Request
 from gsocks.rotation.connected import Group, Outbound
-from gsocks.rotation.failover import Reached
+from gsocks.rotation.failover import Reached, note_connected
 from gsocks.rotation.first_attempt import FirstAttempt
 from gsocks.rotation.member import Member
 
@@ -77,6 +77,7 @@ class Beginning:
             return
         group, member, began, now = self._group, self._member, self._began, time.monotonic()
         group.evidence.connected(member, self._request, now)
+        note_connected(group.sessions, self._request, member)
         reached = Reached(member, made, began, now - began, on_trial=False)
         begun.connected(Outbound(made.stream, made.bound, reached, self._request, group))
 

@@ -155,6 +155,27 @@ class Failover:
                 return self._reached(chosen, made)
         raise self._failure or self._why_none()
 
+    def first_of_session(self, now: float) -> Member | None:
+        """The exit of the first attempt of a request that has a session, as :meth:`run` chooses it.
+
+        None: :meth:`run` has to choose, since its choice is more than that, or since there is none.
+        """
+        try:
+            chosen = self._choose(now, last=False)
+        except GsocksError:
+            return None
+        return None if self._trial is not None else chosen
+
+    def request_at_exit(self) -> Request:
+        """The request that an exit gets."""
+        request = self._request
+        if self._session is None:
+            return request
+        name = self._sessions.name_at_exit(self._session)
+        if name == request.selector.session:
+            return request
+        return request._replace(selector=request.selector._replace(session=name))
+
     def _resume(self, first: FirstAttempt) -> None:
         """Go on behind the first attempt, or with it.  Raises its failure if that is final."""
         member, failure = first.member, first.failure
@@ -443,10 +464,7 @@ class Failover:
 
         ``seconds``: for this attempt; None: no bound of its own.  Raises GsocksError.
         """
-        request, roster = self._request, self._roster
-        if self._session is not None:
-            name = self._sessions.name_at_exit(self._session)
-            request = request._replace(selector=request.selector._replace(session=name))
+        request, roster = self.request_at_exit(), self._roster
         if chosen is self._counted:
             self._counted = None
         else:
@@ -471,10 +489,7 @@ class Failover:
         now, began = time.monotonic(), self._began[chosen]
         if _shows_connection(made):
             self._evidence.connected(chosen, self._request, now)
-        # The destination may have seen the session at this exit; but an exit that has never worked
-        # is kept only when a byte has come back.
-        if self._session is not None and (self._strict or chosen.health.has_worked):
-            self._sessions.served(self._session, chosen.name)
+        note_connected(self._sessions, self._request, chosen)
         return Reached(chosen, made, began, now - began, chosen is self._trial)
 
     def _is_final(self, chosen: Member, failure: GsocksError) -> bool:
@@ -530,6 +545,20 @@ class Failover:
         if self._strict:
             return self._sessions.kept(session, self._request.selector, now) == chosen.name
         return self._kept(session, now) is chosen
+
+
+def note_connected(sessions: Sessions, request: Request, chosen: Member) -> None:
+    """An exit has connected ``request``, at which its session stays, if it has one.
+
+    The destination may have seen the session there.  But an exit that has never worked is kept only
+    when a byte has come back, unless the session is strict.
+    """
+    session = request.selector.session
+    if session is None:
+        return
+    strict = request.selector.strict or sessions.settings.strict
+    if strict or chosen.health.has_worked:
+        sessions.served((request.user or "", session), chosen.name)
 
 
 def _seconds_until(then: float, now: float) -> float:

@@ -217,7 +217,12 @@ class ExitGroup:
         now = time.monotonic()
         self.evidence.arrived(request, now)
         last = self._tries == 1 or len(self.roster) == 1
-        member = self.roster.choose(request, (), now, proven_only=last)
+        asked = request
+        if request.selector.session is None:
+            member = self.roster.choose(request, (), now, proven_only=last)
+        else:
+            failover = self._failover(request)
+            member, asked = failover.first_of_session(now), failover.request_at_exit()
         if member is None or self.roster.take_turn(member, request, now, 0.0) is None:
             return None
         begun.attempted(member.label)
@@ -229,7 +234,7 @@ class ExitGroup:
         deadlines = self._deadlines if last else self._deadlines_of_first
         beginning = Beginning(self, member, request, begun, now, deadlines)
         try:
-            attempt = member.exit.begin(request, beginning)  # type: ignore[attr-defined] # it begins
+            attempt = member.exit.begin(asked, beginning)  # type: ignore[attr-defined] # it begins
         except GsocksError as error:
             self.roster.request_done(member)
             self.roster.connection_closed(member, request)
@@ -243,9 +248,12 @@ class ExitGroup:
         """Whether the first attempt of a request needs no greenlet before the exit is asked."""
         if (
             request.command is not CONNECT
-            or request.selector.session is not None
             or request.trace is not no_trace
-            or (self._hedge is not None and not request.fast_open)
+            or (
+                self._hedge is not None
+                and not request.fast_open
+                and request.selector.session is None  # which has one exit
+            )
             or self._loop_probes.has_asked_for(request.dest)
         ):
             return False
@@ -407,7 +415,23 @@ class ExitGroup:
         if first is not None:
             left = max(0.0, first.began + left - time.monotonic())
         excluded = self._members(failed) if failed else ()
-        failover = Failover(
+        failover = self._failover(request, connect, excluded, first)
+        # Not by an exception that is a ConnectFailed: an exit would take it for its own failure.
+        reached = call_with_timeout(
+            left, failover.run, self.timeout, self._tries, on_attempt, on_timeout=None
+        )
+        if reached is None:
+            raise self._timed_out(request)
+        return reached
+
+    def _failover(
+        self,
+        request: Request,
+        connect: Callable[[Member, Request], Any] | None = None,
+        excluded: Collection[Member] = (),
+        first: FirstAttempt | None = None,
+    ) -> Failover:
+        return Failover(
             request,
             self.roster,
             self.evidence,
@@ -417,13 +441,6 @@ class ExitGroup:
             self._hedge,
             first,
         )
-        # Not by an exception that is a ConnectFailed: an exit would take it for its own failure.
-        reached = call_with_timeout(
-            left, failover.run, self.timeout, self._tries, on_attempt, on_timeout=None
-        )
-        if reached is None:
-            raise self._timed_out(request)
-        return reached
 
     def _members(self, names: Collection[str]) -> set[Member]:
         found = (self.roster.named(name) for name in names)
