@@ -127,7 +127,7 @@ def test_without_a_ready_tunnel_nothing_is_begun(echo_server: Address) -> None:
 def test_a_refusal_is_told_and_its_tunnel_is_used_again(ready: Ready, slow: FakeExit) -> None:
     with running_inbound(make_server(exit_group=ExitGroup([slow], ALLOW_ALL))) as server:
         way = ready(server)
-        slow.fail(errors.ConnectionRefused("nobody there"))
+        slow.fail(errors.ConnectionRefused("not there"))
         for _ in range(3):
             asked = Asked(way, to(NOWHERE))
             assert counts(way.pool) == (1, 2)
@@ -209,7 +209,7 @@ def test_a_refusal_keeps_no_attempt_alive(ready: Ready, slow: FakeExit) -> None:
         slow.asked.wait()
         gc.disable()
         try:
-            slow.fail(errors.ConnectionRefused("nobody there"))
+            slow.fail(errors.ConnectionRefused("not there"))
             assert asked.end is not None
             asked.attempt = None
             eventually(lambda: attempt() is None)
