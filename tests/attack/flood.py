@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import tests.attack
-from tests.attack.witness import Testimony, Witness
+from tests.attack.witness import GIVE_UP, Testimony, Witness
 from tests.support.program import Program
 from tests.support.waiting import TOO_LONG
 
@@ -37,6 +37,11 @@ _AGAIN = 0.01
 #: its socket's end holds up the end of the scene for no longer
 _PATIENCE = 10.0
 
+
+#: of the local end before a flooded server: it is as patient as the witness.  A SYN that the kernel
+#: drops, as its queue is full, is repeated after 1 s and again after 2 s more, when the local end
+#: would have given up by default.
+PATIENT = f"timeouts: {{connect: {GIVE_UP:g}s, exit: {GIVE_UP:g}s}}"
 
 #: seconds between two looks at whether the flood has gone on
 _LOOKS = 0.01

@@ -7,7 +7,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 
-from tests.attack.flood import Attacked, Scene, flood
+from tests.attack.flood import PATIENT, Attacked, Scene, flood
 from tests.attack.witness import Witness
 
 #: connections that are held at a time: as many as there may be handshakes by default
@@ -69,7 +69,7 @@ def _server(scene: Scene) -> tuple[int, Attacked]:
     """A server, whose witness opens a tunnel for each of its requests."""
     server = scene.gsocks(SERVER)
     local = scene.gsocks(
-        "local:\n  listen: 127.0.0.1:0\n  rules: [allow all]\n  pool: {size: 0}\n"
+        f"local:\n  listen: 127.0.0.1:0\n  rules: [allow all]\n  pool: {{size: 0}}\n  {PATIENT}\n"
         f"  exits: [{{url: 'gsocks://127.0.0.1:{server.port('server')}', key_file: gsocks.key}}]\n"
     )
     return server.port("server"), Attacked(server, Witness(local.port()))

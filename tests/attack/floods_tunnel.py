@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
-from tests.attack.flood import Attacked, Scene, flood
+from tests.attack.flood import PATIENT, Attacked, Scene, flood
 from tests.attack.witness import Witness, read_exactly
 from tests.support import other_end
 from tests.support.other_end import DATA, FIN, OPEN, PAD, PING, SECRETBOX, Boxes
@@ -36,7 +36,7 @@ def _attacked(scene: Scene, frames: Callable[[], Frames]) -> Attacked:
     port = server.port("server")
     exit_ = f"gsocks://{_text(ALICE).rstrip('=')}@127.0.0.1:{port}"
     local = scene.gsocks(
-        f"local: {{listen: '127.0.0.1:0', rules: [allow all], exits: ['{exit_}']}}\n"
+        f"local: {{listen: '127.0.0.1:0', rules: [allow all], exits: ['{exit_}'], {PATIENT}}}\n"
     )
 
     def one_tunnel() -> None:
