@@ -216,6 +216,7 @@ class _ActiveRequest(ActiveRequest):
         client: Stream,
         ending: Endable | None = None,
         sock: object = None,
+        after: object = None,
     ) -> bool:
         """CONNECT: what stands behind it is any protocol."""
         answer.succeeded(request.dest, "nowhere")

@@ -94,6 +94,8 @@ def negotiate(
     sock: AnySocket,
     login: Authenticator,
     commands: Collection[Command] = CONNECT_ONLY,
+    received: bytes = b"",
+    greeted: bool = False,
 ) -> tuple[Request, Answer] | SpeaksHttp:
     """Negotiate with a client until it has sent a SOCKS request, or is known to speak HTTP.
 
@@ -101,38 +103,108 @@ def negotiate(
     bounds the time by a gevent.Timeout around this call, and closes ``sock``, by
     :func:`gsocks.stream.close_after_reply`.
 
+    ``received``: bytes that were received already; ``greeted``: they come behind a
+    :func:`plain_greeting`, which was answered.
+
     Raises a :class:`gsocks.errors.ClientError`, after reporting it to the client in its own
     protocol: BadRequest, BadAddress, AddressTypeNotSupported, CommandNotSupported,
     AuthenticationFailed, BadParameters; and ClientGone, if the client has disconnected.
     """
-    reader = Reader(sock)
+    reader = Reader(sock, received)
     try:
+        if greeted:
+            return _socks5_request(sock, reader, login.anonymous(), commands)
         version = reader.exactly(1, _AHEAD)[0]
     except StreamError as error:
-        raise ConnectedOnly(f"disconnected before its request was complete: {error}") from None
+        raise disconnected(error, has_spoken=greeted) from None
     try:
         if version == _SOCKS5:
-            return _socks5(sock, reader, login, commands)
+            identity = _agree_on_method(sock, reader, login)
+            return _socks5_request(sock, reader, identity, commands)
         if version == _SOCKS4:
             return _socks4(sock, reader, login, commands)
     except StreamError as error:
-        raise ClientGone(f"disconnected before its request was complete: {error}") from None
+        raise disconnected(error, has_spoken=True) from None
     if version in _HTTP_FIRST_BYTES:
         return SpeaksHttp(bytes((version,)) + reader.take_rest())
     raise _unknown_protocol(version)
 
 
+def disconnected(error: StreamError, *, has_spoken: bool) -> ClientGone:
+    """Why there is no request of a client whose connection has ended or broken.
+
+    ``has_spoken``: whether it has sent anything.
+    """
+    kind = ClientGone if has_spoken else ConnectedOnly
+    return kind(f"disconnected before its request was complete: {error}")
+
+
 # --- SOCKS5: RFC 1928, and RFC 1929 for user names ------------------------------------------
 
+#: the answer to a :func:`plain_greeting`
+NO_AUTHENTICATION = bytes((_SOCKS5, _NO_AUTHENTICATION))
 
-def _socks5(
+
+def plain_greeting(received: bytes) -> int:
+    """The length of the greeting in ``received``, if it is complete and offers no login; else 0.
+
+    Such a client is anonymous, where that is allowed.
+    """
+    if len(received) < 3 or received[0] != _SOCKS5:
+        return 0
+    end = 2 + received[1]
+    offered = received[2:end]
+    if len(received) < end or _USERNAME_PASSWORD in offered or _NO_AUTHENTICATION not in offered:
+        return 0
+    return end
+
+
+def plain_connect(received: bytes) -> tuple[Address, bytes] | None:
+    """The destination of the CONNECT request in ``received``, and the bytes behind the request.
+
+    None: it is another one, is not complete or is invalid, which is for :func:`negotiate` to tell.
+    """
+    if received[:3] != _CONNECT:
+        return None
+    reader = _Received(received, len(_CONNECT))
+    try:
+        dest = Address.read(reader.exactly)
+    except (_Incomplete, ClientError):
+        return None
+    return dest, received[reader.at :]
+
+
+_CONNECT = bytes((_SOCKS5, Command.CONNECT, 0x00))
+
+
+class _Incomplete(Exception):
+    """More has to be received."""
+
+
+class _Received:
+    """Reads from bytes."""
+
+    __slots__ = ("_bytes", "at")
+
+    def __init__(self, received: bytes, at: int) -> None:
+        self._bytes = received
+        self.at = at
+
+    def exactly(self, count: int) -> bytes:
+        """The next ``count`` bytes.  Raises _Incomplete."""
+        self.at += count
+        if self.at > len(self._bytes):
+            raise _Incomplete
+        return self._bytes[self.at - count : self.at]
+
+
+def _socks5_request(
     sock: AnySocket,
     reader: Reader,
-    login: Authenticator,
+    identity: Identity,
     commands: Collection[Command],
 ) -> tuple[Request, Answer]:
-    identity = _agree_on_method(sock, reader, login)
-    answer = _Socks5Answer(sock)
+    answer = Socks5Answer(sock)
     try:
         command, dest = _read_request(reader, commands)
     except ClientError as error:  # the caller's HandshakeTimeout too
@@ -153,7 +225,7 @@ def _agree_on_method(sock: AnySocket, reader: Reader, login: Authenticator) -> I
     if login.required or _NO_AUTHENTICATION not in offered:
         _send_last(sock, bytes((_SOCKS5, _NO_ACCEPTABLE_METHODS)))
         raise AuthenticationFailed("offers no method of authentication that this listener accepts")
-    send_all(sock, bytes((_SOCKS5, _NO_AUTHENTICATION)))
+    send_all(sock, NO_AUTHENTICATION)
     return login.anonymous()
 
 
@@ -210,7 +282,7 @@ def _read_request(reader: Reader, commands: Collection[Command]) -> tuple[Comman
     return Command(command), dest
 
 
-class _Socks5Answer:
+class Socks5Answer:
     """The replies of RFC 1928 section 6."""
 
     __slots__ = ("_sock",)
@@ -220,10 +292,15 @@ class _Socks5Answer:
         self._sock = sock
 
     def succeeded(self, bound: Address, via: str) -> None:  # noqa: ARG002
-        send_all(self._sock, _socks5_reply(Reply.SUCCEEDED, bound))
+        send_all(self._sock, socks5_success(bound))
 
     def failed(self, error: GsocksError) -> None:
         _send_last(self._sock, _socks5_reply(error.reply, UNSPECIFIED))
+
+
+def socks5_success(bound: Address) -> bytes:
+    """The reply of :meth:`Answer.succeeded`."""
+    return _socks5_reply(Reply.SUCCEEDED, bound)
 
 
 def _socks5_reply(reply: Reply, bound: Address) -> bytes:

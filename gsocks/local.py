@@ -23,21 +23,20 @@ from gsocks.errors import (
 )
 from gsocks.handshake import Answer, SpeaksHttp, negotiate
 from gsocks.inbound.active_request import ActiveRequest
-from gsocks.inbound.connection import ClientConnection
+from gsocks.inbound.connection import CLOSE_GRACE, ClientConnection
 from gsocks.inbound.http_client import Client
 from gsocks.inbound.http_session import HttpSession, HttpSettings
 from gsocks.inbound.listener import Listener
 from gsocks.inbound.options import LocalOptions, collect
+from gsocks.inbound.straight import receive
 from gsocks.inbound.udp import Associations
 from gsocks.net.listen import is_local, listen_address
+from gsocks.observe import Record, no_trace
 from gsocks.request import CONNECT, UDP_ASSOCIATE, Command, ExitSelector, Request
 from gsocks.rotation.build import SomeExit, make_authenticator
 from gsocks.rotation.group import ExitGroup
 from gsocks.sock import AnySocket
 from gsocks.stream import SocketStream, close_after_reply
-
-#: seconds that a client has to read a last answer before its connection is closed for good
-CLOSE_GRACE = 2.0
 
 #: clients beyond a limit that are answered at a time, in their own protocol: a page that opens one
 #: connection too many shows why, while a flood is closed without an answer and costs nothing
@@ -87,14 +86,27 @@ class LocalServer(Listener):
         if not self._associations.served:
             self._commands -= {Command.UDP_ASSOCIATE}
 
-    def serve(self, connection: ClientConnection) -> None:
-        """Negotiate, connect, answer, relay: one request for each connection, but of HTTP many."""
+    def serve(self, connection: ClientConnection, received: bytes = b"") -> None:
+        """Negotiate, connect, answer, relay: one request for each connection, but of HTTP many.
+
+        ``received``: what the hub has received already.
+        """
         sock, authenticator = connection.sock, self.authenticator_for(connection.client)
-        began = time.monotonic()
+        greeted = connection.spoke_at is not None
+        began = time.monotonic() if connection.spoke_at is None else connection.spoke_at
         try:
             seconds = connection.time_left(self.timeouts.handshake)
             late = HandshakeTimeout()
-            negotiated = call_within(seconds, late, negotiate, sock, authenticator, self._commands)
+            negotiated = call_within(
+                seconds,
+                late,
+                negotiate,
+                sock,
+                authenticator,
+                self._commands,
+                received,
+                greeted,
+            )
         except ClientError as error:
             connection.new_request(began).refused(error)
         else:
@@ -119,6 +131,41 @@ class LocalServer(Listener):
             if carried:
                 return
         connection.close(CLOSE_GRACE)
+
+    # --- the straight way -------------------------------------------------------------------
+
+    def _spoke(self, connection: ClientConnection) -> None:
+        if (
+            self._logins is None
+            and not self._client_is_session
+            and connection.trace is no_trace
+            and not self._is_balanced(connection)
+        ):
+            receive(self, connection)
+        else:
+            super()._spoke(connection)
+
+    def _too_late(self, connection: ClientConnection) -> None:
+        if connection.spoke_at is None:
+            super()._too_late(connection)
+        else:  # it is answered, which has to wait for it
+            self.leave_straight_way(connection, b"")
+
+    def leave_straight_way(self, connection: ClientConnection, received: bytes) -> None:
+        """See :class:`gsocks.inbound.straight.StraightListener`, as for the next one."""
+        self._serve_in_greenlet(connection, self.serve, received)
+
+    def plain_request(self, dest: Address, payload: bytes, record: Record) -> Request:
+        return Request(
+            CONNECT,
+            dest,
+            None,
+            payload,
+            self._selector,
+            self._fast_open,
+            self._http_settings.retry_on,
+            record.client,
+        )
 
     def _serve_http(self, session: HttpSession) -> None:
         self._http_sessions.add(session)

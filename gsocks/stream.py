@@ -546,13 +546,14 @@ class Reader:
     """Exact reads from a socket.  One recv is not one message: it may be a part, or several.
 
     Bytes received beyond those requested are kept for the next read; an idle reader keeps none.
+    ``received``: the first ones, which were received already.
     """
 
     __slots__ = ("_kept", "_sock")
 
-    def __init__(self, sock: AnySocket) -> None:
+    def __init__(self, sock: AnySocket, received: bytes = b"") -> None:
         self._sock = sock
-        self._kept = b""
+        self._kept = received
 
     def exactly(self, count: int, ahead: int = 0) -> bytes:
         """The next ``count`` bytes; up to ``ahead`` more may be fetched in the same call.

@@ -51,7 +51,7 @@ class Slow:
         self.asked: list[Request] = []
         self.done: Callable[[Any], None]
 
-    def begin(self, request: Request, done: Callable[[Any], None]) -> Slow:
+    def begin(self, request: Request, done: Callable[[Any], None], *_: object) -> Slow:
         self.done = done
         return self
 
@@ -337,7 +337,7 @@ def test_a_session_that_was_connected_stays_at_its_exit(echo_server: Address) ->
 
 def test_the_exit_of_a_session_is_given_its_name_behind_it() -> None:
     class Noting(Slow):
-        def begin(self, request: Request, done: Callable[[Any], None]) -> Slow:
+        def begin(self, request: Request, done: Callable[[Any], None], *_: object) -> Slow:
             self.asked.append(request)
             return super().begin(request, done)
 

@@ -206,9 +206,9 @@ def test_an_accepted_connection_has_no_delay_and_is_noticed_when_dead(
     """By what the kernel lets accepted sockets inherit."""
 
     class Capturing(LocalServer):
-        def serve(self, connection: ClientConnection) -> None:
+        def serve(self, connection: ClientConnection, received: bytes = b"") -> None:
             accepted.set(connection.sock)
-            super().serve(connection)
+            super().serve(connection, received)
 
     accepted: AsyncResult[AnySocket] = AsyncResult()
     with running_inbound(Capturing(listener(), direct())) as inbound, connect(inbound.bound) as us:
@@ -407,11 +407,20 @@ def test_a_client_that_asks_for_nothing_that_can_be_served_is_told_once(
 
 
 class LateExit(DirectExit):
-    """Connects when a test lets it."""
+    """Connects when a test lets it; by the hub, or else by a greenlet."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_hub: bool) -> None:
         super().__init__(Dialer(ALLOW_ALL, Resolver()))
         self.asked, self.may_connect = Event(), Event()
+        self._by_hub = by_hub
+
+    def begin(self, request: Request, done: Callable[..., None], *args: Any) -> Any:
+        if not self._by_hub:
+            return None
+        self.asked.set()
+        begin = super().begin
+        self.may_connect.rawlink(lambda _: begin(request, done, *args))
+        return self
 
     def connect(self, request: Request) -> Connected:
         self.asked.set()
@@ -419,10 +428,11 @@ class LateExit(DirectExit):
         return super().connect(request)
 
 
+@pytest.mark.parametrize("by_hub", [True, False])
 def test_what_is_connected_for_a_client_that_has_left_is_reset(
-    make_local: MakeLocal, seen: Seen
+    make_local: MakeLocal, seen: Seen, by_hub: bool
 ) -> None:
-    way = LateExit()
+    way = LateExit(by_hub)
     ended: AsyncResult[object] = AsyncResult()
     inbound = make_local(ExitGroup([way], ALLOW_ALL))
     with serving(lambda sock: ended.set(is_reset(sock))) as target:

@@ -17,6 +17,7 @@ from gsocks.observe import Record, no_trace
 from gsocks.relay import Relay, Totals
 from gsocks.request import BIND, UDP_ASSOCIATE, Request
 from gsocks.rotation.connected import HttpOutbound, Outbound
+from gsocks.rotation.first_attempt import FirstAttempt
 from gsocks.sock import AnySocket
 from gsocks.stream import Stream
 
@@ -61,13 +62,14 @@ class ActiveRequest:
         client: Stream,
         ending: Endable | None = None,
         sock: AnySocket | None = None,
+        after: FirstAttempt | None = None,
     ) -> bool:
         """Connect ``request``, answer it, and relay until both directions have ended.
 
         ``request`` has the client and the trace of :attr:`record`.
 
         ``sock`` is the client's own connection where it may ask for a BIND, which it ends by
-        closing that.
+        closing that.  ``after``: what the hub has made of the first attempt to connect.
 
         Returns True once the relay runs by itself, which ends ``ending`` after everything is
         closed; False if the request failed, after the client was answered.
@@ -78,21 +80,27 @@ class ActiveRequest:
             waiter = None
             if request.command is BIND and sock is not None:
                 waiter = BindWaiter(sock, answer)
-            outbound = self.connect(request, answer.protocol, waiter)
+            outbound = self.connect(request, answer.protocol, waiter, after)
         except (ConnectFailed, ClientError) as error:
             answer.failed(error)
             return False
+        if not self._answered(outbound, answer.succeeded, outbound.bound, outbound.exit):
+            return False
+        of_datagrams = request.command is UDP_ASSOCIATE
+        self.relay(client, outbound, ending, of_datagrams=of_datagrams)
+        return True
+
+    def _answered(self, outbound: Outbound, answer: Callable[..., None], *args: object) -> bool:
+        """Tell the client that it is connected; False if it has disconnected, which ends it."""
         try:
             with outbound:
-                answer.succeeded(outbound.bound, outbound.exit)
+                answer(*args)
         except StreamError as error:
             self.finish(f"client_{error.word}", str(error))
             return False
         except BaseException:
             self.finish("stopped")
             raise
-        of_datagrams = request.command is UDP_ASSOCIATE
-        self.relay(client, outbound, ending, of_datagrams=of_datagrams)
         return True
 
     def connect(
@@ -100,13 +108,15 @@ class ActiveRequest:
         request: Request,
         protocol: str,
         waiter: BindWaiter | None = None,
+        after: FirstAttempt | None = None,
     ) -> Outbound:
         """An exit's connection for ``request``, which came by ``protocol``.
 
-        Raises ConnectFailed, ClientError; the request is finished then.
+        ``after``: as for :meth:`gsocks.rotation.group.ExitGroup.connect`.  Raises ConnectFailed,
+        ClientError; the request is finished then.
         """
-        self._begin(request, protocol, "", ())
-        return self._limited(request, partial(self._connect, request, waiter))
+        self._note_request(request, protocol, "", ())
+        return self._limited(request, partial(self._connect, request, waiter, after))
 
     def forward(
         self,
@@ -126,7 +136,7 @@ class ActiveRequest:
         ``tunnel``, ``alone``: as for :meth:`gsocks.rotation.group.ExitGroup.forward`.  ``pin``:
         that of the client's connection.  Raises as :meth:`connect` does.
         """
-        self._begin(request, protocol, method, failed)
+        self._note_request(request, protocol, method, failed)
         forward = self._context.exit_group.forward
         connect = partial(
             forward,
@@ -149,7 +159,9 @@ class ActiveRequest:
         self.record.trace("over the connection on which the client has authenticated itself")
         return pinned
 
-    def _begin(self, request: Request, protocol: str, method: str, failed: Collection[str]) -> None:
+    def _note_request(
+        self, request: Request, protocol: str, method: str, failed: Collection[str]
+    ) -> None:
         """Put ``request`` on record."""
         record = self.record
         record.user = request.user
@@ -172,14 +184,11 @@ class ActiveRequest:
 
     def _limited(self, request: Request, connect: Callable[[], _Made]) -> _Made:
         """What ``connect`` makes, within the user's quota; finishes the request if it fails."""
-        quota = self._context.quota
         try:
-            if request.user is not None:
-                quota.acquire(request.user)
-                self._quota_user = request.user
+            self._acquire_quota(request)
             outbound = connect()
             with outbound:
-                outbound.stream = quota.limited(outbound.stream, request)
+                outbound.stream = self._context.quota.limited(outbound.stream, request)
             self.record.trace("connected by exit %s, bound to %s", outbound.name, outbound.bound)
             return outbound
         except (ConnectFailed, ClientError) as error:
@@ -189,10 +198,18 @@ class ActiveRequest:
             self.finish("stopped")
             raise
 
+    def _acquire_quota(self, request: Request) -> None:
+        """Count it for its user; the second call does nothing.  Raises LimitReached."""
+        if request.user is not None and self._quota_user is None:
+            self._context.quota.acquire(request.user)
+            self._quota_user = request.user
+
     def _note_exit(self, label: str) -> None:
         self.record.exit = label
 
-    def _connect(self, request: Request, waiter: BindWaiter | None) -> Outbound:
+    def _connect(
+        self, request: Request, waiter: BindWaiter | None, after: FirstAttempt | None
+    ) -> Outbound:
         record, exit_group = self.record, self._context.exit_group
         tried = self._note_exit
         if request.command is UDP_ASSOCIATE:
@@ -200,7 +217,7 @@ class ActiveRequest:
         if waiter is not None:
             seconds = self._context.timeouts.bind
             return waiter.wait(partial(exit_group.bind, request, tried, seconds))
-        return exit_group.connect(request, tried)
+        return exit_group.connect(request, tried, after=after)
 
     def relay(
         self,

@@ -9,6 +9,7 @@ from array import array
 from enum import Enum
 from fcntl import ioctl
 from termios import FIONREAD
+from typing import Any
 
 import gevent
 from greenlet import greenlet
@@ -20,6 +21,9 @@ from gsocks.inbound.context import ListenerContext
 from gsocks.observe import Record, Trace, new_connection_id, no_trace, trace_of
 from gsocks.sock import AnySocket
 from gsocks.stream import close_after_reply, close_with_fin
+
+#: seconds that a client has to read a last answer before its connection is closed for good
+CLOSE_GRACE = 2.0
 
 # tcpi_state and, since Linux 4.1, tcpi_bytes_received of struct tcp_info, linux/tcp.h
 _TCP_INFO = struct.Struct("@B127xQ")
@@ -55,8 +59,10 @@ class ClientConnection:
         "id",
         "requests",
         "sock",
+        "spoke_at",
         "started",
         "trace",
+        "watcher",
     )
 
     def __init__(self, context: ListenerContext, sock: AnySocket, client: Address) -> None:
@@ -71,6 +77,10 @@ class ClientConnection:
         self.client = client
         #: monotonic seconds
         self.started = time.monotonic()
+        #: when the hub has answered its greeting; None: a greenlet does that, or it has yet to come
+        self.spoke_at: float | None = None
+        #: of the socket, while the hub reads what it sends
+        self.watcher: Any = None
         self._state = _State.NEW
         #: the client's prefix, for which this connection counts
         self._prefix = ""
@@ -151,6 +161,12 @@ class ClientConnection:
             active.record.start = began
         return active
 
+    def new_record(self, began: float) -> Record:
+        """That of the only request of the connection, which began then."""
+        record = Record(self.context.name, str(self.client), self.id, self.trace)
+        record.start = began
+        return record
+
     def next_request(self) -> ActiveRequest:
         """A request that begins now on a connection that may have many, under a number."""
         self.requests += 1
@@ -203,8 +219,9 @@ class ClientConnection:
         self.trace("evicted")
         if self.context.silent.discard(self):
             error = Evicted(reason)
-            error.is_routine = True  # a flood of them would drown the log
-            self.new_request().refused(error)
+            # a flood of those that have said nothing would drown the log
+            error.is_routine = self.spoke_at is None
+            self.new_request(self.spoke_at).refused(error)
         elif self._greenlet is not None:
             kind = StreamClosed if self._state is _State.IDLE else Evicted
             loop = gevent.get_hub().loop
@@ -223,11 +240,18 @@ class ClientConnection:
 
         ``grace``: seconds for the client to read a last answer, during which this blocks.
         """
+        self.stop_watching()
         if grace is None:
             self.sock.close()
         else:
             close_after_reply(self.sock, grace)
         self.end()
+
+    def stop_watching(self) -> None:
+        """Close its watcher.  Does nothing the second time."""
+        watcher, self.watcher = self.watcher, None
+        if watcher is not None:
+            watcher.close()
 
     def end(self) -> None:
         """Count it no more: everything is closed.  Does nothing the second time."""

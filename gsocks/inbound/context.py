@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Protocol
 
 from gevent.event import Event
 
 from gsocks.errors import StreamError
+from gsocks.exits.base import Attempt
 from gsocks.inbound.admission import Admission
 from gsocks.inbound.quota import UserQuota
 from gsocks.inbound.silent import SilentConnections
@@ -17,6 +18,13 @@ from gsocks.rotation.group import ExitGroup
 from gsocks.settings import Timeouts
 
 log = logging.getLogger("gsocks.inbound")
+
+
+class Connecting(Protocol):
+    """A request that the hub connects."""
+
+    def stopped(self) -> None:
+        """Its attempt was cancelled, since the listener stops."""
 
 
 class ListenerContext:
@@ -29,6 +37,7 @@ class ListenerContext:
         "_observer",
         "admission",
         "all_closed",
+        "connecting",
         "exit_group",
         "name",
         "quota",
@@ -57,6 +66,8 @@ class ListenerContext:
         self._observer = observer
         #: whether the listener accepts no more, and open connections are to end soon
         self.stopping = False
+        #: requests that the hub connects, and the attempt of each
+        self.connecting: dict[Connecting, Attempt] = {}
         #: those that run
         self.relays: set[Relay] = set()
         #: set while no connection is open and no relay runs
@@ -80,6 +91,13 @@ class ListenerContext:
         except Exception:
             # an observer is an embedding program's code; its mistakes must not harm a connection
             log.exception("the observer of %s failed", self.name)
+
+    def stop_connecting(self) -> None:
+        """End every request that the hub connects."""
+        while self.connecting:
+            request, attempt = self.connecting.popitem()
+            attempt.cancel()
+            request.stopped()
 
     def abort_relays(self, error: StreamError) -> None:
         """Reset every open relay."""

@@ -81,7 +81,7 @@ class Listener(StreamServer):
         timeouts = self.timeouts = options.timeouts
         limits = self.limits = options.limits
         self._balancers = Networks.of(options.proxy_protocol_from)
-        #: connections of which nothing is known but where they come from
+        #: connections whose request or key is still to come, and which have no greenlet
         self._silent = SilentConnections(timeouts.handshake, self._spoke, self._too_late)
         #: what its connections and requests use
         self.context = ListenerContext(
@@ -147,6 +147,7 @@ class Listener(StreamServer):
         all_closed = self.context.all_closed
         if not all_closed.wait(self.stop_timeout if timeout is None else timeout):
             self._silent.close()
+            self.context.stop_connecting()
             self._greenlets.kill()
             self.context.abort_relays(StreamClosed("stopped"))
             all_closed.wait()
@@ -234,15 +235,22 @@ class Listener(StreamServer):
         return self._balancers is not None and connection.client.host in self._balancers
 
     def _spoke(self, connection: ClientConnection) -> None:
+        """A connection in its handshake can be read."""
         serve = self._serve_balanced if self._is_balanced(connection) else self.serve
+        self._serve_in_greenlet(connection, serve)
+
+    def _serve_in_greenlet(
+        self, connection: ClientConnection, serve: Callable[..., None], *args: object
+    ) -> None:
+        self._silent.discard(connection)
         self._unbegun += 1
-        self._greenlets.spawn(self._begin, connection, serve)
+        self._greenlets.spawn(self._begin, connection, serve, *args)
 
     def _begin(
-        self, connection: ClientConnection, serve: Callable[[ClientConnection], None]
+        self, connection: ClientConnection, serve: Callable[..., None], *args: object
     ) -> None:
         self._unbegun -= 1
-        _guarded(connection, serve, connection)
+        _guarded(connection, serve, connection, *args)
 
     def _too_late(self, connection: ClientConnection) -> None:
         connection.new_request().refused(HandshakeTimeout("said nothing"))

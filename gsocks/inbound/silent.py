@@ -1,4 +1,4 @@
-"""Connections whose client has said nothing yet, which the hub watches without a greenlet.
+"""Connections whose client has asked for nothing yet, which the hub watches without a greenlet.
 
 A client may connect long before it has something to say, and one that never will costs as little
 as can be: its socket, and a timer that all of them share.
@@ -21,6 +21,9 @@ _AT_ONCE = 50
 class Accepted(Protocol):
     """An accepted connection."""
 
+    #: of its socket, while it is watched; closed by its close()
+    watcher: Any
+
     @property
     def sock(self) -> AnySocket: ...
 
@@ -34,10 +37,10 @@ C = TypeVar("C", bound=Accepted)
 
 
 class SilentConnections(Generic[C]):
-    """Calls ``spoke`` for a connection that can be read, or ``late`` after ``seconds`` of silence.
+    """Calls ``spoke`` for a connection that can be read, and ``late`` after ``seconds``.
 
-    The seconds count from the accept.  Both calls come in the hub, where nothing may block, and the
-    connection is watched no more by then.
+    The seconds count from the accept.  Both calls come in the hub, where nothing may block.  By
+    ``late`` the connection is watched no more; ``spoke`` has to read, or to have it so.
     """
 
     __slots__ = ("_connections", "_late", "_seconds", "_spoke", "_timer")
@@ -48,8 +51,8 @@ class SilentConnections(Generic[C]):
         self._seconds = seconds
         self._spoke = spoke
         self._late = late
-        #: with their watchers, the oldest first
-        self._connections: dict[C, Any] = {}
+        #: the oldest first
+        self._connections: dict[C, None] = {}
         #: for the oldest of them, or for one before it
         self._timer: Any = None
 
@@ -59,19 +62,24 @@ class SilentConnections(Generic[C]):
 
     def add(self, connection: C) -> None:
         """Watch an accepted connection."""
-        watcher = gevent.get_hub().loop.io(connection.sock.fileno(), READ)
-        self._connections[connection] = watcher
-        watcher.start(self._on_readable, connection)
+        watcher = connection.watcher = gevent.get_hub().loop.io(connection.sock.fileno(), READ)
+        self._connections[connection] = None
+        watcher.start(self._spoke, connection)
         if self._timer is None:
             self._start_timer(connection)
 
     def discard(self, connection: C) -> bool:
-        """Watch a connection no more; False if it has spoken before.  Before its socket closes."""
-        watcher = self._connections.pop(connection, None)
-        if watcher is None:
+        """Watch a connection no more; False if it was not.  Before its socket closes."""
+        if connection not in self._connections:
             return False
-        watcher.close()
+        del self._connections[connection]
+        connection.watcher.close()
+        connection.watcher = None
         return True
+
+    def release(self, connection: C) -> None:
+        """Leave a connection to its caller, which goes on with its watcher."""
+        del self._connections[connection]
 
     def close(self) -> None:
         """Close all of them."""
@@ -81,10 +89,6 @@ class SilentConnections(Generic[C]):
         if self._timer is not None:
             self._timer.close()
             self._timer = None
-
-    def _on_readable(self, connection: C) -> None:
-        if self.discard(connection):
-            self._spoke(connection)
 
     def _start_timer(self, oldest: C) -> None:
         # ref=False: a program may end although this timer runs

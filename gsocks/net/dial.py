@@ -146,7 +146,7 @@ class Dialer:
         if dest.port == 0 or dest.ip is None:
             return False
         if not self.allows_all:
-            self.allowed_addresses(dest, user)
+            self._judge(dest, user)
         sock = _begin(dest.host, dest.port, self._source, self._freebind, self._own)
         attempt.begun(sock, dest, self._deadlines)
         return True
@@ -273,9 +273,9 @@ class DialAttempt:
 
     def cancel(self) -> None:
         """See :meth:`gsocks.exits.base.Attempt.cancel`."""
-        if self._deadlines.discard(self):
-            self._watcher.close()
-            self._sock.close()
+        self._deadlines.discard(self)
+        self._watcher.close()
+        self._sock.close()
 
     def expired(self) -> None:
         """See :meth:`gsocks.net.deadlines.Expires.expired`."""

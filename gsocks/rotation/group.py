@@ -212,7 +212,19 @@ class ExitGroup:
         Where the first exit has to wait for something, or fails at once, :meth:`connect` has to go
         on after the returned FirstAttempt.  None: it has to do everything; nothing was counted.
         """
-        if not self._is_plain(request):
+        if (
+            request.command is not CONNECT
+            or request.trace is not no_trace
+            or (
+                self._hedge is not None
+                and not request.fast_open
+                and request.selector.session is None  # which has one exit
+            )
+            or request.dest.host in self._loop_probes.asked
+        ):
+            return None
+        decision = self._rules.before_resolving(request.dest, request.user)
+        if decision.verdict is Verdict.DENY:
             return None
         now = time.monotonic()
         self.evidence.arrived(request, now)
@@ -225,16 +237,17 @@ class ExitGroup:
             member, asked = failover.first_of_session(now), failover.request_at_exit()
         if member is None or self.roster.take_turn(member, request, now, 0.0) is None:
             return None
-        begun.attempted(member.label)
+        exit_ = member.exit
+        begun.attempted(exit_.label)
         self.roster.request_sent(member, now)
-        if not member.begins or self._loop_probes.leads_back(member):
+        if not member.begins:
             return FirstAttempt(member, now)
-        self._loop_probes.about_to_ask(member)
-        self._make_room(member)
         deadlines = self._deadlines if last else self._deadlines_of_first
         beginning = Beginning(self, member, request, begun, now, deadlines)
         try:
-            attempt = member.exit.begin(asked, beginning)  # type: ignore[attr-defined] # it begins
+            self._loop_probes.about_to_ask(member)
+            self._make_room(member)
+            attempt = exit_.begin(asked, beginning)  # type: ignore[attr-defined] # as ``begins`` says
         except GsocksError as error:
             self.roster.request_done(member)
             self.roster.connection_closed(member, request)
@@ -243,22 +256,6 @@ class ExitGroup:
             return FirstAttempt(member, now)
         beginning.under_way(attempt)
         return beginning
-
-    def _is_plain(self, request: Request) -> bool:
-        """Whether the first attempt of a request needs no greenlet before the exit is asked."""
-        if (
-            request.command is not CONNECT
-            or request.trace is not no_trace
-            or (
-                self._hedge is not None
-                and not request.fast_open
-                and request.selector.session is None  # which has one exit
-            )
-            or self._loop_probes.has_asked_for(request.dest)
-        ):
-            return False
-        decision = self._rules.before_resolving(request.dest, request.user)
-        return decision.verdict is not Verdict.DENY
 
     def _timed_out(self, request: Request) -> ConnectTimeout:
         return ConnectTimeout(f"{request.dest}: not connected within {self.timeout:g} s")

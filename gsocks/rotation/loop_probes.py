@@ -42,7 +42,7 @@ class LoopProbes:
     def __init__(self) -> None:
         #: the names that were asked for and have not come back.  Of this group alone: a request may
         #: pass through another one of this process, as from ``local`` to ``server``, and end there.
-        self._asked: set[str] = set()
+        self.asked: set[str] = set()
         #: when each exit with many requests is asked again; in the past or present alone
         self._ask_at: dict[Member, float] = {}
         #: until when exits that lead back are not used
@@ -51,17 +51,9 @@ class LoopProbes:
 
     def arrived(self, dest: Address) -> None:
         """A request for ``dest`` has come in.  Raises LoopDetected if it has come back."""
-        if dest.host.endswith(_SUFFIX) and dest.host in self._asked:
-            self._asked.discard(dest.host)
+        if dest.host.endswith(_SUFFIX) and dest.host in self.asked:
+            self.asked.discard(dest.host)
             raise LoopDetected("this request has come back")
-
-    def has_asked_for(self, dest: Address) -> bool:
-        """Whether ``dest`` is a name of a probe, which has come back."""
-        return dest.host in self._asked
-
-    def leads_back(self, member: Member) -> bool:
-        """Whether a probe has found that lately; :meth:`about_to_ask` tells for how long."""
-        return member in self._found
 
     def about_to_ask(self, member: Member) -> None:
         """A request is about to be sent to an exit.  Raises LoopDetected if that leads back."""
@@ -89,12 +81,12 @@ class LoopProbes:
 
     def _probe(self, member: Member) -> None:
         name = token_hex(16) + _SUFFIX
-        self._asked.add(name)
+        self.asked.add(name)
         try:
             call_with_timeout(self.timeout, self._ask, member, name, on_timeout=None)
         finally:
-            came_back = name not in self._asked
-            self._asked.discard(name)
+            came_back = name not in self.asked
+            self.asked.discard(name)
         if came_back:
             self._found[member] = time.monotonic() + self.fresh
             log.warning(

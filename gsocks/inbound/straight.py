@@ -1,0 +1,210 @@
+"""The straight way: a SOCKS5 CONNECT that the hub carries from its first byte to its last.
+
+    greeting ->  <- method   request ->  ExitGroup.begin  <- reply   the pumps of the relay
+
+Most connections of a listener without users are so: they wait for their client twice, for their
+destination once, and for nothing else.  For that they need no greenlet, but a callback each time
+(docs/adr/0023-the-straight-way.md).  Anything else goes on in a greenlet from the point that it
+has reached: by LocalServer.serve, which reads as the protocol does.  A client sees no difference.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from gsocks.address import Address
+from gsocks.errors import LimitReached, StreamError, Truncated, stream_failure
+from gsocks.handshake import (
+    NO_AUTHENTICATION,
+    Socks5Answer,
+    disconnected,
+    plain_connect,
+    plain_greeting,
+    socks5_success,
+)
+from gsocks.inbound.active_request import ActiveRequest
+from gsocks.inbound.connection import CLOSE_GRACE, ClientConnection
+from gsocks.inbound.context import ListenerContext
+from gsocks.observe import Record
+from gsocks.request import Request
+from gsocks.rotation.connected import Outbound
+from gsocks.rotation.first_attempt import FirstAttempt
+from gsocks.sock import receive_now
+from gsocks.stream import SocketStream, send_all, send_now
+
+# as in gsocks.handshake: greeting, request and a TLS ClientHello
+_AT_ONCE = 4096
+
+
+class StraightListener(Protocol):
+    """The listener of straight connections."""
+
+    @property
+    def context(self) -> ListenerContext: ...
+
+    def leave_straight_way(self, connection: ClientConnection, received: bytes) -> None:
+        """Go on with the handshake in a greenlet, behind the greeting if that was answered."""
+
+    def plain_request(self, dest: Address, payload: bytes, record: Record) -> Request:
+        """The CONNECT of a client without a login."""
+
+    def spawn(
+        self, connection: ClientConnection, function: Callable[..., None], *args: object
+    ) -> None:
+        """Serve a part of ``connection`` in a greenlet; the connection is closed if that fails."""
+
+
+def receive(listener: StraightListener, connection: ClientConnection) -> None:
+    """Go on with the handshake of a connection that can be read.
+
+    It stays among the silent ones, and their bound in time counts, until its request is complete.
+    """
+    try:
+        received = receive_now(connection.sock, _AT_ONCE)
+    except BlockingIOError:
+        return
+    except OSError as error:
+        _lost(connection, stream_failure(error))
+        return
+    if not received:
+        _lost(connection, Truncated("the connection ended early"))
+    elif connection.spoke_at is None:
+        _greeting(listener, connection, received)
+    else:
+        _request(listener, connection, received, connection.spoke_at)
+
+
+def _lost(connection: ClientConnection, error: StreamError) -> None:
+    began = connection.spoke_at
+    connection.context.silent.discard(connection)
+    connection.new_request(began).refused(disconnected(error, has_spoken=began is not None))
+    connection.close()
+
+
+def _greeting(listener: StraightListener, connection: ClientConnection, received: bytes) -> None:
+    began = time.monotonic()
+    length = plain_greeting(received)
+    try:
+        is_answered = length and send_now(connection.sock.fileno(), NO_AUTHENTICATION)
+    except StreamError:
+        is_answered = 0  # as the greenlet finds
+    if not is_answered:
+        listener.leave_straight_way(connection, received)
+        return
+    connection.spoke_at = began
+    if len(received) > length:
+        _request(listener, connection, received[length:], began)
+
+
+def _request(
+    listener: StraightListener, connection: ClientConnection, received: bytes, began: float
+) -> None:
+    found = plain_connect(received)
+    if found is None:
+        listener.leave_straight_way(connection, received)
+        return
+    dest, payload = found
+    connection.context.silent.release(connection)
+    # the relay takes the watcher over; what the client sends before waits
+    connection.watcher.callback = _stop_watching
+    connection.handshake_done()
+    record = connection.new_record(began)
+    active = StraightRequest(listener, connection, record)
+    active.begin(listener.plain_request(dest, payload, record))
+
+
+def _stop_watching(connection: ClientConnection) -> None:
+    connection.watcher.stop()
+
+
+class StraightRequest(ActiveRequest):
+    """A request that the hub carries."""
+
+    __slots__ = ("_connection", "_listener", "_request")
+
+    _request: Request
+
+    def __init__(
+        self, listener: StraightListener, connection: ClientConnection, record: Record
+    ) -> None:
+        super().__init__(connection.context, record)
+        self._listener = listener
+        self._connection = connection
+
+    def begin(self, request: Request) -> None:
+        """Connect and carry ``request``: in a greenlet, if it has to wait for anything else."""
+        self._request = request
+        self._note_request(request, Socks5Answer.protocol, "", ())
+        try:
+            self._acquire_quota(request)
+            begun = self._context.exit_group.begin(request, self)
+        except LimitReached:
+            begun = None  # as the greenlet finds
+        if begun is None or isinstance(begun, FirstAttempt):
+            self._go_on(begun)
+        else:
+            self._context.connecting[self] = begun
+
+    def attempted(self, label: str) -> None:
+        """See :class:`gsocks.rotation.beginning.Begun`, as for the next two."""
+        self.record.exit = label
+
+    def connected(self, outbound: Outbound) -> None:
+        context, connection = self._context, self._connection
+        del context.connecting[self]
+        try:
+            outbound.stream = context.quota.limited(outbound.stream, self._request)
+            reply = socks5_success(outbound.bound)
+            sent = send_now(connection.sock.fileno(), reply)
+        except StreamError as error:
+            outbound.abort()
+            self.finish(f"client_{error.word}", str(error))
+            self._listener.spawn(connection, connection.close, CLOSE_GRACE)
+        except BaseException:  # a fault of gsocks
+            outbound.abort()
+            self.finish("stopped")
+            connection.close()
+            raise
+        else:
+            if sent == len(reply):
+                self.relay(self._client(), outbound, connection)
+            else:
+                self._listener.spawn(connection, self._answer_on, outbound, reply[sent:])
+
+    def failed(self, first: FirstAttempt) -> None:
+        del self._context.connecting[self]
+        self._go_on(first)
+
+    def stopped(self) -> None:
+        """See :class:`gsocks.inbound.context.Connecting`."""
+        self.finish("stopped")
+        self._connection.close()
+
+    def _client(self) -> SocketStream:
+        connection = self._connection
+        watcher, connection.watcher = connection.watcher, None
+        return SocketStream(connection.sock, self._request.payload, watcher)
+
+    # --- in a greenlet ----------------------------------------------------------------------
+
+    def _go_on(self, first: FirstAttempt | None) -> None:
+        self._connection.stop_watching()
+        self._listener.spawn(self._connection, self._carry, first)
+
+    def _carry(self, first: FirstAttempt | None) -> None:
+        connection, request = self._connection, self._request
+        sock = connection.sock
+        stream = SocketStream(sock, request.payload)
+        if not self.carry(request, Socks5Answer(sock), stream, connection, sock, first):
+            connection.close(CLOSE_GRACE)
+
+    def _answer_on(self, outbound: Outbound, rest: bytes) -> None:
+        """Send the rest of the reply, for which there was no room."""
+        connection = self._connection
+        connection.stop_watching()
+        if self._answered(outbound, send_all, connection.sock, rest):
+            self.relay(SocketStream(connection.sock, self._request.payload), outbound, connection)
+        else:
+            connection.close(CLOSE_GRACE)
