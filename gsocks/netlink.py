@@ -10,6 +10,8 @@ from typing import NamedTuple
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _NLM_F_REQUEST = 1
 
+_HOW = std_socket.SOCK_RAW | std_socket.SOCK_CLOEXEC
+
 
 class Answer(NamedTuple):
     """The first message of an answer."""
@@ -25,8 +27,11 @@ def ask(protocol: int, kind: int, body: bytes) -> Answer:
     ``protocol``: such as NETLINK_ROUTE (0).  Raises OSError, as in a sandbox without netlink.
     """
     question = _HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST, 0, 0) + body
-    how = std_socket.SOCK_RAW | std_socket.SOCK_CLOEXEC
-    with std_socket.socket(std_socket.AF_NETLINK, how, protocol) as netlink:
+    # the socket of C, which Python's own wraps at twice the price of the question
+    netlink = std_socket.SocketType(std_socket.AF_NETLINK, _HOW, protocol)
+    try:
         netlink.send(question)
         answer = netlink.recv(8192)
+    finally:
+        netlink.close()
     return Answer(_HEADER.unpack_from(answer)[1], answer[_HEADER.size :])

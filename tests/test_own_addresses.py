@@ -41,14 +41,12 @@ def network() -> Iterator[None]:
 @pytest.fixture
 def without_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sandbox such as systemd's RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX."""
-    make = socket.socket
 
-    def forbidding(family: int, *rest: int) -> socket.socket:
-        if family == socket.AF_NETLINK:
-            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
-        return make(family, *rest)
+    def forbidding(family: int, *_: int) -> None:
+        assert family == socket.AF_NETLINK
+        raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
 
-    monkeypatch.setattr(socket, "socket", forbidding)
+    monkeypatch.setattr(socket, "SocketType", forbidding)
 
 
 LOOPBACK = ["127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "::ffff:127.0.0.1"]

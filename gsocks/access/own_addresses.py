@@ -15,6 +15,7 @@ import ipaddress
 import socket as std_socket
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 
 from gsocks import netlink
 from gsocks.access.networks import inner_ipv4
@@ -59,14 +60,19 @@ def ask_kernel(ip: IPAddress) -> bool:
 
 def _route_to(ip: IPAddress) -> netlink.Answer:
     """The kernel's answer about the route to ``ip``."""
+    return netlink.ask(_NETLINK_ROUTE, _RTM_GETROUTE, _question(ip))
+
+
+# the questions and not the answers, which may differ the next time
+@lru_cache(maxsize=4096)
+def _question(ip: IPAddress) -> bytes:
     family = std_socket.AF_INET if ip.version == 4 else std_socket.AF_INET6
     dest = ip.packed
-    question = (
+    return (
         _ROUTE.pack(family, 8 * len(dest), 0, 0, 0, 0, 0, 0, 0)
         + _ATTRIBUTE.pack(_ATTRIBUTE.size + len(dest), _RTA_DST)
         + dest
     )
-    return netlink.ask(_NETLINK_ROUTE, _RTM_GETROUTE, question)
 
 
 def _can_be_bound(ip: IPAddress) -> bool:
@@ -96,14 +102,22 @@ class OwnAddresses:
         Teredo.  Loopback and the unspecified addresses, which the kernel takes for it, are own in
         any case.  Raises OutOfResources.
         """
-        return any(map(self._is_own, (ip, *inner_ipv4(ip))))
+        to_ask_for = _to_ask_for(ip)
+        return to_ask_for is None or any(map(self._is_local, to_ask_for))
 
-    def _is_own(self, ip: IPAddress) -> bool:
-        if ip.is_loopback or ip.is_unspecified:
-            return True
-        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-            return False  # the kernel routes no such address as IPv6
-        return self._is_local(ip)
+
+@lru_cache(maxsize=4096)
+def _to_ask_for(ip: IPAddress) -> tuple[IPAddress, ...] | None:
+    """The addresses to ask the kernel for: ``ip`` and those inside; None: it is own in any case."""
+    addresses = (ip, *inner_ipv4(ip))
+    if any(each.is_loopback or each.is_unspecified for each in addresses):
+        return None
+    # the kernel routes no mapped address as IPv6
+    return tuple(
+        each
+        for each in addresses
+        if not isinstance(each, ipaddress.IPv6Address) or each.ipv4_mapped is None
+    )
 
 
 #: the machine that this process runs on
