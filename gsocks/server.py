@@ -11,11 +11,10 @@ import gevent
 from greenlet import greenlet
 
 from gsocks.crypto import KeyRing
-from gsocks.deadline import call_with_timeout, call_within
+from gsocks.deadline import call_with_timeout
 from gsocks.errors import (
     ClientError,
     GsocksError,
-    HalfClosedTimeout,
     HandshakeTimeout,
     IdleTimeout,
     LimitReached,
@@ -25,21 +24,18 @@ from gsocks.errors import (
 from gsocks.inbound.connection import ClientConnection
 from gsocks.inbound.listener import Listener
 from gsocks.inbound.options import ServerOptions, collect
+from gsocks.inbound.served_tunnel import ServedTunnel
+from gsocks.net.deadlines import Deadlines
 from gsocks.replay import ReplayGuard
-from gsocks.request import Command, Request
 from gsocks.rotation.build import SomeExit, SomeKeys, make_keys
 from gsocks.rotation.group import ExitGroup
 from gsocks.stream import close_with_fin
 from gsocks.tunnel import (
     CLOSE_GRACE,
     ServerTunnel,
-    TunnelDatagrams,
-    TunnelState,
-    TunnelStream,
     accept_tunnel,
     discard,
 )
-from gsocks.turns import give_way
 
 log = logging.getLogger("gsocks.server")
 
@@ -75,6 +71,9 @@ class RemoteServer(Listener):
         self._unproven: set[greenlet] = set()
         #: tunnels that wait for a request
         self.idle_tunnels: set[ServerTunnel] = set()
+        #: see :class:`gsocks.inbound.served_tunnel.TunnelListener`
+        self.idle_deadlines = Deadlines(self.timeouts.idle)
+        self.frame_deadlines = Deadlines(self.timeouts.handshake)
 
     def serve(self, connection: ClientConnection) -> None:
         """Agree on keys, then carry request after request."""
@@ -93,7 +92,7 @@ class RemoteServer(Listener):
             tunnel.frame_timeout = self.timeouts.handshake
             tunnel.trace = connection.trace
             connection.trace("tunnel opened with key %s", tunnel.user)
-            self._serve_tunnel(connection, tunnel)
+            ServedTunnel(self, connection, tunnel).wait()
 
     def _agree(self, connection: ClientConnection) -> ServerTunnel | None:
         try:
@@ -141,63 +140,11 @@ class RemoteServer(Listener):
         discard(connection.sock, connection.time_left(self.timeouts.handshake))
         connection.close()
 
-    def _serve_tunnel(self, connection: ClientConnection, tunnel: ServerTunnel) -> None:
-        """Take requests until one has a stream, which goes on by itself."""
-        while self._is_accepted(tunnel):
-            try:
-                request = self._wait_for_request(connection, tunnel)
-            except StreamError as error:
-                self._log_end(connection, tunnel, error)
-                break
-            except ClientError as error:
-                connection.next_request().finish(error.word, str(error))
-                tunnel.failed(error)
-            else:
-                if request is None:
-                    break
-                if self.carry(connection, tunnel, request):
-                    return
-            # One refusal in each turn: to ask for what is denied costs a peer next to nothing.
-            give_way(at_once=True)
-        tunnel.close()
-        connection.end()
-
-    def carry(self, connection: ClientConnection, tunnel: ServerTunnel, request: Request) -> bool:
-        """Carry one request of a tunnel; as ActiveRequest.carry."""
-        kind = TunnelDatagrams if request.command is Command.UDP_ASSOCIATE else TunnelStream
-        stream = kind(tunnel, _ServeNextRequest(self, connection, tunnel))
-        active = connection.next_request()
-        request = request._replace(client=active.record.client, trace=active.record.trace)
-        return active.carry(request, tunnel, stream, sock=connection.sock)
-
-    def _wait_for_request(
-        self, connection: ClientConnection, tunnel: ServerTunnel
-    ) -> Request | None:
-        if tunnel.state is TunnelState.REFUSED:
-            half_closed = self.timeouts.half_closed
-            call_within(half_closed, HalfClosedTimeout(), tunnel.discard_refused)
-        self.idle_tunnels.add(tunnel)
-        connection.idle()
-        try:
-            return call_within(self.timeouts.idle, IdleTimeout(), tunnel.accept)
-        finally:
-            connection.busy()
-            self.idle_tunnels.discard(tunnel)
-
-    def stream_ended(
-        self, connection: ClientConnection, tunnel: ServerTunnel, reusable: bool
-    ) -> None:
-        """Take the next request of a tunnel whose stream is closed, or close the tunnel."""
-        if reusable and self._is_accepted(tunnel):
-            self.spawn(connection, self._serve_tunnel, connection, tunnel)
-        else:
-            tunnel.close()
-            connection.end()
-
-    def _is_accepted(self, tunnel: ServerTunnel) -> bool:
+    def is_accepted(self, tunnel: ServerTunnel) -> bool:
+        """See :class:`gsocks.inbound.served_tunnel.TunnelListener`, as for the next one."""
         return not self.context.stopping and self.keys.key(tunnel.user) == tunnel.key
 
-    def _log_end(
+    def log_end(
         self, connection: ClientConnection, tunnel: ServerTunnel, error: StreamError
     ) -> None:
         expected = isinstance(error, (IdleTimeout, StreamClosed))
@@ -218,7 +165,7 @@ class RemoteServer(Listener):
         """
         self.keys = keys
         for tunnel in list(self.idle_tunnels):
-            if not self._is_accepted(tunnel):
+            if not self.is_accepted(tunnel):
                 tunnel.close()
 
     def stop(self, timeout: float | None = None) -> None:
@@ -238,22 +185,3 @@ class RemoteServer(Listener):
             gevent.get_hub().loop.run_callback(self._kill_unproven, greeter)
         for tunnel in list(self.idle_tunnels):
             tunnel.close()
-
-
-class _ServeNextRequest:
-    """What a stream does with its tunnel when it is closed.
-
-    No partial: there is one for each connection, and this is a quarter of its size.
-    """
-
-    __slots__ = ("_connection", "_server", "_tunnel")
-
-    def __init__(
-        self, server: RemoteServer, connection: ClientConnection, tunnel: ServerTunnel
-    ) -> None:
-        self._server = server
-        self._connection = connection
-        self._tunnel = tunnel
-
-    def __call__(self, reusable: bool) -> None:
-        self._server.stream_ended(self._connection, self._tunnel, reusable)

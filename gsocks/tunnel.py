@@ -17,7 +17,7 @@ import socket as std_socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, IntEnum
-from typing import Any, ClassVar, NamedTuple, NoReturn, TypeAlias
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import gevent
 
@@ -374,10 +374,14 @@ class Tunnel:
 
     def send(self, kind: Frame, body: bytes = b"") -> None:
         """One frame, header and body in one write.  Raises FrameTimeout, another StreamError."""
-        sock, sealed = self._socket(), self._scratch.sealed
-        sealed_bytes = bytes(sealed[: self.seal(self._scratch, kind, body)])
+        self._socket()
+        scratch = self._scratch
+        self.send_sealed(bytes(scratch.sealed[: self.seal(scratch, kind, body)]))
+
+    def send_sealed(self, sealed: bytes) -> None:
+        """Frames that were sealed already, or the rest of one.  Raises as :meth:`send`."""
         try:
-            self._send_all(sock, sealed_bytes)
+            self._send_all(self._socket(), sealed)
         except BaseException:
             # A frame cut in two can't be continued, so nothing may follow it; this includes
             # the timeout or the kill of the greenlet that was sending.
@@ -891,10 +895,17 @@ def connect_tunnel(sock: AnySocket, key: Key, offered: Cipher) -> ClientTunnel:
 # --- the server's end -----------------------------------------------------------------------
 
 
+class WaitingTunnel(Protocol):
+    """What waits for the next request of a tunnel."""
+
+    def closing(self) -> None:
+        """The tunnel is about to be closed by its owner; its descriptor is still open."""
+
+
 class ServerTunnel(Tunnel):
     """A tunnel as its acceptor holds it: it is asked for streams."""
 
-    __slots__ = ("key", "user")
+    __slots__ = ("key", "user", "waiting")
     transitions = SERVER_TRANSITIONS
     #: see :class:`gsocks.handshake.Answer`
     protocol = "tunnel"
@@ -904,6 +915,14 @@ class ServerTunnel(Tunnel):
         #: the key that the other end proved to know, and its name
         self.key = key
         self.user = user
+        #: waits for its next request in the hub
+        self.waiting: WaitingTunnel | None = None
+
+    def _take_socket(self) -> AnySocket | None:
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None:
+            waiting.closing()
+        return super()._take_socket()
 
     def accept(self) -> Request | None:
         """The next request; None if the other end closed the tunnel, which it may between two.
@@ -923,7 +942,7 @@ class ServerTunnel(Tunnel):
                     return None
                 raise
             if kind == Frame.OPEN:
-                return self._decode_open(body)
+                return self.decode_open(body)
             if kind != Frame.PING:
                 raise ProtocolViolation(f"frame {kind:#04x} between two streams")
             pings += 1
@@ -932,6 +951,12 @@ class ServerTunnel(Tunnel):
             self.send(Frame.PONG)
             self._move(TunnelEvent.PING)
             give_way(at_once=True)  # what costs a peer nothing is done once in each turn
+
+    def pong_nowait(self, scratch: ScratchBuffers) -> memoryview:
+        """Answer a ping; returns as ``send_nowait``."""
+        rest = self.send_nowait(scratch, Frame.PONG)
+        self._move(TunnelEvent.PING)
+        return rest
 
     def discard_refused(self) -> None:
         """Discard what the client sent before it could know of a refusal, up to its FIN.
@@ -954,7 +979,19 @@ class ServerTunnel(Tunnel):
 
         Which exit serves it is this end's own business, and has no place in OPENED.
         """
-        self.send(Frame.OPENED, bytes((0,)) + bound.encode() + self.padding())
+        self.send(Frame.OPENED, self._success(bound))
+        self._note_success()
+
+    def succeeded_nowait(self, scratch: ScratchBuffers, bound: Address) -> memoryview:
+        """The same without waiting; returns as ``send_nowait``."""
+        rest = self.send_nowait(scratch, Frame.OPENED, self._success(bound))
+        self._note_success()
+        return rest
+
+    def _success(self, bound: Address) -> bytes:
+        return b"\0" + bound.encode() + self.padding()
+
+    def _note_success(self) -> None:
         self._answers_due -= 1
         if not self._answers_due:
             self._move(TunnelEvent.OPENED)
@@ -967,7 +1004,8 @@ class ServerTunnel(Tunnel):
         except StreamError:
             pass  # the tunnel is closed by it, which the wait for the next request reports
 
-    def _decode_open(self, body: bytes) -> Request:
+    def decode_open(self, body: bytes) -> Request:
+        """The request in the body of an OPEN.  Raises as :meth:`accept`."""
         take = _Taker(body)
         command = take(1)[0]
         dest = Address.read(take)

@@ -20,7 +20,6 @@ from gsocks.crypto import Key
 from gsocks.exits.base import Connected
 from gsocks.exits.direct import DirectExit
 from gsocks.exits.tunnel import TunnelExit
-from gsocks.inbound.connection import ClientConnection
 from gsocks.local import LocalServer
 from gsocks.net.dial import Dialer
 from gsocks.net.resolve import Resolver
@@ -315,28 +314,25 @@ def test_a_tunnel_that_died_unnoticed_costs_another_try_and_no_failure(
     way = exits(server.bound, pool_size=3)
     way.pool.wake()
     eventually(lambda: way.pool.ready == len(server.idle_tunnels) == 3)
-    for tunnel in server.idle_tunnels:
+    for tunnel in list(server.idle_tunnels):
         tunnel.abort()  # the pool's watchers have had no time to see it
     assert is_echoed(way.connect(to(echo_server)))
 
 
-def test_where_even_a_fresh_tunnel_breaks_the_exit_has_failed(exits: MakeExit) -> None:
+def test_where_even_a_fresh_tunnel_breaks_the_exit_has_failed(
+    start_server: StartServer, exits: MakeExit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A server that agrees on keys and then hangs up on every request."""
 
-    class HangsUp(RemoteServer):
-        def carry(
-            self, connection: ClientConnection, tunnel: ServerTunnel, request: Request
-        ) -> bool:
-            tunnel.abort()
-            return False
+    def hang_up(tunnel: ServerTunnel, body: bytes) -> Request:
+        raise errors.ProtocolViolation("no request is good enough")
 
-    server = HangsUp(("127.0.0.1", 0), direct(), {"default": KEY})
-    with running_inbound(server):
-        way = exits(server.bound, pool_size=2)
-        way.pool.wake()
-        eventually(lambda: way.pool.ready == 2)
-        with pytest.raises(errors.ExitFailed, match="gsocks://"):
-            way.connect(to(NOWHERE))
+    monkeypatch.setattr(ServerTunnel, "decode_open", hang_up)
+    way = exits(start_server(direct()).bound, pool_size=2)
+    way.pool.wake()
+    eventually(lambda: way.pool.ready == 2)
+    with pytest.raises(errors.ExitFailed, match="gsocks://"):
+        way.connect(to(NOWHERE))
 
 
 def test_a_closed_exit_serves_no_request(exits: MakeExit) -> None:

@@ -9,13 +9,13 @@ from array import array
 from enum import Enum
 from fcntl import ioctl
 from termios import FIONREAD
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 from greenlet import greenlet
 
 from gsocks.address import Address
-from gsocks.errors import Evicted, GsocksError, StreamClosed
+from gsocks.errors import Evicted, GsocksError, StreamClosed, StreamError
 from gsocks.inbound.active_request import ActiveRequest
 from gsocks.inbound.context import ListenerContext
 from gsocks.observe import Record, Trace, new_connection_id, no_trace, trace_of
@@ -42,6 +42,13 @@ class _State(Enum):
     CLOSED = "closed"
 
 
+class Waiting(Protocol):
+    """What waits for the next request of a connection, without a greenlet."""
+
+    def evicted(self, error: StreamError) -> None:
+        """The connection is closed, because of ``error``.  Never blocks."""
+
+
 class ClientConnection:
     """From accept to the end of everything that the connection led to.
 
@@ -62,6 +69,7 @@ class ClientConnection:
         "spoke_at",
         "started",
         "trace",
+        "waiting",
         "watcher",
     )
 
@@ -81,6 +89,8 @@ class ClientConnection:
         self.spoke_at: float | None = None
         #: of the socket, while the hub reads what it sends
         self.watcher: Any = None
+        #: waits for its next request in the hub
+        self.waiting: Waiting | None = None
         self._state = _State.NEW
         #: the client's prefix, for which this connection counts
         self._prefix = ""
@@ -169,10 +179,14 @@ class ClientConnection:
 
     def next_request(self) -> ActiveRequest:
         """A request that begins now on a connection that may have many, under a number."""
+        return ActiveRequest(self.context, self.next_record())
+
+    def next_record(self) -> Record:
+        """That of such a request."""
         self.requests += 1
         request_id = f"{self.id}.{self.requests}"
-        traced = self.trace is not no_trace
-        return self._new_request(request_id, trace_of(request_id) if traced else no_trace)
+        trace = no_trace if self.trace is no_trace else trace_of(request_id)
+        return Record(self.context.name, str(self.client), request_id, trace)
 
     def retry_request(self, failed: ActiveRequest) -> ActiveRequest:
         """The same request again, with a record of its own under the same id."""
@@ -222,6 +236,8 @@ class ClientConnection:
             # a flood of those that have said nothing would drown the log
             error.is_routine = self.spoke_at is None
             self.new_request(self.spoke_at).refused(error)
+        elif self.waiting is not None:
+            self.waiting.evicted(StreamClosed(reason))
         elif self._greenlet is not None:
             kind = StreamClosed if self._state is _State.IDLE else Evicted
             loop = gevent.get_hub().loop
