@@ -91,7 +91,7 @@ class OwnListeners:
 
     def connecting(self, sock: AnySocket, ip: IPAddress) -> None:
         """A connection to an exit at ``ip`` has begun.  Raises OutOfResources."""
-        if self._open and (ip.is_loopback or _is_own(ip)):
+        if self._open and _is_own(ip):
             here = Address.from_sockaddr(sock.getsockname())
             self._outgoing[here] = _Outgoing(ref(sock), self)
 

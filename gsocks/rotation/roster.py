@@ -552,7 +552,10 @@ class Roster:
         self, request: Request, excluded: Collection[Member], now: float
     ) -> Allows[Member] | None:
         """Which exits the request may use of those that others may use; None: all of them."""
-        domains, barring = self.domains, self._barring(request)
+        domains = self.domains
+        if not excluded and not domains.by_domain and self.host_limits is None:
+            return None  # as nearly always
+        barring = self._barring(request)
         host, limits = self._limited_host(request), self.host_limits
         if host is not None and limits is not None and request.selector.session is None:
             return _Unlimited(
