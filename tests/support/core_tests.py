@@ -17,6 +17,7 @@ TESTS = {
     "net/pump": "pump splice tunnel relay",
     "rotation/address_probes": "address_probes",
     "rotation/apply": "apply watch admin",
+    "rotation/beginning": "beginning tunnel_begin straight",
     "rotation/budget": "budget budgets saved",
     "rotation/budgets": "budgets budget saved",
     "rotation/build": "rotation exit_group watch apply http_retry",
@@ -32,6 +33,7 @@ TESTS = {
     "rotation/failover": (
         "failover per_host rotation hedging strict_sessions connection_log http_retry"
     ),
+    "rotation/first_attempt": "beginning failover",
     "rotation/geo": "geo address_probes",
     "rotation/group": "rotation failover bind datagram hedging http_retry http_kept exit_group",
     "rotation/health": "health evidence roster failover saved",
