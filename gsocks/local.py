@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket as std_socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from gevent.pool import Group
 
-from gsocks.access.login import OPEN, Authenticator
+from gsocks.access.login import OPEN, Authenticator, Identity, VerifyPassword
 from gsocks.access.username_style import parse_styles
 from gsocks.address import Address
 from gsocks.deadline import call_with_timeout, call_within
@@ -29,6 +29,7 @@ from gsocks.inbound.http_session import HttpSession, HttpSettings
 from gsocks.inbound.listener import Listener
 from gsocks.inbound.options import LocalOptions, collect
 from gsocks.inbound.straight import receive
+from gsocks.inbound.straight_http import begin
 from gsocks.inbound.udp import Associations
 from gsocks.net.listen import is_local, listen_address
 from gsocks.observe import Record, no_trace
@@ -73,6 +74,8 @@ class LocalServer(Listener):
         self._selector = options.selector
         self._styles = parse_styles(options.username_style)
         self._client_is_session = options.by_client
+        #: see gsocks.inbound.straight.StraightListener
+        self.is_open = is_open and not options.by_client
         #: see LocalOptions; new connections go by it
         self.ask = options.ask
         self._http_sessions: set[HttpSession] = set()
@@ -135,12 +138,7 @@ class LocalServer(Listener):
     # --- the straight way -------------------------------------------------------------------
 
     def _spoke(self, connection: ClientConnection) -> None:
-        if (
-            self._logins is None
-            and not self._client_is_session
-            and connection.trace is no_trace
-            and not self._is_balanced(connection)
-        ):
+        if connection.trace is no_trace and not self._is_balanced(connection):
             receive(self, connection)
         else:
             super()._spoke(connection)
@@ -153,6 +151,9 @@ class LocalServer(Listener):
 
     def leave_straight_way(self, connection: ClientConnection, received: bytes) -> None:
         """See :class:`gsocks.inbound.straight.StraightListener`, as for the next one."""
+        is_first = connection.spoke_at is None
+        if is_first and received.startswith(b"CONNECT ") and begin(self, connection, received):
+            return
         self._serve_in_greenlet(connection, self.serve, received)
 
     def plain_request(self, dest: Address, payload: bytes, record: Record) -> Request:
@@ -167,6 +168,26 @@ class LocalServer(Listener):
             record.client,
         )
 
+    def http_connect(
+        self, dest: Address, payload: bytes, identity: Identity, record: Record
+    ) -> Request:
+        """See :class:`gsocks.inbound.straight_http.HttpListener`, as for the next one."""
+        settings = self._http_settings
+        return Request(
+            CONNECT,
+            dest,
+            identity.user,
+            payload,
+            identity.selector,
+            settings.fast_open,
+            settings.retry_on,
+            record.client,
+        )
+
+    def recalling_authenticator(self, client: Address) -> Authenticator:
+        logins = self._logins
+        return self._authenticator(client, None if logins is None else logins.recalling)
+
     def _serve_http(self, session: HttpSession) -> None:
         self._http_sessions.add(session)
         try:
@@ -176,16 +197,21 @@ class LocalServer(Listener):
 
     def authenticator_for(self, client: Address) -> Authenticator:
         """What decides whether ``client`` may come in, and as whom."""
+        logins = self._logins
+        return self._authenticator(client, None if logins is None else logins.for_client)
+
+    def _authenticator(
+        self, client: Address, verify_for: Callable[[str], VerifyPassword] | None
+    ) -> Authenticator:
         host = client.host
         selector = (
             self._selector.merge(ExitSelector(session=host))
             if self._client_is_session
             else self._selector
         )
-        if self._logins is None:
+        if self._logins is None or verify_for is None:
             return Authenticator(selector=selector, styles=self._styles, asks=self.ask)
-        verify = self._logins.for_client(host)
-        return Authenticator(verify, self._logins.users, selector, self._styles)
+        return Authenticator(verify_for(host), self._logins.users, selector, self._styles)
 
     def _associate(
         self,

@@ -91,6 +91,20 @@ class Throttle:
         """:meth:`verify` for a client at the IP address ``host``."""
         return partial(self.verify, host)
 
+    def recalling(self, host: str) -> VerifyPassword:
+        """:meth:`recall` for a client at the IP address ``host``."""
+        return partial(self.recall, host)
+
+    def recall(self, host: str, name: str, password: bytes) -> bool:
+        """Whether the password is remembered, so that :meth:`verify` returns True at once.
+
+        False, too, where :meth:`verify` has something to do for that address before.
+        """
+        key = client_prefix(host)
+        if self._sources.peek(key) is not None or self._refused.peek(key) is not None:
+            return False
+        return self._recall(name, password) is True
+
     def verify(self, host: str, name: str, password: bytes) -> bool:
         """The result of ``authenticate``; False is returned later with each failure.
 

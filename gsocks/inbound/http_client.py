@@ -48,6 +48,11 @@ MAX_BLANK = 64
 WRITE_TIMEOUT = 10.0
 
 
+def connected_answer(via: str) -> bytes:
+    """The answer to a CONNECT that is served by the exit ``via``."""
+    return b"HTTP/1.1 200 Connection established\r\nProxy-Status: %s\r\n\r\n" % next_hop(via)
+
+
 class Client:
     """What an HTTP client asks, request after request, and what it is answered.
 
@@ -220,8 +225,7 @@ class Client:
 
     def succeeded(self, bound: Address, via: str) -> None:  # noqa: ARG002
         """CONNECT is served (RFC 9110 section 9.3.6) by the exit ``via``.  Raises StreamError."""
-        status = b"Proxy-Status: " + next_hop(via)
-        send_all(self._sock, b"HTTP/1.1 200 Connection established\r\n" + status + b"\r\n\r\n")
+        send_all(self._sock, connected_answer(via))
 
     def failed(self, error: GsocksError, *, last: bool = False) -> None:
         """The request is not served, because of ``error``.  Never raises.

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from gsocks.address import Address
-from gsocks.errors import LimitReached, StreamError, Truncated, stream_failure
+from gsocks.errors import StreamError, Truncated, stream_failure
 from gsocks.handshake import (
     NO_AUTHENTICATION,
+    Answer,
     Socks5Answer,
     disconnected,
     plain_connect,
@@ -43,6 +44,10 @@ class StraightListener(Protocol):
 
     @property
     def context(self) -> ListenerContext: ...
+
+    @property
+    def is_open(self) -> bool:
+        """Whether clients without a login are served, all in the same way."""
 
     def leave_straight_way(self, connection: ClientConnection, received: bytes) -> None:
         """Go on with the handshake in a greenlet, behind the greeting if that was answered."""
@@ -85,7 +90,7 @@ def _lost(connection: ClientConnection, error: StreamError) -> None:
 
 def _greeting(listener: StraightListener, connection: ClientConnection, received: bytes) -> None:
     began = time.monotonic()
-    length = plain_greeting(received)
+    length = plain_greeting(received) if listener.is_open else 0
     try:
         is_answered = length and send_now(connection.sock.fileno(), NO_AUTHENTICATION)
     except StreamError:
@@ -108,14 +113,15 @@ def _request(
     dest, payload = found
     connection.context.silent.release(connection)
     # the relay takes the watcher over; what the client sends before waits
-    connection.watcher.callback = _stop_watching
+    connection.watcher.callback = stop_watching
     connection.handshake_done()
     record = connection.new_record(began)
     active = StraightRequest(listener, connection, record)
     active.begin(listener.plain_request(dest, payload, record))
 
 
-def _stop_watching(connection: ClientConnection) -> None:
+def stop_watching(connection: ClientConnection) -> None:
+    """The client of a request that is being connected can be read, or is gone."""
     connection.watcher.stop()
 
 
@@ -137,11 +143,10 @@ class StraightRequest(ActiveRequest):
         """Connect and carry ``request``: in a greenlet, if it has to wait for anything else."""
         self._request = request
         self._note_request(request, Socks5Answer.protocol, "", ())
-        try:
-            self._acquire_quota(request)
-            begun = self._context.exit_group.begin(request, self)
-        except LimitReached:
-            begun = None  # as the greenlet finds
+        self._begin()
+
+    def _begin(self) -> None:
+        begun = self._context.exit_group.begin(self._request, self)
         if begun is None or isinstance(begun, FirstAttempt):
             self._go_on(begun)
         else:
@@ -156,7 +161,7 @@ class StraightRequest(ActiveRequest):
         del context.connecting[self]
         try:
             outbound.stream = context.quota.limited(outbound.stream, self._request)
-            reply = socks5_success(outbound.bound)
+            reply = self._success(outbound)
             sent = send_now(connection.sock.fileno(), reply)
         except StreamError as error:
             outbound.abort()
@@ -187,6 +192,16 @@ class StraightRequest(ActiveRequest):
         watcher, connection.watcher = connection.watcher, None
         return SocketStream(connection.sock, self._request.payload, watcher)
 
+    # --- the protocol -----------------------------------------------------------------------
+
+    def _success(self, outbound: Outbound) -> bytes:
+        """The answer to a request that is connected."""
+        return socks5_success(outbound.bound)
+
+    def _answer(self) -> Answer:
+        """What answers in a greenlet."""
+        return Socks5Answer(self._connection.sock)
+
     # --- in a greenlet ----------------------------------------------------------------------
 
     def _go_on(self, first: FirstAttempt | None) -> None:
@@ -197,7 +212,7 @@ class StraightRequest(ActiveRequest):
         connection, request = self._connection, self._request
         sock = connection.sock
         stream = SocketStream(sock, request.payload)
-        if not self.carry(request, Socks5Answer(sock), stream, connection, sock, first):
+        if not self.carry(request, self._answer(), stream, connection, sock, first):
             connection.close(CLOSE_GRACE)
 
     def _answer_on(self, outbound: Outbound, rest: bytes) -> None:
