@@ -33,8 +33,7 @@ from tests.support.waiting import TOO_LONG
 #: seconds after which a thread of a flood whose peer has closed tries again
 _AGAIN = 0.01
 
-#: seconds after which a connection over which nothing can be sent is replaced; a thread that missed
-#: its socket's end holds up the end of the scene for no longer
+#: seconds after which a connection over which nothing can be sent is replaced
 _PATIENCE = 10.0
 
 
@@ -135,16 +134,25 @@ class Scene:
         def one_connection() -> None:
             with self.connect(port, source, _PATIENCE) as sock:
                 greet(sock)
-                self.drain(sock)
-                while not self.over.is_set():
-                    sock.sendall(data)
-                    self.note_done()
+                with self.drained(sock):
+                    while not self.over.is_set():
+                        sock.sendall(data)
+                        self.note_done()
 
         self.keep_doing(one_connection)
 
-    def drain(self, sock: socket.socket) -> None:
-        """Read all that comes, in a thread."""
-        self._thread(_drain, sock)
+    @contextmanager
+    def drained(self, sock: socket.socket) -> Iterator[None]:
+        """Read all that comes while the block runs, in a thread; then shut the connection down."""
+        reader = self._thread(_drain, sock)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)  # which wakes the reader
+            # Before the socket is closed: another one may get its descriptor, for which the reader
+            # would wait then.
+            reader.join(TOO_LONG)
 
     def origin(self, serve: Callable[[socket.socket], object], host: str = "127.0.0.1") -> int:
         """A server that calls ``serve`` with each connection, in a thread; gives its port.
@@ -180,7 +188,7 @@ class Scene:
 
     # --- threads ------------------------------------------------------------------------------
 
-    def _thread(self, work: Callable[..., object], *arguments: object) -> None:
+    def _thread(self, work: Callable[..., object], *arguments: object) -> threading.Thread:
         def guarded() -> None:
             with contextlib.suppress(OSError):
                 work(*arguments)
@@ -190,6 +198,7 @@ class Scene:
             self._threads = [each for each in self._threads if each.is_alive() or not each.ident]
             self._threads.append(thread)
             thread.start()
+        return thread
 
     def _repeat(self, step: Callable[[], object]) -> None:
         while not self.over.is_set():

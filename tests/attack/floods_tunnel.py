@@ -44,8 +44,8 @@ def _attacked(scene: Scene, frames: Callable[[], Frames]) -> Attacked:
             client = other_end.Client(MALLORY, os.urandom(32))
             sock.sendall(client.hello(time.time_ns() // 1_000_000, SECRETBOX))
             sealing, _ = client.read_reply(lambda count: read_exactly(sock, count))
-            scene.drain(sock)
-            _send(scene, sock, sealing, frames())
+            with scene.drained(sock):
+                _send(scene, sock, sealing, frames())
 
     scene.keep_doing(one_tunnel)
     return Attacked(server, Witness(local.port()))

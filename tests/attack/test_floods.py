@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import signal
+import socket
 from pathlib import Path
 
 import pytest
 
-from tests.attack.flood import Flood, floods, under
+from tests.attack.flood import Flood, Scene, floods, under
 from tests.support.waiting import eventually
 
 #: of the other client, at least
@@ -28,3 +29,17 @@ def test_another_client_is_served_and_signals_are_obeyed(flood: Flood, tmp_path:
         program.signal(signal.SIGINT)
         # it may be drained already, and be killed while it exits
         assert program.end() in (0, -signal.SIGINT)
+
+
+def test_what_drains_a_connection_has_ended_before_its_descriptor_may_be_another_ones(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            sock = scene.connect(silent.getsockname()[1])
+            with scene.drained(sock):
+                assert any(thread.is_alive() for thread in scene._threads)
+            assert not any(thread.is_alive() for thread in scene._threads)
+    finally:
+        scene.close()
