@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from fuzz.model import Dest, Short, Taker, Wrong
 from fuzz.wire import WAYS, Wire
 from gsocks.address import Address
-from gsocks.crypto import Cipher, Key, Session
+from gsocks.crypto import Area, Cipher, Key, Session
 from gsocks.errors import (
     ClientError,
     ConnectFailed,
@@ -127,10 +127,13 @@ class _Unsealed:
 
     overhead = 0
 
-    def seal_into(self, to: memoryview, content: Bytes) -> None:
-        to[: len(content)] = content
+    def seal_at(self, area: Area, start: int, content: Bytes) -> int:
+        end = start + len(content)
+        area.view[start:end] = content
+        return end
 
-    open_into = seal_into
+    def open_at(self, area: Area, to: int, sealed: Area, start: int, length: int) -> None:
+        area.view[to : to + length] = sealed.view[start : start + length]
 
 
 class _OverWire(Tunnel):

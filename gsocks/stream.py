@@ -89,7 +89,7 @@ class ScratchBuffers:
     allocates none for each of its chunks.
     """
 
-    __slots__ = ("plain", "sealed")
+    __slots__ = ("areas", "plain", "sealed")
 
     #: bytes in transit at once
     room = 2 * CHUNK
@@ -99,6 +99,8 @@ class ScratchBuffers:
     def __init__(self) -> None:
         self.plain = memoryview(bytearray(self.room))
         self.sealed = memoryview(bytearray(self.room + self.more))
+        #: what tunnels know of them
+        self.areas: Any = None
 
 
 #: the buffers of all that this thread's hub carries

@@ -25,6 +25,7 @@ from gsocks.address import UNSPECIFIED, Address
 from gsocks.crypto import (
     EPHEMERAL_SIZE,
     HELLO_HEAD_SIZE,
+    Area,
     Cipher,
     Initiator,
     Key,
@@ -163,6 +164,8 @@ class Header(NamedTuple):
     length: int
 
 
+#: where the next bytes are those of a header
+_NO_HEADER = Header(-1, 0)
 #: stands behind the frames that came whole before one that breaks the tunnel
 BROKEN = Header(-1, 0)
 
@@ -228,56 +231,59 @@ class FrameDecoder:
         Raises Tampered if a frame is not of the other end's making, ProtocolViolation.  Behind
         bodies that are good it returns BROKEN first, and keeps the error as :attr:`failure`.
         """
-        opener, due = self._opener, self._due
-        overhead = opener.overhead
+        opener = self._opener
+        open_at, overhead = opener.open_at, opener.overhead
         head = HEADER_SIZE + overhead
-        plain, sealed = scratch.plain, scratch.sealed
+        plain, sealed, header = scratch.areas or areas_of(scratch)
+        kind, length = self._due or _NO_HEADER
         start, end = 0, count
         if kept := self.kept:
-            sealed[: len(kept)] = kept
+            sealed.view[: len(kept)] = kept
             end += len(kept)
         filled, other = 0, None
         pads, frames = self._pads, MAX_FRAMES_AT_ONCE
         self.has_backlog = False
         try:
             while other is None:
-                if due is None:
+                if kind < 0:
                     if end - start < head:
                         break
                     if not frames:
                         self.has_backlog = True
                         break
                     frames -= 1
-                    opener.open_into(plain[filled:], sealed[start : start + head])
-                    due = _read_header(plain[filled : filled + HEADER_SIZE])
+                    open_at(header, 0, sealed, start, head)
+                    word = int.from_bytes(header.view, "big")
+                    kind, length = word >> 24, word & 0xFFFFFF
+                    if length > MAX_BODY:
+                        raise ProtocolViolation(f"a frame of {length} bytes")
                     start += head
-                kind, length = due
                 size = length + overhead if length else 0
                 if end - start < size:
                     break
                 if size:
-                    opener.open_into(plain[filled:], sealed[start : start + size])
+                    open_at(plain, filled, sealed, start, size)
                     start += size
                 if kind == joined and length:
                     filled += length
                     pads = 0
                 elif kind != Frame.PAD:
-                    other = due
+                    other = Header(kind, length)
                     pads = 0
                 elif pads < MAX_PADS:
                     pads += 1
                 else:
                     raise ProtocolViolation(f"more than {MAX_PADS} PADs in a row")
-                due = None
+                kind = -1
         except StreamError as error:
             if not filled:
                 raise
             self.failure = error
             return filled, BROKEN
-        self._due = due
+        self._due = None if kind < 0 else Header(kind, length)
         self._pads = pads
         if start < end:
-            self.kept = bytes(sealed[start:end])
+            self.kept = bytes(sealed.view[start:end])
             if other is not None:
                 self.has_backlog = True
         else:
@@ -285,11 +291,11 @@ class FrameDecoder:
         return filled, other
 
 
-def _read_header(header: Bytes) -> Header:
-    kind, length = header[0], int.from_bytes(header[1:], "big")
-    if length > MAX_BODY:
-        raise ProtocolViolation(f"a frame of {length} bytes")
-    return Header(kind, length)
+def areas_of(scratch: ScratchBuffers) -> tuple[Area, Area, Area]:
+    """The buffers for what is opened and what is sealed, and one for a frame's header."""
+    areas = Area(scratch.plain), Area(scratch.sealed), Area(memoryview(bytearray(HEADER_SIZE)))
+    scratch.areas = areas
+    return areas
 
 
 class Tunnel:
@@ -446,7 +452,8 @@ class Tunnel:
         decoder, count, failure = self._decoder, None, None
         if not decoder.has_backlog:
             try:
-                count = self.receive_some(self.fileno(), decoder.bulk_room(scratch))
+                fd = (self._sock or self._socket()).fileno()
+                count = self.receive_some(fd, decoder.bulk_room(scratch))
             except StreamError as error:
                 failure = error  # behind what has been received before
         try:
@@ -502,7 +509,7 @@ class Tunnel:
         """
         end = self.seal(scratch, kind, body, behind)
         sealed = scratch.sealed
-        sent = self.send_some(self.fileno(), sealed[:end])
+        sent = self.send_some((self._sock or self._socket()).fileno(), sealed[:end])
         return NOTHING if sent == end else memoryview(bytes(sealed[sent:end]))
 
     #: how bytes are received and sent without waiting
@@ -514,15 +521,14 @@ class Tunnel:
 
         They lie in ``scratch.sealed``, where ``behind`` bytes lie already: returns where they end.
         """
-        sealed, sealer = scratch.sealed, self._sealer
-        end = behind
-        for start in range(0, len(body) or 1, MAX_BODY):
-            part = body[start : start + MAX_BODY]
-            sealer.seal_into(sealed[end:], _header(kind, len(part)))
-            end += HEADER_SIZE + sealer.overhead
-            if part:
-                sealer.seal_into(sealed[end:], part)
-                end += len(part) + sealer.overhead
+        _, sealed, _ = scratch.areas or areas_of(scratch)
+        seal_at, end, size = self._sealer.seal_at, behind, len(body)
+        for start in range(0, size or 1, MAX_BODY):
+            part = body if size <= MAX_BODY else body[start : start + MAX_BODY]
+            length = len(part)
+            end = seal_at(sealed, end, (kind << 24 | length).to_bytes(HEADER_SIZE, "big"))
+            if length:
+                end = seal_at(sealed, end, part)
         return end
 
     def padding(self) -> bytes:
@@ -586,10 +592,6 @@ class Tunnel:
         return self._sock
 
 
-def _header(kind: Frame, length: int) -> bytes:
-    return (kind << 24 | length).to_bytes(HEADER_SIZE, "big")
-
-
 class _Inside(Blocking):
     """What is the same for a stream and for an association, from OPENED to both FINs.
 
@@ -641,7 +643,7 @@ class _Inside(Blocking):
             raise ProtocolViolation(f"frame {header.kind:#04x} inside a stream")
 
     def _send(self, kind: Frame, body: Bytes, scratch: ScratchBuffers) -> bool:
-        tunnel = self._open_tunnel()
+        tunnel = self._tunnel or self._open_tunnel()
         if self._write_ended:
             raise StreamClosed("this direction has ended")
         self._unsent = rest = tunnel.send_nowait(scratch, kind, body)
@@ -709,7 +711,7 @@ class TunnelStream(_Inside):
         self._behind: Header | None = None
 
     def read_nowait(self, scratch: ScratchBuffers) -> Bytes | None:
-        tunnel = self._open_tunnel()
+        tunnel = self._tunnel or self._open_tunnel()
         if self._read_ended:
             return b""
         behind, self._behind = self._behind, None
@@ -728,7 +730,8 @@ class TunnelStream(_Inside):
         if self._behind is not None:
             return True
         # a tunnel that is closed is noticed by the next read
-        return self._tunnel is not None and not self._read_ended and self._tunnel.has_backlog
+        tunnel = self._tunnel
+        return tunnel is not None and not self._read_ended and tunnel._decoder.has_backlog
 
     def write_nowait(self, data: Bytes, scratch: ScratchBuffers) -> bool:
         return self._send(Frame.DATA, data, scratch)

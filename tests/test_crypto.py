@@ -23,6 +23,7 @@ from gsocks.crypto import (
     EPHEMERAL_SIZE,
     HELLO_HEAD_SIZE,
     KEY_SIZE,
+    Area,
     Cipher,
     Initiator,
     Key,
@@ -492,6 +493,54 @@ def test_a_buffer_without_room_is_refused_before_anything_is_written(cipher: Cip
     far.opener.open_into(exact, sealed)
     assert exact == b"message"
     assert far.open(near.seal(b"next")) == b"next"
+
+
+@ciphers
+@pytest.mark.parametrize("size", [0, 1, 2048, 2049, 65536])
+def test_messages_are_sealed_and_opened_inside_of_areas(cipher: Cipher, size: int) -> None:
+    near, far = agreed(cipher)
+    sealed, opened = (Area(memoryview(bytearray(70_000))) for _ in range(2))
+    message = os.urandom(size)
+    for plaintext in (message, memoryview(message)):
+        end = near.sealer.seal_at(sealed, 7, plaintext)
+        assert end == 7 + size + near.overhead
+        assert not any(sealed.view[:7])
+        assert not any(sealed.view[end:])
+        opened.view[:] = bytes(opened.size)
+        far.opener.open_at(opened, 3, sealed, 7, end - 7)
+        assert opened.view[3 : 3 + size] == message
+        assert not any(opened.view[:3])
+        assert not any(opened.view[3 + size :])
+
+
+@ciphers
+def test_an_area_without_room_is_refused_before_anything_is_written(cipher: Cipher) -> None:
+    near, far = agreed(cipher)
+    message, overhead = b"message", near.overhead
+    exact = Area(memoryview(bytearray(7 + overhead)))
+    for start in (-1, 1, 1000):
+        with pytest.raises(ValueError, match="bytes for"):
+            near.sealer.seal_at(exact, start, message)
+    assert near.sealer.seal_at(exact, 0, message) == exact.size
+    opened = Area(memoryview(bytearray(7)))
+    for to in (-1, 1, 1000):
+        with pytest.raises(ValueError, match="bytes for"):
+            far.opener.open_at(opened, to, exact, 0, exact.size)
+    for start, length in (
+        (0, overhead - 1),
+        (1, exact.size),
+        (-1, exact.size),
+        (0, exact.size + 1),
+    ):
+        with pytest.raises(ValueError, match="bytes"):
+            far.opener.open_at(opened, 0, exact, start, length)
+    assert not any(opened.view)
+    # and none of it has counted as a message
+    far.opener.open_at(opened, 0, exact, 0, exact.size)
+    assert opened.view == message
+    exact.view[0] ^= 1
+    with pytest.raises(Tampered):
+        far.opener.open_at(opened, 0, exact, 0, exact.size)
 
 
 def test_a_box_of_one_cipher_does_not_open_with_the_other() -> None:
