@@ -1007,8 +1007,8 @@ class ServerTunnel(Tunnel):
         except StreamError:
             pass  # the tunnel is closed by it, which the wait for the next request reports
 
-    def decode_open(self, body: bytes) -> Request:
-        """The request in the body of an OPEN.  Raises as :meth:`accept`."""
+    def decode_open(self, body: bytes, client: str = "", trace: Trace = no_trace) -> Request:
+        """The request of ``client`` in the body of an OPEN.  Raises as :meth:`accept`."""
         take = _Taker(body)
         command = take(1)[0]
         dest = Address.read(take)
@@ -1016,7 +1016,7 @@ class ServerTunnel(Tunnel):
         if known is None:
             raise CommandNotSupported(f"command {command:#04x}")
         self._answers_due = 2 if known is Command.BIND else 1
-        return Request(known, dest, self.user)
+        return Request(known, dest, self.user, client=client, trace=trace)
 
 
 def accept_tunnel(

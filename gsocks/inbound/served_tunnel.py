@@ -261,23 +261,23 @@ class ServedTunnel:
         self._listener.spawn(self.connection, function, *args)
 
     def _open(self, body: bytes) -> None:
-        tunnel, connection = self.tunnel, self.connection
+        connection = self.connection
+        record = connection.next_record()
+        active = TunnelRequest(connection.context, record, self)
         try:
-            request = tunnel.decode_open(body)
+            request = self.tunnel.decode_open(body, record.client, record.trace)
         except ClientError as error:
             self._stop_waiting()
             self.stop_watching()
-            self.spawn(self._refuse, error.with_traceback(None))
+            self.spawn(self._refuse, active, error.with_traceback(None))
             return
         self._stop_waiting()
         # the relay takes the watcher over; what the client sends before waits
         self._watcher.callback = self._watcher.stop
-        record = connection.next_record()
-        active = TunnelRequest(connection.context, record, self)
-        active.begin(request._replace(client=record.client, trace=record.trace))
+        active.begin(request)
 
-    def _refuse(self, error: ClientError) -> None:
-        self.connection.next_request().finish(error.word, str(error))
+    def _refuse(self, active: ActiveRequest, error: ClientError) -> None:
+        active.finish(error.word, str(error))
         self.tunnel.failed(error)
         self.resume()
 

@@ -11,9 +11,9 @@ _PACKAGE = ROOT / "gsocks"
 
 #: the modules, and the names of test files, those first that are quick and find most
 TESTS = {
-    "pool": "pool tunnel fast_open",
+    "pool": "pool tunnel fast_open tunnel_begin",
     "relay": "relay splice pump bandwidth",
-    "tunnel": "tunnel protocol_vectors pump fast_open server pool",
+    "tunnel": "tunnel protocol_vectors pump fast_open server pool served_tunnel",
     "net/pump": "pump splice tunnel relay",
     "rotation/address_probes": "address_probes",
     "rotation/apply": "apply watch admin",
