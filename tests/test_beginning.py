@@ -26,6 +26,7 @@ from gsocks.rotation.beginning import Beginning
 from gsocks.rotation.first_attempt import FirstAttempt
 from gsocks.rotation.group import ExitGroup, Offer, Outbound
 from gsocks.settings import PerHostSettings
+from tests.support.names import Names
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
@@ -187,6 +188,46 @@ def test_an_exit_that_has_to_wait_keeps_its_turn() -> None:
         group.connect(request, owner.attempted, after=first)
     assert owner.attempts == ["one", "one", "two"]
     assert counts(group) == [(0, 0), (0, 0)]
+
+
+def test_a_name_that_is_known_is_connected(echo_server: Address) -> None:
+    names = Names(echo_test=["127.0.0.1"])
+    dialer = Dialer(ALLOW_ALL, Resolver(names))
+    group, owner = ExitGroup([DirectExit(dialer)], ALLOW_ALL), Owner()
+    request = to(Address("echo.test", echo_server.port))
+    group.connect(request, owner.attempted).abort()
+    assert isinstance(group.begin(request, owner), Beginning)
+    owner.told.wait()
+    assert names.queried == ["echo.test"]
+    assert owner.outbound is not None
+    assert owner.outbound.bound.host == "127.0.0.1"
+    owner.outbound.abort()
+
+
+def test_the_rules_are_asked_for_its_address(echo_server: Address) -> None:
+    rules = Rules.parse(["deny loopback", "allow all"])
+    resolver = Resolver(Names(echo_test=["127.0.0.1"]))
+    resolver.resolve("echo.test")
+    group, owner = ExitGroup([DirectExit(Dialer(rules, resolver))], rules), Owner()
+    first = group.begin(to(Address("echo.test", echo_server.port)), owner)
+    assert isinstance(first, FirstAttempt)
+    assert isinstance(first.failure, errors.Denied)
+    assert counts(group) == [(0, 0)]
+
+
+def test_several_addresses_are_raced_in_a_greenlet(echo_server: Address) -> None:
+    resolver = Resolver(Names(echo_test=["127.0.0.2", "127.0.0.1"]))
+    resolver.resolve("echo.test")
+    group, owner = ExitGroup([DirectExit(Dialer(ALLOW_ALL, resolver))], ALLOW_ALL), Owner()
+    request = to(Address("echo.test", echo_server.port))
+    first = group.begin(request, owner)
+    assert isinstance(first, FirstAttempt)
+    assert is_told_nothing(owner)
+    group.connect(request, owner.attempted, after=first).abort()
+
+
+def is_told_nothing(owner: Owner) -> bool:
+    return owner.outbound is None and owner.first is None
 
 
 def test_a_name_is_looked_up_in_a_greenlet() -> None:

@@ -306,3 +306,21 @@ def test_check_says_what_the_rules_decide_about_the_complete_name() -> None:
         "nas:80 is allowed: rule 'allow all'",
         "nas.corp.example:80 is denied: rule 'deny *.corp.example'",
     )
+
+
+def test_what_is_known_is_told_without_a_question() -> None:
+    names = Names(a_test=["192.0.2.1"], b_test=NO_SUCH_NAME)
+    clock = Clock()
+    resolver = Resolver(names, now=clock)
+    assert resolver.known("a.test") == ()
+    resolver.look_up("a.test")
+    with pytest.raises(errors.NameNotFound):
+        resolver.look_up("b.test")
+    assert resolver.known("a.test") == ips("192.0.2.1")
+    assert resolver.known("b.test") == ()
+    clock.seconds += 61.0
+    assert resolver.known("a.test") == ()
+    resolver.look_up("a.test")
+    names.changes += 1
+    assert resolver.known("a.test") == ()
+    assert names.queried == ["a.test", "b.test", "a.test"]

@@ -140,16 +140,30 @@ class Dialer:
     def begin(self, attempt: DialAttempt, dest: Address, user: str | None = None) -> bool:
         """Begin to connect to ``dest`` without a greenlet; ``attempt`` is told of the end.
 
-        False if the name has to be looked up first.  Raises what :meth:`connect` does, where that
-        is known at once.
+        False if the name has to be looked up first, or has several addresses, which have to be
+        raced.  Raises what :meth:`connect` does, where that is known at once.
         """
-        if dest.port == 0 or dest.ip is None:
+        host, port = dest
+        if port == 0:
             return False
-        if not self.allows_all:
+        if ip_of(host) is None:
+            known = self._known_address(dest, user)
+            if known is None:
+                return False
+            host = str(known)
+        elif self._rules is not ALLOW_ALL:
             self._judge(dest, user)
-        sock = _begin(dest.host, dest.port, self._source, self._freebind, self._own)
+        sock = _begin(host, port, self._source, self._freebind, self._own)
         attempt.begun(sock, dest, self._deadlines)
         return True
+
+    def _known_address(self, dest: Address, user: str | None) -> IPAddress | None:
+        """The only allowed address of a name, if it is known; None if not.  Raises Denied."""
+        decision = self._judge(dest, user)
+        known = self._resolver.known(dest.host) if "." in dest.host else ()
+        if known and decision.verdict is not Verdict.ALLOW:
+            known = self._allowed_of(known, dest, user)
+        return known[0] if len(known) == 1 else None
 
     def allowed_addresses(
         self, dest: Address, user: str | None = None, client: str = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket as std_socket
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -132,6 +132,17 @@ class Resolver:
         if not entry.addresses:
             raise NameNotFound(f"{name}: there is no such name, or it has no address")
         return entry.addresses
+
+    def known(self, name: str) -> Sequence[IPAddress]:
+        """What :meth:`look_up` would return without asking; empty if it would ask, or raise.
+
+        Never waits.
+        """
+        if self._cache.get(name) is None:  # and perhaps the source has yet to read its files
+            return ()
+        self._forget_if_changed()
+        entry = self._cache.get(name)
+        return () if entry is None or self._now() >= entry.expires else entry.addresses
 
     def close(self) -> None:
         """Close what is idle: connections to name servers over TLS."""
