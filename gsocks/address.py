@@ -62,6 +62,11 @@ class Address(NamedTuple):
         return cls(canonical_host(host), port)
 
     @classmethod
+    def of_ipv4(cls, raw: bytes) -> Address:
+        """An address from the four bytes of an IPv4 address and the two of a port."""
+        return _new(cls, (inet_ntoa(raw[:4]), int.from_bytes(raw[4:], "big")))
+
+    @classmethod
     def parse(cls, text: str) -> Address:
         """An address from ``host:port`` or ``[v6]:port``.  Raises BadAddress."""
         host, colon, port = text.rpartition(":")
@@ -88,13 +93,7 @@ class Address(NamedTuple):
 
     def encode(self) -> bytes:
         """ATYP, address and port, encoded as in RFC 1928 section 5."""
-        ip = ip_of(self.host)
-        port = self.port.to_bytes(2, "big")
-        if ip is None:
-            name = self.host.encode("ascii")
-            return bytes((ATYP_NAME, len(name))) + name + port
-        kind = ATYP_IPV4 if ip.version == 4 else ATYP_IPV6
-        return bytes((kind,)) + ip.packed + port
+        return _encode_host(self.host) + self.port.to_bytes(2, "big")
 
     @classmethod
     def read(cls, exactly: Callable[[int], bytes]) -> Address:
@@ -105,8 +104,7 @@ class Address(NamedTuple):
         """
         kind = exactly(1)[0]
         if kind == ATYP_IPV4:
-            raw = exactly(6)
-            return _new(cls, (inet_ntoa(raw[:4]), int.from_bytes(raw[4:], "big")))
+            return cls.of_ipv4(exactly(6))
         if kind == ATYP_IPV6:
             raw = exactly(18)
             return cls(
@@ -123,9 +121,9 @@ class Address(NamedTuple):
     @classmethod
     def from_sockaddr(cls, sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> Address:
         """The address of a socket, from what getsockname() and accept() return."""
+        if ":" not in sockaddr[0]:  # the kernel's IPv4 addresses have one form only
+            return _new(cls, sockaddr[:2])
         host, port = sockaddr[:2]
-        if ":" not in host:  # the kernel's IPv4 addresses have one form only
-            return _new(cls, (host, port))
         return cls(_canonical_ip(ipaddress.ip_address(host.partition("%")[0])), port)
 
     def __str__(self) -> str:
@@ -146,6 +144,15 @@ def ip_of(host: str) -> IPAddress | None:
         return ipaddress.IPv4Address(inet_pton(AF_INET, host))
     except (OSError, ValueError):
         return None
+
+
+@lru_cache(maxsize=4096)
+def _encode_host(host: str) -> bytes:
+    ip = ip_of(host)
+    if ip is None:
+        name = host.encode("ascii")
+        return bytes((ATYP_NAME, len(name))) + name
+    return bytes((ATYP_IPV4 if ip.version == 4 else ATYP_IPV6,)) + ip.packed
 
 
 @lru_cache(maxsize=4096)

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from typing import NamedTuple, Protocol
 
 from gsocks.access.login import Authenticator, Identity
-from gsocks.address import UNSPECIFIED, Address, decode_name
+from gsocks.address import ATYP_IPV4, UNSPECIFIED, Address, decode_name
 from gsocks.errors import (
     AuthenticationFailed,
     BadAddress,
@@ -141,6 +141,8 @@ def disconnected(error: StreamError, *, has_spoken: bool) -> ClientGone:
 
 # --- SOCKS5: RFC 1928, and RFC 1929 for user names ------------------------------------------
 
+#: what nearly all clients without a login send first
+_PLAIN_GREETING = bytes((_SOCKS5, 1, _NO_AUTHENTICATION))
 #: the answer to a :func:`plain_greeting`
 NO_AUTHENTICATION = bytes((_SOCKS5, _NO_AUTHENTICATION))
 
@@ -150,6 +152,8 @@ def plain_greeting(received: bytes) -> int:
 
     Such a client is anonymous, where that is allowed.
     """
+    if received == _PLAIN_GREETING:
+        return len(_PLAIN_GREETING)
     if len(received) < 3 or received[0] != _SOCKS5:
         return 0
     end = 2 + received[1]
@@ -164,8 +168,10 @@ def plain_connect(received: bytes) -> tuple[Address, bytes] | None:
 
     None: it is another one, is not complete or is invalid, which is for :func:`negotiate` to tell.
     """
-    if received[:3] != _CONNECT:
+    if received[:3] != _CONNECT or len(received) == len(_CONNECT):
         return None
+    if received[3] == ATYP_IPV4 and len(received) >= _IPV4_REQUEST:
+        return Address.of_ipv4(received[4:_IPV4_REQUEST]), received[_IPV4_REQUEST:]
     reader = _Received(received, len(_CONNECT))
     try:
         dest = Address.read(reader.exactly)
@@ -175,6 +181,8 @@ def plain_connect(received: bytes) -> tuple[Address, bytes] | None:
 
 
 _CONNECT = bytes((_SOCKS5, Command.CONNECT, 0x00))
+#: bytes of a request to an IPv4 address
+_IPV4_REQUEST = 10
 
 
 class _Incomplete(Exception):
@@ -300,7 +308,10 @@ class Socks5Answer:
 
 def socks5_success(bound: Address) -> bytes:
     """The reply of :meth:`Answer.succeeded`."""
-    return _socks5_reply(Reply.SUCCEEDED, bound)
+    return _SUCCEEDED + bound.encode()
+
+
+_SUCCEEDED = bytes((_SOCKS5, Reply.SUCCEEDED, 0x00))
 
 
 def _socks5_reply(reply: Reply, bound: Address) -> bytes:

@@ -137,11 +137,12 @@ class LocalServer(Listener):
 
     # --- the straight way -------------------------------------------------------------------
 
-    def _spoke(self, connection: ClientConnection) -> None:
-        if connection.trace is no_trace and not self._is_balanced(connection):
-            receive(self, connection)
+    def wait_for_handshake(self, connection: ClientConnection, is_balanced: bool) -> None:
+        """See :meth:`gsocks.inbound.listener.Listener.wait_for_handshake`."""
+        if is_balanced or connection.trace is not no_trace:
+            super().wait_for_handshake(connection, is_balanced)
         else:
-            super()._spoke(connection)
+            self._silent.add(connection, receive, self, connection)
 
     def _too_late(self, connection: ClientConnection) -> None:
         if connection.spoke_at is None:

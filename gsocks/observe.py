@@ -93,6 +93,7 @@ class Record:
         client: str,
         id: str = "-",  # noqa: A002
         trace: Trace = no_trace,
+        start: float | None = None,
     ) -> None:
         #: the connection's; behind a dot the number of the request, if the connection has many
         self.id = id
@@ -118,7 +119,7 @@ class Record:
         #: see :attr:`gsocks.errors.GsocksError.is_routine`
         self.is_routine = False
         #: monotonic seconds
-        self.start = time.monotonic()
+        self.start = time.monotonic() if start is None else start
 
     def __repr__(self) -> str:
         outcome = self.outcome or "active"

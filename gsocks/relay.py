@@ -19,7 +19,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import gevent
 
@@ -74,11 +74,11 @@ class Relay:
         "_error",
         "_expiry",
         "_half_closed",
-        "_idle",
         "_pipes",
         "_pumps",
         "_side",
         "_streams",
+        "bound",
         "carried",
         "last_byte",
     )
@@ -94,8 +94,9 @@ class Relay:
         answered: Callable[[], None] | None = None,
     ) -> None:
         self._streams = (client, remote)
-        self._idle = idle
         self._half_closed = half_closed
+        #: how long the connection may be silent now, in seconds
+        self.bound = idle
         #: None after the call
         self._ended: Callable[[Totals], None] | None = ended
         #: None after the call
@@ -121,17 +122,21 @@ class Relay:
 
         ``of_datagrams``: what is read at once is a datagram, and is written at once.
         """
-        self._expiry.restart()
         client, remote = self._streams
         if is_nonblocking(client) and is_nonblocking(remote):
-            sides = cast(tuple[NonblockingStream, NonblockingStream], self._streams)
-            self._pumps = pumps_between(self, sides)
-            for pump in self._pumps:
-                pump.start()
+            self.start(client, remote)
         else:
+            self._expiry.restart()
             most = sys.maxsize if of_datagrams else _PIECE
             gevent.spawn(self._pipe, _REMOTE, _CLIENT, most)
             self._pipe(_CLIENT, _REMOTE, most)
+
+    def start(self, client: NonblockingStream, remote: NonblockingStream) -> None:
+        """Have the hub carry its streams, which it can.  Never blocks."""
+        self._expiry.restart()
+        self._pumps = up, down = pumps_between(self, (client, remote))
+        up.start()
+        down.start()
 
     def abort(self, error: StreamError, side: str = "") -> None:
         """Reset both sides; the first reason counts.  Never blocks; the pipes end by it."""
@@ -149,15 +154,10 @@ class Relay:
 
     def bound_by(self, *, idle: float, half_closed: float) -> None:
         """Have these bounds from now on.  Does nothing after the end."""
-        self._idle = idle
         self._half_closed = half_closed
+        self.bound = idle if self._pipes == 2 else half_closed
         if self._pipes:
             self._expiry.restart()
-
-    @property
-    def bound(self) -> float:
-        """How long the connection may be silent now, in seconds."""
-        return self._idle if self._pipes == 2 else self._half_closed
 
     def on_idle(self) -> None:
         """The silence has lasted for :attr:`bound`."""
@@ -213,6 +213,7 @@ class Relay:
         """One pipe has ended."""
         self._pipes -= 1
         if self._pipes:
+            self.bound = self._half_closed
             self._expiry.restart()
         else:
             self._over()

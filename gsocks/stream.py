@@ -386,7 +386,11 @@ class SocketStream(Blocking):
         "_unsent",
         "_watcher",
         "_write_ended",
+        "has_buffered",
     )
+
+    #: an attribute, not a property: it is asked for at each chunk
+    has_buffered: bool
 
     def __init__(self, sock: AnySocket, pending: bytes = b"", watcher: Any = None) -> None:
         self._waiting = ()  # the call of super() would cost each connection as much as the rest
@@ -394,6 +398,7 @@ class SocketStream(Blocking):
         #: see take_watcher
         self._watcher = watcher
         self._pending = pending
+        self.has_buffered = bool(pending)
         #: taken by write_nowait, and not sent yet
         self._unsent = NOTHING
         self._read_ended = False
@@ -450,6 +455,7 @@ class SocketStream(Blocking):
             raise StreamClosed("closed at this end")
         if self._pending:
             data, self._pending = self._pending[:CHUNK], self._pending[CHUNK:]
+            self.has_buffered = bool(self._pending)
             return data
         if self._read_ended:
             return b""
@@ -464,10 +470,8 @@ class SocketStream(Blocking):
         return room[:count]
 
     @property
-    def has_buffered(self) -> bool:
-        return bool(self._pending)
-
-    has_prefetched = has_buffered
+    def has_prefetched(self) -> bool:
+        return self.has_buffered
 
     def write_nowait(self, data: Bytes, scratch: ScratchBuffers) -> bool:  # noqa: ARG002
         sock = self._sock
@@ -486,8 +490,11 @@ class SocketStream(Blocking):
 
     def write_eof_nowait(self, scratch: ScratchBuffers) -> bool:  # noqa: ARG002
         if not self._write_ended:
+            sock = self._sock
+            if sock is None:
+                raise StreamClosed("closed at this end")
             try:
-                self._open_socket().shutdown(std_socket.SHUT_WR)
+                sock.shutdown(std_socket.SHUT_WR)
             except OSError as error:
                 raise stream_failure(error) from None
             self._write_ended = True
@@ -502,13 +509,12 @@ class SocketStream(Blocking):
 
     def take_watcher(self) -> Any:
         watcher, self._watcher = self._watcher, None
-        return super().take_watcher() if watcher is None else watcher
+        return gevent.get_hub().loop.io(self.fileno(), READ) if watcher is None else watcher
 
     def abort(self) -> None:
         sock, self._sock = self._sock, None
         if sock is not None:
-            self._wake()
-            self._close_watcher()
+            self._let_go()
             reset(sock)
 
     def close(self) -> None:
@@ -517,11 +523,13 @@ class SocketStream(Blocking):
             return
         sock, self._sock = self._sock, None
         if sock is not None:
-            self._wake()
-            self._close_watcher()
+            if self._waiting or self._watcher is not None:
+                self._let_go()
             sock.close()
 
-    def _close_watcher(self) -> None:
+    def _let_go(self) -> None:
+        """Wake the greenlets that wait, and close the watcher."""
+        self._wake()
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
             watcher.close()
@@ -535,7 +543,7 @@ class SocketStream(Blocking):
             raise ValueError("bytes of the stream are pending")
         sock = self._open_socket()
         self._sock = None
-        self._close_watcher()
+        self._let_go()
         return sock
 
     def _open_socket(self) -> AnySocket:

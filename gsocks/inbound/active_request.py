@@ -228,6 +228,9 @@ class ActiveRequest:
         of_datagrams: bool = False,
     ) -> None:
         """Relay between ``client`` and ``outbound``; then finish, and end ``ending``."""
+        self._new_relay(client, outbound, ending).run(of_datagrams=of_datagrams)
+
+    def _new_relay(self, client: Stream, outbound: Outbound, ending: Endable | None) -> Relay:
         timeouts = self._context.timeouts
         self._outbound = outbound
         self._ending = ending
@@ -241,7 +244,7 @@ class ActiveRequest:
         )
         outbound.carried = relay.carried
         self._context.relays.add(relay)
-        relay.run(of_datagrams=of_datagrams)
+        return relay
 
     def __call__(self, totals: Totals) -> None:
         """The relay is closed."""

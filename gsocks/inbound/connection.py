@@ -116,7 +116,8 @@ class ClientConnection:
         self._prefix = admission.admit(self, host, behind_balancer=behind_balancer)
         self._counted = not behind_balancer
         self._state = _State.HANDSHAKE
-        self.trace("accepted from %s by %s", self.client, self.context.name)
+        if self.trace is not no_trace:
+            self.trace("accepted from %s by %s", self.client, self.context.name)
         self.context.note_opened()
 
     def count_for(self, client: Address) -> None:
@@ -173,9 +174,7 @@ class ClientConnection:
 
     def new_record(self, began: float) -> Record:
         """That of the only request of the connection, which began then."""
-        record = Record(self.context.name, str(self.client), self.id, self.trace)
-        record.start = began
-        return record
+        return Record(self.context.name, str(self.client), self.id, self.trace, began)
 
     def next_request(self) -> ActiveRequest:
         """A request that begins now on a connection that may have many, under a number."""
@@ -274,11 +273,13 @@ class ClientConnection:
         if self._state not in (_State.NEW, _State.CLOSED):
             if self._state is _State.HANDSHAKE:
                 self.context.admission.handshake_ended(self, self._prefix)
-            self.busy()
+            elif self._state is _State.IDLE:
+                self.busy()
             self._state = _State.CLOSED
             self.uncount_client()
             if self._key is not None:
                 self.context.admission.uncount_key(self._key)
             self.context.admission.leave()
-            self.trace("closed")
+            if self.trace is not no_trace:
+                self.trace("closed")
             self.context.note_closed()

@@ -82,7 +82,7 @@ class Listener(StreamServer):
         limits = self.limits = options.limits
         self._balancers = Networks.of(options.proxy_protocol_from)
         #: connections whose request or key is still to come, and which have no greenlet
-        self._silent = SilentConnections(timeouts.handshake, self._spoke, self._too_late)
+        self._silent = SilentConnections(timeouts.handshake, self._too_late)
         #: what its connections and requests use
         self.context = ListenerContext(
             self.name,
@@ -93,6 +93,8 @@ class Listener(StreamServer):
             timeouts,
             options.observer or NullObserver(),
         )
+        #: of the listening socket
+        self._family = int(std_socket.AF_INET)
         #: for when descriptors run out
         self.accept_guard = AcceptGuard(self.name)
         self._greenlets = GreenletPool()
@@ -115,6 +117,7 @@ class Listener(StreamServer):
     def start(self) -> None:
         """Listen and serve, from greenlets of this thread's hub; returns at once."""
         super().start()
+        self._family = int(self.socket.family)
         self.context.exit_group.own_listeners.add(self.socket)
         self.accept_guard.take_reserve()
         self.context.exit_group.start()
@@ -160,32 +163,42 @@ class Listener(StreamServer):
     # --- accepting --------------------------------------------------------------------------
 
     def do_read(self) -> Any:
-        """Accept one connection.  gevent's hook; where gevent prints a traceback, this waits.
+        """Accept and handle what waits to be accepted.
+
+        gevent's hook, which returns a connection there, for gevent to handle it in four more calls.
 
         No more are accepted than can be served: those that come faster wait in the kernel's queue,
         not here, where each newcomer could evict one whose turn has not come.
         """
-        if self._unbegun >= self.max_accept:
-            return None
-        try:
-            return self._accept()
-        except OSError as error:
-            reaction = self.accept_guard.reaction(error)
-            if reaction is Reaction.USE_RESERVE:
-                return self._accept_by_reserve(error)
-            if reaction is Reaction.PAUSE:
-                self._pause_accepting(error)
-            elif reaction is Reaction.RAISE:
-                raise
-            return None
+        for _ in range(self.max_accept):
+            if self._unbegun >= self.max_accept:
+                break
+            try:
+                accepted = self._accept()
+            except OSError as error:
+                accepted = self._accept_failed(error)
+            if accepted is None:
+                break
+            self.handle(*accepted)
+
+    def _accept_failed(self, error: OSError) -> tuple[Socket, tuple[str, int]] | None:
+        """React; returns what was accepted all the same.  Raises what can't be mended."""
+        reaction = self.accept_guard.reaction(error)
+        if reaction is Reaction.USE_RESERVE:
+            return self._accept_by_reserve(error)
+        if reaction is Reaction.PAUSE:
+            self._pause_accepting(error)
+        elif reaction is Reaction.RAISE:
+            raise error
+        return None
 
     def _accept(self) -> tuple[Socket, tuple[str, int]] | None:
         """The connection that has waited longest; None if there is none.  Raises OSError."""
         try:
-            descriptor, sockaddr = self.socket._accept()  # type: ignore[attr-defined] # a native one
+            descriptor, sockaddr = self.socket._accept()  # type: ignore[attr-defined] # native
         except BlockingIOError:
             return None
-        return Socket(self.socket.family, descriptor), sockaddr
+        return Socket(self._family, descriptor), sockaddr
 
     def _accept_by_reserve(self, error: OSError) -> tuple[Socket, tuple[str, int]] | None:
         """Accept by the descriptor of the reserve; evict for another one, or refuse the client."""
@@ -223,21 +236,21 @@ class Listener(StreamServer):
         if self.context.exit_group.own_listeners.comes_back(connection.client, sock):
             self._refuse(connection, LoopDetected("this is a connection of its own, to an exit"))
             return
+        is_balanced = self._balancers is not None and connection.client.host in self._balancers
         try:
-            connection.admit(behind_balancer=self._is_balanced(connection))
+            connection.admit(behind_balancer=is_balanced)
         except (ClientForbidden, LimitReached) as error:
             self._refuse(connection, error)
         else:
-            self._silent.add(connection)
+            self.wait_for_handshake(connection, is_balanced)
 
-    def _is_balanced(self, connection: ClientConnection) -> bool:
-        """Whether its client has to be announced by a balancer."""
-        return self._balancers is not None and connection.client.host in self._balancers
+    def wait_for_handshake(self, connection: ClientConnection, is_balanced: bool) -> None:
+        """Begin to serve a connection once it can be read.
 
-    def _spoke(self, connection: ClientConnection) -> None:
-        """A connection in its handshake can be read."""
-        serve = self._serve_balanced if self._is_balanced(connection) else self.serve
-        self._serve_in_greenlet(connection, serve)
+        ``is_balanced``: its client has to be announced by a balancer.
+        """
+        serve = self._serve_balanced if is_balanced else self.serve
+        self._silent.add(connection, self._serve_in_greenlet, connection, serve)
 
     def _serve_in_greenlet(
         self, connection: ClientConnection, serve: Callable[..., None], *args: object

@@ -37,19 +37,15 @@ C = TypeVar("C", bound=Accepted)
 
 
 class SilentConnections(Generic[C]):
-    """Calls ``spoke`` for a connection that can be read, and ``late`` after ``seconds``.
+    """Watches connections, and calls ``late`` for one after ``seconds``, counted from its accept.
 
-    The seconds count from the accept.  Both calls come in the hub, where nothing may block.  By
-    ``late`` the connection is watched no more; ``spoke`` has to read, or to have it so.
+    The call comes in the hub, where nothing may block, and the connection is watched no more then.
     """
 
-    __slots__ = ("_connections", "_late", "_seconds", "_spoke", "_timer")
+    __slots__ = ("_connections", "_late", "_seconds", "_timer")
 
-    def __init__(
-        self, seconds: float, spoke: Callable[[C], object], late: Callable[[C], object]
-    ) -> None:
+    def __init__(self, seconds: float, late: Callable[[C], object]) -> None:
         self._seconds = seconds
-        self._spoke = spoke
         self._late = late
         #: the oldest first
         self._connections: dict[C, None] = {}
@@ -60,11 +56,14 @@ class SilentConnections(Generic[C]):
         """How many there are."""
         return len(self._connections)
 
-    def add(self, connection: C) -> None:
-        """Watch an accepted connection."""
+    def add(self, connection: C, readable: Callable[..., object], *args: object) -> None:
+        """Watch an accepted connection: ``readable(*args)`` is called while it can be read.
+
+        In the hub; it has to read then, or to have the connection discarded or released.
+        """
         watcher = connection.watcher = gevent.get_hub().loop.io(connection.sock.fileno(), READ)
         self._connections[connection] = None
-        watcher.start(self._spoke, connection)
+        watcher.start(readable, *args)
         if self._timer is None:
             self._start_timer(connection)
 

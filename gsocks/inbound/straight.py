@@ -10,6 +10,7 @@ has reached: by LocalServer.serve, which reads as the protocol does.  A client s
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -32,8 +33,7 @@ from gsocks.observe import Record
 from gsocks.request import Request
 from gsocks.rotation.connected import Outbound
 from gsocks.rotation.first_attempt import FirstAttempt
-from gsocks.sock import receive_now
-from gsocks.stream import SocketStream, send_all, send_now
+from gsocks.stream import SocketStream, is_nonblocking, send_all, send_now
 
 # as in gsocks.handshake: greeting, request and a TLS ClientHello
 _AT_ONCE = 4096
@@ -67,7 +67,7 @@ def receive(listener: StraightListener, connection: ClientConnection) -> None:
     It stays among the silent ones, and their bound in time counts, until its request is complete.
     """
     try:
-        received = receive_now(connection.sock, _AT_ONCE)
+        received = os.read(connection.sock.fileno(), _AT_ONCE)
     except BlockingIOError:
         return
     except OSError as error:
@@ -120,7 +120,7 @@ def _request(
     active.begin(listener.plain_request(dest, payload, record))
 
 
-def stop_watching(connection: ClientConnection) -> None:
+def stop_watching(_: StraightListener, connection: ClientConnection) -> None:
     """The client of a request that is being connected can be read, or is gone."""
     connection.watcher.stop()
 
@@ -135,22 +135,28 @@ class StraightRequest(ActiveRequest):
     def __init__(
         self, listener: StraightListener, connection: ClientConnection, record: Record
     ) -> None:
-        super().__init__(connection.context, record)
+        # the call of super() would cost as much as the rest
+        self._context = connection.context
+        self.record = record
+        self._quota_user = None
+        self._ending = None
         self._listener = listener
         self._connection = connection
 
     def begin(self, request: Request) -> None:
         """Connect and carry ``request``: in a greenlet, if it has to wait for anything else."""
         self._request = request
-        self._note_request(request, Socks5Answer.protocol, "", ())
+        self.record.command = request.command.word
+        self.record.dest = str(request.dest)
         self._begin()
 
     def _begin(self) -> None:
-        begun = self._context.exit_group.begin(self._request, self)
+        context = self._context
+        begun = context.exit_group.begin(self._request, self)
         if begun is None or isinstance(begun, FirstAttempt):
             self._go_on(begun)
         else:
-            self._context.connecting[self] = begun
+            context.connecting[self] = begun
 
     def attempted(self, label: str) -> None:
         """See :class:`gsocks.rotation.beginning.Begun`, as for the next two."""
@@ -173,10 +179,12 @@ class StraightRequest(ActiveRequest):
             connection.close()
             raise
         else:
-            if sent == len(reply):
-                self.relay(self._client(), outbound, connection)
-            else:
+            if sent < len(reply) or not is_nonblocking(outbound.stream):
                 self._listener.spawn(connection, self._answer_on, outbound, reply[sent:])
+                return
+            watcher, connection.watcher = connection.watcher, None
+            client = SocketStream(connection.sock, self._request.payload, watcher)
+            self._new_relay(client, outbound, connection).start(client, outbound.stream)
 
     def failed(self, first: FirstAttempt) -> None:
         del self._context.connecting[self]
@@ -186,11 +194,6 @@ class StraightRequest(ActiveRequest):
         """See :class:`gsocks.inbound.context.Connecting`."""
         self.finish("stopped")
         self._connection.close()
-
-    def _client(self) -> SocketStream:
-        connection = self._connection
-        watcher, connection.watcher = connection.watcher, None
-        return SocketStream(connection.sock, self._request.payload, watcher)
 
     # --- the protocol -----------------------------------------------------------------------
 
@@ -216,7 +219,7 @@ class StraightRequest(ActiveRequest):
             connection.close(CLOSE_GRACE)
 
     def _answer_on(self, outbound: Outbound, rest: bytes) -> None:
-        """Send the rest of the reply, for which there was no room."""
+        """Send the rest of the reply, for which there was no room; relay what the hub can't."""
         connection = self._connection
         connection.stop_watching()
         if self._answered(outbound, send_all, connection.sock, rest):

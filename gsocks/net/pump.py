@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from gsocks.errors import StreamClosed, StreamError
 from gsocks.stream import (
+    CHUNK,
     NEXT_TURN,
     READABLE,
     NonblockingStream,
@@ -103,44 +104,60 @@ class Pump:
 
     def stop(self) -> None:
         """Carry nothing any more.  Does nothing the second time."""
-        self._stop_waiting()
+        if self._watchers:
+            self._stop_waiting()
         if self._readable is not None:
             self._readable.close()
             self._readable = None
 
     def _carry(self) -> None:
         """Pass on what has arrived.  Runs in the hub, when the source has something."""
-        source, sink = self._sides[self._source], self._sides[1 - self._source]
-        at_work = self._source
+        sides, index, carrier, scratch = self._sides, self._source, self._carrier, self._scratch
+        source, sink = sides[index], sides[1 - index]
+        at_work = index
         try:
-            while (data := source.read_nowait(self._scratch)) is not None:
-                at_work = 1 - self._source
-                self._taken = len(data)
-                if data:
-                    all_sent = sink.write_nowait(data, self._scratch)
+            while (data := source.read_nowait(scratch)) is not None:
+                at_work = 1 - index
+                self._taken = count = len(data)
+                if count:
+                    all_sent = sink.write_nowait(data, scratch)
                 else:
-                    all_sent = sink.write_eof_nowait(self._scratch)
+                    all_sent = sink.write_eof_nowait(scratch)
+                if count >= CHUNK:
+                    self._on_bulk()
                 if not all_sent:
                     self._wait_for(sink, sink.write_wait, self._flush)
                     return
-                if not self._passed() or not source.has_buffered:
+                if not count:
+                    self.stop()
+                    carrier.ended()
+                    return
+                carrier.passed(index, count)
+                if not source.has_buffered:
                     return
                 if turn_is_over():
                     self._wait_for(source, NEXT_TURN, self._read_on)
                     return
-                at_work = self._source
+                at_work = index
             if (wait := source.read_wait) is not READABLE:
                 self._wait_for(source, wait, self._read_on)
         except StreamError as error:
-            self._carrier.failed(error, at_work)
+            carrier.failed(error, at_work)
         except BaseException:  # a fault of gsocks: neither side may be left waiting
-            self._carrier.failed(StreamClosed("stopped"), None)
+            carrier.failed(StreamClosed("stopped"), None)
             raise
+
+    def _on_bulk(self) -> None:
+        """A whole chunk has been read: from here on a kind of pump may carry more at once."""
+
+    def _resume(self) -> None:
+        """Watch the source again."""
+        self._readable.start(self._carry)
 
     def _read_on(self) -> None:
         """Read again.  Runs in the hub, when what the source waits for is there."""
         self._stop_waiting()
-        self._readable.start(self._carry)
+        self._resume()
         self._carry()
 
     def _flush(self) -> None:
@@ -159,8 +176,13 @@ class Pump:
             self._carrier.failed(StreamClosed("stopped"), None)
             raise
         self._stop_waiting()
-        self._readable.start(self._carry)
-        if self._passed() and self._sides[self._source].has_buffered:
+        self._resume()
+        if not self._taken:
+            self.stop()
+            self._carrier.ended()
+            return
+        self._carrier.passed(self._source, self._taken)
+        if self._sides[self._source].has_buffered:
             self._carry()
 
     def _wait_for(self, stream: NonblockingStream, wait: Wait, callback: Any) -> None:
@@ -175,12 +197,3 @@ class Pump:
             watcher.close()
         self._watchers = ()
         self._wait = None
-
-    def _passed(self) -> bool:
-        """Report that all that was taken has been sent; True if more may come."""
-        if self._taken:
-            self._carrier.passed(self._source, self._taken)
-            return True
-        self.stop()
-        self._carrier.ended()
-        return False

@@ -99,15 +99,26 @@ class SplicePump(Pump):
         if pipe is not None:
             pipes_of_this_hub().give_back(pipe, empty=False)
 
-    def _carry(self) -> None:
-        pipe = pipes_of_this_hub().take() if self._bulk else None
-        if pipe is not None:
+    def _on_bulk(self) -> None:
+        if not self._bulk:
+            self._bulk = True
+            self._readable.callback = self._carry_bulk
+
+    def _resume(self) -> None:
+        self._readable.start(self._carry_bulk if self._bulk else self._carry)
+
+    def _carry_bulk(self) -> None:
+        """As ``_carry``, which has read a whole chunk the last time."""
+        pipe = pipes_of_this_hub().take()
+        if pipe is None:
+            self._taken = 0
+            self._carry()
+            self._bulk = self._taken >= CHUNK
+        else:
             self._pipe = pipe
             self._carry_through(pipe)
-        else:
-            self._taken = 0
-            Pump._carry(self)  # super() takes longer
-            self._bulk = self._taken >= CHUNK
+        if not self._bulk and self._readable is not None:
+            self._readable.callback = self._carry
 
     def _carry_through(self, pipe: Pipe) -> None:
         try:
@@ -126,7 +137,7 @@ class SplicePump(Pump):
             super()._flush()
         elif self._empty(self._pipe):
             self._stop_waiting()
-            self._readable.start(self._carry)
+            self._resume()
 
     def _empty(self, pipe: Pipe) -> bool:
         """Pass on what is in the pipe; True if it is empty then.  A failed sink ends the relay."""

@@ -157,7 +157,8 @@ class Outbound:
 
     def _note_bytes(self) -> None:
         """Bytes have come, at the latest by now."""
-        self.answered()
+        if not self._answered:
+            self.answered()
 
     def _note_answer(self, took: float | None) -> None:
         """``took``: seconds until it was connected; None: it was before."""

@@ -246,7 +246,8 @@ class ExitGroup:
         beginning = Beginning(self, member, request, begun, now, deadlines)
         try:
             self._loop_probes.about_to_ask(member)
-            self._make_room(member)
+            if member.max_connections is not None:
+                self._make_room(member)
             attempt = exit_.begin(asked, beginning)  # type: ignore[attr-defined] # as ``begins`` says
         except GsocksError as error:
             self.roster.request_done(member)
