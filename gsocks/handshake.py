@@ -142,7 +142,7 @@ def disconnected(error: StreamError, *, has_spoken: bool) -> ClientGone:
 # --- SOCKS5: RFC 1928, and RFC 1929 for user names ------------------------------------------
 
 #: what nearly all clients without a login send first
-_PLAIN_GREETING = bytes((_SOCKS5, 1, _NO_AUTHENTICATION))
+PLAIN_GREETING = bytes((_SOCKS5, 1, _NO_AUTHENTICATION))
 #: the answer to a :func:`plain_greeting`
 NO_AUTHENTICATION = bytes((_SOCKS5, _NO_AUTHENTICATION))
 
@@ -152,8 +152,6 @@ def plain_greeting(received: bytes) -> int:
 
     Such a client is anonymous, where that is allowed.
     """
-    if received == _PLAIN_GREETING:
-        return len(_PLAIN_GREETING)
     if len(received) < 3 or received[0] != _SOCKS5:
         return 0
     end = 2 + received[1]

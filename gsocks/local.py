@@ -31,7 +31,7 @@ from gsocks.inbound.options import LocalOptions, collect
 from gsocks.inbound.straight import receive
 from gsocks.inbound.straight_http import begin
 from gsocks.inbound.udp import Associations
-from gsocks.net.listen import is_local, listen_address
+from gsocks.net.listen import is_deferred, is_local, listen_address
 from gsocks.observe import Record, no_trace
 from gsocks.request import CONNECT, UDP_ASSOCIATE, Command, ExitSelector, Request
 from gsocks.rotation.build import SomeExit, make_authenticator
@@ -85,6 +85,8 @@ class LocalServer(Listener):
         self._http_settings = HttpSettings(
             self.limits.request_body, frozenset(options.retry_on), options.fast_open
         )
+        #: whether connections are accepted with their first bytes
+        self._is_deferred = False
         self._commands = frozenset(Command)
         if not self._associations.served:
             self._commands -= {Command.UDP_ASSOCIATE}
@@ -143,6 +145,13 @@ class LocalServer(Listener):
             super().wait_for_handshake(connection, is_balanced)
         else:
             self._silent.add(connection, receive, self, connection)
+            if self._is_deferred:  # its first bytes are there, in this turn already
+                receive(self, connection)
+
+    def start(self) -> None:
+        """See :meth:`gsocks.inbound.listener.Listener.start`."""
+        super().start()
+        self._is_deferred = is_deferred(self.socket)
 
     def _too_late(self, connection: ClientConnection) -> None:
         if connection.spoke_at is None:

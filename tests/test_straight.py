@@ -22,8 +22,10 @@ from gsocks.exits.base import Connected
 from gsocks.exits.direct import DirectExit
 from gsocks.inbound.connection import ClientConnection
 from gsocks.inbound.straight import StraightRequest
+from gsocks.local import LocalServer
 from gsocks.net.dial import DialAttempt, Dialer
 from gsocks.net.greenlets import GreenletPool
+from gsocks.net.listen import defer_accept, listen
 from gsocks.net.resolve import Resolver
 from gsocks.relay import Relay
 from gsocks.request import Request
@@ -46,6 +48,7 @@ from tests.support.engine import (
     read_exactly,
     read_reply,
     read_to_end,
+    running_inbound,
     socks_request,
     through,
 )
@@ -151,6 +154,27 @@ def test_nor_one_whose_bytes_are_limited(
     inbound = make_local(limits=Limits(bandwidth_per_connection=1e6))
     assert ask_echo(inbound.bound, echo_server, b"x" * 5000) == b"x" * 5000
     assert spawned == []
+
+
+def test_what_is_there_at_the_accept_is_read_at_once(
+    seen: Seen, spawned: Spawned, echo_server: Address
+) -> None:
+    listener = defer_accept(listen(Address("127.0.0.1", 0)))
+    with running_inbound(LocalServer(listener, direct(), observer=seen)) as inbound:
+        assert ask_echo(inbound.bound, echo_server, b"hello") == b"hello"
+    assert seen.next().outcome == "ok"
+    assert spawned == []
+
+
+def test_what_is_accepted_without_a_byte_is_waited_for(
+    make_local: MakeLocal, echo_server: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsocks.local.is_deferred", lambda _: True)
+    inbound = make_local()
+    with connect(inbound.bound) as sock:
+        eventually(lambda: len(inbound.context.silent) == 1)
+        sock.sendall(socks_request(echo_server))
+        read_answer(sock)
 
 
 @pytest.mark.parametrize(

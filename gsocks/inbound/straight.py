@@ -19,6 +19,7 @@ from gsocks.address import Address
 from gsocks.errors import StreamError, Truncated, stream_failure
 from gsocks.handshake import (
     NO_AUTHENTICATION,
+    PLAIN_GREETING,
     Answer,
     Socks5Answer,
     disconnected,
@@ -90,7 +91,12 @@ def _lost(connection: ClientConnection, error: StreamError) -> None:
 
 def _greeting(listener: StraightListener, connection: ClientConnection, received: bytes) -> None:
     began = time.monotonic()
-    length = plain_greeting(received) if listener.is_open else 0
+    if not listener.is_open:
+        length = 0
+    elif received == PLAIN_GREETING:
+        length = len(received)
+    else:
+        length = plain_greeting(received)
     try:
         is_answered = length and send_now(connection.sock.fileno(), NO_AUTHENTICATION)
     except StreamError:
@@ -146,8 +152,10 @@ class StraightRequest(ActiveRequest):
     def begin(self, request: Request) -> None:
         """Connect and carry ``request``: in a greenlet, if it has to wait for anything else."""
         self._request = request
-        self.record.command = request.command.word
-        self.record.dest = str(request.dest)
+        record = self.record  # as by _note_request, without what can't be here
+        record.session = request.selector.session
+        record.command = request.command.word
+        record.dest = str(request.dest)
         self._begin()
 
     def _begin(self) -> None:

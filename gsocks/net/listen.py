@@ -6,6 +6,8 @@ import errno
 import socket
 from pathlib import Path
 
+from gevent.socket import socket as GeventSocket  # noqa: N812 - beside the other kind
+
 from gsocks.address import Address
 from gsocks.errors import BadAddress, BadPort, ConfigError
 from gsocks.messages import shown
@@ -58,6 +60,14 @@ def defer_accept(sock: socket.socket) -> socket.socket:
     """
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT)
     return sock
+
+
+def is_deferred(sock: socket.socket | GeventSocket) -> bool:
+    """Whether :func:`defer_accept` was called for a listening socket."""
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) > 0
+    except OSError:  # no TCP
+        return False
 
 
 def listen_address(listener: object) -> Address | None:
