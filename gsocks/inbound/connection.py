@@ -178,14 +178,16 @@ class ClientConnection:
 
     def next_request(self) -> ActiveRequest:
         """A request that begins now on a connection that may have many, under a number."""
-        return ActiveRequest(self.context, self.next_record())
+        return self._new_request(*self._next_id())
 
     def next_record(self) -> Record:
         """That of such a request."""
+        return Record(self.context.name, str(self.client), *self._next_id())
+
+    def _next_id(self) -> tuple[str, Trace]:
         self.requests += 1
         request_id = f"{self.id}.{self.requests}"
-        trace = no_trace if self.trace is no_trace else trace_of(request_id)
-        return Record(self.context.name, str(self.client), request_id, trace)
+        return request_id, no_trace if self.trace is no_trace else trace_of(request_id)
 
     def retry_request(self, failed: ActiveRequest) -> ActiveRequest:
         """The same request again, with a record of its own under the same id."""
