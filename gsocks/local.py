@@ -78,6 +78,7 @@ class LocalServer(Listener):
         self.is_open = is_open and not options.by_client
         #: see LocalOptions; new connections go by it
         self.ask = options.ask
+        self._anonymous = Identity(None, options.selector)
         self._http_sessions: set[HttpSession] = set()
         self._refusals = Group()
         self._associations = Associations(options.udp)
@@ -193,6 +194,10 @@ class LocalServer(Listener):
             settings.retry_on,
             record.client,
         )
+
+    @property
+    def anonymous(self) -> Identity | None:
+        return self._anonymous if self.is_open and not self.ask else None
 
     def recalling_authenticator(self, client: Address) -> Authenticator:
         logins = self._logins

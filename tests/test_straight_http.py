@@ -124,6 +124,17 @@ def test_a_connect_has_no_greenlet(
     eventually(lambda: not inbound.connections)
 
 
+def test_a_head_that_came_before_is_asked_for_a_login_where_others_are(
+    make_local: MakeLocal, echo_server: Address
+) -> None:
+    with connect(make_local().bound) as sock:
+        connected(sock, echo_server)
+    for inbound in (make_local(users={"alice": ALICE}), make_local(ask=True)):
+        with connect(inbound.bound) as sock:
+            sock.sendall(head(echo_server))
+            assert read_head(sock).startswith(b"HTTP/1.1 407 ")
+
+
 def test_nor_has_one_with_words_behind_it(
     make_local: MakeLocal, spawned: Spawned, echo_server: Address
 ) -> None:

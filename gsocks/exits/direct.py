@@ -49,9 +49,9 @@ class DirectExit:
         """The stream of :meth:`connect`, for a caller that needs no bound address."""
         return SocketStream(self._dialer.connect(request.dest, request.user, request.client))
 
-    def begin_stream(self, attempt: DialAttempt, request: Request) -> bool:
-        """Begin ``attempt`` at the same; see :meth:`gsocks.net.dial.Dialer.begin`."""
-        return self._dialer.begin(attempt, request.dest, request.user)
+    def begin_stream(self, attempt: DialAttempt, dest: Address, user: str | None) -> bool:
+        """Begin ``attempt`` at the stream to ``dest``; see :meth:`gsocks.net.dial.Dialer.begin`."""
+        return self._dialer.begin(attempt, dest, user)
 
     def associate(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Associates.associate`."""

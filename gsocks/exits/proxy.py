@@ -91,7 +91,7 @@ class ProxyExit:
         if attempt is None:
             return None
         try:
-            if not through.begin_stream(attempt, self._nearer(request)):
+            if not through.begin_stream(attempt, self._proxy, request.user):
                 return None
         except GsocksError as error:
             raise self.unreached(error) from None
@@ -180,18 +180,15 @@ class ProxyExit:
         return None if self._credentials is None else self._credentials.filled(request)
 
     def _reach(self, request: Request) -> Stream:
-        nearer, through = self._nearer(request), self._through
+        # with the same selector, in case the other exit is a proxy too
+        nearer = Request(CONNECT, self._proxy, request.user, selector=request.selector)
+        through = self._through
         try:
             if type(through) is DirectExit:  # as nearly always
                 return through.stream_to(nearer)
             return through.connect(nearer).stream
         except GsocksError as error:
             raise self.unreached(error) from None
-
-    def _nearer(self, request: Request) -> Request:
-        """A request for the proxy."""
-        # with the same selector, in case the other exit is a proxy too
-        return Request(CONNECT, self._proxy, request.user, selector=request.selector)
 
     def unreached(self, error: GsocksError) -> GsocksError:
         if isinstance(error, LimitReached | OutOfResources):  # mostly limits of this machine

@@ -128,7 +128,8 @@ class ProxyAttempt(DialAttempt):
 
     def ask(self, message: bytes) -> None:
         """Send the request."""
-        self._deadlines.discard(self)
+        if not self.asks_first:
+            self._deadlines.discard(self)
         self.asked = True
         self.say(message)
 

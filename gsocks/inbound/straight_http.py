@@ -31,6 +31,11 @@ _ODD = frozenset({b"content-length", b"transfer-encoding", b"max-forwards"})
 class HttpListener(StraightListener, Protocol):
     """The listener of straight connections that speak HTTP."""
 
+    @property
+    def anonymous(self) -> Identity | None:
+        """The identity of all clients without credentials; None if they are not alike, or are
+        asked for some."""
+
     def recalling_authenticator(self, client: Address) -> Authenticator:
         """The authenticator of ``client`` that never waits: a login that is not remembered is
         wrong to it."""
@@ -47,16 +52,11 @@ def begin(listener: HttpListener, connection: ClientConnection, received: bytes)
     The connection is one of those that have not asked for anything yet.
     """
     end = received.find(b"\r\n\r\n") + 4
-    head = parse_request(received[:end]) if end > 3 else None
-    if head is None or head.method != b"CONNECT" or has_any(head, _ODD):
+    raw = received[:end]
+    understood = _understand(listener, connection, raw) if end > 3 else None
+    if understood is None:
         return False
-    if len(head.headers) > MAX_FIELDS:
-        return False
-    try:
-        identity = log_in(head, listener.recalling_authenticator(connection.client))
-        dest = target(head).dest
-    except GsocksError:  # a greenlet raises it again, and waits for the login
-        return False
+    identity, dest = understood
     context = connection.context
     context.silent.release(connection)
     connection.watcher.callback = stop_watching
@@ -64,9 +64,46 @@ def begin(listener: HttpListener, connection: ClientConnection, received: bytes)
     connection.requests += 1
     record = connection.new_record(time.monotonic())
     record.id = f"{connection.id}.{connection.requests}"
-    active = StraightConnect(listener, connection, record, received[:end])
+    active = StraightConnect(listener, connection, record, raw)
     active.begin(listener.http_connect(dest, received[end:], identity, record))
     return True
+
+
+def _understand(
+    listener: HttpListener, connection: ClientConnection, raw: bytes
+) -> tuple[Identity, Address] | None:
+    """Who asks by that head, and for which destination; None: a greenlet has to find out."""
+    anonymous = listener.anonymous
+    known = None if anonymous is None else _known.get(raw)
+    if anonymous is not None and known is not None:
+        return anonymous, known
+    head = parse_request(raw)
+    if head is None or head.method != b"CONNECT" or has_any(head, _ODD):
+        return None
+    if len(head.headers) > MAX_FIELDS:
+        return None
+    try:
+        identity = log_in(head, listener.recalling_authenticator(connection.client))
+        dest = target(head).dest
+    except GsocksError:  # a greenlet raises it again, and waits for the login
+        return None
+    if len(raw) <= _MAX_KNOWN and not has_any(head, _SECRET):
+        _note(raw, dest)
+    return identity, dest
+
+
+#: heads without secrets that were found plain, which come again and again, and their destinations
+_known: dict[bytes, Address] = {}
+_MAX_HEADS = 1000
+#: bytes of one of them
+_MAX_KNOWN = 512
+_SECRET = frozenset({b"proxy-authorization", b"authorization", b"cookie"})
+
+
+def _note(raw: bytes, dest: Address) -> None:
+    if len(_known) >= _MAX_HEADS:
+        _known.clear()
+    _known[raw] = dest
 
 
 class StraightConnect(StraightRequest):
