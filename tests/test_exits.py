@@ -628,6 +628,30 @@ def test_a_bound_address_is_one_or_none(bound: bytes, expected: object) -> None:
 
 
 @leaves_nothing
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_request_is_sent_once_whoever_reads_its_answer(pieces: int) -> None:
+    reply = b"\x05\x00\x00" + (Address("2001:db8::9", 4660) if pieces == 1 else BOUND).encode()
+    lines = Line(b"\x05\x01\x00", b"\x05\x00"), Line(request5(DEST), reply)
+
+    def speak(stream: Stream, data: bytes) -> None:
+        for piece in (data,) if data != reply or pieces == 1 else (data[:4], data[4:]):
+            stream.write(piece)
+            gevent.idle()
+
+    def handle(stream: Stream) -> None:
+        play(stream, lines, speak)
+        stream.write(read_to_end(stream))
+        stream.write_eof()
+
+    with stage(handle) as proxy:
+        stream = asking(f"socks5://{proxy}").connect(to(DEST)).stream
+        stream.write(b"payload")
+        stream.write_eof()
+        assert read_to_end(stream) == b"payload"
+        stream.close()
+
+
+@leaves_nothing
 def test_a_bound_address_of_an_unknown_type_is_the_exits_failure() -> None:
     error = socks5_failure(
         Line(b"\x05\x01\x00", b"\x05\x00"), Line(request5(DEST), b"\x05\x00\x00\x09" + bytes(20))

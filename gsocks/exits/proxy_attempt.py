@@ -23,7 +23,7 @@ from gsocks.net.deadlines import Deadlines
 from gsocks.net.dial import DialAttempt
 from gsocks.per_hub import PerHub
 from gsocks.sock import Socket, receive_now
-from gsocks.stream import SocketStream, reset, send_now
+from gsocks.stream import Bytes, ScratchBuffers, SocketStream, reset, send_now
 
 #: an answer, and what the destination sends at once
 _AT_ONCE = 4096
@@ -247,11 +247,12 @@ class _Resumed(SocketStream):
         super().__init__(sock, received)
         self._sent = sent
 
-    def write(self, data: bytes) -> None:
-        """See :meth:`gsocks.stream.Blocking.write`."""
+    def write_nowait(self, data: Bytes, scratch: ScratchBuffers) -> bool:
+        """See :class:`gsocks.stream.NonblockingStream`, whose calls every stream around this one
+        makes, too.
+        """
         sent, self._sent = self._sent, max(0, self._sent - len(data))
-        if sent < len(data):
-            super().write(data[sent:])
+        return sent >= len(data) or super().write_nowait(data[sent:], scratch)
 
 
 def _deadlines_of(known: dict[float, Deadlines], seconds: float) -> Deadlines:
