@@ -1114,6 +1114,21 @@ def test_a_inbound_that_stops_at_once_ends_everything(answering: bool) -> None:
         assert not inbound.connections
 
 
+def test_the_bytes_of_a_request_that_is_stopped_are_counted() -> None:
+    begun = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nnot all"
+    with http_inbound() as (inbound, seen), web() as origin, talk_to(inbound) as client:
+        client.say(get(origin))
+        with origin.next() as heard:
+            heard.say(begun)
+            client.hear_until(b"not all")
+            inbound.stop(0)
+        record = seen.next()
+        (member,) = inbound.context.exit_group.roster
+        assert record.up > 0
+        assert record.down == len(begun)
+        assert (member.counts.up, member.counts.down) == (record.up, record.down)
+
+
 # --- through a tunnel -------------------------------------------------------------------------
 
 

@@ -144,8 +144,8 @@ class Exchange:
     def run(self) -> Totals:
         """Carry both to their ends, or as far as they come.
 
-        The caller answers a client that has received nothing yet (:attr:`unanswered`).
-        Bytes are counted at the origin's side, with the heads.
+        The caller answers a client that has received nothing yet (:attr:`unanswered`).  Bytes are
+        those of :attr:`carried`.
         """
         self._expiry.restart()
         uploader = None
@@ -166,7 +166,12 @@ class Exchange:
             self._expiry.stop()
         if self._error is not None and self._answering:
             self._client.abort()
-        return Totals(self._origin.sent, self._origin.received, self._error, self._side)
+        return Totals(*self.carried, self._error, self._side)
+
+    @property
+    def carried(self) -> tuple[int, int]:
+        """Bytes to the origin server and from it until now, with the heads."""
+        return self._origin.sent, self._origin.received
 
     # --- the two directions -----------------------------------------------------------------
 

@@ -148,10 +148,10 @@ class Forwarding:
 
         Raises ConnectFailed or ClientError if a new one can't be had.
         """
-        exchange, totals = self._exchange(outbound)
+        exchange, totals = self._exchange(outbound, active)
         if exchange.unanswered is Unanswered.STALE:
             self._reconnect(outbound, active)
-            exchange, totals = self._exchange(outbound)
+            exchange, totals = self._exchange(outbound, active)
         if exchange.unanswered is Unanswered.FORM and (proxy := outbound.http.proxy) is not None:
             exchange, totals = self._by_connect(proxy, outbound, active, exchange.status)
         active.record.up, active.record.down = totals.up, totals.down
@@ -173,8 +173,8 @@ class Forwarding:
         except (ConnectFailed, ClientError):
             proxy.note_absolute_form(True)
             self._reconnect(outbound, active)
-            return self._exchange(outbound)
-        exchange, totals = self._exchange(outbound)
+            return self._exchange(outbound, active)
+        exchange, totals = self._exchange(outbound, active)
         if exchange.status is not None:
             proxy.note_absolute_form(exchange.status == refused)
         return exchange, totals
@@ -187,7 +187,7 @@ class Forwarding:
         outbound.reconnect(tunnel=tunnel)
         outbound.stream = self._context.quota.limited(outbound.stream, self._request)
 
-    def _exchange(self, outbound: HttpOutbound) -> tuple[Exchange, Totals]:
+    def _exchange(self, outbound: HttpOutbound, active: ActiveRequest) -> tuple[Exchange, Totals]:
         rules = RetryRules()
         if self._repeatable:
             rules = RetryRules(True, self._retry_on, self._may_retry, self._has_doubted)
@@ -195,7 +195,12 @@ class Forwarding:
         exchange = Exchange(
             self._client, received.head, received.target, outbound, self._context.timeouts, rules
         )
-        return exchange, exchange.run()
+        try:
+            return exchange, exchange.run()
+        except BaseException:  # the listener stops; what was carried is counted all the same
+            active.record.up, active.record.down = up, down = exchange.carried
+            outbound.abort(up, down)
+            raise
 
     def _report(self, exchange: Exchange, outbound: HttpOutbound) -> None:
         """Report to the exit group what the exchange says of the exit."""
