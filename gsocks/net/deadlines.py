@@ -46,7 +46,8 @@ class Deadlines:
         """It begins ``now``, in monotonic seconds."""
         self._began[one] = now
         if self._timer is None:
-            self._start_timer(self.seconds)
+            # from ``now``: what began before another one of as many seconds is told before it
+            self._start_timer(max(0.0, now + self.seconds - time.monotonic()))
 
     def discard(self, one: Expires) -> bool:
         """It has ended; False if it had before, or was told."""
