@@ -629,7 +629,7 @@ def test_a_bound_address_is_one_or_none(bound: bytes, expected: object) -> None:
 
 @leaves_nothing
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_a_request_is_sent_once_whoever_reads_its_answer(pieces: int) -> None:
+def test_a_request_is_sent_once_whether_the_hub_or_a_greenlet_reads_its_answer(pieces: int) -> None:
     reply = b"\x05\x00\x00" + (Address("2001:db8::9", 4660) if pieces == 1 else BOUND).encode()
     lines = Line(b"\x05\x01\x00", b"\x05\x00"), Line(request5(DEST), reply)
 
