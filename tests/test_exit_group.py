@@ -324,7 +324,7 @@ def test_where_even_a_fresh_tunnel_breaks_the_exit_has_failed(
 ) -> None:
     """A server that agrees on keys and then hangs up on every request."""
 
-    def hang_up(tunnel: ServerTunnel, body: bytes) -> Request:
+    def hang_up(tunnel: ServerTunnel, *_: object) -> Request:
         raise errors.ProtocolViolation("no request is good enough")
 
     monkeypatch.setattr(ServerTunnel, "decode_open", hang_up)
