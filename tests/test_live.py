@@ -198,6 +198,16 @@ def test_a_view_that_is_killed_leaves_no_proxy_running(
                 del left[descriptor]
 
 
+def test_a_view_whose_terminal_is_closed_shuts_its_proxy_down(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG.format(workers=1))
+    with on_a_terminal(tmp_path / "c.yaml") as (program, master):
+        read_until(master, b"gsocks: 1 worker")
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, master)  # closes the terminal
+        os.close(nothing)
+        assert program.wait(TOO_LONG) == 0, "the proxy's status, after which the view ends"
+
+
 def test_a_proxy_that_is_killed_is_said_to_be(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(CONFIG.format(workers=1))
     with on_a_terminal(tmp_path / "c.yaml") as (program, master):

@@ -113,14 +113,23 @@ class _View:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         reader = gevent.spawn(self._read)
         console = Console()
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            while not reader.ready():
-                live.update(self._query(console), refresh=True)
-                reader.join(INTERVAL)
+        try:
+            with Live(console=console, screen=True, auto_refresh=False) as live:
+                while not reader.ready() and sys.stdout.isatty():
+                    live.update(self._query(console), refresh=True)
+                    reader.join(INTERVAL)
+        except OSError:
+            if sys.stdout.isatty():
+                raise
+        if closed := not sys.stdout.isatty():  # a proxy that outlives its view would go unnoticed
+            with open(os.devnull, "wb") as nothing:  # for what is written at the end of the process
+                os.dup2(nothing.fileno(), sys.stdout.fileno())
+            self._forward(signal.SIGTERM)
+            reader.join()
         _, status = os.waitpid(self._child, 0)
         os.close(self._log)
-        # the screen is cleared, and the reason of an exit may be among these lines
-        sys.stderr.writelines(line + "\n" for line in list(self._lines)[-LOG_LINES:])
+        if not closed:  # the screen is cleared, and the reason of an exit may be among these lines
+            sys.stderr.writelines(line + "\n" for line in list(self._lines)[-LOG_LINES:])
         exit_status = os.waitstatus_to_exitcode(status)
         if exit_status >= 0:
             return exit_status
