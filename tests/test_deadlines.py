@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import gevent
 import pytest
 from gevent.queue import SimpleQueue
 
@@ -31,3 +32,37 @@ def test_of_two_that_may_last_as_long_the_one_that_began_first_ends_first() -> N
     for_requests.add(request, now - 0.03)
     assert told.get() is request
     assert told.get() is exit_
+
+
+class Faulty(Bounded):
+    """Has a fault."""
+
+    def expired(self) -> None:
+        super().expired()
+        raise ValueError("a fault")
+
+
+def test_a_fault_of_one_keeps_none_of_the_others_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *_: None)
+    told: SimpleQueue[Bounded] = SimpleQueue()
+    faulty, other = Faulty(told), Bounded(told)
+    deadlines = Deadlines(0.01)
+    now = time.monotonic()
+    deadlines.add(faulty, now)
+    deadlines.add(other, now)
+    assert told.get() is faulty
+    assert told.get() is other
+    assert not deadlines
+
+
+def test_many_whose_time_is_over_leave_turns_to_others() -> None:
+    told: SimpleQueue[Bounded] = SimpleQueue()
+    deadlines = Deadlines(0.0)
+    for _ in range(1000):
+        deadlines.add(Bounded(told), time.monotonic())
+    told.get()
+    assert deadlines  # most are told in turns to come
+    while deadlines:
+        told.get()

@@ -11,6 +11,9 @@ from typing import Any, Protocol
 
 import gevent
 
+#: how many are told in one turn of the loop
+_AT_ONCE = 50
+
 
 class Expires(Protocol):
     """What may last for so long only."""
@@ -61,11 +64,14 @@ class Deadlines:
     def _on_time(self) -> None:
         self._timer.close()
         self._timer = None
-        while self._began:
-            one, began = next(iter(self._began.items()))
-            left = began + self.seconds - time.monotonic()
-            if left > 0:
-                self._start_timer(left)
-                return
-            del self._began[one]
-            one.expired()
+        try:
+            for _ in range(_AT_ONCE):
+                one, began = next(iter(self._began.items()), (None, 0.0))
+                if one is None or began + self.seconds > time.monotonic():
+                    break
+                del self._began[one]
+                one.expired()
+        finally:  # also behind a fault of gsocks, for which the others must not wait for ever
+            oldest = next(iter(self._began.values()), None)
+            if oldest is not None and self._timer is None:
+                self._start_timer(max(0.0, oldest + self.seconds - time.monotonic()))
