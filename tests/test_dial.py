@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import gevent
@@ -37,12 +37,15 @@ def hub() -> None:
 
 
 @contextmanager
-def listening(*hosts: str) -> Iterator[int]:
-    """Listeners on one port of several addresses; gives the port."""
+def listening(*hosts: str, silent: Sequence[str] = ()) -> Iterator[int]:
+    """Listeners on one port of several addresses; gives the port.
+
+    The queues of those at ``silent`` addresses are full: the kernel drops every SYN.
+    """
     for _ in range(100):
         with ExitStack() as opened:
             try:
-                port = _listen_at(hosts, opened)
+                port = _listen_at(hosts, silent, opened)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
@@ -52,31 +55,19 @@ def listening(*hosts: str) -> Iterator[int]:
     pytest.fail("no port is free at all of the addresses")
 
 
-def _listen_at(hosts: tuple[str, ...], opened: ExitStack) -> int:
+def _listen_at(hosts: Sequence[str], silent: Sequence[str], opened: ExitStack) -> int:
     port = 0
-    for host in hosts:
+    for host in (*hosts, *silent):
         family = std_socket.AF_INET6 if ":" in host else std_socket.AF_INET
-        sock = opened.enter_context(closing(socket(family, std_socket.SOCK_STREAM)))
-        sock.setsockopt(std_socket.SOL_SOCKET, std_socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(8)
-        port = sock.getsockname()[1]
-    return port
-
-
-@contextmanager
-def silent(host: str, port: int = 0) -> Iterator[int]:
-    """A listener whose queue is full: the kernel drops every SYN.  Gives the port."""
-    family = std_socket.AF_INET6 if ":" in host else std_socket.AF_INET
-    with (
-        std_socket.socket(family) as listener,
-        std_socket.socket(family) as filler,
-    ):
+        listener = opened.enter_context(std_socket.socket(family))
         listener.setsockopt(std_socket.SOL_SOCKET, std_socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(0)
-        filler.connect(listener.getsockname())
-        yield listener.getsockname()[1]
+        listener.listen(0 if host in silent else 8)
+        port = listener.getsockname()[1]
+        if host in silent:
+            filler = opened.enter_context(std_socket.socket(family))
+            filler.connect(listener.getsockname())
+    return port
 
 
 @pytest.fixture
@@ -158,7 +149,7 @@ def test_a_refused_connection_raises_connection_refused(closed_port: int) -> Non
 
 def test_silence_raises_connect_timeout_after_the_timeout() -> None:
     timed_out = pytest.raises(errors.ConnectTimeout, match=r"host.example:\d+: .* 0.05 s")
-    with silent("127.0.0.1") as port, nothing_left(), timed_out:
+    with listening(silent=["127.0.0.1"]) as port, nothing_left(), timed_out:
         dialer("127.0.0.1", timeout=0.05).connect(host(port))
 
 
@@ -369,11 +360,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 def test_the_losers_of_a_race_are_closed(opened: list[Any]) -> None:
     """127.0.0.2 and 127.0.0.3 are silent, 127.0.0.9 refuses."""
-    with (
-        listening("127.0.0.4") as port,
-        silent("127.0.0.2", port),
-        silent("127.0.0.3", port),
-    ):
+    with listening("127.0.0.4", silent=["127.0.0.2", "127.0.0.3"]) as port:
         made = dialer("127.0.0.2", "127.0.0.3", "127.0.0.9", "127.0.0.4", delay=0.01)
         winner = made.connect(host(port))
         assert [sock.fileno() < 0 for sock in opened] == [True, True, True, False]
@@ -381,7 +368,7 @@ def test_the_losers_of_a_race_are_closed(opened: list[Any]) -> None:
 
 
 def test_a_race_without_a_winner_closes_every_socket(opened: list[Any]) -> None:
-    with silent("127.0.0.2") as port, silent("127.0.0.3", port):
+    with listening(silent=["127.0.0.2", "127.0.0.3"]) as port:
         made = dialer("127.0.0.2", "127.0.0.3", "127.0.0.9", delay=0.01, timeout=1.0)
         with pytest.raises(errors.ConnectionRefused):
             made.connect(host(port))
@@ -389,7 +376,7 @@ def test_a_race_without_a_winner_closes_every_socket(opened: list[Any]) -> None:
 
 
 def test_a_silent_address_loses_to_the_next_after_the_attempt_delay() -> None:
-    with listening("127.0.0.3") as port, silent("127.0.0.2", port), nothing_left():
+    with listening("127.0.0.3", silent=["127.0.0.2"]) as port, nothing_left():
         begun = time.monotonic()
         with dialer("127.0.0.2", "127.0.0.3", delay=0.05).connect(host(port)) as sock:
             took = time.monotonic() - begun
@@ -399,7 +386,7 @@ def test_a_silent_address_loses_to_the_next_after_the_attempt_delay() -> None:
 
 
 def test_a_silent_ipv6_loses_to_ipv4() -> None:
-    with listening("127.0.0.1") as port, silent("::1", port), nothing_left():
+    with listening("127.0.0.1", silent=["::1"]) as port, nothing_left():
         with dialer("127.0.0.1", "::1", delay=0.02).connect(host(port)) as sock:
             assert sock.getpeername()[0] == "127.0.0.1"
         del sock
@@ -447,7 +434,7 @@ def test_when_all_addresses_fail_the_most_telling_failure_is_raised(
     addresses: list[str], expected: Any
 ) -> None:
     """127.0.0.9 refuses, 127.0.0.2 is silent, 224.0.0.1 and ff02::1 can't be reached."""
-    with silent("127.0.0.2") as port, nothing_left(), pytest.raises(expected):
+    with listening(silent=["127.0.0.2"]) as port, nothing_left(), pytest.raises(expected):
         dialer(*addresses, timeout=0.1, delay=0.01).connect(host(port))
 
 
@@ -458,7 +445,7 @@ def test_no_more_than_max_addresses_of_a_name_are_tried() -> None:
         max_addresses = 3
 
     names = Names(host_example=[f"127.0.0.{n}" for n in range(2, 99)])
-    with silent("127.0.0.1") as port, pytest.raises(errors.ConnectionRefused):
+    with listening(silent=["127.0.0.1"]) as port, pytest.raises(errors.ConnectionRefused):
         Short(ALLOW_ALL, Resolver(names), source=tried.append).connect(host(port))
     assert len(tried) == 3
 
@@ -504,12 +491,7 @@ def test_a_source_may_decline_a_family() -> None:
 
 @pytest.mark.parametrize("addresses", [["127.0.0.2"], ["127.0.0.2", "127.0.0.3", "::1"]])
 def test_a_race_that_is_killed_leaves_nothing_open(addresses: list[str]) -> None:
-    with (
-        silent("127.0.0.2") as port,
-        silent("127.0.0.3", port),
-        silent("::1", port),
-        nothing_left(),
-    ):
+    with listening(silent=["127.0.0.2", "127.0.0.3", "::1"]) as port, nothing_left():
         begun = Begun(len(addresses))
         caller = gevent.spawn(dialer(*addresses, delay=0.001, source=begun).connect, host(port))
         begun.all.wait()
@@ -519,7 +501,7 @@ def test_a_race_that_is_killed_leaves_nothing_open(addresses: list[str]) -> None
 
 
 def test_a_timeout_of_the_caller_passes_through_and_leaves_nothing_open() -> None:
-    with silent("127.0.0.2") as port, silent("127.0.0.3", port), nothing_left():
+    with listening(silent=["127.0.0.2", "127.0.0.3"]) as port, nothing_left():
         with pytest.raises(gevent.Timeout) as caught, gevent.Timeout(0.05) as outer:
             dialer("127.0.0.2", "127.0.0.3", delay=0.001).connect(host(port))
         assert caught.value is outer
@@ -556,7 +538,7 @@ def test_a_failed_connect_leaves_no_cycle_for_the_collector(
 
     gc.disable()
     try:
-        with silent("127.0.0.1") as silent_port:
+        with listening(silent=["127.0.0.1"]) as silent_port:
             assert fail(closed_port if timeout > 1 else silent_port)() is None
     finally:
         gc.enable()
