@@ -54,11 +54,16 @@ def inbounds_of(inbounds: Listeners, scheme: str) -> list[Listener]:
 
 
 def run_to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    """As asyncio.run, and no connection is left: aiohttp leaves those of TLS to the collector."""
+    """As asyncio.run, and no connection is left: aiohttp leaves those of TLS to the collector.
+
+    Which has what is made here to look at, and not what thousands of tests have left.
+    """
+    gc.freeze()
     try:
         return asyncio.run(work)
     finally:
         gc.collect()
+        gc.unfreeze()
 
 
 # --- HTTP clients -------------------------------------------------------------------------------
