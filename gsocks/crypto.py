@@ -398,11 +398,12 @@ class Area:
 
     __slots__ = ("at", "size", "view")
 
-    def __init__(self, view: memoryview) -> None:
-        self.view = view
-        self.size = len(view)
-        #: of ``unsigned char *``; keeps the buffer, but what is derived from it does not
-        self.at = _at(_BYTES, view)
+    def __init__(self, buffer: bytearray) -> None:
+        self.view = memoryview(buffer)
+        self.size = len(buffer)
+        #: of ``unsigned char *``; keeps the buffer, but what is derived from it does not.  Not of
+        #: the view: CPython's collector crashes where something looks into a memoryview
+        self.at = _at(_BYTES, buffer)
 
 
 def _check(area: Area, start: int, length: int) -> None:

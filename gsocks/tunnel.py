@@ -17,7 +17,7 @@ import socket as std_socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum, IntEnum
-from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeAlias
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeAlias, cast
 
 import gevent
 
@@ -293,7 +293,8 @@ class FrameDecoder:
 
 def areas_of(scratch: ScratchBuffers) -> tuple[Area, Area, Area]:
     """The buffers for what is opened and what is sealed, and one for a frame's header."""
-    areas = Area(scratch.plain), Area(scratch.sealed), Area(memoryview(bytearray(HEADER_SIZE)))
+    plain, sealed = cast(bytearray, scratch.plain.obj), cast(bytearray, scratch.sealed.obj)
+    areas = Area(plain), Area(sealed), Area(bytearray(HEADER_SIZE))
     scratch.areas = areas
     return areas
 

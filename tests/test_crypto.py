@@ -499,7 +499,7 @@ def test_a_buffer_without_room_is_refused_before_anything_is_written(cipher: Cip
 @pytest.mark.parametrize("size", [0, 1, 2048, 2049, 65536])
 def test_messages_are_sealed_and_opened_inside_of_areas(cipher: Cipher, size: int) -> None:
     near, far = agreed(cipher)
-    sealed, opened = (Area(memoryview(bytearray(70_000))) for _ in range(2))
+    sealed, opened = (Area(bytearray(70_000)) for _ in range(2))
     message = os.urandom(size)
     for plaintext in (message, memoryview(message)):
         end = near.sealer.seal_at(sealed, 7, plaintext)
@@ -517,12 +517,12 @@ def test_messages_are_sealed_and_opened_inside_of_areas(cipher: Cipher, size: in
 def test_an_area_without_room_is_refused_before_anything_is_written(cipher: Cipher) -> None:
     near, far = agreed(cipher)
     message, overhead = b"message", near.overhead
-    exact = Area(memoryview(bytearray(7 + overhead)))
+    exact = Area(bytearray(7 + overhead))
     for start in (-1, 1, 1000):
         with pytest.raises(ValueError, match="bytes for"):
             near.sealer.seal_at(exact, start, message)
     assert near.sealer.seal_at(exact, 0, message) == exact.size
-    opened = Area(memoryview(bytearray(7)))
+    opened = Area(bytearray(7))
     for to in (-1, 1, 1000):
         with pytest.raises(ValueError, match="bytes for"):
             far.opener.open_at(opened, to, exact, 0, exact.size)

@@ -60,6 +60,7 @@ from gsocks.tunnel import (
     TunnelState,
     TunnelStream,
     accept_tunnel,
+    areas_of,
     connect_tunnel,
 )
 from tests.support import make_vectors
@@ -1159,3 +1160,11 @@ def test_a_reply_that_was_changed_anywhere_leads_to_no_tunnel(guard: ReplayGuard
         error = connecting_with(partial(changed, position=position), guard)
         # a changed public key changes the length that is waited for
         assert type(error) in (Tampered, ExitFailed)
+
+
+def test_nothing_looks_into_the_views_of_the_scratch_buffers() -> None:
+    """Else CPython crashes when those of an ended thread are left to its garbage collector."""
+    scratch = ScratchBuffers()
+    areas = areas_of(scratch)
+    for view in (scratch.plain, scratch.sealed, *[area.view for area in areas]):
+        view.release()  # BufferError if anything does
