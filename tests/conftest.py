@@ -88,7 +88,10 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     gc.freeze()  # the collector sees only what is made from here on, which is quick, too
     try:
         yield
-        eventually(lambda: not living_greenlets())
+        try:
+            eventually(lambda: not living_greenlets())
+        except AssertionError:
+            raise AssertionError(f"still alive: {living_greenlets()}") from None
         pipes_of_this_hub().close()
         eventually(lambda: open_descriptors() <= descriptors)
     finally:
