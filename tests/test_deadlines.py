@@ -6,7 +6,7 @@ import time
 
 import gevent
 import pytest
-from gevent.queue import SimpleQueue
+from gevent.queue import Queue
 
 from gsocks.net.deadlines import Deadlines
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("never_hangs")
 class Bounded:
     """Tells when its time is over."""
 
-    def __init__(self, told: SimpleQueue[Bounded]) -> None:
+    def __init__(self, told: Queue[Bounded]) -> None:
         self._told = told
 
     def expired(self) -> None:
@@ -24,7 +24,7 @@ class Bounded:
 
 
 def test_of_two_that_may_last_as_long_the_one_that_began_first_ends_first() -> None:
-    told: SimpleQueue[Bounded] = SimpleQueue()
+    told: Queue[Bounded] = Queue()
     exit_, request = Bounded(told), Bounded(told)
     now = time.monotonic()
     for_exits, for_requests = Deadlines(0.05), Deadlines(0.05)
@@ -46,7 +46,7 @@ def test_a_fault_of_one_keeps_none_of_the_others_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *_: None)
-    told: SimpleQueue[Bounded] = SimpleQueue()
+    told: Queue[Bounded] = Queue()
     faulty, other = Faulty(told), Bounded(told)
     deadlines = Deadlines(0.01)
     now = time.monotonic()
@@ -58,7 +58,7 @@ def test_a_fault_of_one_keeps_none_of_the_others_waiting(
 
 
 def test_many_whose_time_is_over_leave_turns_to_others() -> None:
-    told: SimpleQueue[Bounded] = SimpleQueue()
+    told: Queue[Bounded] = Queue()
     deadlines = Deadlines(0.0)
     for _ in range(1000):
         deadlines.add(Bounded(told), time.monotonic())
