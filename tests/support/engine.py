@@ -57,9 +57,13 @@ def digest(data: bytes) -> bytes:
 
 
 def living_greenlets() -> list[Any]:
+    """Those of this thread's hub: a thread that another test has left may have its own."""
     gc.collect()
+    hub = gevent.get_hub()
     return [
-        each for each in gc.get_objects() if isinstance(each, gevent.Greenlet) and not each.dead
+        each
+        for each in gc.get_objects()
+        if isinstance(each, gevent.Greenlet) and not each.dead and each.parent is hub
     ]
 
 
