@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
 
 import gevent
 import pytest
@@ -11,6 +12,17 @@ from gevent.event import Event
 from gsocks.errors import HostUnreachable, LimitReached
 from gsocks.net.lookups import LookUps
 from tests.support.waiting import eventually
+
+#: the greenlets of a test, which would wait for ever
+_waiting: list[gevent.Greenlet[..., Any]] = []
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing() -> Iterator[None]:
+    yield
+    while _waiting:
+        gevent.killall(_waiting[:])
+        _waiting[:] = [each for each in _waiting if not each.dead]
 
 
 class Silent:
@@ -25,6 +37,7 @@ class Silent:
 
     def _run(self, name: str, owner: Hashable) -> str:
         self.began.append(name)
+        _waiting.append(gevent.getcurrent())  # type: ignore[arg-type]
         answer = self.answers.setdefault(name, Event())
         try:
             answer.wait()
@@ -35,6 +48,7 @@ class Silent:
 
     def ask(self, name: str, owner: str) -> gevent.Greenlet[..., str]:
         asking = gevent.spawn(self.look_ups.get, name, owner)
+        _waiting.append(asking)
         gevent.idle()
         return asking
 
