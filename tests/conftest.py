@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 import gevent
@@ -13,6 +14,7 @@ import hypothesis
 import pytest
 
 from gsocks.address import Address
+from gsocks.net.greenlets import GreenletPool
 from gsocks.net.splice import pipes_of_this_hub
 from tests.support import ports
 from tests.support.engine import (
@@ -29,6 +31,7 @@ from tests.support.engine import (
 )
 from tests.support.program import web_server
 from tests.support.real import Certified, Listener, Listeners, both_inbounds
+from tests.support.two_ways import Spawned
 from tests.support.waiting import TOO_LONG
 
 # the same examples each time (other ones are what the fuzzers try), however busy the machine is
@@ -97,6 +100,28 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     finally:
         gc.unfreeze()
     assert not faults
+
+
+@pytest.fixture
+def spawned(monkeypatch: pytest.MonkeyPatch) -> Spawned:
+    """What connections have had done in greenlets."""
+    found: Spawned = []
+    spawn = GreenletPool.spawn
+
+    def noted(self: GreenletPool, function: Callable[..., object], *args: object) -> None:
+        found.append(function)
+        spawn(self, function, *args)
+
+    monkeypatch.setattr(GreenletPool, "spawn", noted)
+    return found
+
+
+@pytest.fixture(params=["straight", "in a greenlet"])
+def is_straight(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> bool:
+    """Each of the two ways in turn; whether it is the hub's."""
+    if request.param != "straight":
+        caplog.set_level(logging.DEBUG, "gsocks.connection")
+    return bool(request.param == "straight")
 
 
 @pytest.fixture

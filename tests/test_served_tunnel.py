@@ -34,6 +34,7 @@ from gsocks.tunnel import (
 from tests.support.engine import FakeExit, Seen, connect, direct, eventually
 from tests.support.ports import free_port
 from tests.support.tunnel_parts import KEY, asking, ignore_end
+from tests.support.two_ways import BlockingExit
 from tests.support.waiting import TOO_LONG
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
@@ -103,6 +104,15 @@ def sealed(tunnel: ClientTunnel, *frames: tuple[Frame, bytes]) -> bytes:
     for kind, body in frames:
         end = tunnel.seal(scratch, kind, body, end)
     return bytes(scratch.sealed[:end])
+
+
+def test_a_stream_that_blocks_is_carried_in_a_greenlet(echo_server: Address) -> None:
+    seen = Seen()
+    exits = ExitGroup([BlockingExit()], ALLOW_ALL)
+    with running(exits, observer=seen) as server, tunnel_to(server) as tunnel:
+        for _ in range(2):
+            assert is_carried(tunnel, echo_server)
+            assert seen.next().outcome == "ok"
 
 
 def test_a_tunnel_waits_and_has_its_requests_carried_without_a_greenlet(

@@ -6,7 +6,6 @@ A connection that is traced, at ``log.level: debug``, goes by a greenlet.
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +23,6 @@ from gsocks.inbound.connection import ClientConnection
 from gsocks.inbound.straight import StraightRequest
 from gsocks.local import LocalServer
 from gsocks.net.dial import DialAttempt, Dialer
-from gsocks.net.greenlets import GreenletPool
 from gsocks.net.listen import defer_accept, listen
 from gsocks.net.resolve import Resolver
 from gsocks.relay import Relay
@@ -53,38 +51,13 @@ from tests.support.engine import (
     through,
 )
 from tests.support.ports import free_port
+from tests.support.two_ways import Spawned, both_ways
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
 GREETING = b"\x05\x01\x00"
 FAILED = b"\x05\x01\x00\x01" + bytes(6)
 NOWHERE = Address("192.0.2.1", 80)
-
-Spawned = list[Callable[..., object]]
-
-
-@pytest.fixture
-def spawned(monkeypatch: pytest.MonkeyPatch) -> Spawned:
-    """What connections have had done in greenlets."""
-    found: Spawned = []
-    spawn = GreenletPool.spawn
-
-    def noted(self: GreenletPool, function: Callable[..., object], *args: object) -> None:
-        found.append(function)
-        spawn(self, function, *args)
-
-    monkeypatch.setattr(GreenletPool, "spawn", noted)
-    return found
-
-
-@pytest.fixture(params=["straight", "in a greenlet"])
-def is_straight(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> bool:
-    if request.param != "straight":
-        caplog.set_level(logging.DEBUG, "gsocks.connection")
-    return bool(request.param == "straight")
-
-
-both_ways = pytest.mark.usefixtures("is_straight")
 
 
 class Pending:

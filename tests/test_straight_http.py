@@ -6,9 +6,8 @@ A connection that is traced, at ``log.level: debug``, goes by a greenlet.
 from __future__ import annotations
 
 import gc
-import logging
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +22,6 @@ from gsocks.exits.base import Connected
 from gsocks.inbound.connection import ClientConnection
 from gsocks.inbound.straight_http import StraightConnect
 from gsocks.net.dial import DialAttempt
-from gsocks.net.greenlets import GreenletPool
 from gsocks.relay import Relay
 from gsocks.request import ExitSelector, Request
 from gsocks.rotation.beginning import Beginning
@@ -40,36 +38,12 @@ from tests.support.engine import (
     read_to_end,
 )
 from tests.support.ports import free_port
+from tests.support.two_ways import Spawned, both_ways
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
-Spawned = list[Callable[..., object]]
 ALICE = hash_password(b"secret")
 NOWHERE = Address("192.0.2.1", 80)
-
-
-@pytest.fixture
-def spawned(monkeypatch: pytest.MonkeyPatch) -> Spawned:
-    """What connections have had done in greenlets."""
-    found: Spawned = []
-    spawn = GreenletPool.spawn
-
-    def noted(self: GreenletPool, function: Callable[..., object], *args: object) -> None:
-        found.append(function)
-        spawn(self, function, *args)
-
-    monkeypatch.setattr(GreenletPool, "spawn", noted)
-    return found
-
-
-@pytest.fixture(params=["straight", "in a greenlet"])
-def is_straight(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> bool:
-    if request.param != "straight":
-        caplog.set_level(logging.DEBUG, "gsocks.connection")
-    return bool(request.param == "straight")
-
-
-both_ways = pytest.mark.usefixtures("is_straight")
 
 
 def head(dest: Address, login: bytes = b"", *fields: bytes) -> bytes:

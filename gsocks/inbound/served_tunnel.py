@@ -31,13 +31,14 @@ from gsocks.errors import (
 from gsocks.inbound.active_request import ActiveRequest
 from gsocks.inbound.connection import ClientConnection
 from gsocks.inbound.context import ListenerContext
+from gsocks.inbound.hub_request import HubRequest
 from gsocks.net.deadlines import Deadlines
 from gsocks.observe import Record, no_trace
 from gsocks.request import UDP_ASSOCIATE, Request
 from gsocks.rotation.connected import Outbound
 from gsocks.rotation.first_attempt import FirstAttempt
 from gsocks.settings import Timeouts
-from gsocks.stream import READ, ScratchBuffers, close_with_fin, scratch_of_this_hub
+from gsocks.stream import READ, Bytes, ScratchBuffers, close_with_fin, scratch_of_this_hub
 from gsocks.tunnel import (
     MAX_PINGS,
     Frame,
@@ -311,12 +312,10 @@ class ServedTunnel:
             later.close()
 
 
-class TunnelRequest(ActiveRequest):
+class TunnelRequest(HubRequest):
     """A request of a tunnel."""
 
-    __slots__ = ("_request", "_served")
-
-    _request: Request
+    __slots__ = ("_served",)
 
     def __init__(self, context: ListenerContext, record: Record, served: ServedTunnel) -> None:
         super().__init__(context, record)
@@ -325,58 +324,32 @@ class TunnelRequest(ActiveRequest):
     def begin(self, request: Request) -> None:
         """Connect and carry ``request``: in a greenlet, if it has to wait for anything else."""
         self._request = request
-        begun = None
-        if request.trace is no_trace:
-            self._note_request(request, ServerTunnel.protocol, "", ())
-            try:
-                self._acquire_quota(request)
-                begun = self._context.exit_group.begin(request, self)
-            except LimitReached:
-                pass  # as the greenlet finds
-        if begun is None or isinstance(begun, FirstAttempt):
-            self._go_on(begun)
-        else:
-            self._context.connecting[self] = begun
-
-    def attempted(self, label: str) -> None:
-        """See :class:`gsocks.rotation.beginning.Begun`, as for the next two."""
-        self.record.exit = label
-
-    def connected(self, outbound: Outbound) -> None:
-        context, served = self._context, self._served
-        del context.connecting[self]
+        if request.trace is not no_trace:  # which the greenlet writes
+            self._go_on(None)
+            return
+        self._note_request(request, ServerTunnel.protocol, "", ())
         try:
-            outbound.stream = context.quota.limited(outbound.stream, self._request)
-            rest = served.tunnel.succeeded_nowait(scratch_of_this_hub(), outbound.bound)
-        except StreamError as error:
-            outbound.abort()
-            self.finish(f"client_{error.word}", str(error))
-            served.close()
-        except BaseException:  # a fault of gsocks
-            outbound.abort()
-            self.stopped()
-            raise
+            self._acquire_quota(request)
+        except LimitReached:  # as the greenlet finds
+            self._go_on(None)
         else:
-            if rest:
-                served.stop_watching()
-                served.spawn(self._answer_on, outbound, bytes(rest))
-            else:
-                self.relay(served.take_stream(), outbound, None)
+            self._begin()
 
-    def failed(self, first: FirstAttempt) -> None:
-        del self._context.connecting[self]
-        self._go_on(first)
+    # --- see HubRequest -----------------------------------------------------------------------
 
-    def stopped(self) -> None:
-        """See :class:`gsocks.inbound.context.Connecting`."""
-        self.finish("stopped")
-        self._served.close()
+    def _answer_now(self, outbound: Outbound) -> Bytes:
+        return self._served.tunnel.succeeded_nowait(scratch_of_this_hub(), outbound.bound)
 
-    # --- in a greenlet ----------------------------------------------------------------------
+    def _send(self, unsent: bytes) -> None:
+        if unsent:
+            self._served.tunnel.send_sealed(unsent)
 
-    def _go_on(self, first: FirstAttempt | None) -> None:
+    def _client(self) -> tuple[TunnelStream, None]:
+        return self._served.take_stream(), None
+
+    def _in_greenlet(self, function: Callable[..., None], *args: object) -> None:
         self._served.stop_watching()
-        self._served.spawn(self._carry, first)
+        self._served.spawn(function, *args)
 
     def _carry(self, first: FirstAttempt | None) -> None:
         served, request = self._served, self._request
@@ -385,10 +358,10 @@ class TunnelRequest(ActiveRequest):
         if not self.carry(request, tunnel, kind(tunnel, served), sock=sock, after=first):
             served.resume()
 
-    def _answer_on(self, outbound: Outbound, rest: bytes) -> None:
-        """Send the rest of OPENED, for which there was no room."""
-        served = self._served
-        if self._answered(outbound, served.tunnel.send_sealed, rest):
-            self.relay(served.take_stream(), outbound, None)
-        else:
-            served.close()
+    def _client_left(self) -> None:
+        self._served.close()
+
+    _left_in_greenlet = _client_left
+
+    def _close(self) -> None:
+        self._served.close()

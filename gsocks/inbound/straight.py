@@ -27,14 +27,14 @@ from gsocks.handshake import (
     plain_greeting,
     socks5_success,
 )
-from gsocks.inbound.active_request import ActiveRequest
 from gsocks.inbound.connection import CLOSE_GRACE, ClientConnection
 from gsocks.inbound.context import ListenerContext
+from gsocks.inbound.hub_request import HubRequest
 from gsocks.observe import Record
 from gsocks.request import Request
 from gsocks.rotation.connected import Outbound
 from gsocks.rotation.first_attempt import FirstAttempt
-from gsocks.stream import SocketStream, is_nonblocking, send_all, send_now
+from gsocks.stream import SocketStream, send_all, send_now
 
 # as in gsocks.handshake: greeting, request and a TLS ClientHello
 _AT_ONCE = 4096
@@ -131,12 +131,10 @@ def stop_watching(_: StraightListener, connection: ClientConnection) -> None:
     connection.watcher.stop()
 
 
-class StraightRequest(ActiveRequest):
-    """A request that the hub carries."""
+class StraightRequest(HubRequest):
+    """A request of a connection that has no other."""
 
-    __slots__ = ("_connection", "_listener", "_request")
-
-    _request: Request
+    __slots__ = ("_connection", "_listener")
 
     def __init__(
         self, listener: StraightListener, connection: ClientConnection, record: Record
@@ -158,53 +156,6 @@ class StraightRequest(ActiveRequest):
         record.dest = str(request.dest)
         self._begin()
 
-    def _begin(self) -> None:
-        context = self._context
-        begun = context.exit_group.begin(self._request, self)
-        if begun is None or isinstance(begun, FirstAttempt):
-            self._go_on(begun)
-        else:
-            context.connecting[self] = begun
-
-    def attempted(self, label: str) -> None:
-        """See :class:`gsocks.rotation.beginning.Begun`, as for the next two."""
-        self.record.exit = label
-
-    def connected(self, outbound: Outbound) -> None:
-        context, connection = self._context, self._connection
-        del context.connecting[self]
-        try:
-            outbound.stream = context.quota.limited(outbound.stream, self._request)
-            reply = self._success(outbound)
-            sent = send_now(connection.sock.fileno(), reply)
-        except StreamError as error:
-            outbound.abort()
-            self.finish(f"client_{error.word}", str(error))
-            self._listener.spawn(connection, connection.close, CLOSE_GRACE)
-        except BaseException:  # a fault of gsocks
-            outbound.abort()
-            self.finish("stopped")
-            connection.close()
-            raise
-        else:
-            if sent < len(reply) or not is_nonblocking(outbound.stream):
-                self._listener.spawn(connection, self._answer_on, outbound, reply[sent:])
-                return
-            watcher, connection.watcher = connection.watcher, None
-            client = SocketStream(connection.sock, self._request.payload, watcher)
-            self._new_relay(client, outbound, connection).start(client, outbound.stream)
-
-    def failed(self, first: FirstAttempt) -> None:
-        del self._context.connecting[self]
-        self._go_on(first)
-
-    def stopped(self) -> None:
-        """See :class:`gsocks.inbound.context.Connecting`."""
-        self.finish("stopped")
-        self._connection.close()
-
-    # --- the protocol -----------------------------------------------------------------------
-
     def _success(self, outbound: Outbound) -> bytes:
         """The answer to a request that is connected."""
         return socks5_success(outbound.bound)
@@ -213,11 +164,23 @@ class StraightRequest(ActiveRequest):
         """What answers in a greenlet."""
         return Socks5Answer(self._connection.sock)
 
-    # --- in a greenlet ----------------------------------------------------------------------
+    # --- see HubRequest -----------------------------------------------------------------------
 
-    def _go_on(self, first: FirstAttempt | None) -> None:
+    def _answer_now(self, outbound: Outbound) -> bytes:
+        reply = self._success(outbound)
+        return reply[send_now(self._connection.sock.fileno(), reply) :]
+
+    def _send(self, unsent: bytes) -> None:
+        send_all(self._connection.sock, unsent)
+
+    def _client(self) -> tuple[SocketStream, ClientConnection]:
+        connection = self._connection
+        watcher, connection.watcher = connection.watcher, None
+        return SocketStream(connection.sock, self._request.payload, watcher), connection
+
+    def _in_greenlet(self, function: Callable[..., None], *args: object) -> None:
         self._connection.stop_watching()
-        self._listener.spawn(self._connection, self._carry, first)
+        self._listener.spawn(self._connection, function, *args)
 
     def _carry(self, first: FirstAttempt | None) -> None:
         connection, request = self._connection, self._request
@@ -226,11 +189,11 @@ class StraightRequest(ActiveRequest):
         if not self.carry(request, self._answer(), stream, connection, sock, first):
             connection.close(CLOSE_GRACE)
 
-    def _answer_on(self, outbound: Outbound, rest: bytes) -> None:
-        """Send the rest of the reply, for which there was no room; relay what the hub can't."""
-        connection = self._connection
-        connection.stop_watching()
-        if self._answered(outbound, send_all, connection.sock, rest):
-            self.relay(SocketStream(connection.sock, self._request.payload), outbound, connection)
-        else:
-            connection.close(CLOSE_GRACE)
+    def _client_left(self) -> None:
+        self._listener.spawn(self._connection, self._left_in_greenlet)
+
+    def _left_in_greenlet(self) -> None:
+        self._connection.close(CLOSE_GRACE)
+
+    def _close(self) -> None:
+        self._connection.close()
