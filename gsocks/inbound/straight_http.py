@@ -20,6 +20,7 @@ from gsocks.inbound.connection import ClientConnection
 from gsocks.inbound.http_auth import log_in
 from gsocks.inbound.http_client import Client, connected_answer
 from gsocks.inbound.straight import StraightListener, StraightRequest, stop_watching
+from gsocks.lru import LruCache
 from gsocks.observe import Record
 from gsocks.request import Request
 from gsocks.rotation.connected import Outbound
@@ -88,22 +89,15 @@ def _understand(
     except GsocksError:  # a greenlet raises it again, and waits for the login
         return None
     if len(raw) <= _MAX_KNOWN and not has_any(head, _SECRET):
-        _note(raw, dest)
+        _known[raw] = dest
     return identity, dest
 
 
-#: heads without secrets that were found plain, which come again and again, and their destinations
-_known: dict[bytes, Address] = {}
-_MAX_HEADS = 1000
-#: bytes of one of them
+#: bytes of a head that is remembered
 _MAX_KNOWN = 512
+#: heads without secrets that were found plain, which come again and again, and their destinations
+_known: LruCache[bytes, Address] = LruCache(1000)
 _SECRET = frozenset({b"proxy-authorization", b"authorization", b"cookie"})
-
-
-def _note(raw: bytes, dest: Address) -> None:
-    if len(_known) >= _MAX_HEADS:
-        _known.clear()
-    _known[raw] = dest
 
 
 class StraightConnect(StraightRequest):
