@@ -145,7 +145,7 @@ class LocalServer(Listener):
         if is_balanced or connection.trace is not no_trace:
             super().wait_for_handshake(connection, is_balanced)
         else:
-            self._silent.add(connection, receive, self, connection)
+            self._silent.watch(connection, receive, self, connection)
             if self._is_deferred:  # its first bytes are there, in this turn already
                 receive(self, connection)
 

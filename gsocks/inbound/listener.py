@@ -250,7 +250,7 @@ class Listener(StreamServer):
         ``is_balanced``: its client has to be announced by a balancer.
         """
         serve = self._serve_balanced if is_balanced else self.serve
-        self._silent.add(connection, self._serve_in_greenlet, connection, serve)
+        self._silent.watch(connection, self._serve_in_greenlet, connection, serve)
 
     def _serve_in_greenlet(
         self, connection: ClientConnection, serve: Callable[..., None], *args: object
