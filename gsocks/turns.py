@@ -57,6 +57,10 @@ def turn_is_over() -> bool:
     return time.perf_counter() - clock_of_this_hub().began > LONGEST_TURN
 
 
+class MustWait(Exception):
+    """Work that the hub has begun would last for longer than a turn: a greenlet has to do it."""
+
+
 def give_way(at_once: bool = False) -> None:
     """Let everything else run first if this turn has lasted for ``LONGEST_TURN``, or ``at_once``.
 
@@ -66,8 +70,12 @@ def give_way(at_once: bool = False) -> None:
 
     The time counts for all greenlets together: however many of them find work without end, a turn
     lasts no longer than ``LONGEST_TURN`` and one step of each.
+
+    Raises MustWait in the hub.
     """
     if at_once or turn_is_over():
+        if gevent.getcurrent() is gevent.get_hub():
+            raise MustWait
         # Not sleep(0): the loop would go on with callbacks alone, up to 1000 of them, before it
         # looks at its sockets again.
         gevent.sleep(1e-6)

@@ -26,10 +26,10 @@ from gsocks.net.dial import DialAttempt, Dialer
 from gsocks.net.listen import defer_accept, listen
 from gsocks.net.resolve import Resolver
 from gsocks.relay import Relay
-from gsocks.request import Request
+from gsocks.request import ExitSelector, Request
 from gsocks.rotation.beginning import Beginning
 from gsocks.rotation.first_attempt import FirstAttempt
-from gsocks.rotation.group import ExitGroup
+from gsocks.rotation.group import ExitGroup, Offer
 from gsocks.settings import Limits, Timeouts
 from gsocks.stream import reset, send_now
 from tests.support.engine import (
@@ -192,6 +192,43 @@ def test_however_the_bytes_come_the_answer_is_the_same(
                 assert read_exactly(sock, 2) == b"\x05\x00"
             read_reply(sock)
             assert read_exactly(sock, 5) == b"hello"
+
+
+def test_a_fault_of_an_exit_leaves_no_client_waiting(
+    make_local: MakeLocal, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Faulty(DirectExit):
+        def begin(self, *_: object) -> None:
+            raise ValueError("a fault")
+
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *_: None)
+    exits = ExitGroup([Faulty(Dialer(ALLOW_ALL, Resolver()))], ALLOW_ALL)
+    inbound = make_local(exits)
+    with connect(inbound.bound) as sock:
+        sock.sendall(socks_request(NOWHERE))
+        assert read_to_end(sock) == b"\x05\x00"
+    assert seen.next().outcome == "stopped"
+    assert inbound.connections == 0
+    (member,) = exits.roster
+    assert (member.open, member.health.in_flight) == (0, 0)
+
+
+@pytest.mark.parametrize("session", [None, "cart7"])
+def test_a_choice_that_lasts_for_longer_than_a_turn_is_made_by_a_greenlet(
+    session: str | None,
+    make_local: MakeLocal,
+    echo_server: Address,
+    spawned: Spawned,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the first one of a country among many exits, which are to be put in order."""
+    monkeypatch.setattr("gsocks.turns.LONGEST_TURN", -1.0)
+    exit_ = DirectExit(Dialer(ALLOW_ALL, Resolver()))
+    exits = ExitGroup([Offer(exit_, name=name, country="de") for name in ("a", "b")], ALLOW_ALL)
+    inbound = make_local(exits, selector=ExitSelector(session, country="de"))
+    for _ in range(2):
+        assert ask_echo(inbound.bound, echo_server, b"hello") == b"hello"
+        assert len(spawned) == 1  # it is made once
 
 
 @both_ways

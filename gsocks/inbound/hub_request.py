@@ -27,7 +27,11 @@ class HubRequest(ActiveRequest):
     def _begin(self) -> None:
         """Connect: in a greenlet, if that has to wait for anything but the destination."""
         context = self._context
-        begun = context.exit_group.begin(self._request, self)
+        try:
+            begun = context.exit_group.begin(self._request, self)
+        except BaseException:  # a fault of gsocks: the client must not wait for ever
+            self.stopped()
+            raise
         if begun is None or isinstance(begun, FirstAttempt):
             self._go_on(begun)
         else:

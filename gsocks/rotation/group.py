@@ -44,7 +44,7 @@ from gsocks.rotation.policy import Policy, RoundRobin
 from gsocks.rotation.roster import Changes, Member, Offer, Roster
 from gsocks.rotation.session import Sessions
 from gsocks.settings import HealthSettings, PerHostSettings, ReuseSettings
-from gsocks.turns import give_way
+from gsocks.turns import MustWait, give_way
 
 log = logging.getLogger("gsocks.rotation")
 
@@ -230,11 +230,14 @@ class ExitGroup:
         self.evidence.arrived(request, now)
         last = self._tries == 1 or len(self.roster) == 1
         asked = request
-        if request.selector.session is None:
-            member = self.roster.choose(request, (), now, proven_only=last)
-        else:
-            failover = self._failover(request)
-            member, asked = failover.first_of_session(now), failover.request_at_exit()
+        try:
+            if request.selector.session is None:
+                member = self.roster.choose(request, (), now, proven_only=last)
+            else:
+                failover = self._failover(request)
+                member, asked = failover.first_of_session(now), failover.request_at_exit()
+        except MustWait:  # a view of many exits is to be made, or is being made
+            return None
         if member is None or self.roster.take_turn(member, request, now, 0.0) is None:
             return None
         exit_ = member.exit
@@ -249,9 +252,11 @@ class ExitGroup:
             if member.max_connections is not None:
                 self._make_room(member)
             attempt = exit_.begin(asked, beginning)  # type: ignore[attr-defined] # as ``begins`` says
-        except GsocksError as error:
+        except BaseException as error:
             self.roster.request_done(member)
             self.roster.connection_closed(member, request)
+            if not isinstance(error, GsocksError):
+                raise
             return FirstAttempt(member, now, error)
         if attempt is None:
             return FirstAttempt(member, now)
