@@ -19,7 +19,7 @@ from gsocks.per_hub import PerHub
 
 #: seconds of a turn after which what goes on and on has to wait for the next one.  A request of
 #: another client takes half a dozen turns, and a turn's poll 30 us.
-LONGEST_TURN = 0.002
+LONGEST_TURN = 0.001
 
 
 class TurnClock:
