@@ -389,6 +389,11 @@ class _Counter:
         self._key = key
         self._number = 0
 
+    @property
+    def count(self) -> int:
+        """How many messages there have been."""
+        return self._number
+
 
 class Area:
     """A buffer, and where its bytes lie, which libsodium is told.

@@ -3,7 +3,7 @@
 Idle tunnels are in a gevent queue, last in first out, so that surplus ones reach the idle timeout.
 An idle tunnel that becomes readable is dead: a watcher closes it at once, and it is checked again
 when it is taken.  The maintenance greenlet opens missing tunnels, pings before middleboxes drop
-their state, and closes tunnels that were idle for too long.
+their state, and closes tunnels that were idle for too long or have served for long enough.
 
 A pool that no request asks sleeps: it has no tunnel and no greenlet.  Of thousands of exits only
 those in use have connections.
@@ -15,7 +15,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from random import SystemRandom
+from random import Random, SystemRandom
 from typing import Any
 
 import gevent
@@ -23,9 +23,11 @@ from gevent.event import Event
 from gevent.pool import Group
 from gevent.queue import Empty, LifoQueue
 
+from gsocks.ageing import draw_bounds, is_worn
 from gsocks.backoff import Backoff
 from gsocks.deadline import call_with_timeout
 from gsocks.errors import ConnectFailed, ShuttingDown, StreamError
+from gsocks.settings import PoolSettings
 from gsocks.tunnel import ClientTunnel
 
 log = logging.getLogger("gsocks.pool")
@@ -38,13 +40,15 @@ class Pool:
     """Ready tunnels to one server.
 
     ``open_tunnel`` connects and agrees on keys under its own timeout; it raises ConnectFailed
-    or StreamError.  ``label``: the exit's, for the log.  ``size``: how many are kept ready; they
-    are opened again when half of them are in use, so that short requests share a few tunnels
-    instead of opening ever new ones.
+    or StreamError.  ``label``: the exit's, for the log.
+
+    ``settings.size``: how many are kept ready; they are opened again when half of them are in use,
+    so that short requests share a few tunnels instead of opening ever new ones.
     While requests find the pool empty it grows, up to ``size * growth``.  Size 0 keeps none.
     ``max_idle``: seconds after which an unused tunnel is closed, and a pool falls asleep that no
     request has asked; keep it below the server's idle timeout, so that the server never closes a
-    tunnel that is just being taken.
+    tunnel that is just being taken.  ``max_age``, ``max_volume``: seconds and bytes after which no
+    request gets a tunnel any more (gsocks/ageing.py).
     """
 
     #: seconds of silence after which an idle tunnel is pinged; NAT and balancers forget after
@@ -70,19 +74,21 @@ class Pool:
         open_tunnel: Callable[[], ClientTunnel],
         *,
         label: str,
-        size: int = 8,
-        max_idle: float = 300.0,
+        settings: PoolSettings = PoolSettings(),
+        random: Random = _RANDOM,
     ) -> None:
         self._open_tunnel = open_tunnel
         self._label = label
-        self._size = size
-        self._max_idle = max_idle
+        self._settings = settings
+        self._size = settings.size
+        self._max_idle = settings.max_idle
+        self._random = random
         # A tunnel that dies or grows too old leaves _alive at once, and the queue when it
         # comes to the top or when the queue is swept.
         self._queue: LifoQueue[ClientTunnel] = LifoQueue()
         self._alive: dict[ClientTunnel, Any] = {}
         self._pinged: set[ClientTunnel] = set()
-        self._target = size
+        self._target = settings.size
         self._filling = True
         self._last_miss = time.monotonic()
         self._failures = 0
@@ -146,6 +152,9 @@ class Pool:
                 return self._open_for_request(), True
             if tunnel not in self._alive:
                 continue
+            if tunnel.expires_at <= self._last_asked:
+                self._close_idle(tunnel)
+                continue
             if tunnel.readable:
                 self._died(tunnel)
                 continue
@@ -167,6 +176,9 @@ class Pool:
             tunnel = self._queue.get_nowait()
             if tunnel not in self._alive:
                 continue
+            if tunnel.expires_at <= self._last_asked:
+                self._close_idle(tunnel)
+                continue
             if not tunnel.between_frames:
                 self._died(tunnel)
                 continue
@@ -178,13 +190,19 @@ class Pool:
         return None
 
     def give_back(self, tunnel: ClientTunnel, *, carried: bool = False) -> None:
-        """Take back a tunnel whose stream has ended cleanly; closes it if the pool is full.
+        """Take back a tunnel whose stream has ended cleanly.
 
-        ``carried``: there was a stream in it, and no refusal.
+        It is closed if the pool is full, or if it has served for long enough.  ``carried``: there
+        was a stream in it, and no refusal.
         """
         if carried and self._doubted:
             self._recovered()
-        if self._closed or tunnel.closed or self.ready >= 2 * self._target:
+        if (
+            self._closed
+            or tunnel.closed
+            or self.ready >= 2 * self._target
+            or is_worn(tunnel)
+        ):
             tunnel.close()
         else:
             watcher = gevent.get_hub().loop.io(tunnel.fileno(), 1)
@@ -211,7 +229,8 @@ class Pool:
         return self._open()
 
     def _open(self) -> ClientTunnel:
-        tunnel = self._open_tunnel()
+        tunnel, settings = self._open_tunnel(), self._settings
+        draw_bounds(tunnel, settings.max_age, settings.max_volume, self._random)
         self.opened += 1
         if self._failures and not self._doubted:
             self._recovered()
@@ -287,7 +306,9 @@ class Pool:
         return interval
 
     def _reap(self) -> None:
-        """Close tunnels idle for ``max_idle``, and the surplus that no request has needed."""
+        """Close tunnels idle for ``max_idle`` or of their ``max_age``, and the surplus that no
+        request has needed.
+        """
         now = time.monotonic()
         if now - self._last_miss > self.shrink_after and self._target > self._size:
             self._target = max(self._size, self._target // 2)
@@ -297,7 +318,11 @@ class Pool:
             if self._doubted and unused > self.min_uptime:
                 self._recovered()
             surplus = self.ready > self._target
-            if unused > self._max_idle or (surplus and unused > self.shrink_after):
+            if (
+                unused > self._max_idle
+                or tunnel.expires_at <= now
+                or (surplus and unused > self.shrink_after)
+            ):
                 self._close_idle(tunnel)
         if self._queue.qsize() > 2 * self.ready + self._size:
             self._sweep()
@@ -342,7 +367,7 @@ class Pool:
             return  # began before another attempt failed, which was counted for both
         self._failures += 1
         backoff = Backoff(self.backoff_base, self.backoff_cap, jitter=(0.5, 1.0))
-        self._not_before = now + backoff.delay(self._failures, _RANDOM)
+        self._not_before = now + backoff.delay(self._failures, self._random)
 
     def _ping_silent(self) -> None:
         """Ping silent tunnels; at most half of all, so that the others stay ready."""

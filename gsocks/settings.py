@@ -177,6 +177,13 @@ class PoolSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: After so long an unused tunnel is replaced, or if no request has come for so long, closed.
     #: Keep it below the server's `timeouts.idle`.
     max_idle: Seconds = 300.0
+    #: After so long a tunnel carries no further request, and is closed once it is idle, so that its
+    #: keys are forgotten; an open stream is never cut. Each tunnel draws its own bound, between
+    #: three quarters of this and all of it.
+    max_age: Seconds = 3600.0
+    #: The same after so many bytes, in both directions together; 0: each tunnel carries one
+    #: request.
+    max_volume: Size = 64 * 1024**3
 
 
 class ReuseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,6 +11,7 @@ direction; then the tunnel is as new and carries the next one.  Anything else cl
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import socket as std_socket
@@ -197,6 +198,11 @@ class FrameDecoder:
     def between_frames(self) -> bool:
         """True if no part of a frame has been received."""
         return not self.kept and self._due is None
+
+    @property
+    def boxes(self) -> int:
+        """How many boxes were opened."""
+        return self._opener.count
 
     def bulk_room(self, scratch: ScratchBuffers) -> memoryview:
         """Where the next bytes are to be received: room for the largest frames.
@@ -575,6 +581,11 @@ class Tunnel:
         return self._decoder.has_backlog
 
     @property
+    def boxes(self) -> int:
+        """How many boxes were sealed and opened in it; of each frame one or two."""
+        return self._sealer.count + self._decoder.boxes
+
+    @property
     def readable(self) -> bool:
         """True if something waits to be received: on an idle tunnel, its end."""
         if self._sock is None or self._decoder.kept:
@@ -773,13 +784,18 @@ class TunnelDatagrams(_Inside):
 class ClientTunnel(Tunnel):
     """A tunnel as its opener holds it: it asks for streams, one after the other."""
 
-    __slots__ = ("served",)
+    __slots__ = ("boxes_in_volume", "expires_at", "max_volume", "served")
     transitions = CLIENT_TRANSITIONS
 
     def __init__(self, sock: AnySocket, session: Session, received: bytes = b"") -> None:
         super().__init__(sock, session, received)
         #: how many streams it has carried; 0: never used
         self.served = 0
+        #: monotonic seconds and bytes behind which it is to carry no other stream, and the number
+        #: of boxes up to which it can't have carried so many bytes (gsocks/ageing.py)
+        self.expires_at = math.inf
+        self.max_volume = math.inf
+        self.boxes_in_volume = math.inf
 
     def open(self, request: Request) -> Address:
         """Ask for a stream; returns the bound address at the far end.

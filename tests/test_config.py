@@ -70,7 +70,7 @@ local:
   rules: [deny private, allow *.example.com:443, allow all]
   limits: {connections: 10000, per_client: 256}
   timeouts: {handshake: 10s, connect: 10s, idle: 10m, half_closed: 60s}
-  pool: {size: 8, max_idle: 5m}
+  pool: {size: 8, max_idle: 5m, max_age: 1h, max_volume: 64GiB}
 """.replace("$argon2id$...", HASH).replace("KEY", KEY)  # noqa: E501
 
 

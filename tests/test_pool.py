@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -37,7 +38,7 @@ from gsocks.request import Command, Request
 from gsocks.rotation.group import ExitGroup
 from gsocks.server import RemoteServer
 from gsocks.settings import PoolSettings
-from gsocks.tunnel import ClientTunnel, ServerTunnel
+from gsocks.tunnel import ClientTunnel, Frame, ServerTunnel
 from tests.support import needs
 from tests.support.engine import (
     KEY,
@@ -131,7 +132,8 @@ def make_pool(opener: Opener) -> Iterator[MakePool]:
     def make(
         size: int = 4, *, max_idle: float = LONG, started: bool = True, **tunables: Any
     ) -> Pool:
-        pool = Pool(opener, label="gsocks://far", size=size, max_idle=max_idle)
+        settings = PoolSettings(size=size, max_idle=max_idle)
+        pool = Pool(opener, label="gsocks://far", settings=settings)
         # what happens in a test happens because of what it does, and not because time goes by
         pool.ping_after = pool.ping_timeout = pool.shrink_after = LONG
         for name, value in tunables.items():
@@ -642,6 +644,69 @@ def test_it_looks_often_enough_to_overrun_no_bound_by_much(make_pool: MakePool) 
     assert pool._until_next_run() == 0.05
     pool = make_pool(size=1, ping_after=0.1)
     assert pool._until_next_run() == 0.025
+
+
+# --- age and volume ---------------------------------------------------------------------------
+
+
+def test_tunnels_that_were_opened_together_have_bounds_of_their_own(
+    make_pool: MakePool, opener: Opener
+) -> None:
+    before = time.monotonic()
+    pool = make_pool(size=8)
+    eventually(lambda: full(pool))
+    ages = {near.expires_at - before for near, _ in opener.tunnels}
+    assert len(ages) == len({near.max_volume for near, _ in opener.tunnels}) == 8
+    least, most = 0.75 * PoolSettings().max_age, PoolSettings().max_age
+    assert all(least <= each <= most + time.monotonic() - before for each in ages)
+
+
+@pytest.mark.parametrize("bound", ["expires_at", "max_volume"])
+def test_a_tunnel_over_a_bound_is_closed_when_its_stream_has_ended_and_not_before(
+    make_pool: MakePool, opener: Opener, bound: str
+) -> None:
+    pool = make_pool(size=2)
+    eventually(lambda: full(pool))
+    tunnel, other = pool.take()[0], pool.take()[0]
+    tunnel.send(Frame.PAD)  # of the stream
+    setattr(tunnel, bound, 0)
+    tunnel.boxes_in_volume = 0
+    look_after(pool)
+    assert not tunnel.closed
+    for each in (tunnel, other):
+        each.used()
+        pool.give_back(each, carried=True)
+    assert (tunnel.closed, other.closed) == (True, False)
+
+
+def test_a_tunnel_that_has_come_of_age_while_it_is_idle_is_closed(
+    make_pool: MakePool, opener: Opener
+) -> None:
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    opener.tunnels[1][0].expires_at = time.monotonic()
+    look_after(pool)
+    assert [near.closed for near, _ in opener.tunnels[:4]] == [False, True, False, False]
+    assert pool.found_dead == 0
+
+
+@pytest.mark.parametrize("take", [Pool.take, Pool.take_ready])
+def test_a_tunnel_that_has_come_of_age_is_given_to_no_request(
+    make_pool: MakePool, opener: Opener, take: Callable[[Pool], Any]
+) -> None:
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    (last, _), (first, _) = opener.tunnels[0], opener.tunnels[-1]
+    for near, _ in opener.tunnels:
+        near.expires_at = math.inf if near is last else time.monotonic()
+    tunnel, watcher = take(pool)
+    assert tunnel is last
+    assert first.closed
+    assert (pool.found_dead, pool.hits) == (0, 1)
+    if take is Pool.take_ready:
+        watcher.close()
+    eventually(lambda: full(pool))
+    tunnel.close()
 
 
 # --- pings ------------------------------------------------------------------------------------

@@ -408,6 +408,9 @@ def test_the_documents_timeouts_are_the_codes() -> None:
         "server: from a refusal to the client's FIN": times.half_closed,
         "server: an idle tunnel, in spite of PINGs": times.idle,
         "client: an idle tunnel; MUST be less than the server's": PoolSettings().max_idle,
+        "client: the age from which on a tunnel carries no other stream, at most": (
+            PoolSettings().max_age
+        ),
         "client: silence before a PING": Pool.ping_after,
         "client: from PING to PONG": Pool.ping_timeout,
         "server: from the first OPENED of a BIND to the second": times.bind,

@@ -68,7 +68,7 @@ from gsocks.settings import (
     Timeouts,
     UdpSettings,
 )
-from gsocks.units import format_duration
+from gsocks.units import format_duration, format_size
 
 BEGIN = "<!-- keys: written by python -m gsocks.config.document -->"
 END = "<!-- end of keys -->"
@@ -467,6 +467,8 @@ def _written(kind: Any, default: Any) -> Any:
         return None
     if kind is Seconds:
         return format_duration(default)
+    if kind is Size:
+        return format_size(default)
     if kind is Share:
         return f"{default:.0%}"
     if kind is Weight:

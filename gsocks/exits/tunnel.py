@@ -73,9 +73,7 @@ class TunnelExit:
         self._reach_timeout = reach_timeout
         #: None before the first request: a list may have 100,000 exits that are never asked
         self._doubts: Deadlines | None = None
-        self.pool = Pool(
-            self._open_tunnel, label=self.label, size=pool.size, max_idle=pool.max_idle
-        )
+        self.pool = Pool(self._open_tunnel, label=self.label, settings=pool)
 
     def connect(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Exit.connect`."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import fcntl
-import socket as std_socket
 import sys
 import termios
 import time
 
-#: tcpi_last_ack_recv in struct tcp_info (linux/tcp.h): milliseconds, a 32-bit word
-_LAST_ACK_RECV, _WORD = 56, 4
-#: seconds by which that can be too short: a tick of the kernel's clock
+from gsocks.net.tcp_info import LAST_ACK_RECV, read_tcp_info
+
+#: seconds by which the time since the last acknowledgement can be too short: a tick of the kernel's
+#: clock
 _ACK_RESOLUTION = 0.01
 
 
@@ -23,15 +23,10 @@ def is_unanswered(fd: int, since: float) -> bool:
     """
     if not _unacknowledged(fd):
         return False
-    sock = std_socket.socket(fileno=fd)
-    try:
-        info = sock.getsockopt(std_socket.IPPROTO_TCP, std_socket.TCP_INFO, _LAST_ACK_RECV + _WORD)
-    except OSError:
+    info = read_tcp_info(fd, LAST_ACK_RECV)
+    if info is None:
         return True
-    finally:
-        sock.detach()
-    since_ack = int.from_bytes(info[_LAST_ACK_RECV:], sys.byteorder) / 1000
-    return time.monotonic() - since_ack <= since + _ACK_RESOLUTION
+    return time.monotonic() - info[0] / 1000 <= since + _ACK_RESOLUTION
 
 
 def _unacknowledged(fd: int) -> int:
