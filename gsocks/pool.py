@@ -35,6 +35,9 @@ log = logging.getLogger("gsocks.pool")
 # has no state that forked workers would share
 _RANDOM = SystemRandom()
 
+#: between which parts of ``Pool.ping_after`` the silence before each ping is drawn
+PING_SHARES = (0.6, 1.0)
+
 
 class Pool:
     """Ready tunnels to one server.
@@ -51,8 +54,8 @@ class Pool:
     request gets a tunnel any more (gsocks/ageing.py).
     """
 
-    #: seconds of silence after which an idle tunnel is pinged; NAT and balancers forget after
-    #: 30 s to 350 s (wstunnel#6)
+    #: seconds of silence after which an idle tunnel is pinged, at the latest; NAT and balancers
+    #: forget after 30 s to 350 s (wstunnel#6)
     ping_after = 25.0
     #: seconds in which a ping must be answered
     ping_timeout = 5.0
@@ -88,6 +91,9 @@ class Pool:
         self._queue: LifoQueue[ClientTunnel] = LifoQueue()
         self._alive: dict[ClientTunnel, Any] = {}
         self._pinged: set[ClientTunnel] = set()
+        #: of idle tunnels: when each was heard last, and after which part of ``ping_after`` from
+        #: then on it is pinged
+        self._silences: dict[ClientTunnel, tuple[float, float]] = {}
         self._target = settings.size
         self._filling = True
         self._last_miss = time.monotonic()
@@ -197,12 +203,7 @@ class Pool:
         """
         if carried and self._doubted:
             self._recovered()
-        if (
-            self._closed
-            or tunnel.closed
-            or self.ready >= 2 * self._target
-            or is_worn(tunnel)
-        ):
+        if self._closed or tunnel.closed or self.ready >= 2 * self._target or is_worn(tunnel):
             tunnel.close()
         else:
             watcher = gevent.get_hub().loop.io(tunnel.fileno(), 1)
@@ -282,8 +283,7 @@ class Pool:
             if self._is_asleep:
                 break
             self._refill()
-            self._wake.wait(self._until_next_run())
-            self._ping_silent()
+            self._wake.wait(self._until_next_run(self._ping_silent()))
         self._maintainer = None
 
     @property
@@ -292,18 +292,27 @@ class Pool:
 
     @property
     def _is_asleep(self) -> bool:
-        return self._is_unasked and not self._alive and not self._openers
+        return self._is_unasked and not self._kept and not self._openers
+
+    @property
+    def _kept(self) -> int:
+        """The number of idle tunnels, those that are being pinged among them."""
+        return len(self._alive) + len(self._pinged)
 
     @property
     def _too_few(self) -> bool:
-        return 2 * (self.ready + len(self._openers)) < self._target
+        return 2 * (self._kept + len(self._openers)) < self._target
 
-    def _until_next_run(self) -> float:
-        """Seconds: a fraction of the shortest bound, so that none is exceeded by much."""
+    def _until_next_run(self, next_ping: float = math.inf) -> float:
+        """Seconds until the first ping or the first tunnel's end by age, in monotonic seconds.
+
+        At most a fraction of the shortest bound, so that none is exceeded by much.
+        """
         interval = min(self.ping_after, self._max_idle, self.shrink_after) / 4
+        due = min([next_ping, *(tunnel.expires_at for tunnel in self._alive)])
         if self._failures and not self._openers:  # which set _wake when they finish
-            return max(0.0, min(interval, self._not_before - time.monotonic()))
-        return interval
+            due = min(due, self._not_before)
+        return max(0.0, min(interval, due - time.monotonic()))
 
     def _reap(self) -> None:
         """Close tunnels idle for ``max_idle`` or of their ``max_age``, and the surplus that no
@@ -335,7 +344,7 @@ class Pool:
                 self._queue.put_nowait(tunnel)
 
     def _refill(self) -> None:
-        if self.ready >= self._target:
+        if self._kept >= self._target:
             self._filling = False
         elif self._too_few:
             self._filling = True
@@ -345,7 +354,7 @@ class Pool:
             return  # that one is to show that the server keeps it
         # after a failure a single attempt probes the server
         at_once = 1 if self._failures else self.opening_at_once
-        missing = self._target - self.ready - len(self._openers)
+        missing = self._target - self._kept - len(self._openers)
         for _ in range(min(missing, at_once - len(self._openers))):
             self._openers.spawn(self._open_ahead)
 
@@ -369,15 +378,43 @@ class Pool:
         backoff = Backoff(self.backoff_base, self.backoff_cap, jitter=(0.5, 1.0))
         self._not_before = now + backoff.delay(self._failures, self._random)
 
-    def _ping_silent(self) -> None:
-        """Ping silent tunnels; at most half of all, so that the others stay ready."""
-        now = time.monotonic()
-        silent = [t for t in self._alive if now - t.last_heard > self.ping_after]
-        pinged = silent[: (self.ready + 1) // 2]
-        for tunnel in pinged:
+    def _ping_silent(self) -> float:
+        """Ping the tunnels whose time has come; returns when the next one's comes.
+
+        At most half of all are pinged at a time, so that the others stay ready.  Infinity: when
+        one of these has answered, which sets _wake.
+        """
+        now, most = time.monotonic(), (self._kept + 1) // 2
+        times = self._ping_times(now)
+        for tunnel in sorted(times, key=times.__getitem__):
+            if len(self._pinged) >= most:
+                break
+            if times[tunnel] > now:
+                return times[tunnel]
             self._unwatch(tunnel)
             self._pinged.add(tunnel)
-        gevent.joinall([gevent.spawn(self._ping, tunnel) for tunnel in pinged])
+            gevent.spawn(self._ping, tunnel)
+        return math.inf
+
+    def _ping_times(self, now: float) -> dict[ClientTunnel, float]:
+        """When each tunnel that has been silent for a while is pinged, in monotonic seconds.
+
+        Drawn anew after each sign of life, so that tunnels that were heard together are not pinged
+        together; but not for those that requests use all the time.
+        """
+        drawn, self._silences = self._silences, {}
+        lately = now - self.ping_after * PING_SHARES[0] / 2
+        for tunnel in self._alive:
+            if tunnel.last_heard > lately:
+                continue
+            silence = drawn.get(tunnel)
+            if silence is None or silence[0] != tunnel.last_heard:
+                silence = tunnel.last_heard, self._random.uniform(*PING_SHARES)
+            self._silences[tunnel] = silence
+        return {
+            tunnel: heard + share * self.ping_after
+            for tunnel, (heard, share) in self._silences.items()
+        }
 
     def _ping(self, tunnel: ClientTunnel) -> None:
         try:
@@ -386,8 +423,8 @@ class Pool:
         except StreamError:
             tunnel.close()
             self.found_dead += 1
-            self._wake.set()
         else:
             self.give_back(tunnel)
         finally:
             self._pinged.discard(tunnel)
+            self._wake.set()

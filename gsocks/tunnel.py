@@ -84,7 +84,7 @@ HEADER_SIZE = 4
 MAX_BODY = CHUNK
 #: fetched together with a header, so that a small frame costs one system call
 _READ_AHEAD = 4096
-#: OPEN and OPENED are padded by fewer bytes than this
+#: OPEN, OPENED, PING and PONG are padded by fewer bytes than this
 PADDING_LIMIT = 128
 #: frames decoded in one step, some tenths of a millisecond: a peer may send frames of a few bytes
 MAX_FRAMES_AT_ONCE = 64
@@ -539,7 +539,9 @@ class Tunnel:
         return end
 
     def padding(self) -> bytes:
-        """What hides how long a name is: zeros, since they are sealed, of a random number."""
+        """What hides how long a name is, and which frames are pings: zeros, since they are sealed,
+        of a random number.
+        """
         return bytes(next(_random_bytes) % PADDING_LIMIT)
 
     def abort(self) -> None:
@@ -881,7 +883,7 @@ class ClientTunnel(Tunnel):
     def ping(self) -> None:
         """Ask for a sign of life, and wait for it.  Raises StreamError."""
         self._move(TunnelEvent.PING)
-        self.send(Frame.PING)
+        self.send(Frame.PING, self.padding())
         self._expect(Frame.PONG, *self.receive())
         self._move(TunnelEvent.PONG)
         self.last_heard = time.monotonic()
@@ -968,13 +970,13 @@ class ServerTunnel(Tunnel):
             pings += 1
             if pings > MAX_PINGS:
                 raise ProtocolViolation(f"more than {MAX_PINGS} PINGs between two streams")
-            self.send(Frame.PONG)
+            self.send(Frame.PONG, self.padding())
             self._move(TunnelEvent.PING)
             give_way(at_once=True)  # what costs a peer nothing is done once in each turn
 
     def pong_nowait(self, scratch: ScratchBuffers) -> memoryview:
         """Answer a ping; returns as ``send_nowait``."""
-        rest = self.send_nowait(scratch, Frame.PONG)
+        rest = self.send_nowait(scratch, Frame.PONG, self.padding())
         self._move(TunnelEvent.PING)
         return rest
 

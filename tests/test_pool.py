@@ -38,7 +38,8 @@ from gsocks.request import Command, Request
 from gsocks.rotation.group import ExitGroup
 from gsocks.server import RemoteServer
 from gsocks.settings import PoolSettings
-from gsocks.tunnel import ClientTunnel, Frame, ServerTunnel
+from gsocks.stream import Bytes, send_now
+from gsocks.tunnel import ClientTunnel, Frame, ServerTunnel, Tunnel
 from tests.support import needs
 from tests.support.engine import (
     KEY,
@@ -760,6 +761,89 @@ def test_at_most_half_are_pinged_at_once_so_that_others_are_ready(
     tunnel, fresh = pool.take()
     assert not fresh
     tunnel.close()
+
+
+def test_tunnels_that_fell_silent_together_have_times_of_their_own_for_a_ping(
+    make_pool: MakePool, opener: Opener
+) -> None:
+    pool = make_pool(size=8)
+    eventually(lambda: full(pool))
+    since = time.monotonic() - LONG / 2
+    nears = [near for near, _ in opener.tunnels]
+    for near in nears:
+        near.last_heard = since
+    times = pool._ping_times(time.monotonic())
+    assert set(times) == set(nears)
+    assert len(set(times.values())) == 8
+    assert all(0.6 * LONG <= at - since <= LONG for at in times.values())
+    assert pool._ping_times(time.monotonic()) == times
+    nears[0].last_heard += 1.0
+    again = pool._ping_times(time.monotonic())
+    assert [near for near in nears if again[near] != times[near]] == nears[:1]
+
+
+def test_tunnels_that_are_in_use_again_and_again_have_no_time_for_a_ping(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    now = time.monotonic()
+    assert not pool._ping_times(now + 0.29 * LONG)
+    assert len(pool._ping_times(now + 0.3 * LONG)) == 4
+
+
+def test_a_tunnel_is_pinged_when_its_own_time_comes_and_no_other_one_with_it(
+    make_pool: MakePool, opener: Opener
+) -> None:
+    opener.answers = False
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    now = time.monotonic()
+    for (near, _), silent in zip(opener.tunnels, (0.0, 0.5, 2.0, 0.55), strict=True):
+        near.last_heard = now - silent * LONG
+    look_after(pool)
+    assert pool._pinged == {opener.tunnels[2][0]}
+    assert pool.opened == 4, "what is being pinged is not missing"
+
+
+def test_the_housekeeper_sleeps_until_something_is_due(make_pool: MakePool) -> None:
+    pool = make_pool(size=4)
+    eventually(lambda: full(pool))
+    assert pool._until_next_run() == LONG / 4
+    assert LONG / 8 < pool._until_next_run(time.monotonic() + LONG / 5) <= LONG / 5
+    first, *_ = pool._alive
+    first.expires_at = time.monotonic() + LONG / 10
+    assert LONG / 16 < pool._until_next_run(time.monotonic() + LONG / 5) <= LONG / 10
+
+
+def test_an_observer_sees_pings_of_many_sizes_at_many_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[tuple[type, int], list[tuple[float, int]]] = {}
+
+    def note(kind: type[Tunnel]) -> None:
+        def send(fd: int, data: Bytes) -> int:
+            seen.setdefault((kind, fd), []).append((time.monotonic(), len(data)))
+            return send_now(fd, data)
+
+        monkeypatch.setattr(kind, "send_some", staticmethod(send))
+
+    note(ClientTunnel)
+    note(ServerTunnel)
+    with running_inbound(make_server()) as server:
+        way = make_exit(server.bound, pool_size=4)
+        way.pool.ping_after = 0.2
+        way.pool.wake()
+        eventually(lambda: len(seen) == 8 and all(len(each) >= 6 for each in seen.values()))
+        way.close()
+    gaps = []
+    for sent in seen.values():
+        times, sizes = zip(*sent, strict=True)
+        assert len(set(sizes)) > 1
+        assert all(20 <= size <= 36 + 127 for size in sizes)
+        gaps += [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert min(gaps) > 0.119
+    assert len({round(gap, 3) for gap in gaps}) > len(gaps) / 3
 
 
 # --- the end ----------------------------------------------------------------------------------

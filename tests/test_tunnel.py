@@ -661,7 +661,7 @@ def arrive_idle(kind: int, body: bytes) -> object:
         client.end()
         result = server.accept()
         if kind == Frame.PING:
-            assert client.receive() == (Frame.PONG, b"")
+            assert client.receive()[0] == Frame.PONG
         return result
 
 
@@ -959,6 +959,36 @@ def test_a_ping_is_answered_between_streams_and_proves_that_both_ends_live() -> 
             assert client.last_heard > heard
         client.send(Frame.OPEN, asking())
         assert accepting.get() == REQUESTED
+
+
+def test_pings_and_pongs_are_padded_by_a_random_number_of_zeros() -> None:
+    pings, pongs, later = set(), set(), set()
+    with our_client() as (client, far):
+        for _ in range(300):
+            pinging = gevent.spawn(client.ping)
+            pings.add(padding_of(Frame.PING, far))
+            far.send(Frame.PONG, b"whatever")
+            pinging.get()
+    with our_server() as (near, server):
+        accepting = gevent.spawn(server.accept)
+        for _ in range(300):
+            near.send(Frame.PING, b"whatever")
+            pongs.add(padding_of(Frame.PONG, near))
+        accepting.kill()
+    with our_server() as (near, server):
+        for _ in range(300):
+            assert not server.pong_nowait(ScratchBuffers())
+            later.add(padding_of(Frame.PONG, near))
+    for seen in (pings, pongs, later):
+        assert len(seen) > 60  # of 300 at random among 128
+        assert max(seen) < PADDING_LIMIT
+
+
+def padding_of(expected: Frame, end: ByHand) -> int:
+    """How many zeros are all that the next frame has, which is of that type."""
+    kind, body = end.receive()
+    assert (kind, any(body)) == (expected, False)
+    return len(body)
 
 
 def test_an_idle_tunnel_is_readable_once_something_came_or_it_is_closed() -> None:

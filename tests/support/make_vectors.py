@@ -192,9 +192,9 @@ def _stream_to_a_name(wire: Wire, client: ClientTunnel, server: ServerTunnel) ->
 def _ping(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None:
     pinging, accepting = gevent.spawn(client.ping), gevent.spawn(server.accept)
     gevent.idle()
-    wire.pass_up(Frame.PING)
+    wire.pass_up(Frame.PING, padding=6)
     gevent.idle()
-    wire.pass_down(Frame.PONG)
+    wire.pass_down(Frame.PONG, padding=2)
     pinging.get()
     accepting.kill()
 
