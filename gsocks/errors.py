@@ -76,6 +76,10 @@ class GsocksError(Exception):
     status: int | None = None
     #: seconds after which the same request may be served; None: that is not known
     retry_after: float | None = None
+    #: in how many tunnels the exit has asked its server for the request, all in vain
+    asked = 0
+    #: whether the exit must not be asked for the same request again
+    is_last = False
     #: whether it is so usual that its access line is one of debug level
     is_routine = False
 

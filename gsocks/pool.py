@@ -171,6 +171,16 @@ class Pool:
             return tunnel, False
         raise ShuttingDown
 
+    def take_new(self) -> ClientTunnel:
+        """A tunnel that is opened for this call, although others may be ready.
+
+        Wakes the pool.  Raises as :meth:`take` does.
+        """
+        self.wake()
+        if self._closed:
+            raise ShuttingDown
+        return self._open()
+
     def take_ready(self) -> tuple[ClientTunnel, Any] | None:
         """A tunnel, and the watcher of its descriptor, which is active and the caller's then.
 

@@ -135,3 +135,5 @@ class Request(NamedTuple):
     client: str = ""
     #: logs at debug level what happens to it, under the id of its connection
     trace: Trace = no_trace
+    #: in how many tunnels the exit that gets it has asked its server for it before
+    asked: int = 0

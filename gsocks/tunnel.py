@@ -820,8 +820,12 @@ class ClientTunnel(Tunnel):
         except (ConnectFailed, ClientError):
             # The refused stream ends like any other: the server's direction with OPENED, ours
             # by FIN, behind which the next OPEN may stand.
-            self.send(Frame.FIN)
-            self.used()
+            try:
+                self.send(Frame.FIN)
+            except StreamError:
+                pass  # the tunnel is closed by it; what the far end has answered is known
+            else:
+                self.used()
             raise
 
     def ask(self, request: Request) -> None:

@@ -991,6 +991,18 @@ def padding_of(expected: Frame, end: ByHand) -> int:
     return len(body)
 
 
+def test_a_refusal_behind_which_the_tunnel_ends_is_a_refusal_all_the_same() -> None:
+    with our_client() as (client, server):
+        asking_for_it: gevent.Greenlet[..., object] = gevent.spawn(
+            wrap_errors((GsocksError,), client.open), CONNECT
+        )
+        assert server.receive()[0] == Frame.OPEN
+        server.send(Frame.OPENED, opened(ConnectionRefused.code))
+        server.sock.close()
+        assert type(asking_for_it.get()) is ConnectionRefused
+        assert client.closed
+
+
 def test_an_idle_tunnel_is_readable_once_something_came_or_it_is_closed() -> None:
     for happen in (lambda far: far.send(Frame.PAD), ByHand.end):
         with our_client() as (client, far):

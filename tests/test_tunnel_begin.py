@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,10 +19,12 @@ from gsocks.address import Address
 from gsocks.exits.base import Connected
 from gsocks.exits.tunnel import TunnelExit
 from gsocks.pool import Pool
-from gsocks.request import Command, Request
+from gsocks.request import Command, ExitSelector, Request
 from gsocks.rotation.first_attempt import FirstAttempt
 from gsocks.rotation.group import ExitGroup, Offer, Outbound
 from gsocks.server import RemoteServer
+from gsocks.stream import ScratchBuffers
+from gsocks.tunnel import Frame, ServerTunnel
 from tests.support.engine import (
     FakeExit,
     eventually,
@@ -30,6 +33,7 @@ from tests.support.engine import (
     running_inbound,
     serving,
 )
+from tests.support.tunnel_parts import opened
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
@@ -70,6 +74,33 @@ class Asked:
         self._ended.wait()
         assert len(self.ends) == 1
         return self.ends[0]
+
+
+class Owner:
+    """Of a request whose first attempt, by the hub, does not connect it."""
+
+    def __init__(self) -> None:
+        self.attempts: list[str] = []
+        self._told = Event()
+        self._first: FirstAttempt | None = None
+
+    def begin(self, group: ExitGroup, request: Request) -> FirstAttempt:
+        begun = group.begin(request, self)
+        if isinstance(begun, FirstAttempt):
+            return begun
+        self._told.wait()
+        assert self._first is not None
+        return self._first
+
+    def attempted(self, label: str) -> None:
+        self.attempts.append(label)
+
+    def connected(self, outbound: Outbound) -> None:
+        raise AssertionError
+
+    def failed(self, first: FirstAttempt) -> None:
+        self._first = first
+        self._told.set()
 
 
 @pytest.fixture
@@ -163,27 +194,13 @@ def test_a_group_serves_a_request_although_all_ready_tunnels_have_died(
 ) -> None:
     """The exit has not failed, and is asked again in a greenlet."""
 
-    class Owner:
-        def __init__(self) -> None:
-            self.attempts: list[str] = []
-
-        def attempted(self, label: str) -> None:
-            self.attempts.append(label)
-
-        def connected(self, outbound: Outbound) -> None:
-            raise AssertionError
-
-        def failed(self, first: FirstAttempt) -> None:
-            raise AssertionError
-
     with running_inbound(make_server()) as server:
         way = ready(server)
         group, owner, request = ExitGroup([Offer(way)], ALLOW_ALL), Owner(), to(echo_server)
         for tunnel in list(server.idle_tunnels):
             tunnel.abort()  # the pool's watchers have had no time to see it
-        first = group.begin(request, owner)
-        assert isinstance(first, FirstAttempt)
-        assert first.failure is None
+        first = owner.begin(group, request)
+        assert (first.failure, first.asked) == (None, 1)
         outbound = group.connect(request, owner.attempted, after=first)
         assert echoes(outbound.stream)
         outbound.release()
@@ -215,3 +232,141 @@ def test_a_refusal_keeps_no_attempt_alive(ready: Ready, slow: FakeExit) -> None:
             eventually(lambda: attempt() is None)
         finally:
             gc.enable()
+
+
+# --- how often a server is asked --------------------------------------------------------------
+
+
+class Breaking:
+    """A server that breaks each tunnel in which it is asked for a stream, once it is told how."""
+
+    def __init__(self) -> None:
+        self.how: Callable[[ServerTunnel], object] | None = None
+        self.asked: list[ServerTunnel] = []
+
+    def decode_open(self, tunnel: ServerTunnel, *args: Any) -> Request:
+        if self.how is None:
+            return _decode_open(tunnel, *args)
+        self.asked.append(tunnel)
+        self.how(tunnel)
+        raise errors.ProtocolViolation("which ends the tunnel")
+
+
+_decode_open = ServerTunnel.decode_open
+
+
+@pytest.fixture
+def breaking(monkeypatch: pytest.MonkeyPatch) -> Breaking:
+    made = Breaking()
+    monkeypatch.setattr(ServerTunnel, "decode_open", lambda *args: made.decode_open(*args))
+    return made
+
+
+class Client:
+    """A group whose only exit is a server, to which eight tunnels are ready."""
+
+    def __init__(self, way: TunnelExit, server: RemoteServer, *, by_hub: bool) -> None:
+        self.way = way
+        self.group = ExitGroup([Offer(way)], ALLOW_ALL)
+        self.ready = set(server.idle_tunnels)
+        self._by_hub = by_hub
+
+    def connect(self, request: Request) -> Outbound:
+        owner = Owner()
+        first = owner.begin(self.group, request) if self._by_hub else None
+        return self.group.connect(request, owner.attempted, after=first)
+
+
+@pytest.fixture(params=["by the hub", "by a greenlet"])
+def client(request: pytest.FixtureRequest) -> Iterator[Client]:
+    with running_inbound(make_server()) as server:
+        way = make_exit(server.bound, pool_size=8)
+        way.pool.wake()
+        eventually(lambda: way.pool.ready == len(server.idle_tunnels) == 8)
+        yield Client(way, server, by_hub=request.param == "by the hub")
+        way.close()
+
+
+def end(tunnel: ServerTunnel) -> None:
+    """No byte comes any more."""
+
+
+def cut(tunnel: ServerTunnel) -> None:
+    scratch = ScratchBuffers()
+    sealed = tunnel.seal(scratch, Frame.OPENED, opened())
+    os.write(tunnel.fileno(), scratch.sealed[: sealed - 1])
+
+
+def reset_in_a_frame(tunnel: ServerTunnel) -> None:
+    tunnel.send_nowait(ScratchBuffers(), Frame.RESET)
+
+
+def nonsense(tunnel: ServerTunnel) -> None:
+    tunnel.send_nowait(ScratchBuffers(), Frame.DATA, b"x")
+
+
+def tampered(tunnel: ServerTunnel) -> None:
+    os.write(tunnel.fileno(), bytes(100))
+
+
+@pytest.mark.parametrize("how", [end, cut, ServerTunnel.abort])
+def test_a_server_that_ends_each_tunnel_is_asked_in_three_the_last_of_which_is_new(
+    client: Client, breaking: Breaking, how: Callable[[ServerTunnel], object]
+) -> None:
+    breaking.how = how
+    with pytest.raises(errors.ExitFailed, match="gsocks://"):
+        client.connect(to(NOWHERE))
+    assert [tunnel in client.ready for tunnel in breaking.asked] == [True, True, False]
+
+
+@pytest.mark.parametrize("how", [reset_in_a_frame, nonsense, tampered])
+def test_a_server_that_breaks_the_protocol_is_asked_once(
+    client: Client, breaking: Breaking, how: Callable[[ServerTunnel], object]
+) -> None:
+    breaking.how = how
+    with pytest.raises(errors.ExitFailed, match="gsocks://"):
+        client.connect(to(NOWHERE))
+    assert len(breaking.asked) == 1
+    assert client.way.pool.ready >= 7
+
+
+@pytest.fixture
+def kept(client: Client, echo_server: Address, monkeypatch: pytest.MonkeyPatch) -> Request:
+    """A request of a session that the exit has served, which asks that exit up to three times."""
+    monkeypatch.setattr("gsocks.rotation.failover.RETRY_DELAY", 0.0)
+    request = to(echo_server, selector=ExitSelector(session="mine", strict=True))
+    outbound = client.group.connect(request, lambda _: None)
+    assert echoes(outbound.stream)
+    outbound.release()
+    eventually(lambda: client.way.pool.ready == 8)
+    return request
+
+
+@pytest.mark.parametrize(("how", "times"), [(end, 3), (tampered, 1)])
+def test_a_session_asks_its_exit_again_and_that_asks_its_server_no_more(
+    client: Client,
+    breaking: Breaking,
+    kept: Request,
+    how: Callable[[ServerTunnel], object],
+    times: int,
+) -> None:
+    breaking.how = how
+    with pytest.raises(errors.ExitFailed):
+        client.connect(kept)
+    assert len(breaking.asked) == times
+
+
+def test_a_session_asks_a_server_that_no_tunnel_leads_to_any_more_again_but_not_in_old_ones(
+    client: Client, breaking: Breaking, kept: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def refuse() -> None:
+        tries.append(len(breaking.asked))
+        raise errors.ConnectionRefused("it is being restarted")
+
+    monkeypatch.setattr(client.way.pool, "_open_tunnel", refuse)
+    breaking.how = end
+    with pytest.raises(errors.ExitFailed, match="restarted"):
+        client.connect(kept)
+    assert tries == [2, 2, 2]

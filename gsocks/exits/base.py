@@ -64,8 +64,8 @@ class Begins(Protocol):
         ``done`` is called with what :meth:`Exit.connect` would return or raise; in the hub, once,
         and never before this has returned.  The hub can carry the stream that it gets.  None: the
         request has to wait for something else first, such as a name or a new tunnel, so that
-        :meth:`Exit.connect` has to serve it; ``done`` gets it where that shows later.  Raises as
-        that does what fails at once.
+        :meth:`Exit.connect` has to serve it; ``done`` gets it where a tunnel has ended unanswered.
+        Raises as that does what fails at once.
         """
 
 

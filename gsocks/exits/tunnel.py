@@ -19,8 +19,11 @@ from gsocks.errors import (
     GsocksError,
     LimitReached,
     OutOfResources,
+    PeerVanished,
     StreamClosed,
     StreamError,
+    StreamReset,
+    Truncated,
     Withdrawn,
 )
 from gsocks.exits.base import Connected, Dials, PendingBind
@@ -37,6 +40,15 @@ from gsocks.tunnel import (
     TunnelStream,
     connect_tunnel,
 )
+
+#: tunnels in which one request is sent to the server, at most.  Where each but the last has ended
+#: unanswered, the last one is opened for the request, and so is none that has died while it waited.
+MAX_TUNNELS = 3
+
+#: how a tunnel ends unanswered that the server has closed (EOF, RST), or whose path is dead: the
+#: kernel says so, or :meth:`TunnelExit._doubt` has closed it.  The RESET of a frame is none of
+#: these, since it has no place before OPENED.
+_UNANSWERED = (Truncated, StreamReset, PeerVanished, StreamClosed)
 
 
 class TunnelExit:
@@ -93,7 +105,8 @@ class TunnelExit:
         if ready is None:
             return None
         attempt = _TunnelAttempt(self, *ready, done)
-        return attempt if attempt.ask(request) else None
+        attempt.ask(request)
+        return attempt
 
     def identity(self, request: Request) -> Hashable:
         """See :meth:`gsocks.exits.forward.Identifies.identity`.
@@ -137,18 +150,19 @@ class TunnelExit:
         A tunnel that turns out to be dead is replaced by the next one, in the end by a fresh one:
         the request has no effect before OPENED is received.  One that the pool has opened meanwhile
         is as good as fresh: a server that ends each at its first request would be asked as fast as
-        the pool is filled.
+        the pool is filled.  Nothing is sent again to a server that breaks the protocol.
         """
-        begun = time.monotonic()
+        begun, asked = time.monotonic(), request.asked
         while True:
-            tunnel, fresh = self._take()
+            tunnel, fresh = self._take(asked)
             fresh = fresh or tunnel.last_heard >= begun
+            asked += 1
             try:
                 bound = tunnel.open(request) if fresh else self._open_waiting(tunnel, request)
             except StreamError as error:
                 tunnel.abort()
-                if fresh:
-                    raise ExitFailed(f"{self.label}: {error}") from None
+                if fresh or not isinstance(error, _UNANSWERED):
+                    raise self.failed(error, asked, is_last=True) from None
             except (ConnectFailed, ClientError):
                 self.pool.give_back(tunnel)
                 raise
@@ -158,15 +172,26 @@ class TunnelExit:
             else:
                 return tunnel, bound
 
-    def _take(self) -> tuple[ClientTunnel, bool]:
+    def failed(self, error: GsocksError, asked: int, *, is_last: bool = False) -> ExitFailed:
+        """What a request that was sent in so many tunnels fails by, because of ``error``.
+
+        ``is_last``: it is not to be sent to this server again.
+        """
+        failure = ExitFailed(f"{self.label}: {error}")
+        failure.asked, failure.is_last = asked, is_last
+        return failure
+
+    def _take(self, asked: int = 0) -> tuple[ClientTunnel, bool]:
+        """A tunnel for a request that was sent in so many, and whether it is a fresh one."""
         try:
-            return self.pool.take()
-        except StreamError as error:
-            raise ExitFailed(f"{self.label}: {error}") from None
-        except (ExitFailed, LimitReached, OutOfResources):  # the latter two: of this machine
+            return (self.pool.take_new(), True) if asked + 1 >= MAX_TUNNELS else self.pool.take()
+        except ExitFailed as error:
+            error.asked = asked
             raise
-        except ConnectFailed as error:
-            raise ExitFailed(f"{self.label}: {error}") from None
+        except (LimitReached, OutOfResources):  # of this machine
+            raise
+        except (StreamError, ConnectFailed) as error:
+            raise self.failed(error, asked) from None
 
     def _open_waiting(self, tunnel: ClientTunnel, request: Request) -> Address:
         """Open a stream in a tunnel that was idle, whose path may be dead meanwhile."""
@@ -215,7 +240,8 @@ class TunnelExit:
 class _TunnelAttempt:
     """A request in a tunnel that was ready, whose answer the hub waits for.
 
-    Where TunnelExit.connect would ask again in another tunnel, that is left to it.
+    Where TunnelExit.connect would ask again in another tunnel, that is left to it, and this attempt
+    counts as the first one.
     """
 
     __slots__ = ("__weakref__", "_done", "_exit", "_sent_at", "_tunnel", "_watcher")
@@ -231,12 +257,12 @@ class _TunnelAttempt:
     ) -> None:
         self._exit = exit_
         self._tunnel = tunnel
-        #: of the tunnel's descriptor, active
+        #: of the tunnel's descriptor, active; a timer once the tunnel has not taken the request
         self._watcher = watcher
         self._done = done
 
-    def ask(self, request: Request) -> bool:
-        """Send the request; False if the tunnel does not take it."""
+    def ask(self, request: Request) -> None:
+        """Send the request.  If the tunnel does not take it, that is told like any other end."""
         tunnel, watcher = self._tunnel, self._watcher
         watcher.callback, watcher.args = self._on_readable, ()
         self._sent_at = sent_at = time.monotonic()
@@ -245,11 +271,11 @@ class _TunnelAttempt:
         except StreamError:
             rest = None
         if rest is None or rest:
-            watcher.close()
-            tunnel.abort()
-            return False
+            self._give_up()
+            self._watcher = later = gevent.get_hub().loop.timer(0)
+            later.start(self._ended, None)
+            return
         self._exit.doubts.add(self, sent_at)
-        return True
 
     def cancel(self) -> None:
         """See :meth:`gsocks.exits.base.Attempt.cancel`."""
@@ -272,8 +298,9 @@ class _TunnelAttempt:
         except (ConnectFailed, ClientError) as error:
             # a traceback would refer to this attempt, which refers to who gets the error
             self._refused(error.with_traceback(None))
-        except StreamError:
-            self._ended(None)
+        except StreamError as error:
+            unanswered = isinstance(error, _UNANSWERED)
+            self._ended(None if unanswered else self._exit.failed(error, 1, is_last=True))
         else:
             if bound is not None:
                 exit_ = self._exit

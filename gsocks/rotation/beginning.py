@@ -69,7 +69,7 @@ class Beginning:
         self._deadlines.discard(self)
         begun = self._let_go()
         if made is None:
-            begun.failed(FirstAttempt(self._member, self._began))
+            begun.failed(FirstAttempt(self._member, self._began, asked=1))
             return
         if isinstance(made, GsocksError):
             self._uncount()

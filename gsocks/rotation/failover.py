@@ -93,6 +93,8 @@ class Failover:
         self._attempts: dict[Member, int] = {}
         #: exits that this request does not try any more
         self._excluded: set[Member] = set(excluded)
+        #: exits that have asked their server in vain, and in how many tunnels
+        self._asked: dict[Member, int] = {}
         #: when the latest attempt at each exit began
         self._began: dict[Member, float] = {}
         #: the failure that tells most about the destination
@@ -183,6 +185,7 @@ class Failover:
         self._began[member] = first.began
         if failure is None:
             self._counted = member
+            self._asked[member] = first.asked
             return
         first.failure = None
         try:
@@ -223,6 +226,8 @@ class Failover:
     def _note_failure(self, chosen: Member, error: GsocksError) -> None:
         """File the failure of an attempt.  Raises it, or a better one, if it is the request's."""
         self._request.trace("exit %s failed: %s: %s", chosen.name, error.word, error)
+        if error.asked:
+            self._asked[chosen] = error.asked
         try:
             if error.fault is Fault.REQUEST:
                 raise error
@@ -465,6 +470,8 @@ class Failover:
         ``seconds``: for this attempt; None: no bound of its own.  Raises GsocksError.
         """
         request, roster = self.request_at_exit(), self._roster
+        if asked := self._asked.get(chosen):
+            request = request._replace(asked=asked)
         if chosen is self._counted:
             self._counted = None
         else:
@@ -508,7 +515,7 @@ class Failover:
                 self._evidence.request_failed(self._request)
                 return True
         elif self._session is not None and self._stays(self._session, chosen, now):
-            return self._is_final_for_session(chosen, fault, believed)
+            return self._is_final_for_session(chosen, failure, believed)
         else:
             self._excluded.add(chosen)
         if of_destination:
@@ -522,11 +529,13 @@ class Failover:
             and self._failure.fault is Fault.DESTINATION
         )
 
-    def _is_final_for_session(self, chosen: Member, fault: Fault, believed: bool) -> bool:
+    def _is_final_for_session(self, chosen: Member, failure: GsocksError, believed: bool) -> bool:
         """The same for an exit at which its session stays."""
+        fault = failure.fault
         if (
             fault is not Fault.DESTINATION
             and not believed
+            and not failure.is_last
             and self._attempts[chosen] < MAX_ATTEMPTS
         ):
             gevent.sleep(RETRY_DELAY)

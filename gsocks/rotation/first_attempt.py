@@ -12,7 +12,7 @@ class FirstAttempt:
     Its exit was chosen by the rules, the policy and the limits that count for any attempt.
     """
 
-    __slots__ = ("began", "failure", "member", "timed_out")
+    __slots__ = ("asked", "began", "failure", "member", "timed_out")
 
     def __init__(
         self,
@@ -21,12 +21,16 @@ class FirstAttempt:
         failure: GsocksError | None = None,
         *,
         timed_out: bool = False,
+        asked: int = 0,
     ) -> None:
         #: the exit
         self.member = member
         #: monotonic seconds: when the request was sent to it
         self.began = began
-        #: why it has failed; None: it counts the request already, but has yet to be asked
+        #: why it has failed; None: it counts the request already, but has yet to be asked, or to be
+        #: asked again
         self.failure = failure
+        #: as of :class:`gsocks.request.Request`
+        self.asked = asked
         #: whether the time of the request is over
         self.timed_out = timed_out
