@@ -1,8 +1,13 @@
 """Every hello is accepted once, whichever worker process it reaches.
 
-The set of hellos seen is exact, lives in memory that forked workers share, and is bounded: a
-hash table of fixed-size buckets whose entries are free again once they expire.  Only hellos that
-proved knowledge of a key are stored, so a stranger can't fill it (shadowsocks-rust#442).
+The set of hellos seen is exact, lives in memory that forked workers share, and is bounded: each key
+has a region of its own, a hash table of fixed-size buckets whose entries are free again once they
+expire.  Only hellos that proved knowledge of a key are stored, so a stranger can't fill it
+(shadowsocks-rust#442), and the holder of one key fills no other key's region.
+
+    owners      for each region a hash of its key
+    ends        for each region when the last of its hellos expires; until then it stays its key's
+    regions     as many hash tables of the same size, and one more for keys that find none free
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ import fcntl
 import hashlib
 import mmap
 import os
+import struct
 import tempfile
 import time
 import weakref
@@ -20,56 +26,115 @@ from types import TracebackType
 WINDOW_MS = 30_000
 
 _TOKEN_SIZE = 16
-_ENTRY_SIZE = _TOKEN_SIZE + 8
+_TIME_SIZE = 8
+_ENTRY_SIZE = _TOKEN_SIZE + _TIME_SIZE
 _BUCKET_ENTRIES = 16
 _BUCKET_SIZE = _ENTRY_SIZE * _BUCKET_ENTRIES
+_OWNER_SIZE = 16
+
+#: regions beyond two for each key of the start
+_SPARE_REGIONS = 8
+#: bytes of all regions together, and buckets that each has all the same
+_MEMORY = 256 * 1024 * 1024
+_FEWEST_BUCKETS = 64
 
 
 class ReplayGuard:
     """The hellos of the last minute.  Make it before forking; every worker then sees the same.
 
-    ``capacity``: how many hellos fit; a key holder who opens more tunnels than that in a
+    ``keys``: how many there are at the start.  A reload may add some: there are regions for twice
+    as many and eight more.  A key takes one with its first hello, and has it for as long as any of
+    its hellos would be accepted again; so only keys of the last minute have one.  Those that find
+    none free share one, and so its bound.
+
+    ``capacity``: how many hellos of one key fit; a key holder who opens more tunnels than that in a
     minute is refused the surplus (131,072 a minute need 3 MiB, touched as they are used).  As
     buckets fill by chance, one in a thousand is refused at half of it, one in ten at all of it.
+    With more than 38 keys it is less, so that all regions have 256 MiB at most: 5,552 with 1,000
+    keys; and 1,024 with any number.
+
     ``started_ms``: hellos made before it are refused, since what was seen before it is forgotten.
     """
 
-    def __init__(self, started_ms: int | None = None, capacity: int = 131_072) -> None:
-        self._buckets = max(1, capacity // _BUCKET_ENTRIES)
-        self._table = mmap.mmap(-1, self._buckets * _BUCKET_SIZE)
+    def __init__(
+        self, started_ms: int | None = None, keys: int = 1, capacity: int = 131_072
+    ) -> None:
+        self._regions = 2 * keys + _SPARE_REGIONS
+        tables = self._regions + 1
+        most = max(_FEWEST_BUCKETS, _MEMORY // tables // _BUCKET_SIZE)
+        self._buckets = max(1, min(capacity // _BUCKET_ENTRIES, most))
+        #: where the ends and the tables begin
+        self._ends = self._regions * _OWNER_SIZE
+        self._tables = self._ends + tables * _TIME_SIZE
+        self._memory = mmap.mmap(-1, self._tables + tables * self._buckets * _BUCKET_SIZE)
+        self._all_ends = struct.Struct(f">{self._regions}Q")
         self._lock = _ProcessLock()
         self._salt = os.urandom(16)
         self._started_ms = now_ms() if started_ms is None else started_ms
 
-    def admit(self, token: bytes, time_ms: int, now: int | None = None) -> bool:
+    def admit(self, token: bytes, time_ms: int, key: bytes, now: int | None = None) -> bool:
         """True if a hello with the time ``time_ms`` may be accepted; False for its replay.
 
-        All times are milliseconds since 1970.
+        ``key``: the one that it proved, of which only a salted hash is kept.  Not its name: a
+        reload may give it another one.  All times are milliseconds since 1970.
         """
         now = now_ms() if now is None else now
         if abs(now - time_ms) > WINDOW_MS or time_ms < self._started_ms:
             return False
+        owner = hashlib.blake2b(key, digest_size=_OWNER_SIZE, key=self._salt).digest()
         digest = hashlib.blake2b(token, digest_size=8 + _TOKEN_SIZE, key=self._salt).digest()
-        start = int.from_bytes(digest[:8], "big") % self._buckets * _BUCKET_SIZE
+        bucket = int.from_bytes(digest[:8], "big") % self._buckets
         with self._lock:
-            return self._enter(start, digest[8:], expires=time_ms + WINDOW_MS, now=now)
+            region = self._region_of(owner, now)
+            return self._enter(region, bucket, digest[8:], expires=time_ms + WINDOW_MS, now=now)
 
-    def _enter(self, start: int, token: bytes, *, expires: int, now: int) -> bool:
-        free = None
-        for offset in range(start, start + _BUCKET_SIZE, _ENTRY_SIZE):
-            until = int.from_bytes(self._table[offset + _TOKEN_SIZE : offset + _ENTRY_SIZE], "big")
-            if until < now:
-                free = offset if free is None else free
-            elif self._table[offset : offset + _TOKEN_SIZE] == token:
-                return False
-        if free is None:
+    def _region_of(self, owner: bytes, now: int) -> int:
+        """The region of a key, which takes a free one if it has none; or the one that is shared."""
+        at = self._memory.find(owner, 0, self._ends)
+        if at >= 0:  # at a place of its own: by no chance do two other hashes have it between them
+            return at // _OWNER_SIZE
+        ends = self._all_ends.unpack_from(self._memory, self._ends)
+        free = next((region for region, end in enumerate(ends) if end < now), self._regions)
+        if free < self._regions:
+            at = free * _OWNER_SIZE
+            self._memory[at : at + _OWNER_SIZE] = owner
+        return free
+
+    def _enter(self, region: int, bucket: int, token: bytes, *, expires: int, now: int) -> bool:
+        seen, free = self._look(region, bucket, token, now)
+        shared = self._regions
+        if region != shared and self._end(shared) >= now:
+            # where it may have come before its key found a region of its own
+            seen = seen or self._look(shared, bucket, token, now)[0]
+        if seen or free is None:
             return False
-        self._table[free : free + _ENTRY_SIZE] = token + expires.to_bytes(8, "big")
+        # in this order: a process that is killed between the two has accepted nothing
+        if expires > self._end(region):
+            at = self._ends + region * _TIME_SIZE
+            self._memory[at : at + _TIME_SIZE] = expires.to_bytes(_TIME_SIZE, "big")
+        self._memory[free : free + _ENTRY_SIZE] = token + expires.to_bytes(_TIME_SIZE, "big")
         return True
+
+    def _end(self, region: int) -> int:
+        """When the last hello of a region expires; in the past if it is free."""
+        at = self._ends + region * _TIME_SIZE
+        return int.from_bytes(self._memory[at : at + _TIME_SIZE], "big")
+
+    def _look(self, region: int, bucket: int, token: bytes, now: int) -> tuple[bool, int | None]:
+        """Whether a hello is in its bucket; where a free entry is, None: the bucket is full."""
+        memory, free = self._memory, None
+        start = self._tables + (region * self._buckets + bucket) * _BUCKET_SIZE
+        for at in range(start, start + _BUCKET_SIZE, _ENTRY_SIZE):
+            until = int.from_bytes(memory[at + _TOKEN_SIZE : at + _ENTRY_SIZE], "big")
+            if until < now:
+                free = at if free is None else free
+            elif memory[at : at + _TOKEN_SIZE] == token:
+                return True, None
+        return False, free
 
     def close(self) -> None:
         """Release the memory and the lock."""
-        self._table.close()
+        self._memory.close()
         self._lock.close()
 
 

@@ -65,7 +65,7 @@ class RemoteServer(Listener):
         super().__init__(listener, exits, options)
         self.keys = make_keys(keys)
         self._owns_guard = options.guard is None
-        self._guard = ReplayGuard() if options.guard is None else options.guard
+        self._guard = options.guard or ReplayGuard(keys=len(self.keys))
         self._ciphers = options.ciphers
         #: greenlets whose client has not proved to know a key, or has too many tunnels
         self._unproven: set[greenlet] = set()

@@ -1066,7 +1066,7 @@ def accept_tunnel(
         chosen = preferred(hello.offered & ciphers)
         if chosen is None:
             raise Stranger("offers no cipher that this server has")
-        if not guard.admit(hello.token, hello.time_ms):
+        if not guard.admit(hello.token, hello.time_ms, responder.key.raw()):
             raise Stranger("a hello seen before, or made at another time than this server's")
         message, session = responder.reply(chosen)
         send_all(sock, message)

@@ -17,6 +17,7 @@ from tests.support.engine import open_descriptors
 from tests.support.waiting import TOO_LONG, eventually
 
 NOW = 1_767_225_600_000
+KEY, OTHER = bytes(32), bytes(range(32))
 
 
 @pytest.fixture(autouse=True)
@@ -65,22 +66,22 @@ def test_a_hello_is_accepted_within_half_a_minute_of_the_servers_clock(
     guard: ReplayGuard, off: int, admitted: bool
 ) -> None:
     assert WINDOW_MS == 30_000
-    assert guard.admit(token(0), NOW + off, NOW) is admitted
+    assert guard.admit(token(0), NOW + off, KEY, NOW) is admitted
 
 
 @pytest.mark.parametrize(("before", "admitted"), [(2, False), (1, False), (0, True), (-1, True)])
 def test_a_hello_from_before_the_start_is_refused(before: int, admitted: bool) -> None:
     guard = ReplayGuard(started_ms=NOW)
-    assert guard.admit(token(0), NOW - before, NOW) is admitted
+    assert guard.admit(token(0), NOW - before, KEY, NOW) is admitted
     guard.close()
 
 
 def test_a_guard_starts_when_it_is_made_and_reads_the_clock_itself() -> None:
     before = now_ms()
     guard = ReplayGuard()
-    assert not guard.admit(token(0), before - 1)
-    assert guard.admit(token(1), now_ms())
-    assert not guard.admit(token(2), now_ms() - WINDOW_MS - 1)
+    assert not guard.admit(token(0), before - 1, KEY)
+    assert guard.admit(token(1), now_ms(), KEY)
+    assert not guard.admit(token(2), now_ms() - WINDOW_MS - 1, KEY)
     guard.close()
 
 
@@ -97,50 +98,50 @@ def test_a_hello_is_refused_for_as_long_as_its_time_would_be_accepted(
     guard: ReplayGuard, off: int
 ) -> None:
     said = NOW + off
-    assert guard.admit(token(0), said, NOW)
+    assert guard.admit(token(0), said, KEY, NOW)
     for now in (NOW, NOW + 1, said + WINDOW_MS - 1, said + WINDOW_MS, said + WINDOW_MS + 1):
-        assert not guard.admit(token(0), said, now)
+        assert not guard.admit(token(0), said, KEY, now)
 
 
 def test_a_hello_whose_time_was_wrong_has_not_been_seen(guard: ReplayGuard) -> None:
-    assert not guard.admit(token(0), NOW - WINDOW_MS - 1, NOW)
-    assert guard.admit(token(0), NOW, NOW)
+    assert not guard.admit(token(0), NOW - WINDOW_MS - 1, KEY, NOW)
+    assert guard.admit(token(0), NOW, KEY, NOW)
 
 
 def test_of_ten_thousand_hellos_each_is_accepted_once(guard: ReplayGuard) -> None:
     tokens = [token(number) for number in range(10_000)]
-    assert all(guard.admit(each, NOW, NOW) for each in tokens)
-    assert not any(guard.admit(each, NOW, NOW) for each in tokens)
-    assert not any(guard.admit(each, NOW, NOW + WINDOW_MS) for each in reversed(tokens))
+    assert all(guard.admit(each, NOW, KEY, NOW) for each in tokens)
+    assert not any(guard.admit(each, NOW, KEY, NOW) for each in tokens)
+    assert not any(guard.admit(each, NOW, KEY, NOW + WINDOW_MS) for each in reversed(tokens))
 
 
 def test_the_set_is_bounded_and_what_is_in_it_stays() -> None:
     guard = ReplayGuard(started_ms=0, capacity=160)
-    admitted = [each for each in map(token, range(3000)) if guard.admit(each, NOW, NOW)]
+    admitted = [each for each in map(token, range(3000)) if guard.admit(each, NOW, KEY, NOW)]
     assert len(admitted) == 160  # 3000 fill every bucket
-    assert not any(guard.admit(token(number), NOW, NOW) for number in range(3000, 3100))
-    assert not any(guard.admit(each, NOW, NOW) for each in admitted)
+    assert not any(guard.admit(token(number), NOW, KEY, NOW) for number in range(3000, 3100))
+    assert not any(guard.admit(each, NOW, KEY, NOW) for each in admitted)
     guard.close()
 
 
 def test_a_hello_over_its_time_makes_room_and_not_a_moment_earlier() -> None:
     guard = ReplayGuard(started_ms=0, capacity=16)
     early, late = NOW - 100, NOW + 100
-    assert all(guard.admit(token(number), early, NOW) for number in range(8))
-    assert all(guard.admit(token(number), late, NOW) for number in range(8, 16))
+    assert all(guard.admit(token(number), early, KEY, NOW) for number in range(8))
+    assert all(guard.admit(token(number), late, KEY, NOW) for number in range(8, 16))
     full_until = early + WINDOW_MS
-    assert not guard.admit(token(99), full_until, full_until)
+    assert not guard.admit(token(99), full_until, KEY, full_until)
     after = full_until + 1
-    assert all(guard.admit(token(number), after, after) for number in range(100, 108))
-    assert not guard.admit(token(108), after, after)
-    assert not any(guard.admit(token(number), late, after) for number in range(8, 16))
+    assert all(guard.admit(token(number), after, KEY, after) for number in range(100, 108))
+    assert not guard.admit(token(108), after, KEY, after)
+    assert not any(guard.admit(token(number), late, KEY, after) for number in range(8, 16))
     guard.close()
 
 
 def test_the_smallest_set_holds_something() -> None:
     guard = ReplayGuard(started_ms=0, capacity=1)
-    assert guard.admit(token(0), NOW, NOW)
-    assert not guard.admit(token(0), NOW, NOW)
+    assert guard.admit(token(0), NOW, KEY, NOW)
+    assert not guard.admit(token(0), NOW, KEY, NOW)
     guard.close()
 
 
@@ -150,6 +151,95 @@ def test_a_closed_guard_leaves_no_descriptor() -> None:
     assert open_descriptors() != before
     guard.close()
     assert open_descriptors() == before
+
+
+# --- key by key -------------------------------------------------------------------------------
+
+
+def key(number: int) -> bytes:
+    return hashlib.sha256(b"key %d" % number).digest()
+
+
+@pytest.fixture
+def small() -> Iterator[ReplayGuard]:
+    """For 16 hellos of each key; it has ten regions."""
+    made = ReplayGuard(started_ms=0, capacity=16)
+    yield made
+    made.close()
+
+
+def fill(guard: ReplayGuard, owner: bytes, now: int = NOW) -> None:
+    """All of a key's region."""
+    for number in range(16):
+        assert guard.admit(token(number), now, owner, now)
+
+
+def test_a_key_that_has_filled_its_share_is_refused_and_others_are_not(small: ReplayGuard) -> None:
+    fill(small, KEY)
+    assert not small.admit(token(16), NOW, KEY, NOW)
+    fill(small, OTHER)
+    assert not small.admit(token(16), NOW, OTHER, NOW)
+
+
+def test_a_hello_is_one_of_its_key(guard: ReplayGuard) -> None:
+    for owner in (KEY, OTHER):
+        assert guard.admit(token(0), NOW, owner, NOW)
+        assert not guard.admit(token(0), NOW, owner, NOW)
+
+
+def test_keys_that_come_later_have_regions_of_their_own_and_the_last_ones_share_one(
+    small: ReplayGuard,
+) -> None:
+    for number in range(10):
+        fill(small, key(number))
+    for number in range(16):
+        assert small.admit(token(number), NOW, key(10 + number), NOW)
+    for number in range(10, 30):
+        assert not small.admit(token(100), NOW, key(number), NOW)
+
+
+def test_a_region_goes_to_another_key_once_nothing_in_it_would_be_accepted_again(
+    small: ReplayGuard,
+) -> None:
+    for number in range(10):
+        fill(small, key(number), NOW + number)
+    until = NOW + WINDOW_MS  # when those of the first one are still refused
+    assert not any(small.admit(token(number), NOW, key(0), until) for number in range(16))
+    assert small.admit(token(0), until, key(10), until), "in the region that is shared"
+    for number in range(1, 17):
+        assert small.admit(token(number), until + 1, key(11), until + 1)
+    assert not small.admit(token(17), until + 1, key(11), until + 1)
+    for number in range(1, 10):  # none has lost anything
+        assert not any(
+            small.admit(token(each), NOW + number, key(number), until + 1) for each in range(16)
+        )
+
+
+def test_a_hello_that_came_while_its_key_had_no_region_is_refused_in_its_own_one_too(
+    small: ReplayGuard,
+) -> None:
+    for number in range(10):
+        assert small.admit(token(0), NOW - WINDOW_MS, key(number), NOW)
+    assert small.admit(token(1), NOW, key(10), NOW)
+    after = NOW + 1  # all ten are free
+    assert small.admit(token(2), after, key(10), after)
+    assert not small.admit(token(1), NOW, key(10), after)
+    assert not small.admit(token(1), NOW, key(10), NOW + WINDOW_MS)
+
+
+@pytest.mark.parametrize("keys", [0, 1, 38, 39, 1000])
+def test_a_key_has_as_much_room_as_the_memory_of_all_allows(keys: int) -> None:
+    guard = ReplayGuard(keys=keys)
+    buckets = {1000: 347, 39: 8035}.get(keys, 131_072 // 16)
+    assert guard._buckets == buckets
+    assert len(guard._memory) <= 256 * 1024 * 1024 + 1024 * 1024
+    guard.close()
+
+
+def test_any_number_of_keys_has_some_room() -> None:
+    guard = ReplayGuard(keys=6_000)
+    assert guard._buckets * 16 == 1024
+    guard.close()
 
 
 # --- between processes ------------------------------------------------------------------------
@@ -211,11 +301,11 @@ def flags(outcomes: Iterator[bool]) -> bytes:
 
 
 def test_a_replay_that_reaches_another_worker_is_refused(guard: ReplayGuard) -> None:
-    assert guard.admit(token(0), NOW, NOW)
-    worker = Worker(lambda: flags(guard.admit(token(n), NOW, NOW) for n in (0, 1, 1)))
+    assert guard.admit(token(0), NOW, KEY, NOW)
+    worker = Worker(lambda: flags(guard.admit(token(n), NOW, KEY, NOW) for n in (0, 1, 1)))
     assert worker.result() == bytes((False, True, False))
-    assert not guard.admit(token(1), NOW, NOW)
-    sibling = Worker(lambda: flags(guard.admit(token(n), NOW, NOW) for n in (0, 1, 2)))
+    assert not guard.admit(token(1), NOW, KEY, NOW)
+    sibling = Worker(lambda: flags(guard.admit(token(n), NOW, KEY, NOW) for n in (0, 1, 2)))
     assert sibling.result() == bytes((False, False, True))
 
 
@@ -226,7 +316,7 @@ def test_workers_that_meet_the_same_hellos_at_once_accept_each_once(guard: Repla
     def race() -> bytes:
         os.close(opener)
         os.read(gate, 1)  # all start when the gate closes
-        return flags(guard.admit(token(number), NOW, NOW) for number in range(count))
+        return flags(guard.admit(token(number), NOW, KEY, NOW) for number in range(count))
 
     workers = [Worker(race) for _ in range(4)]
     os.close(gate)
@@ -240,9 +330,44 @@ def test_one_worker_at_a_time_is_in_the_set_and_a_killed_one_does_not_stay_there
     guard: ReplayGuard,
 ) -> None:
     with holding_the_lock(guard) as holder:
-        waiting = Worker(lambda: flags(guard.admit(token(0), NOW, NOW) for _ in range(2)))
+        waiting = Worker(lambda: flags(guard.admit(token(0), NOW, KEY, NOW) for _ in range(2)))
         eventually(lambda: waits_for_a_lock(waiting.pid))
         holder.kill()
         assert waiting.result() == bytes((True, False))
-    assert not guard.admit(token(0), NOW, NOW)
-    assert guard.admit(token(1), NOW, NOW)
+    assert not guard.admit(token(0), NOW, KEY, NOW)
+    assert guard.admit(token(1), NOW, KEY, NOW)
+
+
+def test_a_full_region_of_one_key_is_full_in_all_workers_and_others_are_not(
+    small: ReplayGuard,
+) -> None:
+    fill(small, KEY)
+    worker = Worker(
+        lambda: flags(small.admit(token(99), NOW, owner, NOW) for owner in (KEY, OTHER, key(2)))
+    )
+    assert worker.result() == bytes((False, True, True))
+    assert [small.admit(token(99), NOW, owner, NOW) for owner in (OTHER, key(2), key(3))] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_workers_that_meet_new_keys_at_once_give_each_one_region(small: ReplayGuard) -> None:
+    gate, opener = os.pipe()
+
+    def race() -> bytes:
+        os.close(opener)
+        os.read(gate, 1)
+        return flags(
+            small.admit(token(number), NOW, key(owner), NOW)
+            for owner in range(10)
+            for number in range(17)
+        )
+
+    workers = [Worker(race) for _ in range(4)]
+    os.close(gate)
+    os.close(opener)
+    results = [worker.result() for worker in workers]
+    assert sum(sum(result) for result in results) == 10 * 16
+    assert small.admit(token(0), NOW, key(10), NOW), "by the region that is shared"

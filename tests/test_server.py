@@ -595,7 +595,7 @@ def test_a_stopped_server_gives_back_what_it_made_itself_and_nothing_else() -> N
     guard = ReplayGuard(started_ms=0)  # shared with other processes, which may still need it
     with inbound(guard=guard):
         pass
-    assert guard.admit(bytes(32), now_ms())
+    assert guard.admit(bytes(32), now_ms(), KEY.raw())
     guard.close()
 
 

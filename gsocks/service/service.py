@@ -119,13 +119,14 @@ class Service:
             log.info("created a new key: %s (the other end needs a copy of it)", path)
         for line in describe(self._path, self._settings):
             log.debug("%s", line)
-        guard = ReplayGuard()
+        server = self._settings.server
+        guard = ReplayGuard(keys=0 if server is None else len(server.keys))
         addresses = [at for _, section in sections(self._settings) for at in section.addresses]
         if self._settings.admin is not None:
             addresses += self._settings.admin.listen
             self._token = read_or_make_token(token_file(self._settings.admin, self._path))
-        if self._settings.server is not None:
-            self._keys = make_key_ring(self._settings.server)
+        if server is not None:
+            self._keys = make_key_ring(server)
         self._prepare_state()
         count = worker_count(self._settings.workers)
         if self._socket_folder is not None:
