@@ -292,8 +292,8 @@ class Pool:
             self._reap()
             if self._is_asleep:
                 break
-            self._refill()
-            self._wake.wait(self._until_next_run(self._ping_silent()))
+            due = min(self._refill(), self._ping_silent())
+            self._wake.wait(self._until_next_run(due))
         self._maintainer = None
 
     @property
@@ -313,15 +313,13 @@ class Pool:
     def _too_few(self) -> bool:
         return 2 * (self._kept + len(self._openers)) < self._target
 
-    def _until_next_run(self, next_ping: float = math.inf) -> float:
-        """Seconds until the first ping or the first tunnel's end by age, in monotonic seconds.
+    def _until_next_run(self, due: float = math.inf) -> float:
+        """Seconds until ``due``, or until the first tunnel ends by its age.
 
         At most a fraction of the shortest bound, so that none is exceeded by much.
         """
         interval = min(self.ping_after, self._max_idle, self.shrink_after) / 4
-        due = min([next_ping, *(tunnel.expires_at for tunnel in self._alive)])
-        if self._failures and not self._openers:  # which set _wake when they finish
-            due = min(due, self._not_before)
+        due = min([due, *(tunnel.expires_at for tunnel in self._alive)])
         return max(0.0, min(interval, due - time.monotonic()))
 
     def _reap(self) -> None:
@@ -353,20 +351,24 @@ class Pool:
             if tunnel in self._alive:
                 self._queue.put_nowait(tunnel)
 
-    def _refill(self) -> None:
+    def _refill(self) -> float:
+        """Open what is missing; returns when to go on, unless _wake is set before."""
         if self._kept >= self._target:
             self._filling = False
         elif self._too_few:
             self._filling = True
-        if not self._filling or self._is_unasked or time.monotonic() < self._not_before:
-            return
+        if not self._filling or self._is_unasked:
+            return math.inf
         if self._doubted and self.ready:
-            return  # that one is to show that the server keeps it
+            return math.inf  # that one is to show that the server keeps it
+        if time.monotonic() < self._not_before:
+            return self._not_before
         # after a failure a single attempt probes the server
         at_once = 1 if self._failures else self.opening_at_once
         missing = self._target - self._kept - len(self._openers)
         for _ in range(min(missing, at_once - len(self._openers))):
             self._openers.spawn(self._open_ahead)
+        return math.inf
 
     def _open_ahead(self) -> None:
         try:

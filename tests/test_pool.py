@@ -531,6 +531,21 @@ def test_after_such_a_death_one_tunnel_has_to_show_that_it_stays(
     ]
 
 
+def test_while_that_tunnel_shows_it_the_housekeeper_sleeps(
+    make_pool: MakePool, opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[None] = []
+    pool = make_pool(size=4, backoff_base=0.001, backoff_cap=0.001)
+    eventually(lambda: full(pool))
+    close_far_ends(opener)
+    eventually(lambda: pool.ready == 1 and pool._not_before < time.monotonic())
+    monkeypatch.setattr(pool, "_reap", lambda: rounds.append(None))
+    look_after(pool)
+    for _ in range(50):
+        gevent.sleep(0.001)  # a timer that begins after each one of its own
+    assert len(rounds) < 10
+
+
 def test_a_stream_shows_too_that_the_server_keeps_its_tunnels_and_a_refusal_does_not(
     make_pool: MakePool, opener: Opener
 ) -> None:
