@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from fuzz.wire import WAYS, Wire
-from gsocks.crypto import Cipher, Initiator, Key, KeyRing
-from gsocks.errors import HandshakeTimeout, Stranger, StreamError
+from gsocks.crypto import HELLO_HEAD_SIZE, LOWEST_VERSION, Cipher, Initiator, Key, KeyRing
+from gsocks.errors import HandshakeTimeout, ProtocolViolation, Stranger, StreamError
 from gsocks.tunnel import accept_tunnel
 
 _KEY = Key(bytes(range(32)))
@@ -24,34 +24,43 @@ _THENS = ("silence", "end", "reset")
 
 def _hello(payload: bytes | None = None) -> bytes:
     """The hello of a known key, always the same; with another ``payload`` than its own."""
-    initiator = Initiator(_KEY, _HAS, private=bytes(range(1, 33)))
+    initiator = Initiator(_KEY, _HAS, private=bytes(range(1, 33)), salt=bytes(range(16)))
     if payload is None:
         return initiator.hello(1)
     hello = initiator.hello(1)
     # the state behind the public key, as it was before the payload was sealed
-    again = Initiator(_KEY, _HAS, private=bytes(range(1, 33)))
+    again = Initiator(_KEY, _HAS, private=bytes(range(1, 33)), salt=bytes(range(16)))
     again._state.mix_key_and_hash(_KEY.raw())
     again._state.mix_ephemeral(again._public)
-    return hello[:36] + again._state.encrypt_and_hash(payload)
+    return hello[:HELLO_HEAD_SIZE] + again._state.encrypt_and_hash(payload)
 
 
 _TRUE = _hello()
 #: of its payload
-_SIZE = len(_TRUE) - 36 - 16
+_SIZE = len(_TRUE) - HELLO_HEAD_SIZE - 16
 
 SEEDS = [
     b"\x00" + _TRUE,
     b"\x00" + _TRUE + b"behind",
-    b"\x00" + _TRUE[:36],
+    b"\x00" + _TRUE[:HELLO_HEAD_SIZE],
     b"\x03" + _TRUE[:-1],
     b"\x00GET / HTTP/1.1\r\n\r\n",
     b"\x01" + bytes(len(_TRUE)),
-    b"\x01" + bytes(4) + b"\x01",
-    b"\x02" + _TIME + b"\x03" + bytes(_SIZE - 9),
-    b"\x02" + _TIME + b"\x00" + bytes(_SIZE - 9),
-    b"\x02" + bytes(8) + b"\xff" + bytes(_SIZE - 9),
+    b"\x01" + bytes(16 + 4) + b"\x01",
+    b"\x02" + _TIME + b"\x02\x03" + bytes(_SIZE - 10),
+    b"\x02" + _TIME + b"\x02\x00" + bytes(_SIZE - 10),
+    b"\x02" + _TIME + b"\x01\x03" + bytes(_SIZE - 10),
+    b"\x02" + bytes(8) + b"\xff\xff\xff" + bytes(_SIZE - 11),
 ]
-WORDS = [_TRUE[:4], _TRUE[4:36], _TRUE[:36], _TRUE[36:], bytes(32), _TIME]
+WORDS = [
+    _TRUE[:16],
+    _TRUE[16:20],
+    _TRUE[20:HELLO_HEAD_SIZE],
+    _TRUE[:HELLO_HEAD_SIZE],
+    _TRUE[HELLO_HEAD_SIZE:],
+    bytes(32),
+    _TIME,
+]
 
 
 class _Guard:
@@ -69,7 +78,8 @@ def check(data: bytes) -> None:
     if mode % 3 < 2:
         right = said[: len(_TRUE)] == _TRUE
     else:
-        right = data[1:9] == _TIME and data[9:10] != b"" and bool(data[9] & _HAS)
+        payload = data[1 : _SIZE + 1].ljust(_SIZE, b"\0")
+        right = payload[:8] == _TIME and payload[8] >= LOWEST_VERSION and bool(payload[9] & _HAS)
     assert welcome == {right}, (said, right)
 
 
@@ -87,6 +97,9 @@ def _accepts(said: bytes, behind: bytes, pieces: Any, then: str) -> bool:
     wire: Any = Wire(said, pieces, then)
     try:
         tunnel = accept_tunnel(wire, _RING, _Guard(), _HAS)  # type: ignore[arg-type]
+    except ProtocolViolation:
+        assert wire.told  # a client with the key is told that its version is too low
+        return False
     except (Stranger, HandshakeTimeout, StreamError):
         assert not wire.told  # a stranger learns nothing
         return False

@@ -1,14 +1,14 @@
 """Key agreement and sealing: bytes in, bytes out; no socket, no clock, no gevent.
 
 The agreement is ``Noise_NNpsk0_25519_ChaChaPoly_BLAKE2b`` (Noise Protocol Framework, revision
-34) with the prologue ``gsocks/1``: both ends prove that they know one shared 32-byte key, and
+34) with the prologue ``gsocks/2``: both ends prove that they know one shared 32-byte key, and
 the keys that seal the traffic die with the connection (forward secrecy).  docs/protocol.md lays
 out every byte.
 
-    client                                             server
-    Initiator.hello()        hint, e, sealed(time, ciphers, padding)  ->   KeyRing.candidates()
-    Initiator.finish()   <-  e, sealed(cipher, padding)                    Responder.reply()
-    Session                      one sealer and one opener each            Session
+    client                                                            server
+    Initiator.hello()        salt, hint, e, sealed(time, offer)  ->   KeyRing.candidates()
+    Initiator.finish()   <-  salt, e, sealed(choice)                  Responder.reply()
+    Session                  one sealer and one opener each           Session
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import binascii
 import hashlib
 import hmac
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntFlag
 from typing import NamedTuple
 
@@ -26,21 +26,29 @@ from nacl import bindings as sodium
 from nacl._sodium import ffi, lib  # type: ignore[import-not-found]
 from nacl.exceptions import CryptoError
 
-from gsocks.errors import ConfigError, Tampered
+from gsocks.errors import ConfigError, ProtocolViolation, Tampered
 
 _PROTOCOL = b"Noise_NNpsk0_25519_ChaChaPoly_BLAKE2b"
-_PROLOGUE = b"gsocks/1"
+#: names the agreement; of an end with another one no message opens
+PROLOGUE = b"gsocks/2"
+#: of all that follows the agreement, which names it: the highest that this end speaks, and the lowest
+VERSION = 2
+LOWEST_VERSION = 2
 
 KEY_SIZE = 32
 TAG_SIZE = 16
-#: a public X25519 key, which stands at the front of both messages
-EPHEMERAL_SIZE = 32
+#: random bytes, from which the key makes all else that is not sealed
+SALT_SIZE = 16
 HINT_SIZE = 4
+#: a public X25519 key
+EPHEMERAL_SIZE = 32
 #: what a server must read to find the key of a hello, and its length
-HELLO_HEAD_SIZE = HINT_SIZE + EPHEMERAL_SIZE
+HELLO_HEAD_SIZE = SALT_SIZE + HINT_SIZE + EPHEMERAL_SIZE
+#: the same for the client and the reply
+REPLY_HEAD_SIZE = SALT_SIZE + EPHEMERAL_SIZE
 
-_HELLO_FIXED = 8 + 1  # time in ms, offered ciphers
-_REPLY_FIXED = 1  # chosen cipher
+_HELLO_FIXED = 8 + 1 + 1 + 1  # time in ms, version, offered ciphers, offered features
+_REPLY_FIXED = 1 + 1 + 1  # version, cipher, features
 
 
 class Cipher(IntFlag):
@@ -129,12 +137,12 @@ class _SymmetricState:
 
     __slots__ = ("_chaining_key", "_hash", "_key", "_nonce")
 
-    def __init__(self) -> None:
+    def __init__(self, prologue: bytes) -> None:
         self._hash = _PROTOCOL.ljust(64, b"\0")  # HASHLEN of BLAKE2b is 64
         self._chaining_key = self._hash
         self._key = b""
         self._nonce = 0
-        self.mix_hash(_PROLOGUE)
+        self.mix_hash(prologue)
 
     def mix_hash(self, data: bytes) -> None:
         self._hash = hashlib.blake2b(self._hash + data).digest()
@@ -201,17 +209,32 @@ def _diffie_hellman(private: bytes, public: bytes) -> bytes:
 
 # --- the two messages -----------------------------------------------------------------------
 #
-# Neither message contains its own length: that of its padding is a keyed hash of its public key,
-# which is a random number to an observer without the key.
+# Each begins with a salt, from which the key makes the rest that is not sealed: the length of the
+# padding, so that no message contains its own length, and what the public key is masked by, since
+# a point of the curve can be told from random bytes (and the reply's from the hello's).
 
 
-def _hello_hash(key: Key) -> hashlib.blake2b:
-    return hashlib.blake2b(key=key.raw(), digest_size=HINT_SIZE + 1, person=b"gsocks/1 hello")
+def _shape(key: Key, digest_size: int, purpose: bytes) -> hashlib.blake2b:
+    return hashlib.blake2b(key=key.raw(), digest_size=digest_size, person=purpose)
 
 
-def _reply_padding(key: Key, ephemeral: bytes) -> int:
-    digest = hashlib.blake2b(ephemeral, key=key.raw(), digest_size=1, person=b"gsocks/1 reply")
-    return digest.digest()[0]
+def _hello_shape(key: Key, prologue: bytes) -> hashlib.blake2b:
+    """Of a salt: hint, the length of the padding in one byte, mask."""
+    return _shape(key, HINT_SIZE + 1 + EPHEMERAL_SIZE, prologue + b" hello")
+
+
+def _reply_shape(key: Key, prologue: bytes, salt: bytes) -> tuple[int, bytes]:
+    """The length of the padding, and the mask."""
+    hasher = _shape(key, 1 + EPHEMERAL_SIZE, prologue + b" reply")
+    hasher.update(salt)
+    digest = hasher.digest()
+    return digest[0], digest[1:]
+
+
+def _masked(public: bytes, mask: bytes) -> bytes:
+    """A public key as it travels; of that, the public key."""
+    made = int.from_bytes(public, "big") ^ int.from_bytes(mask, "big")
+    return made.to_bytes(EPHEMERAL_SIZE, "big")
 
 
 class Session(NamedTuple):
@@ -236,100 +259,165 @@ class Session(NamedTuple):
 
 
 class Initiator:
-    """The client's part in one key agreement."""
+    """The client's part in one key agreement.
 
-    __slots__ = ("_key", "_offered", "_private", "_public", "_state")
+    ``private`` and ``salt``: given by tests of the published vectors; otherwise new for each
+    connection.
+    """
 
-    def __init__(self, key: Key, offered: Cipher, private: bytes | None = None) -> None:
+    __slots__ = ("_key", "_offered", "_private", "_prologue", "_public", "_salt", "_state")
+
+    def __init__(
+        self,
+        key: Key,
+        offered: Cipher,
+        private: bytes | None = None,
+        salt: bytes | None = None,
+        prologue: bytes = PROLOGUE,
+    ) -> None:
         self._key = key
         self._offered = offered
-        # given by tests of the published vectors; otherwise new for each connection
         self._private = private or os.urandom(KEY_SIZE)
         self._public = sodium.crypto_scalarmult_base(self._private)
-        self._state = _SymmetricState()
+        self._salt = salt or os.urandom(SALT_SIZE)
+        self._prologue = prologue
+        self._state = _SymmetricState(prologue)
 
     def hello(self, time_ms: int) -> bytes:
-        """Hint and message 1.  ``time_ms``: milliseconds since 1970, by this machine's clock."""
-        hasher = _hello_hash(self._key)
-        hasher.update(self._public)
-        *hint, padding = hasher.digest()
-        payload = time_ms.to_bytes(8, "big") + bytes((self._offered,)) + bytes(padding)
+        """Message 1.  ``time_ms``: milliseconds since 1970, by this machine's clock."""
+        hasher = _hello_shape(self._key, self._prologue)
+        hasher.update(self._salt)
+        digest = hasher.digest()
+        hint, padding, mask = digest[:HINT_SIZE], digest[HINT_SIZE], digest[HINT_SIZE + 1 :]
+        offer = bytes((VERSION, self._offered, 0))
         self._state.mix_key_and_hash(self._key.raw())
         self._state.mix_ephemeral(self._public)
-        return bytes(hint) + self._public + self._state.encrypt_and_hash(payload)
+        sealed = self._state.encrypt_and_hash(time_ms.to_bytes(8, "big") + offer + bytes(padding))
+        return self._salt + hint + _masked(self._public, mask) + sealed
 
-    def reply_rest(self, ephemeral: bytes) -> int:
-        """The number of bytes of message 2 behind its first EPHEMERAL_SIZE."""
-        return _REPLY_FIXED + _reply_padding(self._key, ephemeral) + TAG_SIZE
+    def reply_rest(self, head: bytes) -> int:
+        """The number of bytes of message 2 behind its first REPLY_HEAD_SIZE."""
+        padding, _ = _reply_shape(self._key, self._prologue, head[:SALT_SIZE])
+        return _REPLY_FIXED + padding + TAG_SIZE
 
-    def finish(self, ephemeral: bytes, rest: bytes) -> Session:
-        """Read message 2; returns the session.  Raises Tampered."""
+    def finish(self, head: bytes, rest: bytes) -> Session:
+        """Read message 2; returns the session.
+
+        Raises Tampered, ProtocolViolation if the server speaks another version.
+        """
+        _, mask = _reply_shape(self._key, self._prologue, head[:SALT_SIZE])
+        ephemeral = _masked(head[SALT_SIZE:], mask)
         self._state.mix_ephemeral(ephemeral)
         self._state.mix_key(_diffie_hellman(self._private, ephemeral))
-        chosen = self._state.decrypt_and_hash(rest)[0]
-        if chosen not in tuple(Cipher) or not chosen & self._offered:
-            raise Tampered(f"the server chose cipher {chosen:#04x}, which was not offered")
+        version, chosen, features = self._state.decrypt_and_hash(rest)[:_REPLY_FIXED]
+        if not LOWEST_VERSION <= version <= VERSION:
+            raise ProtocolViolation(
+                f"the server speaks version {version} of the protocol, and this end"
+                f" {_versions()}: the older of the two is to be updated"
+            )
+        if chosen not in tuple(Cipher) or not chosen & self._offered or features:
+            raise Tampered(
+                f"the server chose cipher {chosen:#04x} and features {features:#04x},"
+                " which were not offered"
+            )
         to_server, to_client = self._state.split()
         return _session(Cipher(chosen), send=to_server, receive=to_client)
+
+
+def _versions() -> str:
+    """The versions that this end speaks, for a message."""
+    return f"{VERSION}" if LOWEST_VERSION == VERSION else f"{LOWEST_VERSION} to {VERSION}"
 
 
 class Hello(NamedTuple):
     """The content of an authentic message 1."""
 
     time_ms: int
+    #: the highest version that the client speaks
+    version: int
     offered: Cipher
     #: unique to this hello: a second one with the same token is a replay
     token: bytes
 
 
 class Responder:
-    """The server's part in one key agreement, with one key that matches the hint."""
+    """The server's part in one key agreement, with one key that matches the hint.
 
-    __slots__ = ("_ephemeral", "_private", "_state", "key", "name", "rest")
+    ``ephemeral``: the client's public key, unmasked.  ``padding``: the length of its message's.
+    ``private`` and ``salt``: as of the initiator.
+    """
+
+    __slots__ = ("_ephemeral", "_private", "_prologue", "_salt", "_state", "key", "name", "rest")
 
     def __init__(
-        self, name: str, key: Key, ephemeral: bytes, padding: int, private: bytes | None = None
+        self,
+        name: str,
+        key: Key,
+        ephemeral: bytes,
+        padding: int,
+        private: bytes | None = None,
+        salt: bytes | None = None,
+        prologue: bytes = PROLOGUE,
     ) -> None:
         self.name = name
         #: the number of bytes of message 1 behind HELLO_HEAD_SIZE
         self.rest = _HELLO_FIXED + padding + TAG_SIZE
         self.key = key
         self._ephemeral = ephemeral
-        # given by tests of the published vectors, as the initiator's is
         self._private = private or os.urandom(KEY_SIZE)
-        self._state = _SymmetricState()
+        self._salt = salt or os.urandom(SALT_SIZE)
+        self._prologue = prologue
+        self._state = _SymmetricState(prologue)
 
     def read(self, rest: bytes) -> Hello:
         """Read message 1.  Raises Tampered."""
         self._state.mix_key_and_hash(self.key.raw())
         self._state.mix_ephemeral(self._ephemeral)
         payload = self._state.decrypt_and_hash(rest)
-        offered = Cipher(payload[8] & (Cipher.SECRETBOX | Cipher.AEGIS256))
-        return Hello(int.from_bytes(payload[:8], "big"), offered, self._ephemeral)
+        offered = Cipher(payload[9] & (Cipher.SECRETBOX | Cipher.AEGIS256))
+        return Hello(int.from_bytes(payload[:8], "big"), payload[8], offered, self._ephemeral)
 
-    def reply(self, chosen: Cipher) -> tuple[bytes, Session]:
-        """Message 2, and the session after it.  Raises Tampered."""
+    def reply(self, chosen: Cipher, version: int = VERSION) -> tuple[bytes, Session]:
+        """Message 2, and the session after it.  Raises Tampered.
+
+        ``version``: what :func:`agreed_version` made of the hello's.
+        """
         public = sodium.crypto_scalarmult_base(self._private)
         self._state.mix_ephemeral(public)
         self._state.mix_key(_diffie_hellman(self._private, self._ephemeral))
-        payload = bytes((chosen,)) + bytes(_reply_padding(self.key, public))
-        message = public + self._state.encrypt_and_hash(payload)
+        padding, mask = _reply_shape(self.key, self._prologue, self._salt)
+        payload = bytes((version, chosen, 0)) + bytes(padding)
+        message = self._salt + _masked(public, mask) + self._state.encrypt_and_hash(payload)
         from_client, to_client = self._state.split()
         return message, _session(chosen, send=to_client, receive=from_client)
+
+
+def agreed_version(offered: int) -> int:
+    """The version that is spoken with a client whose highest is ``offered``.
+
+    The highest of both; if that is too low for this end, its own lowest, by which a client learns in
+    one round trip that it is too old.
+    """
+    return max(LOWEST_VERSION, min(offered, VERSION))
 
 
 class KeyRing:
     """A server's keys by name.
 
     With 1,000 keys the right one is found in about half a millisecond: one keyed hash of 64
-    bytes each, and key agreement only where it matches.
+    bytes each, and key agreement only where it matches.  ``prologues``: of the agreements that the
+    server serves; for each one more hash a key.
     """
 
     __slots__ = ("_hashers", "_keys")
 
-    def __init__(self, keys: Mapping[str, Key]) -> None:
+    def __init__(self, keys: Mapping[str, Key], prologues: Sequence[bytes] = (PROLOGUE,)) -> None:
         self._keys = dict(keys)
-        self._hashers = [(name, key, _hello_hash(key)) for name, key in self._keys.items()]
+        self._hashers = [
+            (name, key, prologue, _hello_shape(key, prologue))
+            for prologue in prologues
+            for name, key in self._keys.items()
+        ]
 
     def candidates(self, head: bytes) -> list[Responder]:
         """The keys that may have made this hello, found by its first HELLO_HEAD_SIZE bytes.
@@ -338,14 +426,16 @@ class KeyRing:
         the shortest message comes first, so that trying it never waits for bytes that only the
         other's client would send.
         """
-        hint, ephemeral = head[:HINT_SIZE], head[HINT_SIZE:]
+        salt, hint = head[:SALT_SIZE], head[SALT_SIZE : SALT_SIZE + HINT_SIZE]
         found = []
-        for name, key, prepared in self._hashers:
+        for name, key, prologue, prepared in self._hashers:
             hasher = prepared.copy()
-            hasher.update(ephemeral)
+            hasher.update(salt)
             digest = hasher.digest()
             if hmac.compare_digest(digest[:HINT_SIZE], hint):
-                found.append(Responder(name, key, ephemeral, digest[HINT_SIZE]))
+                ephemeral = _masked(head[SALT_SIZE + HINT_SIZE :], digest[HINT_SIZE + 1 :])
+                padding = digest[HINT_SIZE]
+                found.append(Responder(name, key, ephemeral, padding, prologue=prologue))
         return sorted(found, key=lambda responder: responder.rest)
 
     def key(self, name: str) -> Key | None:

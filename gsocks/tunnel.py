@@ -24,8 +24,9 @@ import gevent
 
 from gsocks.address import UNSPECIFIED, Address
 from gsocks.crypto import (
-    EPHEMERAL_SIZE,
     HELLO_HEAD_SIZE,
+    LOWEST_VERSION,
+    REPLY_HEAD_SIZE,
     Area,
     Cipher,
     Initiator,
@@ -33,6 +34,7 @@ from gsocks.crypto import (
     KeyRing,
     Opener,
     Session,
+    agreed_version,
     preferred,
 )
 from gsocks.deadline import call_with_timeout, call_within
@@ -88,7 +90,9 @@ _READ_AHEAD = 4096
 PADDING_LIMIT = 128
 #: frames decoded in one step, some tenths of a millisecond: a peer may send frames of a few bytes
 MAX_FRAMES_AT_ONCE = 64
-#: PADs that may follow each other, and PINGs that may come between two streams
+#: types from here on are ignored wherever PAD may stand, so that a later version can add some
+SKIPPED = 0x80
+#: PADs, or frames of such types, that may follow each other; PINGs that may come between two streams
 MAX_PADS = 256
 MAX_PINGS = 1024
 #: seconds for a stranger that is sending to stop, once the end of its time was shown to it
@@ -231,8 +235,8 @@ class FrameDecoder:
 
         The bodies of frames of the type ``joined`` lie in ``scratch.plain`` then, one behind the
         other: returns how many bytes; and the header of the first frame of another type, whose body
-        lies behind them, and behind which nothing is decoded.  PAD is skipped.  After
-        ``MAX_FRAMES_AT_ONCE`` frames it returns, and :attr:`has_backlog` is True.
+        lies behind them, and behind which nothing is decoded.  PAD and types from SKIPPED on are
+        ignored.  After ``MAX_FRAMES_AT_ONCE`` frames it returns, and :attr:`has_backlog` is True.
 
         Raises Tampered if a frame is not of the other end's making, ProtocolViolation.  Behind
         bodies that are good it returns BROKEN first, and keeps the error as :attr:`failure`.
@@ -273,7 +277,7 @@ class FrameDecoder:
                 if kind == joined and length:
                     filled += length
                     pads = 0
-                elif kind != Frame.PAD:
+                elif kind != Frame.PAD and kind < SKIPPED:
                     other = Header(kind, length)
                     pads = 0
                 elif pads < MAX_PADS:
@@ -908,14 +912,14 @@ def connect_tunnel(sock: AnySocket, key: Key, offered: Cipher) -> ClientTunnel:
     send_all(sock, initiator.hello(now_ms()))
     reader = Reader(sock)
     try:
-        ephemeral = reader.exactly(EPHEMERAL_SIZE, _READ_AHEAD)
-        rest = reader.exactly(initiator.reply_rest(ephemeral), _READ_AHEAD)
+        head = reader.exactly(REPLY_HEAD_SIZE, _READ_AHEAD)
+        rest = reader.exactly(initiator.reply_rest(head), _READ_AHEAD)
     except StreamError:
         raise ExitFailed(
             "the server closed without an answer: another key, clocks more than 30 s apart,"
             " or no gsocks server at that address"
         ) from None
-    return ClientTunnel(sock, initiator.finish(ephemeral, rest), reader.take_rest())
+    return ClientTunnel(sock, initiator.finish(head, rest), reader.take_rest())
 
 
 # --- the server's end -----------------------------------------------------------------------
@@ -1068,8 +1072,14 @@ def accept_tunnel(
             raise Stranger("offers no cipher that this server has")
         if not guard.admit(hello.token, hello.time_ms, responder.key.raw()):
             raise Stranger("a hello seen before, or made at another time than this server's")
-        message, session = responder.reply(chosen)
+        version = agreed_version(hello.version)
+        message, session = responder.reply(chosen, version)
         send_all(sock, message)
+        if version > hello.version:
+            raise ProtocolViolation(
+                f"the client speaks version {hello.version} of the protocol, at least"
+                f" {LOWEST_VERSION} is needed"
+            )
         return ServerTunnel(sock, session, responder.name, responder.key)
     raise Stranger("not the hello of a known key")
 

@@ -22,7 +22,12 @@ from gsocks import crypto
 from gsocks.crypto import (
     EPHEMERAL_SIZE,
     HELLO_HEAD_SIZE,
+    HINT_SIZE,
     KEY_SIZE,
+    LOWEST_VERSION,
+    REPLY_HEAD_SIZE,
+    SALT_SIZE,
+    VERSION,
     Area,
     Cipher,
     Initiator,
@@ -30,11 +35,12 @@ from gsocks.crypto import (
     KeyRing,
     Responder,
     Session,
+    agreed_version,
     cipher_named,
     fast_ciphers,
     preferred,
 )
-from gsocks.errors import ConfigError, Tampered
+from gsocks.errors import ConfigError, ProtocolViolation, Tampered
 from tests.support import other_end
 
 NAME = b"Noise_NNpsk0_25519_ChaChaPoly_BLAKE2b"
@@ -48,9 +54,11 @@ def seeded(label: str, number: int) -> bytes:
     return hashlib.sha256(f"{label} {number}".encode()).digest()
 
 
-# the padding's length is a hash of the public key; these lead to the shortest and the longest
-CLIENTS = [*(seeded("client", n) for n in range(150)), seeded("client", 426), seeded("client", 463)]
-SERVERS = [*(seeded("server", n) for n in range(150)), seeded("server", 332), seeded("server", 318)]
+CLIENTS = [seeded("client", n) for n in range(150)]
+SERVERS = [seeded("server", n) for n in range(150)]
+# the padding's length is a hash of the salt; among these are the shortest and the longest
+HELLO_SALTS = [seeded("hello salt", n)[:SALT_SIZE] for n in range(150)]
+REPLY_SALTS = [seeded("reply salt", n)[:SALT_SIZE] for n in range(150)]
 
 # every X25519 public key that makes the shared secret zero, whatever the private key
 SMALL_ORDER = [
@@ -68,22 +76,56 @@ def split(hello: bytes) -> tuple[bytes, bytes]:
     return hello[:HELLO_HEAD_SIZE], hello[HELLO_HEAD_SIZE:]
 
 
-def responder_for(hello: bytes, key: Key = KEY, private: bytes | None = None) -> Responder:
+def client(private: bytes = CLIENTS[0], offered: Cipher = BOTH) -> Initiator:
+    """A client's part, the same each time."""
+    return Initiator(KEY, offered, private, HELLO_SALTS[0])
+
+
+def public_in(head: bytes, key: Key = KEY) -> bytes:
+    """The public key of a hello, unmasked as the document says."""
+    shape = other_end.hello_shape(key.raw(), head[:SALT_SIZE])
+    return other_end.xor(head[SALT_SIZE + HINT_SIZE : HELLO_HEAD_SIZE], shape.mask)
+
+
+def public_of(reply: bytes) -> bytes:
+    """The same of a reply."""
+    mask = other_end.reply_shape(KEY.raw(), reply[:SALT_SIZE])[1]
+    return other_end.xor(reply[SALT_SIZE:REPLY_HEAD_SIZE], mask)
+
+
+def head_of_hello(public: bytes, salt: bytes = HELLO_SALTS[0]) -> tuple[bytes, int]:
+    """What stands in front of the payload, and how long the padding is."""
+    shape = other_end.hello_shape(KEY.raw(), salt)
+    return salt + shape.hint + other_end.xor(public, shape.mask), shape.padding
+
+
+def head_of_reply(public: bytes, salt: bytes = REPLY_SALTS[0]) -> tuple[bytes, int]:
+    """The same of a reply."""
+    padding, mask = other_end.reply_shape(KEY.raw(), salt)
+    return salt + other_end.xor(public, mask), padding
+
+
+def responder_for(
+    hello: bytes,
+    key: Key = KEY,
+    private: bytes | None = None,
+    salt: bytes = REPLY_SALTS[0],
+) -> Responder:
     """The server's part, as the hint points to it."""
     (found,) = KeyRing({"default": key}).candidates(hello[:HELLO_HEAD_SIZE])
-    padding = other_end.hint_and_padding(key.raw(), hello[4:HELLO_HEAD_SIZE])[1]
-    made = Responder("default", key, hello[4:HELLO_HEAD_SIZE], padding, private)
+    padding = other_end.hello_shape(key.raw(), hello[:SALT_SIZE]).padding
+    made = Responder("default", key, public_in(hello, key), padding, private, salt)
     assert made.rest == found.rest
     return made
 
 
 def finish(initiator: Initiator, reply: bytes) -> Session:
-    return initiator.finish(reply[:EPHEMERAL_SIZE], reply[EPHEMERAL_SIZE:])
+    return initiator.finish(reply[:REPLY_HEAD_SIZE], reply[REPLY_HEAD_SIZE:])
 
 
 def agreed(cipher: Cipher) -> tuple[Session, Session]:
     """The client's session and the server's; the same keys each time."""
-    initiator = Initiator(KEY, BOTH, CLIENTS[0])
+    initiator = client()
     hello = initiator.hello(TIME_MS)
     responder = responder_for(hello, private=SERVERS[0])
     responder.read(split(hello)[1])
@@ -102,7 +144,7 @@ def one_bit_changed(data: bytes) -> Iterator[bytes]:
 # --- against an independent implementation of Noise -------------------------------------------
 
 
-def noiseprotocol(*, initiator: bool, private: bytes, prologue: bytes = b"gsocks/1") -> Any:
+def noiseprotocol(*, initiator: bool, private: bytes, prologue: bytes = b"gsocks/2") -> Any:
     end = NoiseConnection.from_name(NAME)
     end.set_psks(KEY.raw())
     end.set_prologue(prologue)
@@ -125,69 +167,163 @@ def assert_same_keys(session: Session, theirs: Any) -> None:
 @pytest.mark.filterwarnings("ignore:One of ephemeral keypairs is already set")
 def test_we_initiate_and_an_independent_noise_responds() -> None:
     lengths = set()
-    for private, their_private in zip(CLIENTS, SERVERS, strict=True):
-        initiator = Initiator(KEY, BOTH, private)
+    for private, their_private, salt, their_salt in zip(
+        CLIENTS, SERVERS, HELLO_SALTS, REPLY_SALTS, strict=True
+    ):
+        initiator = Initiator(KEY, BOTH, private, salt)
         hello = initiator.hello(TIME_MS)
         theirs = noiseprotocol(initiator=False, private=their_private)
-        said = bytes(theirs.read_message(hello[4:]))
-        assert said[:9] == TIME_MS.to_bytes(8, "big") + bytes((BOTH,))
-        assert said[9:] == bytes(len(hello) - 4 - 32 - 9 - 16)
-        padding = other_end.reply_padding(KEY.raw(), crypto_scalarmult_base(their_private))
-        reply = bytes(theirs.write_message(b"\x01" + bytes(padding)))
-        ephemeral, rest = reply[:32], reply[32:]
-        assert initiator.reply_rest(ephemeral) == len(rest)
-        session = initiator.finish(ephemeral, rest)
+        said = bytes(theirs.read_message(public_in(hello) + split(hello)[1]))
+        assert said[:11] == TIME_MS.to_bytes(8, "big") + bytes((VERSION, BOTH, 0))
+        assert said[11:] == bytes(len(hello) - 16 - 4 - 32 - 11 - 16)
+        head, padding = head_of_reply(crypto_scalarmult_base(their_private), their_salt)
+        reply = bytes(theirs.write_message(bytes((VERSION, 0x01, 0)) + bytes(padding)))
+        rest = reply[EPHEMERAL_SIZE:]
+        assert initiator.reply_rest(head) == len(rest)
+        session = initiator.finish(head, rest)
         assert session.cipher is Cipher.SECRETBOX
         assert_same_keys(session, theirs)
-        lengths.add((len(said) - 9, padding))
+        lengths.add((len(said) - 11, padding))
     hello_lengths, reply_lengths = (set(each) for each in zip(*lengths, strict=True))
     for seen in (hello_lengths, reply_lengths):
         assert {0, 255} <= seen
-        assert len(seen) > 80  # of 152 at random among 256
+        assert len(seen) > 80  # of 150 at random among 256
 
 
 @pytest.mark.filterwarnings("ignore:One of ephemeral keypairs is already set")
 def test_an_independent_noise_initiates_and_we_respond() -> None:
-    for private, our_private in zip(CLIENTS, SERVERS, strict=True):
+    for private, our_private, salt, our_salt in zip(
+        CLIENTS, SERVERS, HELLO_SALTS, REPLY_SALTS, strict=True
+    ):
         theirs = noiseprotocol(initiator=True, private=private)
-        hint, padding = other_end.hint_and_padding(KEY.raw(), crypto_scalarmult_base(private))
-        payload = TIME_MS.to_bytes(8, "big") + b"\x01" + bytes(padding)
-        head, rest = split(hint + bytes(theirs.write_message(payload)))
-        responder = responder_for(head, private=our_private)
+        public = crypto_scalarmult_base(private)
+        head, padding = head_of_hello(public, salt)
+        payload = TIME_MS.to_bytes(8, "big") + bytes((VERSION, 0x01, 0)) + bytes(padding)
+        rest = bytes(theirs.write_message(payload))[EPHEMERAL_SIZE:]
+        responder = responder_for(head, private=our_private, salt=our_salt)
         assert responder.rest == len(rest)
-        hello = responder.read(rest)
-        assert hello == (TIME_MS, Cipher.SECRETBOX, head[4:])
+        assert responder.read(rest) == (TIME_MS, VERSION, Cipher.SECRETBOX, public)
         reply, session = responder.reply(Cipher.SECRETBOX)
-        answer = bytes(theirs.read_message(reply))
-        expected = other_end.reply_padding(KEY.raw(), crypto_scalarmult_base(our_private))
-        assert answer == b"\x01" + bytes(expected)
+        answer = bytes(theirs.read_message(public_of(reply) + reply[REPLY_HEAD_SIZE:]))
+        expected, _ = other_end.reply_shape(KEY.raw(), our_salt)
+        assert answer == bytes((VERSION, 0x01, 0)) + bytes(expected)
         assert_same_keys(session, theirs)
 
 
+OTHER_PROLOGUE = b"gsocks/9"
+
+
 @pytest.mark.filterwarnings("ignore:One of ephemeral keypairs is already set")
-def test_an_end_of_another_version_is_not_understood_in_either_role() -> None:
-    hint, padding = other_end.hint_and_padding(KEY.raw(), crypto_scalarmult_base(CLIENTS[0]))
-    theirs = noiseprotocol(initiator=True, private=CLIENTS[0], prologue=b"gsocks/2")
-    head, rest = split(hint + bytes(theirs.write_message(bytes(9 + padding))))
+def test_an_end_of_another_prologue_is_not_understood_in_either_role() -> None:
+    head, padding = head_of_hello(crypto_scalarmult_base(CLIENTS[0]))
+    theirs = noiseprotocol(initiator=True, private=CLIENTS[0], prologue=OTHER_PROLOGUE)
+    rest = bytes(theirs.write_message(bytes(11 + padding)))[EPHEMERAL_SIZE:]
     with pytest.raises(Tampered):
         responder_for(head).read(rest)
-    hello = Initiator(KEY, BOTH, CLIENTS[0]).hello(TIME_MS)
-    answering = noiseprotocol(initiator=False, private=SERVERS[0], prologue=b"gsocks/2")
+    hello = client().hello(TIME_MS)
+    answering = noiseprotocol(initiator=False, private=SERVERS[0], prologue=OTHER_PROLOGUE)
     with pytest.raises(InvalidTag):
-        answering.read_message(hello[4:])
+        answering.read_message(public_in(hello) + split(hello)[1])
+
+
+def test_a_server_can_know_two_prologues() -> None:
+    old_and_new = KeyRing({"default": KEY}, (OTHER_PROLOGUE, crypto.PROLOGUE))
+    for prologue in (OTHER_PROLOGUE, crypto.PROLOGUE):
+        initiator = Initiator(KEY, BOTH, prologue=prologue)
+        head, rest = split(initiator.hello(TIME_MS))
+        (responder,) = old_and_new.candidates(head)
+        assert responder.read(rest).time_ms == TIME_MS
+        reply, far = responder.reply(Cipher.SECRETBOX)
+        assert far.open(finish(initiator, reply).seal(b"x")) == b"x"
+    assert KeyRing({"default": KEY}).candidates(split(initiator_of_other())[0]) == []
+
+
+def initiator_of_other() -> bytes:
+    return Initiator(KEY, BOTH, prologue=OTHER_PROLOGUE).hello(TIME_MS)
+
+
+@pytest.mark.parametrize(
+    ("offered", "spoken"),
+    [(0, LOWEST_VERSION), (VERSION, VERSION), (VERSION + 1, VERSION), (255, VERSION)],
+)
+def test_the_highest_version_of_both_is_spoken_or_the_lowest_of_the_server(
+    offered: int, spoken: int
+) -> None:
+    assert agreed_version(offered) == spoken
+    hello = other_end.Client(KEY.raw(), CLIENTS[0]).hello(TIME_MS, 0x01, version=offered)
+    responder = responder_for(hello)
+    assert responder.read(split(hello)[1]).version == offered
+    reply, _ = responder.reply(Cipher.SECRETBOX, agreed_version(offered))
+    answering = other_end.Client(KEY.raw(), CLIENTS[0], hello[:SALT_SIZE])
+    answering.hello(TIME_MS, 0x01, version=offered)
+    assert answering.read_reply(other_end.Taker(reply)).version == spoken
+
+
+def replied(payload: bytes, offered: Cipher = BOTH) -> Session:
+    """What a client makes of a reply with this payload and the right padding."""
+    initiator = client(offered=offered)
+    server_end = other_end.Server(KEY.raw(), SERVERS[0])
+    server_end.read_hello(other_end.Taker(initiator.hello(TIME_MS)))
+    public = crypto_scalarmult_base(SERVERS[0])
+    server_end.noise.e(public)
+    server_end.noise.ee(SERVERS[0], server_end.client_public)
+    head, padding = head_of_reply(public)
+    return initiator.finish(head, server_end.noise.seal(payload + bytes(padding)))
+
+
+def test_a_version_that_the_client_does_not_speak_is_told_in_one_line() -> None:
+    for version in {*range(256)} - {VERSION}:
+        told = f"the server speaks version {version} of the protocol, and this end 2: the older"
+        with pytest.raises(ProtocolViolation, match=told):
+            replied(bytes((version, 0x01, 0)))
+    assert replied(bytes((VERSION, 0x01, 0))).cipher is Cipher.SECRETBOX
+
+
+def test_features_that_were_not_offered_are_refused() -> None:
+    for features in range(1, 256):
+        with pytest.raises(Tampered, match=r"not offered"):
+            replied(bytes((VERSION, 0x01, features)))
+
+
+def test_offered_features_that_are_unknown_are_not_chosen() -> None:
+    for features in range(256):
+        theirs = other_end.Client(KEY.raw(), CLIENTS[0])
+        hello = theirs.hello(TIME_MS, 0x01, features=features)
+        responder = responder_for(hello)
+        responder.read(split(hello)[1])
+        reply, _ = responder.reply(Cipher.SECRETBOX)
+        assert theirs.read_reply(other_end.Taker(reply)).features == 0
+
+
+def test_nothing_that_is_not_sealed_can_be_told_from_random_bytes() -> None:
+    """The highest bit of a public key is never set; of what is sent, it is in every second one."""
+    highest = {"hello": 0, "reply": 0}
+    for _ in range(1000):
+        initiator = Initiator(KEY, Cipher.SECRETBOX)
+        hello = initiator.hello(TIME_MS)
+        assert not public_in(hello)[31] & 0x80
+        highest["hello"] += hello[HELLO_HEAD_SIZE - 1] >> 7
+        (responder,) = KeyRing({"default": KEY}).candidates(hello[:HELLO_HEAD_SIZE])
+        responder.read(split(hello)[1])
+        reply, _ = responder.reply(Cipher.SECRETBOX)
+        assert not public_of(reply)[31] & 0x80
+        highest["reply"] += reply[REPLY_HEAD_SIZE - 1] >> 7
+    # less than one in 10^9 of the fair coins would fall outside
+    assert all(400 < each < 600 for each in highest.values()), highest
 
 
 def test_every_agreement_has_keys_of_its_own() -> None:
-    hellos = {Initiator(KEY, BOTH).hello(TIME_MS)[4:36] for _ in range(20)}
-    assert len(hellos) == 20
+    hellos = [Initiator(KEY, BOTH).hello(TIME_MS) for _ in range(20)]
+    assert len({public_in(hello) for hello in hellos}) == 20
+    assert len({hello[:SALT_SIZE] for hello in hellos}) == 20
     replies, boxes = set(), set()
     for _ in range(20):
-        initiator = Initiator(KEY, BOTH, CLIENTS[0])
+        initiator = client()
         hello = initiator.hello(TIME_MS)
         responder = responder_for(hello)
         responder.read(split(hello)[1])
         reply, session = responder.reply(Cipher.SECRETBOX)
-        replies.add(reply[:32])
+        replies.add(public_of(reply))
         boxes.add(session.seal(b"the same"))
     assert (len(replies), len(boxes)) == (20, 20)
 
@@ -196,7 +332,7 @@ def test_every_agreement_has_keys_of_its_own() -> None:
 
 
 def test_a_hello_with_any_bit_changed_belongs_to_no_key() -> None:
-    hello = Initiator(KEY, BOTH, CLIENTS[0]).hello(TIME_MS)
+    hello = client().hello(TIME_MS)
     ring = KeyRing({"default": KEY})
     head, rest = split(hello)
     for changed in one_bit_changed(head):
@@ -209,28 +345,28 @@ def test_a_hello_with_any_bit_changed_belongs_to_no_key() -> None:
 
 def test_a_public_key_with_any_bit_changed_fails_even_where_the_hint_would_fit() -> None:
     # the highest bit too, which X25519 itself ignores
-    head, rest = split(Initiator(KEY, BOTH, CLIENTS[0]).hello(TIME_MS))
-    padding = len(rest) - 9 - 16
-    for changed in one_bit_changed(head[4:]):
+    head, rest = split(client().hello(TIME_MS))
+    padding = len(rest) - 11 - 16
+    for changed in one_bit_changed(public_in(head)):
         with pytest.raises(Tampered):
             Responder("default", KEY, changed, padding).read(rest)
 
 
 def test_a_reply_with_any_bit_changed_is_refused() -> None:
-    hello = Initiator(KEY, BOTH, CLIENTS[0]).hello(TIME_MS)
+    hello = client().hello(TIME_MS)
     responder = responder_for(hello, private=SERVERS[0])
     responder.read(split(hello)[1])
     reply, _ = responder.reply(Cipher.SECRETBOX)
 
     def receive(data: bytes) -> Session:
-        initiator = Initiator(KEY, BOTH, CLIENTS[0])
+        initiator = client()
         initiator.hello(TIME_MS)
         return finish(initiator, data)
 
     for changed in one_bit_changed(reply):
         with pytest.raises(Tampered):
             receive(changed)
-    for length in range(EPHEMERAL_SIZE, len(reply)):
+    for length in range(REPLY_HEAD_SIZE, len(reply)):
         with pytest.raises(Tampered):
             receive(reply[:length])
     with pytest.raises(Tampered):
@@ -239,7 +375,7 @@ def test_a_reply_with_any_bit_changed_is_refused() -> None:
 
 
 def test_a_hello_that_is_cut_or_lengthened_is_refused() -> None:
-    hello = Initiator(KEY, BOTH, CLIENTS[0]).hello(TIME_MS)
+    hello = client().hello(TIME_MS)
     head, rest = split(hello)
     for length in range(HELLO_HEAD_SIZE):
         assert KeyRing({"default": KEY}).candidates(hello[:length]) == []
@@ -252,20 +388,21 @@ def test_a_hello_that_is_cut_or_lengthened_is_refused() -> None:
 
 def test_a_hello_is_refused_under_another_key_and_so_is_a_reply() -> None:
     other = Key(seeded("other key", 0))
-    initiator = Initiator(KEY, BOTH, CLIENTS[0])
+    initiator = client()
     head, rest = split(initiator.hello(TIME_MS))
     assert KeyRing({"default": other}).candidates(head) == []
     with pytest.raises(Tampered):
-        Responder("default", other, head[4:], len(rest) - 9 - 16).read(rest)
-    # a server that only pretends: it saw the public key, and answers under a key of its own
+        Responder("default", other, public_in(head), len(rest) - 11 - 16).read(rest)
+    # a server that only pretends: it knows the public keys, and answers under a key of its own
     noise = other_end.Noise(other.raw())
     public = crypto_scalarmult_base(SERVERS[0])
-    noise.e(head[4:])
+    noise.e(public_in(head))
     noise.mix_hash(rest)
     noise.e(public)
-    noise.ee(SERVERS[0], head[4:])
+    noise.ee(SERVERS[0], public_in(head))
+    front, padding = head_of_reply(public)
     with pytest.raises(Tampered):
-        initiator.finish(public, noise.seal(b"\x01" + bytes(initiator.reply_rest(public) - 17)))
+        initiator.finish(front, noise.seal(bytes((VERSION, 0x01, 0)) + bytes(padding)))
 
 
 @pytest.mark.parametrize("point", SMALL_ORDER, ids=bytes.hex)
@@ -275,20 +412,21 @@ def test_a_public_key_of_small_order_is_refused_even_from_who_knows_the_key(
 ) -> None:
     point = point[:31] + bytes((point[31] | highest_bit,))
     # a server that answers with it: all of the reply is right, the shared secret is zero
-    initiator = Initiator(KEY, BOTH, CLIENTS[0])
+    initiator = client()
     hello = initiator.hello(TIME_MS)
     noise = other_end.Server(KEY.raw(), bytes(32))
     noise.read_hello(other_end.Taker(hello))
     noise.noise.e(point)
     noise.noise.mix_key(bytes(32))
+    front, padding = head_of_reply(point)
     with pytest.raises(Tampered):
-        initiator.finish(point, noise.noise.seal(b"\x01" + bytes(initiator.reply_rest(point) - 17)))
+        initiator.finish(front, noise.noise.seal(bytes((VERSION, 0x01, 0)) + bytes(padding)))
     # a client that greets with it
-    hint, padding = other_end.hint_and_padding(KEY.raw(), point)
+    front, padding = head_of_hello(point)
     greeting = other_end.Noise(KEY.raw())
     greeting.e(point)
-    responder = responder_for(hint + point)
-    responder.read(greeting.seal(bytes(8) + b"\x01" + bytes(padding)))
+    responder = responder_for(front)
+    responder.read(greeting.seal(bytes(8) + bytes((VERSION, 0x01, 0)) + bytes(padding)))
     with pytest.raises(Tampered):
         responder.reply(Cipher.SECRETBOX)
 
@@ -307,15 +445,15 @@ class Work:
             "crypto_aead_chacha20poly1305_ietf_decrypt",
         ):
             self._count(monkeypatch, sodium, name)
-        self._count(monkeypatch, crypto, "_hello_hash")
+        self._count(monkeypatch, crypto, "_hello_shape")
         self._count(monkeypatch, crypto, "Responder")
 
     def _count(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
         original = getattr(owner, name)
 
-        def counted(*args: Any) -> Any:
+        def counted(*args: Any, **options: Any) -> Any:
             self.done.append(name)
-            return original(*args)
+            return original(*args, **options)
 
         monkeypatch.setattr(owner, name, counted)
 
@@ -335,7 +473,7 @@ def test_the_right_one_of_a_thousand_keys_is_found_by_its_hint_and_the_others_co
     stranger = Initiator(Key(seeded("key", 1000)), BOTH).hello(TIME_MS)
     work = Work(monkeypatch)
     ring = KeyRing(keys)
-    assert work.take() == ["_hello_hash"] * 1000  # once, when it is made
+    assert work.take() == ["_hello_shape"] * 1000  # once, when it is made
     for n, hello in hellos.items():
         head, rest = split(hello)
         (found,) = ring.candidates(head)
@@ -349,8 +487,8 @@ def test_the_right_one_of_a_thousand_keys_is_found_by_its_hint_and_the_others_co
     assert work.take() == []
 
 
-# Found by search: with the public key of seeded("ephemeral", 0), these two keys have one hint.
-COLLIDING = {"long": Key(seeded("key", 58817)), "short": Key(seeded("key", 156426))}
+# Found by search: with the salt of seeded("hello salt", 0), these two keys have one hint.
+COLLIDING = {"long": Key(seeded("key", 78003)), "short": Key(seeded("key", 58290))}
 
 
 @pytest.mark.parametrize("order", [("long", "short"), ("short", "long")])
@@ -359,7 +497,7 @@ def test_two_keys_with_the_same_hint_are_both_tried_the_shorter_hello_first(
     sender: str, order: tuple[str, str]
 ) -> None:
     ring = KeyRing({name: COLLIDING[name] for name in order})
-    hello = Initiator(COLLIDING[sender], BOTH, seeded("ephemeral", 0)).hello(TIME_MS)
+    hello = Initiator(COLLIDING[sender], BOTH, salt=HELLO_SALTS[0]).hello(TIME_MS)
     head, rest = split(hello)
     found = ring.candidates(head)
     assert [each.name for each in found] == ["short", "long"]
@@ -411,7 +549,7 @@ def test_the_same_message_is_sealed_differently_each_time_and_each_way(cipher: C
 def test_the_nonce_is_a_little_endian_counter() -> None:
     near, _ = agreed(Cipher.SECRETBOX)
     server_end = other_end.Server(KEY.raw(), SERVERS[0])
-    server_end.read_hello(other_end.Taker(Initiator(KEY, BOTH, CLIENTS[0]).hello(TIME_MS)))
+    server_end.read_hello(other_end.Taker(client().hello(TIME_MS)))
     _, _, to_server = server_end.reply(other_end.SECRETBOX)
     box = SecretBox(to_server.key)
     for number in range(600):
@@ -567,7 +705,7 @@ def test_a_box_of_one_cipher_does_not_open_with_the_other() -> None:
 def test_the_fastest_cipher_that_both_ends_have_is_chosen(
     offered: Cipher, supported: Cipher, chosen: Cipher | None
 ) -> None:
-    initiator = Initiator(KEY, offered, CLIENTS[0])
+    initiator = client(offered=offered)
     hello = initiator.hello(TIME_MS)
     responder = responder_for(hello)
     assert responder.read(split(hello)[1]).offered == offered
@@ -589,19 +727,12 @@ def test_offered_unknown_bits_are_ignored() -> None:
 @pytest.mark.parametrize("offered", [Cipher.SECRETBOX, Cipher.AEGIS256, BOTH])
 def test_a_choice_that_was_not_offered_or_is_not_one_cipher_is_refused(offered: Cipher) -> None:
     for chosen in range(256):
-        initiator = Initiator(KEY, offered, CLIENTS[0])
-        server_end = other_end.Server(KEY.raw(), SERVERS[0])
-        server_end.read_hello(other_end.Taker(initiator.hello(TIME_MS)))
-        public = crypto_scalarmult_base(SERVERS[0])
-        server_end.noise.e(public)
-        server_end.noise.ee(SERVERS[0], server_end.client_public)
-        padding = other_end.reply_padding(KEY.raw(), public)
-        rest = server_end.noise.seal(bytes((chosen,)) + bytes(padding))
+        payload = bytes((VERSION, chosen, 0))
         if chosen in (Cipher.SECRETBOX, Cipher.AEGIS256) and chosen & offered:
-            assert initiator.finish(public, rest).cipher == chosen
+            assert replied(payload, offered).cipher == chosen
         else:
             with pytest.raises(Tampered, match=r"not offered"):
-                initiator.finish(public, rest)
+                replied(payload, offered)
 
 
 def test_ciphers_are_named_as_in_the_config() -> None:

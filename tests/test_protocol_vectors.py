@@ -61,7 +61,9 @@ def of(session: dict[str, Any], name: str) -> bytes:
 
 def agree(session: dict[str, Any]) -> dict[str, other_end.Boxes]:
     """What opens each sender's boxes, from the captured messages and the two private keys."""
-    server_end = other_end.Server(of(session, "key"), of(session, "server_private"))
+    server_end = other_end.Server(
+        of(session, "key"), of(session, "server_private"), of(session, "reply_salt")
+    )
     server_end.read_hello(other_end.Taker(of(session, "hello")))
     _, to_client, to_server = server_end.reply(session["chosen"])
     return {"client": to_server, "server": to_client}
@@ -112,22 +114,30 @@ def test_a_captured_hello_is_as_the_document_describes_it(name: str) -> None:
     session = read_session(name)
     hello = of(session, "hello")
     said = other_end.Server(of(session, "key"), bytes(32)).read_hello(other_end.Taker(hello))
-    assert said == (session["time_ms"], session["offered"], bytes(session["hello_padding"]))
-    assert hello[4:36] == of(session, "client_public")
-    assert len(hello) == 4 + 32 + 9 + session["hello_padding"] + 16
+    padding = bytes(session["hello_padding"])
+    assert said == (session["time_ms"], session["version"], session["offered"], 0, padding)
+    assert hello[:16] == of(session, "hello_salt")
+    mask = other_end.hello_shape(of(session, "key"), hello[:16]).mask
+    assert other_end.xor(hello[20:52], mask) == of(session, "client_public")
+    assert len(hello) == 16 + 4 + 32 + 11 + session["hello_padding"] + 16
 
 
 @pytest.mark.parametrize("name", SESSIONS)
 def test_a_captured_agreement_is_reproduced_from_the_document_in_both_roles(name: str) -> None:
     session = read_session(name)
-    client = other_end.Client(of(session, "key"), of(session, "client_private"))
+    client = other_end.Client(
+        of(session, "key"), of(session, "client_private"), of(session, "hello_salt")
+    )
     assert client.hello(session["time_ms"], session["offered"]) == of(session, "hello")
-    answering = other_end.Server(of(session, "key"), of(session, "server_private"))
+    answering = other_end.Server(
+        of(session, "key"), of(session, "server_private"), of(session, "reply_salt")
+    )
     answering.read_hello(other_end.Taker(of(session, "hello")))
     reply, _, _ = answering.reply(session["chosen"])
     assert reply == of(session, "reply")
-    assert len(reply) == 32 + 1 + session["reply_padding"] + 16
-    sealing, opening = client.read_reply(other_end.Taker(reply))
+    assert len(reply) == 16 + 32 + 3 + session["reply_padding"] + 16
+    sealing, opening, version, features = client.read_reply(other_end.Taker(reply))
+    assert (version, features) == (session["version"], 0)
     keys = agree(session)
     assert (sealing.key, opening.key) == (keys["client"].key, keys["server"].key)
     assert (sealing.cipher, opening.cipher) == (session["chosen"], session["chosen"])
@@ -190,7 +200,7 @@ def test_a_client_written_from_the_document_is_served_stream_after_stream(
         exactly = taking(sock)
         client = other_end.Client(key, os.urandom(32))
         sock.sendall(client.hello(now_ms(), offered))
-        ours, theirs = client.read_reply(exactly)
+        ours, theirs = client.read_reply(exactly)[:2]
         assert ours.cipher == (other_end.SECRETBOX if offered == 1 else other_end.AEGIS256)
         for count in range(3):
             # all that the client has to say leaves before anything is answered
@@ -223,7 +233,7 @@ def test_a_client_written_from_the_document_receives_the_cause_and_may_retry(
         exactly = taking(sock)
         client = other_end.Client(key, os.urandom(32))
         sock.sendall(client.hello(now_ms(), other_end.SECRETBOX))
-        ours, theirs = client.read_reply(exactly)
+        ours, theirs = client.read_reply(exactly)[:2]
         here = bytes((0x01, 127, 0, 0, 1)) + echo_at.port.to_bytes(2, "big")
         for body, code in (
             (other_end.connect_to("missing.invalid", 80), 0x14),
@@ -258,7 +268,7 @@ def test_a_client_written_from_the_document_is_served_datagrams_and_a_peer(
         exactly = taking(sock)
         client = other_end.Client(key, os.urandom(32))
         sock.sendall(client.hello(now_ms(), other_end.SECRETBOX))
-        ours, theirs = client.read_reply(exactly)
+        ours, theirs = client.read_reply(exactly)[:2]
         sock.sendall(ours.frame(other_end.OPEN, b"\x03\x01" + bytes(6) + b"padding"))
         kind, body = theirs.read_frame(exactly)
         assert (kind, other_end.read_answer(body)) == (other_end.OPENED, (0, "0.0.0.0", 0))
@@ -383,8 +393,8 @@ def test_the_documents_ciphers_are_the_codes() -> None:
 
 
 def test_the_documents_bounds_are_the_codes() -> None:
-    hello = crypto.HELLO_HEAD_SIZE + 9 + crypto.TAG_SIZE
-    reply = crypto.EPHEMERAL_SIZE + 1 + crypto.TAG_SIZE
+    hello = crypto.HELLO_HEAD_SIZE + 11 + crypto.TAG_SIZE
+    reply = crypto.REPLY_HEAD_SIZE + 3 + crypto.TAG_SIZE
     assert dict(document.table("bound", "value")) == {
         "a key": f"{crypto.KEY_SIZE} bytes",
         "a hello": f"{hello} to {hello + 255} bytes",
@@ -394,7 +404,7 @@ def test_the_documents_bounds_are_the_codes() -> None:
         "padding of OPEN, OPENED, PING and PONG, less than": f"{tunnel.PADDING_LIMIT} bytes",
         "the client's clock, before or behind the server's": f"{WINDOW_MS:,} ms",
         "peers without a proven key, by default (`limits.handshakes`)": f"{Limits().handshakes:,}",
-        "PADs in a row": f"{tunnel.MAX_PADS}",
+        "PADs and skipped frames in a row": f"{tunnel.MAX_PADS}",
         "PINGs between two streams": f"{tunnel.MAX_PINGS:,}",
     }
 
@@ -424,23 +434,23 @@ def test_the_documents_timeouts_are_the_codes() -> None:
 
 
 def test_the_document_names_the_strings_that_are_hashed() -> None:
-    for constant in (crypto._PROTOCOL, crypto._PROLOGUE):
+    for constant in (crypto._PROTOCOL, crypto.PROLOGUE):
         assert f"`{constant.decode()}`" in document.TEXT
-    source = inspect.getsource(crypto)
-    for person in ("gsocks/1 hello", "gsocks/1 reply"):
+    for purpose in ("hello", "reply"):
+        person = f"{crypto.PROLOGUE.decode()} {purpose}"
         assert f'personalization "{person}"' in document.TEXT
-        assert f'person=b"{person}"' in source
 
 
 def test_the_documents_example_is_the_captured_session() -> None:
     session = read_session("session.json")
     example = document.example()
     boxes = agree(session)
-    names = ("key", "client_private", "client_public", "server_private", "server_public")
+    of_client = ("client_private", "client_public", "hello_salt")
+    of_server = ("server_private", "server_public", "reply_salt")
     shown = [f"{frame['from']} {frame['type']}" for frame in session["frames"][:7]]
     assert example == {
-        **{name: session[name] for name in (*names, "hello", "reply")},
-        "hint": session["hello"][:8],
+        **{name: session[name] for name in ("key", *of_client, *of_server, "hello", "reply")},
+        "hint": session["hello"][32:40],
         "to_server": boxes["client"].key.hex(),
         "to_client": boxes["server"].key.hex(),
         **{name: session["frames"][number]["hex"] for number, name in enumerate(shown)},

@@ -16,12 +16,12 @@ import pytest
 from gevent.pool import Pool as GreenletPool
 from gevent.socket import socket
 from gevent.util import wrap_errors
-from nacl.bindings import crypto_scalarmult_base
 from noise.connection import Keypair, NoiseConnection
 
 from gsocks.address import Address
 from gsocks.crypto import (
-    EPHEMERAL_SIZE,
+    REPLY_HEAD_SIZE,
+    VERSION,
     Cipher,
     Initiator,
     Key,
@@ -215,7 +215,7 @@ def answered(server: RemoteServer, hello: bytes) -> bytes:
     """What the server says to it, which is something."""
     with connect(server.bound) as sock:
         sock.sendall(hello)
-        return read_exactly(sock, EPHEMERAL_SIZE + 1 + 16)
+        return read_exactly(sock, REPLY_HEAD_SIZE + 3 + 16)
 
 
 def assert_all_see_the_same(server: RemoteServer, probes: Iterable[Probe]) -> None:
@@ -244,7 +244,7 @@ def test_whatever_a_prober_sends_it_sees_nothing_until_the_same_moment(nothing_l
     seen = Seen()
     with inbound(timeouts=Timeouts(handshake=SILENCE), observer=seen) as server:
         # a short one, so that a probe for each of its bytes is not too much
-        hello = Initiator(KEY, BOTH, make_vectors.CLIENT_PRIVATE).hello(now_ms())
+        hello = Initiator(KEY, BOTH, salt=make_vectors.HELLO_SALT).hello(now_ms())
         assert_all_see_the_same(
             server,
             [
@@ -310,22 +310,37 @@ def test_a_hello_from_before_the_servers_start_is_a_strangers(nothing_left: None
 
 
 @pytest.mark.filterwarnings("ignore:One of ephemeral keypairs is already set")
-def test_another_version_is_a_strangers(nothing_left: None) -> None:
-    def hello_of(version: bytes) -> bytes:
-        private = os.urandom(32)
+def test_another_prologue_is_a_strangers(nothing_left: None) -> None:
+    def hello_of(prologue: bytes) -> bytes:
+        private, salt = os.urandom(32), os.urandom(16)
         theirs = NoiseConnection.from_name(b"Noise_NNpsk0_25519_ChaChaPoly_BLAKE2b")
         theirs.set_psks(KEY.raw())
-        theirs.set_prologue(version)
+        theirs.set_prologue(prologue)
         theirs.set_as_initiator()
         theirs.set_keypair_from_private_bytes(Keypair.EPHEMERAL, private)
         theirs.start_handshake()
-        hint, padding = other_end.hint_and_padding(KEY.raw(), crypto_scalarmult_base(private))
-        payload = now_ms().to_bytes(8, "big") + b"\x01" + bytes(padding)
-        return hint + bytes(theirs.write_message(payload))
+        hint, padding, mask = other_end.hello_shape(KEY.raw(), salt)
+        payload = now_ms().to_bytes(8, "big") + bytes((VERSION, 0x01, 0)) + bytes(padding)
+        message = bytes(theirs.write_message(payload))
+        return salt + hint + other_end.xor(message[:32], mask) + message[32:]
 
     with inbound(timeouts=Timeouts(handshake=SILENCE)) as server:
-        assert_all_see_the_same(server, [Probe("version 2", hello_of(b"gsocks/2"))])
-        answered(server, hello_of(b"gsocks/1"))
+        assert_all_see_the_same(server, [Probe("another prologue", hello_of(b"gsocks/1"))])
+        answered(server, hello_of(b"gsocks/2"))
+
+
+def test_a_client_that_is_too_old_learns_so_at_once_and_its_connection_ends(
+    nothing_left: None,
+) -> None:
+    seen = Seen()
+    with inbound(timeouts=Timeouts(handshake=SILENCE), observer=seen) as server:
+        with connect(server.bound) as sock:
+            client = other_end.Client(KEY.raw(), os.urandom(32))
+            sock.sendall(client.hello(now_ms(), 0x01, version=VERSION - 1))
+            agreed = client.read_reply(lambda count: read_exactly(sock, count))
+            assert agreed.version == VERSION
+        record = seen.next()
+        assert record.detail == "the client speaks version 1 of the protocol, at least 2 is needed"
 
 
 def test_strangers_beyond_their_number_displace_the_oldest_of_them(nothing_left: None) -> None:

@@ -43,7 +43,7 @@ def _attacked(scene: Scene, frames: Callable[[], Frames]) -> Attacked:
         with scene.connect(port) as sock:
             client = other_end.Client(MALLORY, os.urandom(32))
             sock.sendall(client.hello(time.time_ns() // 1_000_000, SECRETBOX))
-            sealing, _ = client.read_reply(lambda count: read_exactly(sock, count))
+            sealing = client.read_reply(lambda count: read_exactly(sock, count)).sealing
             with scene.drained(sock):
                 _send(scene, sock, sealing, frames())
 

@@ -20,8 +20,10 @@ from nacl.bindings import crypto_scalarmult_base
 
 from gsocks.address import UNSPECIFIED, Address
 from gsocks.crypto import (
-    EPHEMERAL_SIZE,
     HELLO_HEAD_SIZE,
+    REPLY_HEAD_SIZE,
+    SALT_SIZE,
+    VERSION,
     Cipher,
     Initiator,
     Key,
@@ -46,9 +48,11 @@ def seeded(label: str, number: int) -> bytes:
     return hashlib.sha256(f"{label} {number}".encode()).digest()
 
 
+CLIENT_PRIVATE = seeded("client", 0)
+SERVER_PRIVATE = seeded("server", 0)
 # the first that lead to 5 and 3 bytes of padding: short enough to print, and not none
-CLIENT_PRIVATE = seeded("client", 275)
-SERVER_PRIVATE = seeded("server", 499)
+HELLO_SALT = seeded("hello salt", 33)[:SALT_SIZE]
+REPLY_SALT = seeded("reply salt", 852)[:SALT_SIZE]
 
 #: each session's file, what the client offers and what the server has
 SESSIONS = {
@@ -97,31 +101,41 @@ class Wire:
             sock.close()
 
 
+def both_parts(
+    key: Key, offered: Cipher, time_ms: int, name: str = "alice"
+) -> tuple[Initiator, Responder, bytes]:
+    """The two ends of an agreement that is the same each time, and the rest of the hello."""
+    initiator = Initiator(key, offered, CLIENT_PRIVATE, HELLO_SALT)
+    hello = initiator.hello(time_ms)
+    head, rest = hello[:HELLO_HEAD_SIZE], hello[HELLO_HEAD_SIZE:]
+    (found,) = KeyRing({name: key}).candidates(head)
+    padding, public = found.rest - (11 + 16), crypto_scalarmult_base(CLIENT_PRIVATE)
+    return initiator, Responder(name, key, public, padding, SERVER_PRIVATE, REPLY_SALT), rest
+
+
 def capture(offered: Cipher, supported: Cipher) -> dict[str, Any]:
     """One session: the agreement, streams of all kinds and a ping."""
-    key = Key(KEY)
-    initiator = Initiator(key, offered, CLIENT_PRIVATE)
-    hello = initiator.hello(TIME_MS)
-    head, rest = hello[:HELLO_HEAD_SIZE], hello[HELLO_HEAD_SIZE:]
-    (found,) = KeyRing({"default": key}).candidates(head)
-    padding = found.rest - (8 + 1 + 16)
-    responder = Responder("default", key, head[-EPHEMERAL_SIZE:], padding, private=SERVER_PRIVATE)
+    initiator, responder, rest = both_parts(Key(KEY), offered, TIME_MS)
+    hello = Initiator(Key(KEY), offered, CLIENT_PRIVATE, HELLO_SALT).hello(TIME_MS)
     said = responder.read(rest)
     chosen = Cipher.AEGIS256 if said.offered & supported & Cipher.AEGIS256 else Cipher.SECRETBOX
     reply, server_session = responder.reply(chosen)
-    client_session = initiator.finish(reply[:EPHEMERAL_SIZE], reply[EPHEMERAL_SIZE:])
+    client_session = initiator.finish(reply[:REPLY_HEAD_SIZE], reply[REPLY_HEAD_SIZE:])
     return {
-        "about": "A session of gsocks/1 (docs/protocol.md); by tests/support/make_vectors.py",
+        "about": "A session of gsocks/2 (docs/protocol.md); by tests/support/make_vectors.py",
         "key": KEY.hex(),
         "client_private": CLIENT_PRIVATE.hex(),
         "client_public": crypto_scalarmult_base(CLIENT_PRIVATE).hex(),
         "server_private": SERVER_PRIVATE.hex(),
         "server_public": crypto_scalarmult_base(SERVER_PRIVATE).hex(),
+        "hello_salt": HELLO_SALT.hex(),
+        "reply_salt": REPLY_SALT.hex(),
         "time_ms": TIME_MS,
+        "version": VERSION,
         "offered": int(offered),
         "chosen": int(chosen),
-        "hello_padding": padding,
-        "reply_padding": len(reply) - (32 + 1 + 16),
+        "hello_padding": len(rest) - (11 + 16),
+        "reply_padding": len(reply) - (16 + 32 + 3 + 16),
         "hello": hello.hex(),
         "reply": reply.hex(),
         "frames": _converse(client_session, server_session),

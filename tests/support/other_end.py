@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import nacl.bindings
 from nacl.secret import SecretBox
 
 SECRETBOX, AEGIS256 = 0x01, 0x02
+VERSION = 2
 OPEN, OPENED, DATA, FIN, RESET, PING, PONG, DATAGRAM, PAD = range(1, 10)
 
 
@@ -31,13 +33,27 @@ def hkdf(chaining_key: bytes, material: bytes) -> tuple[bytes, bytes, bytes]:
     return one, two, three
 
 
-def hint_and_padding(key: bytes, public: bytes) -> tuple[bytes, int]:
-    made = hashlib.blake2b(public, key=key, digest_size=5, person=b"gsocks/1 hello").digest()
-    return made[:4], made[4]
+class HelloShape(NamedTuple):
+    """What key and salt make of a hello."""
+
+    hint: bytes
+    padding: int
+    mask: bytes
 
 
-def reply_padding(key: bytes, public: bytes) -> int:
-    return hashlib.blake2b(public, key=key, digest_size=1, person=b"gsocks/1 reply").digest()[0]
+def hello_shape(key: bytes, salt: bytes) -> HelloShape:
+    made = hashlib.blake2b(salt, key=key, digest_size=37, person=b"gsocks/2 hello").digest()
+    return HelloShape(made[:4], made[4], made[5:])
+
+
+def reply_shape(key: bytes, salt: bytes) -> tuple[int, bytes]:
+    """Padding and mask."""
+    made = hashlib.blake2b(salt, key=key, digest_size=33, person=b"gsocks/2 reply").digest()
+    return made[0], made[1:]
+
+
+def xor(one: bytes, other: bytes) -> bytes:
+    return bytes(a ^ b for a, b in zip(one, other, strict=True))
 
 
 class Noise:
@@ -45,7 +61,7 @@ class Noise:
 
     def __init__(self, key: bytes) -> None:
         self.h = self.ck = b"Noise_NNpsk0_25519_ChaChaPoly_BLAKE2b" + bytes(27)
-        self.mix_hash(b"gsocks/1")
+        self.mix_hash(b"gsocks/2")
         self.ck, h, k = hkdf(self.ck, key)  # psk
         self.mix_hash(h)
         self.k = k[:32]
@@ -140,26 +156,38 @@ class Taker:
 
 
 class Client:
-    def __init__(self, key: bytes, private: bytes) -> None:
+    def __init__(self, key: bytes, private: bytes, salt: bytes | None = None) -> None:
         self.key = key
         self.private = private
+        self.salt = salt or os.urandom(16)
         self.noise = Noise(key)
 
-    def hello(self, time_ms: int, offered: int) -> bytes:
+    def hello(self, time_ms: int, offered: int, version: int = VERSION, features: int = 0) -> bytes:
         public = nacl.bindings.crypto_scalarmult_base(self.private)
-        hint, padding = hint_and_padding(self.key, public)
+        hint, padding, mask = hello_shape(self.key, self.salt)
         self.noise.e(public)
-        payload = time_ms.to_bytes(8, "big") + bytes((offered,)) + bytes(padding)
-        return hint + public + self.noise.seal(payload)
+        payload = time_ms.to_bytes(8, "big") + bytes((version, offered, features)) + bytes(padding)
+        return self.salt + hint + xor(public, mask) + self.noise.seal(payload)
 
-    def read_reply(self, exactly: Callable[[int], bytes]) -> tuple[Boxes, Boxes]:
-        """What seals our frames, and what opens the server's."""
-        public = exactly(32)
+    def read_reply(self, exactly: Callable[[int], bytes]) -> Agreed:
+        salt, masked = exactly(16), exactly(32)
+        padding, mask = reply_shape(self.key, salt)
+        public = xor(masked, mask)
         self.noise.e(public)
         self.noise.ee(self.private, public)
-        payload = self.noise.open(exactly(1 + reply_padding(self.key, public) + 16))
+        payload = self.noise.open(exactly(3 + padding + 16))
         to_server, to_client = self.noise.split()
-        return Boxes(to_server, payload[0]), Boxes(to_client, payload[0])
+        version, cipher, features = payload[:3]
+        return Agreed(Boxes(to_server, cipher), Boxes(to_client, cipher), version, features)
+
+
+class Agreed(NamedTuple):
+    """What seals an end's own frames, what opens the other's, and what the reply says."""
+
+    sealing: Boxes
+    opening: Boxes
+    version: int
+    features: int
 
 
 # --- the server's part ------------------------------------------------------------------------
@@ -167,35 +195,42 @@ class Client:
 
 class Said(NamedTuple):
     time_ms: int
+    version: int
     offered: int
+    features: int
     padding: bytes
 
 
 class Server:
-    def __init__(self, key: bytes, private: bytes) -> None:
+    def __init__(self, key: bytes, private: bytes, salt: bytes | None = None) -> None:
         self.key = key
         self.private = private
+        self.salt = salt or os.urandom(16)
         self.noise = Noise(key)
         self.client_public = b""
 
     def read_hello(self, exactly: Callable[[int], bytes]) -> Said:
-        hint, public = exactly(4), exactly(32)
-        expected, padding = hint_and_padding(self.key, public)
+        salt, hint, masked = exactly(16), exactly(4), exactly(32)
+        expected, padding, mask = hello_shape(self.key, salt)
         if hint != expected:
             raise ValueError("the hello of another key")
-        self.noise.e(public)
-        payload = self.noise.open(exactly(9 + padding + 16))
-        self.client_public = public
-        return Said(int.from_bytes(payload[:8], "big"), payload[8], payload[9:])
+        self.client_public = xor(masked, mask)
+        self.noise.e(self.client_public)
+        payload = self.noise.open(exactly(11 + padding + 16))
+        return Said(int.from_bytes(payload[:8], "big"), *payload[8:11], payload[11:])
 
-    def reply(self, chosen: int) -> tuple[bytes, Boxes, Boxes]:
+    def reply(
+        self, chosen: int, version: int = VERSION, features: int = 0
+    ) -> tuple[bytes, Boxes, Boxes]:
         """Message 2, what seals our frames, and what opens the client's."""
         public = nacl.bindings.crypto_scalarmult_base(self.private)
+        padding, mask = reply_shape(self.key, self.salt)
         self.noise.e(public)
         self.noise.ee(self.private, self.client_public)
-        sealed = self.noise.seal(bytes((chosen,)) + bytes(reply_padding(self.key, public)))
+        sealed = self.noise.seal(bytes((version, chosen, features)) + bytes(padding))
         to_server, to_client = self.noise.split()
-        return public + sealed, Boxes(to_client, chosen), Boxes(to_server, chosen)
+        message = self.salt + xor(public, mask) + sealed
+        return message, Boxes(to_client, chosen), Boxes(to_server, chosen)
 
 
 # --- bodies -----------------------------------------------------------------------------------

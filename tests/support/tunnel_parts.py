@@ -13,13 +13,12 @@ from gevent.socket import socket, socketpair
 
 from gsocks.address import Address
 from gsocks.crypto import (
-    EPHEMERAL_SIZE,
-    HELLO_HEAD_SIZE,
+    REPLY_HEAD_SIZE,
+    VERSION,
     Cipher,
     Initiator,
     Key,
     KeyRing,
-    Responder,
     Session,
 )
 from gsocks.replay import ReplayGuard, now_ms
@@ -93,13 +92,10 @@ def open_stream(
 
 def sessions(cipher: Cipher = Cipher.SECRETBOX) -> tuple[Session, Session]:
     """The client's and the server's; each call the same keys, and counts that begin at 0."""
-    initiator = Initiator(KEY, BOTH, make_vectors.CLIENT_PRIVATE)
-    hello = initiator.hello(0)
-    ephemeral, rest = hello[4:HELLO_HEAD_SIZE], hello[HELLO_HEAD_SIZE:]
-    responder = Responder("alice", KEY, ephemeral, len(rest) - 25, make_vectors.SERVER_PRIVATE)
+    initiator, responder, rest = make_vectors.both_parts(KEY, BOTH, 0)
     responder.read(rest)
     reply, far = responder.reply(cipher)
-    return initiator.finish(reply[:EPHEMERAL_SIZE], reply[EPHEMERAL_SIZE:]), far
+    return initiator.finish(reply[:REPLY_HEAD_SIZE], reply[REPLY_HEAD_SIZE:]), far
 
 
 def frame(session: Session, kind: int, body: bytes = b"") -> bytes:
@@ -184,7 +180,9 @@ def hello_from(key: Key = KEY, time_ms: int | None = None, offered: Cipher = BOT
 def small_order_hello() -> bytes:
     """An authentic one, of a peer with the key, with a public key that none may use."""
     point = bytes(32)
-    hint, padding = other_end.hint_and_padding(KEY.raw(), point)
+    salt = os.urandom(16)
+    hint, padding, mask = other_end.hello_shape(KEY.raw(), salt)
     noise = other_end.Noise(KEY.raw())
     noise.e(point)
-    return hint + point + noise.seal(now_ms().to_bytes(8, "big") + b"\x01" + bytes(padding))
+    payload = now_ms().to_bytes(8, "big") + bytes((VERSION, 0x01, 0)) + bytes(padding)
+    return salt + hint + other_end.xor(point, mask) + noise.seal(payload)
