@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from fuzz.model import Dest, Short, Taker, Wrong
 from fuzz.wire import WAYS, Wire
-from gsocks.address import Address
+from gsocks.address import UNSPECIFIED, Address
 from gsocks.crypto import Area, Cipher, Key, Session
 from gsocks.errors import (
     ClientError,
@@ -35,6 +35,7 @@ THENS = ("end", "reset")
 _TO = b"\x01\x01\x02\x03\x04\x00\x50"
 _BOUND = Address("1.2.3.4", 80)
 _LONGEST = 65536
+_SKIPPED = 0x80
 
 
 def _frame(kind: int, body: bytes = b"") -> bytes:
@@ -50,6 +51,8 @@ SEEDS = [
     b"\x00" + _OPEN + _DATA + _frame(9, bytes(4)) + _FIN + _OPEN + _FIN,
     b"\x00" + _PING + _REFUSED + _DATA + _FIN + _OPEN + _RESET,
     b"\x00" + _frame(1, b"\x03" + _TO) + _frame(8, _TO + b"query") + _FIN,
+    b"\x00" + _frame(1, b"\x03\x03\x03a b\x00\x50") + _frame(8, _TO + b"query") + _FIN + _OPEN,
+    b"\x00" + _frame(0x80) + _OPEN + _frame(0xFF, bytes(4)) + _DATA + _frame(0x7F),
     b"\x00" + _frame(1, b"\x02\x03\x0bexample.com\x00\x50") + _FIN,
     b"\x00" + _frame(1, b"\x07" + _TO) + _FIN + _frame(1, b"\x01\x07"),
     b"\x00\x03\x01\x00\x01",
@@ -58,7 +61,7 @@ SEEDS = [
     b"\x01" + _OPENED + _DATA + _FIN + _frame(7) + _OPENED,
     b"\x01" + _frame(2, b"\x05" + _TO) + _frame(7) + _OPENED + _RESET,
     b"\x01" + _frame(2, b"\x00\x03\x00\x00\x00"),
-    b"\x03" + _frame(9) + _OPENED + _DATA,
+    b"\x03" + _frame(9) + _frame(0xC0, b"x") + _OPENED + _DATA,
 ]
 WORDS = [_frame(kind) for kind in range(1, 10)] + [_OPEN, _REFUSED, _OPENED, _DATA, _TO]
 
@@ -247,7 +250,7 @@ class _Frames:
                 body = self._take(size)
             except Short:
                 raise Wrong from None  # it ends inside of a frame
-            if kind != Frame.PAD:
+            if kind != Frame.PAD and kind < _SKIPPED:
                 return kind, body
 
     def read_stream(self, expected: int, note: Callable[[Any], None]) -> None:
@@ -289,13 +292,17 @@ def _model_of_server(frames: _Frames, note: Callable[[Any], None]) -> None:
             note(("bad",))
             _discard(frames)
             continue
+        if command == 3:  # whatever the address is
+            note(("asked", 3, UNSPECIFIED))
+            frames.read_stream(Frame.DATAGRAM, note)
+            continue
         note(Asked(command, dest))
         if not dest.is_plain:
             raise Wrong
         if dest.port % 2:
             _discard(frames)
         else:
-            frames.read_stream(Frame.DATAGRAM if command == 3 else Frame.DATA, note)
+            frames.read_stream(Frame.DATA, note)
 
 
 def _discard(frames: _Frames) -> None:

@@ -31,7 +31,7 @@ from gsocks.errors import ConfigError, ProtocolViolation, Tampered
 _PROTOCOL = b"Noise_NNpsk0_25519_ChaChaPoly_BLAKE2b"
 #: names the agreement; of an end with another one no message opens
 PROLOGUE = b"gsocks/2"
-#: of all that follows the agreement, which names it: the highest that this end speaks, and the lowest
+#: of all that follows the agreement, which names it: the highest that this end speaks, the lowest
 VERSION = 2
 LOWEST_VERSION = 2
 
@@ -395,8 +395,8 @@ class Responder:
 def agreed_version(offered: int) -> int:
     """The version that is spoken with a client whose highest is ``offered``.
 
-    The highest of both; if that is too low for this end, its own lowest, by which a client learns in
-    one round trip that it is too old.
+    The highest of both; if that is too low for this end, its own lowest, by which a client learns
+    in one round trip that it is too old.
     """
     return max(LOWEST_VERSION, min(offered, VERSION))
 

@@ -11,7 +11,7 @@ from gevent.pool import Group
 
 from gsocks.access.login import OPEN, Authenticator, Identity, VerifyPassword
 from gsocks.access.username_style import parse_styles
-from gsocks.address import Address
+from gsocks.address import UNSPECIFIED, Address
 from gsocks.deadline import call_with_timeout, call_within
 from gsocks.errors import (
     ClientError,
@@ -247,6 +247,8 @@ class LocalServer(Listener):
             return False
         try:
             associated = _AssociateAnswer(answer, datagrams.relay_address)
+            # where the client sends from is for this end alone
+            request = request._replace(dest=UNSPECIFIED)
             carried = active.carry(request, associated, datagrams, connection)
         except BaseException:
             datagrams.release()

@@ -18,6 +18,7 @@ from gsocks.errors import (
     HandshakeTimeout,
     IdleTimeout,
     LimitReached,
+    ProtocolViolation,
     StreamClosed,
     StreamError,
 )
@@ -98,6 +99,10 @@ class RemoteServer(Listener):
         try:
             with gevent.Timeout(connection.time_left(self.timeouts.handshake), HandshakeTimeout()):
                 return accept_tunnel(connection.sock, self.keys, self._guard, self._ciphers)
+        except ProtocolViolation as error:  # of a client that knows a key, and has its answer
+            connection.new_request().refused(error)
+            connection.close(CLOSE_GRACE)
+            return None
         except (ClientError, StreamError) as error:
             self._reject_stranger(connection, error)
             return None

@@ -122,6 +122,13 @@ WRITABLE = Wait(WRITE, None)
 NEXT_TURN = Wait(0, 0.0)
 
 
+class ReadsToTheEnd(Protocol):
+    """What has read a stream to its end, and does not read any more."""
+
+    def broken(self, error: StreamError) -> None:
+        """The stream is broken behind that end, while it was still written to."""
+
+
 class NonblockingStream:
     """A stream whose calls never block: what each kind of stream has to provide.
 
@@ -193,6 +200,14 @@ class NonblockingStream:
         It may be active already, with another callback.
         """
         return gevent.get_hub().loop.io(self.fileno(), READ)
+
+    def watch_end(self, watcher: Any, reader: ReadsToTheEnd) -> None:  # noqa: ARG002
+        """Take the active watcher back, since ``reader`` has read the stream to its end.
+
+        A stream in which something may come behind the end goes on watching, and tells the reader
+        if that breaks it.  Raises StreamError if it is broken already.
+        """
+        watcher.close()
 
     def abort(self) -> None:
         """See :meth:`gsocks.stream.Stream.abort`."""

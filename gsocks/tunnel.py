@@ -39,6 +39,7 @@ from gsocks.crypto import (
 )
 from gsocks.deadline import call_with_timeout, call_within
 from gsocks.errors import (
+    BadAddress,
     ClientError,
     CommandNotSupported,
     ConnectFailed,
@@ -57,7 +58,7 @@ from gsocks.errors import (
 )
 from gsocks.observe import Trace, no_trace
 from gsocks.replay import ReplayGuard, now_ms
-from gsocks.request import Command, Request
+from gsocks.request import BIND, UDP_ASSOCIATE, Command, Request
 from gsocks.sock import AnySocket
 from gsocks.stream import (
     CHUNK,
@@ -67,6 +68,7 @@ from gsocks.stream import (
     Blocking,
     Bytes,
     Reader,
+    ReadsToTheEnd,
     ScratchBuffers,
     Wait,
     close_with_fin,
@@ -92,7 +94,7 @@ PADDING_LIMIT = 128
 MAX_FRAMES_AT_ONCE = 64
 #: types from here on are ignored wherever PAD may stand, so that a later version can add some
 SKIPPED = 0x80
-#: PADs, or frames of such types, that may follow each other; PINGs that may come between two streams
+#: PADs, or frames of such types, that may follow each other; PINGs that may come between streams
 MAX_PADS = 256
 MAX_PINGS = 1024
 #: seconds for a stranger that is sending to stop, once the end of its time was shown to it
@@ -496,6 +498,15 @@ class Tunnel:
             raise Truncated("the connection ended early")
         return header
 
+    def look_behind_fin(self, scratch: ScratchBuffers) -> None:
+        """See that what has come behind the other end's FIN, and before ours, may stand there.
+
+        That is PAD, if it is a client's.  Raises as :meth:`receive` does.
+        """
+        header = self.receive_frame_nowait(scratch)
+        if header is not None:
+            raise ProtocolViolation(f"frame {header.kind:#04x} behind FIN")
+
     def _decode_frame(self, scratch: ScratchBuffers, count: int) -> Header | None:
         try:
             return self._decoder.decode(scratch, count)[1]
@@ -743,6 +754,22 @@ class TunnelStream(_Inside):
         self._meet(behind)
         return b""
 
+    def watch_end(self, watcher: Any, reader: ReadsToTheEnd) -> None:
+        tunnel = self._tunnel
+        if self._write_ended or tunnel is None:
+            watcher.close()
+            return
+        self._watcher = watcher
+        watcher.callback, watcher.args = self._on_readable_behind_fin, (reader,)
+        if not tunnel.between_frames:
+            tunnel.look_behind_fin(scratch_of_this_hub())
+
+    def _on_readable_behind_fin(self, reader: ReadsToTheEnd) -> None:
+        try:
+            self._open_tunnel().look_behind_fin(scratch_of_this_hub())
+        except StreamError as error:
+            reader.broken(error)
+
     @property
     def has_buffered(self) -> bool:
         if self._behind is not None:
@@ -887,6 +914,17 @@ class ClientTunnel(Tunnel):
         if not self._answers_due:
             self._move(TunnelEvent.OPENED)
         return bound
+
+    def look_behind_fin(self, scratch: ScratchBuffers) -> None:
+        """See :meth:`Tunnel.look_behind_fin`: of a server's nothing may."""
+        decoder = self._decoder
+        if decoder.between_frames:
+            count = self.receive_some(self.fileno(), decoder.frame_room(scratch))
+            if count is None:
+                return
+            if not count:
+                raise Truncated("the connection ended early")
+        raise ProtocolViolation("a frame behind the FIN of the server")
 
     def ping(self) -> None:
         """Ask for a sign of life, and wait for it.  Raises StreamError."""
@@ -1038,11 +1076,11 @@ class ServerTunnel(Tunnel):
         """The request of ``client`` in the body of an OPEN.  Raises as :meth:`accept`."""
         take = _Taker(body)
         command = take(1)[0]
-        dest = Address.read(take)
         known = _COMMANDS.get(command)
+        dest = _no_destination(take) if known is UDP_ASSOCIATE else Address.read(take)
         if known is None:
             raise CommandNotSupported(f"command {command:#04x}")
-        self._answers_due = 2 if known is Command.BIND else 1
+        self._answers_due = 2 if known is BIND else 1
         return Request(known, dest, self.user, client=client, trace=trace)
 
 
@@ -1052,7 +1090,8 @@ def accept_tunnel(
     """Agree on keys with the peer that connected.
 
     Runs under the caller's timeout.  Raises Stranger or StreamError; then nothing was sent, and
-    the caller goes on as :func:`discard` does.
+    the caller goes on as :func:`discard` does; but for ProtocolViolation, behind the reply to a
+    client that is too old.
     """
     reader = Reader(sock)
     try:
@@ -1139,6 +1178,18 @@ class _Taker:
         if self._at > len(self._body):
             raise ProtocolViolation("a frame's body ends early")
         return self._body[start : self._at]
+
+
+def _no_destination(take: _Taker) -> Address:
+    """The destination of an association, of which each datagram has its own: any address does.
+
+    Raises AddressTypeNotSupported, since it has no known end then, and ProtocolViolation.
+    """
+    try:
+        Address.read(take)
+    except BadAddress:
+        pass  # it was read whole, and has no meaning
+    return UNSPECIFIED
 
 
 def _decode_answer(body: bytes) -> Address:

@@ -24,6 +24,7 @@ from gsocks.errors import (
     CommandNotSupported,
     ConnectFailed,
     ConnectionRefused,
+    ProtocolViolation,
     Reply,
     failure_from_code,
 )
@@ -86,8 +87,10 @@ def meaning(kind: int, body: bytes) -> dict[str, Any]:
     if kind in padded:
         assert not any(body)
         return {"type": padded[kind], "padding": len(body)}
+    if kind >= other_end.SKIPPED:
+        return {"type": "SKIPPED", "number": kind, "data": body.hex()}
     assert body == b""
-    return {"type": {other_end.FIN: "FIN", other_end.RESET: "RESET"}[kind]}
+    return {"type": other_end.NAMES[kind]}
 
 
 # --- the captured sessions --------------------------------------------------------------------
@@ -105,6 +108,7 @@ def test_the_other_end_knows_nothing_of_ours() -> None:
         "hmac",
         "ipaddress",
         "nacl",
+        "os",
         "typing",
     }
 
@@ -169,12 +173,66 @@ def test_a_captured_frame_that_was_changed_does_not_open(name: str) -> None:
 def test_the_sessions_show_every_type_of_frame_that_has_a_use() -> None:
     for name in SESSIONS:
         shown = {frame["type"] for frame in read_session(name)["frames"]}
-        assert shown == {frame.name for frame in Frame}
+        assert shown == {frame.name for frame in Frame} | {"SKIPPED"}
 
 
 @pytest.mark.parametrize("name", SESSIONS)
 def test_our_two_ends_make_the_captured_session_to_the_byte(name: str) -> None:
     assert make_vectors.capture(*make_vectors.SESSIONS[name]) == read_session(name)
+
+
+# --- the captured agreements ------------------------------------------------------------------
+
+AGREEMENTS = range(len(make_vectors.AGREEMENTS))
+
+
+def read_agreement(number: int) -> dict[str, Any]:
+    """An agreement, with what all of them have in common."""
+    common = read_session(make_vectors.AGREEMENTS_FILE)
+    return {**common, **common["agreements"][number]}
+
+
+@pytest.mark.parametrize("number", AGREEMENTS)
+def test_an_agreement_of_different_versions_is_reproduced_from_the_document_in_both_roles(
+    number: int,
+) -> None:
+    agreement = read_agreement(number)
+    client = other_end.Client(
+        of(agreement, "key"), of(agreement, "client_private"), of(agreement, "hello_salt")
+    )
+    offer = (agreement["offered"], agreement["version"], agreement["offered_features"])
+    assert client.hello(agreement["time_ms"], *offer) == of(agreement, "hello")
+    answering = other_end.Server(
+        of(agreement, "key"), of(agreement, "server_private"), of(agreement, "reply_salt")
+    )
+    said = answering.read_hello(other_end.Taker(of(agreement, "hello")))
+    assert (said.offered, said.version, said.features) == offer
+    chosen = (agreement["chosen"], agreement["reply_version"], agreement["chosen_features"])
+    assert answering.reply(*chosen)[0] == of(agreement, "reply")
+    agreed = client.read_reply(other_end.Taker(of(agreement, "reply")))
+    assert (agreed.sealing.cipher, agreed.version, agreed.features) == chosen
+
+
+def test_our_two_ends_make_their_parts_of_the_captured_agreements_to_the_byte() -> None:
+    captured = read_session(make_vectors.AGREEMENTS_FILE)
+    assert make_vectors.capture_agreements() == captured
+    newer, old, _ = captured["agreements"]
+    assert (newer["reply_version"], newer["chosen"]) == (crypto.VERSION, Cipher.SECRETBOX)
+    assert old["reply_version"] == crypto.LOWEST_VERSION
+
+
+def test_our_client_reads_in_the_captured_reply_that_it_is_too_old() -> None:
+    agreement = read_agreement(len(AGREEMENTS) - 1)
+    initiator = crypto.Initiator(
+        Key(of(agreement, "key")),
+        Cipher(agreement["offered"]),
+        of(agreement, "client_private"),
+        of(agreement, "hello_salt"),
+    )
+    assert initiator.hello(agreement["time_ms"]) == of(agreement, "hello")
+    reply, size = of(agreement, "reply"), crypto.REPLY_HEAD_SIZE
+    with pytest.raises(ProtocolViolation, match=f"version {crypto.VERSION + 1} "):
+        initiator.finish(reply[:size], reply[size:])
 
 
 # --- the other end, alive ---------------------------------------------------------------------
@@ -411,12 +469,15 @@ def test_the_documents_bounds_are_the_codes() -> None:
 
 def test_the_documents_timeouts_are_the_codes() -> None:
     times, of_exit = Timeouts(), inspect.signature(TunnelExit).parameters
-    assert {name: document.number(cell) for name, cell in document.table("timeout")} == {
+    told = document.table("timeout", "default", "then")
+    assert {name: document.number(cell) for name, cell, _ in told} == {
         "server: from accept to the hello's last byte; also the end of the silence": (
             times.handshake
         ),
-        "client: from connect to the whole reply": of_exit["timeout"].default,
+        "client: from connect to the whole reply": of_exit["reach_timeout"].default,
         "server: from a frame's first byte to its last, between two streams": times.handshake,
+        "server: from OPEN to OPENED": times.connect,
+        "client: from OPEN to OPENED": times.connect,
         "server: from a refusal to the client's FIN": times.half_closed,
         "server: an idle tunnel, in spite of PINGs": times.idle,
         "client: an idle tunnel; MUST be less than the server's": PoolSettings().max_idle,
@@ -426,10 +487,13 @@ def test_the_documents_timeouts_are_the_codes() -> None:
         "client: silence before a PING, at most": Pool.ping_after,
         "client: from PING to PONG": Pool.ping_timeout,
         "server: from the first OPENED of a BIND to the second": times.bind,
+        "client: from the first OPENED of a BIND to the second": times.bind,
         "client: an association without a datagram in either direction": UdpSettings().idle,
         "a stream without a byte in either direction": times.idle,
-        "the same, once one direction has ended": times.half_closed,
+        "the same, once the other end's direction has ended": times.half_closed,
+        "the same, once its own direction has ended": times.half_closed,
     }
+    assert of_exit["reach_timeout"].default == times.exit
     assert PoolSettings().max_idle < times.idle
 
 

@@ -13,13 +13,14 @@ from typing import NamedTuple
 
 import gevent
 import pytest
+from gevent.event import AsyncResult
 from gevent.socket import socket, socketpair
 from gevent.util import wrap_errors
 
 from gsocks.address import UNSPECIFIED, Address
 from gsocks.crypto import (
-    REPLY_HEAD_SIZE,
     HELLO_HEAD_SIZE,
+    REPLY_HEAD_SIZE,
     Cipher,
     Initiator,
     Key,
@@ -42,15 +43,17 @@ from gsocks.errors import (
     Truncated,
     failure_from_code,
 )
+from gsocks.relay import Relay, Totals
 from gsocks.replay import WINDOW_MS, ReplayGuard, now_ms
-from gsocks.request import Command, Request
-from gsocks.stream import ScratchBuffers, reset
+from gsocks.request import UDP_ASSOCIATE, Command, Request
+from gsocks.stream import ScratchBuffers, SocketStream, reset
 from gsocks.tunnel import (
     CLIENT_TRANSITIONS,
     HEADER_SIZE,
     MAX_BODY,
     PADDING_LIMIT,
     SERVER_TRANSITIONS,
+    SKIPPED,
     ClientTunnel,
     Frame,
     ServerTunnel,
@@ -293,7 +296,9 @@ def test_an_address_that_none_can_have_is_reported_and_the_tunnel_goes_on() -> N
 def test_every_command_arrives_as_it_was_sent(command: Command) -> None:
     with our_server() as (client, server):
         client.send(Frame.OPEN, asking(command, Address("2001:db8::1", 0)))
-        assert server.accept() == Request(command, Address("2001:db8::1", 0), "alice")
+        # that of an association has no meaning
+        dest = UNSPECIFIED if command is UDP_ASSOCIATE else Address("2001:db8::1", 0)
+        assert server.accept() == Request(command, dest, "alice")
 
 
 def test_data_sent_behind_an_open_that_is_refused_is_discarded() -> None:
@@ -707,6 +712,41 @@ def arrive_inside(
     return at_client
 
 
+def arrive_behind_fin_of_client(kind: int, body: bytes) -> object:
+    with our_server() as (client, server):
+        return arrive_behind_fin(server, client, kind, body)
+
+
+def arrive_behind_fin_of_server(kind: int, body: bytes) -> object:
+    with our_client() as (client, server):
+        return arrive_behind_fin(client, server, kind, body)
+
+
+def arrive_behind_fin(ours: Tunnel, theirs: ByHand, kind: int, body: bytes) -> object:
+    """In a stream whose other direction goes on, and is relayed."""
+    ended: AsyncResult[Totals] = AsyncResult()
+    near, far = tcp_pair()
+    with near, far:
+        theirs.send(Frame.FIN)
+        stream = TunnelStream(ours, ignore_end)
+        relay = Relay(
+            SocketStream(far), stream, idle=TOO_LONG, half_closed=TOO_LONG, ended=ended.set
+        )
+        relay.run()
+        assert near.recv(1) == b""
+        theirs.send(kind, body)
+        theirs.send(SENTINEL)
+        totals = ended.get()
+        assert totals is not None
+        error = totals.error
+        assert isinstance(error, StreamError)
+        with pytest.raises(OSError):
+            near.sendall(b"x")  # it was reset
+        if f"{SENTINEL:#04x}" not in str(error):
+            raise error
+        return "ignored"
+
+
 def arrive_opening(kind: int, body: bytes) -> object:
     with our_client() as (client, server):
         server.send(kind, body)
@@ -721,6 +761,9 @@ def arrive_pinging(kind: int, body: bytes) -> object:
         client.ping()
         return "alive"
 
+
+#: a violation in any place, by which a test finds that what came before it was none
+SENTINEL = 0x55
 
 REQUESTED = CONNECT._replace(user="alice")
 ARRIVE: dict[str, tuple[Callable[[int, bytes], object], dict[int, object]]] = {
@@ -747,6 +790,8 @@ ARRIVE: dict[str, tuple[Callable[[int, bytes], object], dict[int, object]]] = {
             Frame.PAD: b"behind",
         },
     ),
+    "client ended": (arrive_behind_fin_of_client, {Frame.PAD: "ignored"}),
+    "server ended": (arrive_behind_fin_of_server, {}),
     "opening": (arrive_opening, {Frame.OPENED: BOUND, Frame.PAD: BOUND}),
     "pinging": (arrive_pinging, {Frame.PONG: "alive", Frame.PAD: "alive"}),
 }
@@ -833,21 +878,22 @@ def test_the_document_says_where_each_frame_may_stand() -> None:
         assert {Frame[name] for name in said if said[name][place]} == set(effects)
 
 
-@pytest.mark.parametrize("kind", [*Frame, 0x00, 0x0A, 0x7F, 0xFF])
+@pytest.mark.parametrize("kind", [*Frame, 0x00, 0x0A, 0x7F, 0x80, 0xC5, 0xFF])
 @pytest.mark.parametrize("place", ARRIVE)
 def test_a_frame_has_its_effect_in_its_place_and_is_a_violation_in_any_other(
     place: str, kind: int
 ) -> None:
     arrive, effects = ARRIVE[place]
     body = BODIES.get(kind, b"")  # type: ignore[call-overload]
-    if kind not in effects:
+    taken_for = Frame.PAD if kind >= SKIPPED else kind
+    if taken_for not in effects:
         with pytest.raises(ProtocolViolation):
             arrive(kind, body)
-    elif effects[kind] is StreamReset:
+    elif effects[taken_for] is StreamReset:
         with pytest.raises(StreamReset):
             arrive(kind, body)
     else:
-        assert arrive(kind, body) == effects[kind]
+        assert arrive(kind, body) == effects[taken_for]
 
 
 @pytest.mark.parametrize("place", ARRIVE)
@@ -859,14 +905,14 @@ def test_a_pad_too_many_is_a_violation_in_any_place(
         ARRIVE[place][0](Frame.PAD, b"")
 
 
-@pytest.mark.parametrize("kind", [0x00, 0x0A, 0xFF])
+@pytest.mark.parametrize("kind", [0x00, 0x0A, 0x7F])
 @pytest.mark.parametrize("place", ARRIVE)
 def test_a_frame_of_no_known_type_is_a_violation_with_a_body_too(place: str, kind: int) -> None:
     with pytest.raises(ProtocolViolation):
         ARRIVE[place][0](kind, b"something")
 
 
-@pytest.mark.parametrize("place", ["refused", "stream", "association"])
+@pytest.mark.parametrize("place", ["refused", "stream", "association", "client ended"])
 @pytest.mark.parametrize(
     ("kind", "body"), [(Frame.DATA, b""), (Frame.DATAGRAM, b""), (Frame.FIN, b"x")]
 )

@@ -28,6 +28,7 @@ from gsocks.errors import (
 )
 from gsocks.exits.base import Connected, Dials, PendingBind
 from gsocks.net.acknowledged import is_unanswered
+from gsocks.net.datagram import with_source
 from gsocks.net.deadlines import Deadlines
 from gsocks.pool import Pool
 from gsocks.request import Request
@@ -119,7 +120,7 @@ class TunnelExit:
     def associate(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Associates.associate`."""
         tunnel, bound = self._ask(request)
-        return Connected(TunnelDatagrams(tunnel, _ReturnToPool(self.pool, tunnel)), bound)
+        return Connected(_AnsweredDatagrams(tunnel, _ReturnToPool(self.pool, tunnel)), bound)
 
     def bind(self, request: Request) -> PendingBind:
         """See :meth:`gsocks.exits.base.Binds.bind`."""
@@ -349,6 +350,16 @@ class _ReturnToPool:
     def __call__(self, reusable: bool) -> None:
         if reusable:
             self._pool.give_back(self._tunnel, carried=True)
+
+
+class _AnsweredDatagrams(TunnelDatagrams):
+    """The datagrams of an association; what is none is dropped, as on any network."""
+
+    __slots__ = ()
+
+    def read_nowait(self, scratch: ScratchBuffers) -> Bytes | None:
+        data = super().read_nowait(scratch)
+        return with_source(bytes(data)) if data else data
 
 
 class _TunnelListener:

@@ -10,9 +10,19 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from gsocks.errors import StreamClosed
-from gsocks.stream import NOTHING, Blocking, Bytes, ScratchBuffers, Stream, Wait, inner_stream
+from gsocks.stream import (
+    NOTHING,
+    Blocking,
+    Bytes,
+    ReadsToTheEnd,
+    ScratchBuffers,
+    Stream,
+    Wait,
+    inner_stream,
+)
 
 #: seconds of its rate that gather in an unused bucket: a page comes at full speed
 BURST_SECONDS = 1.0
@@ -109,6 +119,12 @@ class LimitedStream(Blocking):
 
     def fileno(self) -> int:
         return self._open_stream().fileno()
+
+    def take_watcher(self) -> Any:
+        return self._open_stream().take_watcher()
+
+    def watch_end(self, watcher: Any, reader: ReadsToTheEnd) -> None:
+        self._open_stream().watch_end(watcher, reader)
 
     # --- reading ------------------------------------------------------------------------------
 

@@ -129,8 +129,7 @@ class Pump:
                     self._wait_for(sink, sink.write_wait, self._flush)
                     return
                 if not count:
-                    self.stop()
-                    carrier.ended()
+                    self._end()
                     return
                 carrier.passed(index, count)
                 if not source.has_buffered:
@@ -146,6 +145,20 @@ class Pump:
         except BaseException:  # a fault of gsocks: neither side may be left waiting
             carrier.failed(StreamClosed("stopped"), None)
             raise
+
+    def _end(self) -> None:
+        """The end of the source has been passed on."""
+        watcher, self._readable = self._readable, None
+        try:
+            self._sides[self._source].watch_end(watcher, self)
+        except StreamError as error:
+            self._carrier.failed(error, self._source)
+        else:
+            self._carrier.ended()
+
+    def broken(self, error: StreamError) -> None:
+        """See :meth:`gsocks.stream.ReadsToTheEnd.broken`."""
+        self._carrier.failed(error, self._source)
 
     def _on_bulk(self) -> None:
         """A whole chunk has been read: from here on a kind of pump may carry more at once."""
@@ -178,8 +191,7 @@ class Pump:
         self._stop_waiting()
         self._resume()
         if not self._taken:
-            self.stop()
-            self._carrier.ended()
+            self._end()
             return
         self._carrier.passed(self._source, self._taken)
         if self._sides[self._source].has_buffered:

@@ -1,4 +1,5 @@
-"""Captures whole sessions of our two ends, with fixed keys, into tests/vectors.
+"""Captures whole sessions of our two ends, with fixed keys, into tests/vectors; and agreements of
+each with an end of another version.
 
 Run it after a change to the wire, which needs a new prologue, and copy the worked example of
 docs/protocol.md from what it wrote:
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import gevent
 from gevent.socket import socket, socketpair
@@ -30,11 +31,21 @@ from gsocks.crypto import (
     KeyRing,
     Responder,
     Session,
+    agreed_version,
+    preferred,
 )
 from gsocks.errors import ConnectFailed, ConnectionRefused
 from gsocks.request import Command, Request
 from gsocks.stream import CHUNK
-from gsocks.tunnel import ClientTunnel, Frame, ServerTunnel, TunnelDatagrams, TunnelStream
+from gsocks.tunnel import (
+    SKIPPED,
+    ClientTunnel,
+    Frame,
+    ServerTunnel,
+    TunnelDatagrams,
+    TunnelStream,
+)
+from tests.support import other_end
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 
@@ -64,6 +75,26 @@ SESSIONS = {
 }
 
 
+class Offer(NamedTuple):
+    """What a hello offers; and the version of the reply, if our server does not choose that."""
+
+    version: int
+    ciphers: int
+    features: int
+    replied: int | None = None
+
+
+#: the file of the agreements, and what they are of
+AGREEMENTS_FILE = "agreements.json"
+AGREEMENTS = {
+    "a client of a later version, with ciphers and features that the server does not know": Offer(
+        VERSION + 1, 0xF1, 0xA5
+    ),
+    "a client that is too old": Offer(VERSION - 1, 0x01, 0x00),
+    "a server that is too new": Offer(VERSION, 0x03, 0x00, VERSION + 1),
+}
+
+
 class PaddedClient(ClientTunnel):
     def padding(self) -> bytes:
         return bytes(6)
@@ -82,19 +113,20 @@ class Wire:
         self.server_end, self._server = socketpair()
         self.frames: list[dict[str, Any]] = []
 
-    def pass_up(self, kind: Frame, **means: object) -> None:
+    def pass_up(self, kind: Frame | str, **means: object) -> None:
         self._pass(self._client, self._server, "client", kind, means)
 
-    def pass_down(self, kind: Frame, **means: object) -> None:
+    def pass_down(self, kind: Frame | str, **means: object) -> None:
         self._pass(self._server, self._client, "server", kind, means)
 
     def _pass(
-        self, source: socket, sink: socket, sender: str, kind: Frame, means: dict[str, Any]
+        self, source: socket, sink: socket, sender: str, kind: Frame | str, means: dict[str, Any]
     ) -> None:
         # a frame leaves in one write, and a socketpair delivers a small one in one piece
         sealed = source.recv(CHUNK)
         sink.sendall(sealed)
-        self.frames.append({"from": sender, "type": kind.name, **means, "hex": sealed.hex()})
+        name = kind.name if isinstance(kind, Frame) else kind
+        self.frames.append({"from": sender, "type": name, **means, "hex": sealed.hex()})
 
     def close(self) -> None:
         for sock in (self.client_end, self._client, self.server_end, self._server):
@@ -274,15 +306,71 @@ def _stream_that_is_reset(wire: Wire, client: ClientTunnel, server: ServerTunnel
     far.write(b"half-closed")
     wire.pass_down(Frame.DATA, data=b"half-closed".hex())
     near.read()
+    server.send(cast(Frame, SKIPPED), b"of a later version")
+    wire.pass_down("SKIPPED", number=SKIPPED, data=b"of a later version".hex())
     far.abort()
     wire.pass_down(Frame.RESET)
 
 
+def capture_agreements() -> dict[str, Any]:
+    """Hellos that are not of our client's making, with our server's replies, and a reply that is
+    not of our server's making, to our client's hello."""
+    return {
+        "about": "Agreements of gsocks/2 (docs/protocol.md); by tests/support/make_vectors.py",
+        "key": KEY.hex(),
+        "client_private": CLIENT_PRIVATE.hex(),
+        "server_private": SERVER_PRIVATE.hex(),
+        "hello_salt": HELLO_SALT.hex(),
+        "reply_salt": REPLY_SALT.hex(),
+        "time_ms": TIME_MS,
+        "agreements": [{"of": of, **_agree(offer)} for of, offer in AGREEMENTS.items()],
+    }
+
+
+def _agree(offer: Offer) -> dict[str, Any]:
+    if offer.replied is None:
+        theirs = other_end.Client(KEY, CLIENT_PRIVATE, HELLO_SALT)
+        hello = theirs.hello(TIME_MS, offer.ciphers, offer.version, offer.features)
+        chosen, replied, reply = our_reply(hello)
+    else:
+        ours = Initiator(Key(KEY), Cipher(offer.ciphers), CLIENT_PRIVATE, HELLO_SALT)
+        hello = ours.hello(TIME_MS)
+        answering = other_end.Server(KEY, SERVER_PRIVATE, REPLY_SALT)
+        answering.read_hello(other_end.Taker(hello))
+        chosen, replied = Cipher.AEGIS256, offer.replied
+        reply, _, _ = answering.reply(chosen, replied)
+    return {
+        "version": offer.version,
+        "offered": offer.ciphers,
+        "offered_features": offer.features,
+        "hello": hello.hex(),
+        "reply_version": replied,
+        "chosen": int(chosen),
+        "chosen_features": 0,
+        "reply": reply.hex(),
+    }
+
+
+def our_reply(hello: bytes) -> tuple[Cipher, int, bytes]:
+    """What our server chooses, the version of its reply, and that."""
+    head, rest = hello[:HELLO_HEAD_SIZE], hello[HELLO_HEAD_SIZE:]
+    public, padding = crypto_scalarmult_base(CLIENT_PRIVATE), len(rest) - (11 + 16)
+    if not KeyRing({"default": Key(KEY)}).candidates(head):
+        raise RuntimeError("a hello of another key")
+    responder = Responder("default", Key(KEY), public, padding, SERVER_PRIVATE, REPLY_SALT)
+    said = responder.read(rest)
+    chosen, version = preferred(said.offered), agreed_version(said.version)
+    if chosen is None:
+        raise RuntimeError("no cipher in common")
+    return chosen, version, responder.reply(chosen, version)[0]
+
+
 def main() -> None:
-    """Write every session."""
-    for name, (offered, supported) in SESSIONS.items():
-        text = json.dumps(capture(offered, supported), indent=2)
-        (VECTORS / name).write_text(text + "\n")
+    """Write every session, and the agreements."""
+    captured = {name: capture(*ciphers) for name, ciphers in SESSIONS.items()}
+    captured[AGREEMENTS_FILE] = capture_agreements()
+    for name, content in captured.items():
+        (VECTORS / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

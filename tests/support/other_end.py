@@ -19,6 +19,19 @@ from nacl.secret import SecretBox
 SECRETBOX, AEGIS256 = 0x01, 0x02
 VERSION = 2
 OPEN, OPENED, DATA, FIN, RESET, PING, PONG, DATAGRAM, PAD = range(1, 10)
+NAMES = {
+    OPEN: "OPEN",
+    OPENED: "OPENED",
+    DATA: "DATA",
+    FIN: "FIN",
+    RESET: "RESET",
+    PING: "PING",
+    PONG: "PONG",
+    DATAGRAM: "DATAGRAM",
+    PAD: "PAD",
+}
+#: types from here on are skipped
+SKIPPED = 0x80
 
 
 def blake2b(data: bytes) -> bytes:
@@ -56,12 +69,16 @@ def xor(one: bytes, other: bytes) -> bytes:
     return bytes(a ^ b for a, b in zip(one, other, strict=True))
 
 
+def public_of(private: bytes) -> bytes:
+    return nacl.bindings.crypto_scalarmult_base(private)
+
+
 class Noise:
     """h, ck and k of the document's section 3; each method is a line of it."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, prologue: bytes = b"gsocks/2") -> None:
         self.h = self.ck = b"Noise_NNpsk0_25519_ChaChaPoly_BLAKE2b" + bytes(27)
-        self.mix_hash(b"gsocks/2")
+        self.mix_hash(prologue)
         self.ck, h, k = hkdf(self.ck, key)  # psk
         self.mix_hash(h)
         self.k = k[:32]
@@ -163,7 +180,7 @@ class Client:
         self.noise = Noise(key)
 
     def hello(self, time_ms: int, offered: int, version: int = VERSION, features: int = 0) -> bytes:
-        public = nacl.bindings.crypto_scalarmult_base(self.private)
+        public = public_of(self.private)
         hint, padding, mask = hello_shape(self.key, self.salt)
         self.noise.e(public)
         payload = time_ms.to_bytes(8, "big") + bytes((version, offered, features)) + bytes(padding)
@@ -217,13 +234,14 @@ class Server:
         self.client_public = xor(masked, mask)
         self.noise.e(self.client_public)
         payload = self.noise.open(exactly(11 + padding + 16))
-        return Said(int.from_bytes(payload[:8], "big"), *payload[8:11], payload[11:])
+        version, offered, features = payload[8:11]
+        return Said(int.from_bytes(payload[:8], "big"), version, offered, features, payload[11:])
 
     def reply(
         self, chosen: int, version: int = VERSION, features: int = 0
     ) -> tuple[bytes, Boxes, Boxes]:
         """Message 2, what seals our frames, and what opens the client's."""
-        public = nacl.bindings.crypto_scalarmult_base(self.private)
+        public = public_of(self.private)
         padding, mask = reply_shape(self.key, self.salt)
         self.noise.e(public)
         self.noise.ee(self.private, self.client_public)

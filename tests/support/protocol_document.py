@@ -9,7 +9,16 @@ from pathlib import Path
 TEXT = (Path(__file__).parent.parent.parent / "docs" / "protocol.md").read_text()
 
 #: where a frame may arrive, as the frame table's columns are called
-PLACES = ("idle", "refused", "stream", "association", "opening", "pinging")
+PLACES = (
+    "idle",
+    "refused",
+    "stream",
+    "association",
+    "client ended",
+    "server ended",
+    "opening",
+    "pinging",
+)
 
 
 def table(*header: str) -> list[list[str]]:

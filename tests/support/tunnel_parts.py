@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket as std_socket
 from collections.abc import Callable, Iterator
