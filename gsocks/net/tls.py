@@ -134,7 +134,7 @@ class TlsStream(Blocking):
             while rest:
                 rest = rest[self._engine.write(rest[:CHUNK]) :]
         except ssl.SSLError as error:
-            raise TlsFailed(_in_words(error)) from None
+            raise tls_failure(error) from None
         return self._pass_on(scratch)
 
     def write_eof_nowait(self, scratch: ScratchBuffers) -> bool:
@@ -148,7 +148,7 @@ class TlsStream(Blocking):
         except ssl.SSLWantReadError:
             pass  # it is not there yet; ours is ready to be sent
         except ssl.SSLError as error:
-            raise TlsFailed(_in_words(error)) from None
+            raise tls_failure(error) from None
         self._write_ended = self._ending = True
         return self._pass_on(scratch) and self._end_below(scratch)
 
@@ -202,7 +202,7 @@ class TlsStream(Blocking):
                 self._send_made()
             except StreamError:
                 pass  # the far end is gone, and needs no alert
-            raise TlsFailed(_in_words(error)) from None
+            raise tls_failure(error) from None
         else:
             done = True
         self._send_made()
@@ -238,7 +238,7 @@ class TlsStream(Blocking):
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
-            self._failure = TlsFailed(_in_words(error))
+            self._failure = tls_failure(error)
         return room[:filled]
 
     def _decrypt_rest(self) -> bytes:
@@ -264,10 +264,11 @@ def _read_to_end(stream: Stream) -> None:
         pass  # an end too
 
 
-def _in_words(error: ssl.SSLError) -> str:
+def tls_failure(error: ssl.SSLError) -> TlsFailed:
     """OpenSSL's reason in one line; never anything that was sent."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate can't be trusted: {error.verify_message}"
+        return TlsFailed(f"its certificate can't be trusted: {error.verify_message}")
     if error.reason == "WRONG_VERSION_NUMBER":
-        return "the far end doesn't speak TLS"
-    return f"TLS failed: {(error.reason or 'unknown cause').replace('_', ' ').lower()}"
+        return TlsFailed("the far end doesn't speak TLS")
+    reason = (error.reason or "unknown cause").replace("_", " ").lower()
+    return TlsFailed(f"TLS failed: {reason}")
