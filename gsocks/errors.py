@@ -435,6 +435,12 @@ class TlsFailed(StreamError):
     word = "tls_failed"
 
 
+class WebSocketFailed(StreamError):
+    """A tunnel's WebSocket failed: no upgrade was granted, or a frame that RFC 6455 forbids."""
+
+    word = "websocket_failed"
+
+
 class Tampered(StreamError):
     """A frame that was not sealed by the other end of this tunnel."""
 
@@ -516,8 +522,18 @@ def connect_failure(error: OSError) -> ConnectFailed:
     return kind(error.strerror or type(error).__name__)
 
 
+class LayerFailed(OSError):
+    """A StreamError of what lies between a socket and its user, as a call of sockets raises it."""
+
+    def __init__(self, failure: StreamError) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
 def stream_failure(error: OSError) -> StreamError:
     """The :class:`StreamError` for an operating system's error of a connected socket."""
+    if isinstance(error, LayerFailed):
+        return error.failure
     if error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN, errno.ECONNABORTED):
         return StreamReset("connection reset by peer")
     if error.errno in (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH):

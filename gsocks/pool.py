@@ -217,7 +217,7 @@ class Pool:
             tunnel.close()
         else:
             watcher = gevent.get_hub().loop.io(tunnel.fileno(), 1)
-            watcher.start(self._died, tunnel)
+            watcher.start(self._on_readable, tunnel)
             self._alive[tunnel] = watcher
             self._queue.put_nowait(tunnel)
             self._look_after()  # a pool falls asleep while its last tunnels are in use
@@ -266,8 +266,13 @@ class Pool:
         self._unwatch(tunnel)
         tunnel.close()
 
+    def _on_readable(self, tunnel: ClientTunnel) -> None:
+        """Runs in the hub when the descriptor of an idle tunnel becomes readable."""
+        if tunnel.readable:
+            self._died(tunnel)
+
     def _died(self, tunnel: ClientTunnel) -> None:
-        """Runs in the hub when an idle tunnel becomes readable."""
+        """An idle tunnel has become readable, so it has ended."""
         if not tunnel.served and time.monotonic() - tunnel.last_used < self.min_uptime:
             self._back_off("the server closes new tunnels")
             self._doubted = True

@@ -52,7 +52,9 @@ from gsocks.errors import (
     StreamError,
     StreamReset,
     Tampered,
+    TlsFailed,
     Truncated,
+    WebSocketFailed,
     failure_from_code,
     stream_failure,
 )
@@ -311,6 +313,14 @@ def areas_of(scratch: ScratchBuffers) -> tuple[Area, Area, Area]:
     return areas
 
 
+class HasBacklog(Protocol):
+    """What has bytes of a tunnel that wait to be decoded."""
+
+    @property
+    def has_backlog(self) -> bool:
+        """True if there are any, although the descriptor may not poll readable."""
+
+
 class Tunnel:
     """What both ends share: sealed frames over a socket that it owns.
 
@@ -319,6 +329,7 @@ class Tunnel:
 
     __slots__ = (
         "_answers_due",
+        "_backlog",
         "_decoder",
         "_scratch",
         "_sealer",
@@ -339,6 +350,8 @@ class Tunnel:
         self._sealer = session.sealer
         self._scratch = scratch_of_this_hub()
         self._decoder = FrameDecoder(session.opener, received)
+        #: knows of what was received and not decoded yet
+        self._backlog: HasBacklog = self._decoder
         self.state = TunnelState.IDLE
         #: of the connection that has the tunnel at present
         self.trace: Trace = no_trace
@@ -576,12 +589,15 @@ class Tunnel:
         sock = self._take_socket()
         if sock is None:
             return
+        sealed = self._scratch.sealed[: self.seal(self._scratch, Frame.RESET)]
         try:
-            os.write(sock.fileno(), self._scratch.sealed[: self.seal(self._scratch, Frame.RESET)])
-        except OSError:
-            reset(sock)
-        else:
+            is_sent = self.send_some(sock.fileno(), sealed) == len(sealed)
+        except StreamError:
+            is_sent = False
+        if is_sent:
             sock.close()
+        else:
+            reset(sock)
 
     @property
     def closed(self) -> bool:
@@ -595,7 +611,7 @@ class Tunnel:
     @property
     def has_backlog(self) -> bool:
         """True if frames may have come whole that were not decoded yet."""
-        return self._decoder.has_backlog
+        return self._backlog.has_backlog
 
     @property
     def boxes(self) -> int:
@@ -776,7 +792,7 @@ class TunnelStream(_Inside):
             return True
         # a tunnel that is closed is noticed by the next read
         tunnel = self._tunnel
-        return tunnel is not None and not self._read_ended and tunnel._decoder.has_backlog
+        return tunnel is not None and not self._read_ended and tunnel._backlog.has_backlog
 
     def write_nowait(self, data: Bytes, scratch: ScratchBuffers) -> bool:
         return self._send(Frame.DATA, data, scratch)
@@ -940,8 +956,10 @@ class ClientTunnel(Tunnel):
         return body
 
 
-def connect_tunnel(sock: AnySocket, key: Key, offered: Cipher) -> ClientTunnel:
-    """Agree on keys over a connected socket, which the tunnel then owns.
+def connect_tunnel(
+    sock: AnySocket, key: Key, offered: Cipher, kind: type[ClientTunnel] = ClientTunnel
+) -> ClientTunnel:
+    """Agree on keys over a connected socket, which the tunnel, of that ``kind``, then owns.
 
     Runs under the caller's timeout.  Raises ExitFailed or StreamError; the socket is the
     caller's to close then.
@@ -952,12 +970,14 @@ def connect_tunnel(sock: AnySocket, key: Key, offered: Cipher) -> ClientTunnel:
     try:
         head = reader.exactly(REPLY_HEAD_SIZE, _READ_AHEAD)
         rest = reader.exactly(initiator.reply_rest(head), _READ_AHEAD)
+    except (TlsFailed, WebSocketFailed):
+        raise  # which say what it was
     except StreamError:
         raise ExitFailed(
             "the server closed without an answer: another key, clocks more than 30 s apart,"
             " or no gsocks server at that address"
         ) from None
-    return ClientTunnel(sock, initiator.finish(head, rest), reader.take_rest())
+    return kind(sock, initiator.finish(head, rest), reader.take_rest())
 
 
 # --- the server's end -----------------------------------------------------------------------
@@ -1085,9 +1105,13 @@ class ServerTunnel(Tunnel):
 
 
 def accept_tunnel(
-    sock: AnySocket, keys: KeyRing, guard: ReplayGuard, ciphers: Cipher
+    sock: AnySocket,
+    keys: KeyRing,
+    guard: ReplayGuard,
+    ciphers: Cipher,
+    kind: type[ServerTunnel] = ServerTunnel,
 ) -> ServerTunnel:
-    """Agree on keys with the peer that connected.
+    """Agree on keys with the peer that connected; the tunnel is of that ``kind``.
 
     Runs under the caller's timeout.  Raises Stranger or StreamError; then nothing was sent, and
     the caller goes on as :func:`discard` does; but for ProtocolViolation, behind the reply to a
@@ -1119,7 +1143,7 @@ def accept_tunnel(
                 f"the client speaks version {hello.version} of the protocol, at least"
                 f" {LOWEST_VERSION} is needed"
             )
-        return ServerTunnel(sock, session, responder.name, responder.key)
+        return kind(sock, session, responder.name, responder.key)
     raise Stranger("not the hello of a known key")
 
 
