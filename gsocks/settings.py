@@ -13,7 +13,7 @@ schema for editors.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from msgspec import Meta, Struct
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     FieldPath: TypeAlias = str
     NameServers: TypeAlias = tuple[NameServer | str, ...]
     Domains: TypeAlias = tuple[str, ...]
+    Protocols: TypeAlias = tuple[str, ...]
+    UrlPath: TypeAlias = str
 else:
 
     class Seconds(float):
@@ -91,12 +93,26 @@ else:
 
         __slots__ = ()
 
+    class Protocols(tuple[str, ...]):
+        """Protocols that ALPN offers."""
+
+        __slots__ = ()
+
+    class UrlPath(str):
+        """The path of a URL, with a query or without."""
+
+        __slots__ = ()
+
 
 # the descriptions stand in error messages: 'x' is not ...
 Count = Annotated[int, Meta(ge=1, description="a whole number from 1")]
 CountOrZero = Annotated[int, Meta(ge=0, description="a whole number from 0")]
 Status = Annotated[int, Meta(ge=100, le=599, description="a status from 100 to 599")]
 Switch = Annotated[bool, Meta(description="true or false")]
+Transport = Annotated[
+    Literal["tcp", "tls", "ws", "wss"],
+    Meta(description="a transport (known: tcp, tls, ws, wss)"),
+]
 
 
 class Timeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -184,6 +200,23 @@ class PoolSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: The same after so many bytes, in both directions together; 0: each tunnel carries one
     #: request.
     max_volume: Size = 64 * 1024**3
+
+
+class TransportSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the tunnels of a server travel."""
+
+    #: `tcp`: as they are, which looks like random bytes; `tls`: in TLS, with `cert`; `wss`: in a
+    #: WebSocket in TLS; `ws`: in a WebSocket, behind a web server that has the TLS.
+    kind: Transport = "tcp"
+    #: `tls`, `wss`: a file with the server's certificate and those between it and an authority, in
+    #: PEM; read again at a reload.
+    cert: Path | None = None
+    #: `tls`, `wss`: the file with its key. Left out: the key is in the file of `cert`.
+    key: Path | None = None
+    #: `tls`, `wss`: the protocols that are accepted by ALPN, in order of preference; `[]` for none.
+    alpn: Protocols = ("http/1.1",)
+    #: `ws`, `wss`: the path of the WebSocket; all other requests are answered with status 404.
+    path: UrlPath = "/"
 
 
 class ReuseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -25,7 +25,7 @@ LAYERS = [
     {"inbound", "config"},
     {"rotation"},
     {"exits"},
-    {"relay"},
+    {"relay", "transport"},
     {"pool"},
     {"ageing"},
     {"handshake", "net"},
@@ -53,6 +53,7 @@ LAYERS = [
 USERS_OF = {
     "nacl": {"crypto", "access.users"},
     "yaml": {"config.yaml", "yaml_tree"},
+    "wsproto": {"transport.websocket"},
     "argparse": {"main"},
 }
 
@@ -66,6 +67,7 @@ WITHOUT_GEVENT = {
     "replay",
     "request",
     "settings",
+    "transport.options",
     "units",
     "access.rules",
     "access.username",
