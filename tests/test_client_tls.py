@@ -192,8 +192,8 @@ def test_a_file_that_cannot_be_used_is_told_by_its_name(
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"url": "http://h:1", "ca": "x"}, "ca: not for http (only for https)"),
-        ({"url": "socks5://h", "insecure": True}, "insecure: not for socks5 (only for https)"),
+        ({"url": "http://h:1", "ca": "x"}, "ca: not for http (only for gsocks, https)"),
+        ({"url": "socks5://h", "insecure": True}, "insecure: not for socks5 (only for gsocks, h"),
         ({"url": "socks5://h", "key": "x"}, "key: not for socks5 (only for gsocks, https)"),
         ({"url": "https://h:1", "key": "x"}, "key: needs a cert"),
         ({"url": "https://h:1", "insecure": "maybe"}, "insecure: 'maybe' is not true or false"),

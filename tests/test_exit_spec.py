@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gsocks.address import Address
 from gsocks.errors import ConfigError
-from gsocks.exits.spec import DIRECT, ExitSpec, derived_name
+from gsocks.exits.spec import DIRECT, ExitSpec, TlsOptions, TransportOptions, derived_name
 
 RAW_KEY = bytes(range(216, 248))
 KEY = base64.urlsafe_b64encode(RAW_KEY).decode().rstrip("=")
@@ -48,6 +48,33 @@ def refusal(entry: str | Mapping[str, object]) -> str:
         (
             f"gsocks://{KEY}@vps.example.com:8388",
             ExitSpec("gsocks", "vps.example.com", 8388, key=KEY),
+        ),
+        (f"gsocks://{KEY}@h:443?transport=tcp", ExitSpec("gsocks", "h", 443, key=KEY)),
+        (
+            f"gsocks://{KEY}@h:443?transport=tls",
+            ExitSpec("gsocks", "h", 443, key=KEY, transport=TransportOptions("tls")),
+        ),
+        (
+            f"gsocks://{KEY}@h:443?transport=tls&sni=CDN.example&ca=/ca&alpn=h2,http/1.1",
+            ExitSpec(
+                *("gsocks", "h", 443),
+                key=KEY,
+                tls=TlsOptions(Path("/ca"), sni="cdn.example", alpn=("h2", "http/1.1")),
+                transport=TransportOptions("tls"),
+            ),
+        ),
+        (
+            f"gsocks://{KEY}@h:443?transport=wss&path=/a%26b%3Fc&host_header=www.h:8443&alpn=",
+            ExitSpec(
+                *("gsocks", "h", 443),
+                key=KEY,
+                tls=TlsOptions(alpn=()),
+                transport=TransportOptions("wss", "/a&b?c", "www.h:8443"),
+            ),
+        ),
+        (
+            f"gsocks://{KEY}@h:80?transport=ws",
+            ExitSpec("gsocks", "h", 80, key=KEY, transport=TransportOptions("ws")),
         ),
         (f"gsocks://{KEY}@vps.example.com", ExitSpec("gsocks", "vps.example.com", 8388, key=KEY)),
         (
@@ -186,6 +213,13 @@ def test_other_credentials_are_another_exit() -> None:
         f"gsocks://{KEY}@10.0.0.7:1080",
         "gsocks://10.0.0.7:1080?key_file=k",
         f"gsocks://{KEY}@10.0.0.7:1080?cipher=aegis256",
+        f"gsocks://{KEY}@10.0.0.7:1080?transport=ws",
+        f"gsocks://{KEY}@10.0.0.7:1080?transport=ws&path=/x",
+        f"gsocks://{KEY}@10.0.0.7:1080?transport=ws&host_header=x",
+        f"gsocks://{KEY}@10.0.0.7:1080?transport=wss",
+        f"gsocks://{KEY}@10.0.0.7:1080?transport=wss&alpn=x",
+        f"gsocks://{KEY}@10.0.0.7:1080?transport=wss&cert=x",
+        f"gsocks://{KEY}@10.0.0.7:1080?transport=wss&cert=x&cert_key=y",
         "socks5://u:p@10.0.0.7?via=socks5://10.0.0.8",
         "direct",
         "direct://?source=10.0.0.0/8",
@@ -231,6 +265,8 @@ def test_the_whole_url_is_read_back_as_the_same_exit(spec: ExitSpec, via: ExitSp
         "direct",
         "direct://?source=203.0.113.0/28",
         f"gsocks://{KEY}@h?cipher=aegis256",
+        f"gsocks://{KEY}@h?transport=wss&path=/a%3Fb%26c&host_header=x:1&insecure=true&alpn=a,b",
+        f"gsocks://{KEY}@h?transport=tls&sni=s&ca=/a%20b&cert=/c&cert_key=/k&alpn=",
         "gsocks://h?key_file=/a%20b/c",
     ],
 )
@@ -359,17 +395,18 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
         ("socks5://h?weight=1&weight=2", "weight stands twice behind the ?"),
         (
             "socks5://h?wait=1",
-            "unknown option behind the ? (known: source, cipher, insecure, sni, name, weight, tags,"
-            " country, max_connections, requests_per_minute, bytes_per_day, bytes_per_month,"
-            " cost_per_gb, cost_per_month, key_file, ca, cert, via)",
+            "unknown option behind the ? (known: source, cipher, transport, path, host_header,"
+            " insecure, sni, alpn, name, weight, tags, country, max_connections,"
+            " requests_per_minute, bytes_per_day, bytes_per_month, cost_per_gb, cost_per_month,"
+            " key_file, ca, cert, cert_key, via)",
         ),
         ({"url": "socks5://h", "wieght": 1}, "wieght: unknown key (did you mean weight?)"),
         (
             {"url": "socks5://h", 7: 1},
             "a key that is not known here (known: url, user, password, key, source, cipher,"
-            " insecure, sni, name, weight, tags, country, max_connections, requests_per_minute,"
-            " bytes_per_day, bytes_per_month, cost_per_gb, cost_per_month, key_file, ca, cert,"
-            " via)",
+            " transport, path, host_header, insecure, sni, alpn, name, weight, tags, country,"
+            " max_connections, requests_per_minute, bytes_per_day, bytes_per_month, cost_per_gb,"
+            " cost_per_month, key_file, ca, cert, cert_key, via)",
         ),
         ({"weight": 1}, "url: missing (expected e.g. socks5://10.0.0.7:1080)"),
         ({"url": "http://h"}, "url: http:// needs a port (proxies often use 3128 or 8080)"),
@@ -390,6 +427,44 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
             {"url": "gsocks://h", "key_file": ""},
             "key_file: an empty value is not the path of a file",
         ),
+        (
+            f"gsocks://{KEY}@h?transport=quic",
+            "transport: 'quic' is not a transport (known: tcp, tls, ws, wss)",
+        ),
+        (
+            f"gsocks://{KEY}@h?sni=x",
+            "sni: not for transport tcp (only for tls and wss)",
+        ),
+        (
+            {"url": f"gsocks://{KEY}@h?transport=ws", "ca": "x"},
+            "ca: not for transport ws (only for tls and wss)",
+        ),
+        (
+            f"gsocks://{KEY}@h?transport=tls&path=/x",
+            "path: not for transport tls (only for ws and wss)",
+        ),
+        (
+            f"gsocks://{KEY}@h?transport=ws&path=x",
+            "path: 'x' is not the path of a URL (expected e.g. /updates)",
+        ),
+        (
+            {"url": f"gsocks://{KEY}@h", "transport": "wss", "path": "/a b"},
+            "path: '/a b' is not the path of a URL (expected e.g. /updates)",
+        ),
+        (
+            f"gsocks://{KEY}@h?transport=ws&host_header=a%0d%0ab",
+            "host_header: 'a\\r\\nb' is not a host (expected e.g. www.example.com)",
+        ),
+        (
+            {"url": f"gsocks://{KEY}@h", "transport": "tls", "alpn": ["h2", ""]},
+            "alpn: a list is not a list of protocols (expected e.g. http/1.1)",
+        ),
+        (
+            {"url": f"gsocks://{KEY}@h", "transport": "tls", "cert_key": "x"},
+            "cert_key: needs a cert",
+        ),
+        ("https://h:1?cert_key=x", "cert_key: not for https (only for gsocks)"),
+        ("socks5://h?transport=tls", "transport: not for socks5 (only for gsocks)"),
         (
             {"url": f"gsocks://{KEY}@h", "cipher": "rot13"},
             "cipher: 'rot13' is not a cipher (known: secretbox, aegis256)",

@@ -9,6 +9,7 @@ from functools import cache, cached_property, lru_cache
 from random import Random
 
 from gsocks.access.rules import ALLOW_ALL, DEFAULT_RULES, Rules
+from gsocks.address import Address
 from gsocks.crypto import Cipher, Key, cipher_named
 from gsocks.exits.absolute import HttpForwardExit
 from gsocks.exits.base import Connected, Exit
@@ -24,6 +25,8 @@ from gsocks.net.dial import Dialer
 from gsocks.net.own_listeners import OwnListeners
 from gsocks.net.resolve import Resolver
 from gsocks.settings import PoolSettings, Timeouts
+from gsocks.transport.client import ClientTransport, WebSocketRequest
+from gsocks.transport.options import OVER_TLS, OVER_WEBSOCKET
 
 __all__ = ["Connected", "Exit", "ExitDeps", "ExitSpec", "make_exit"]
 
@@ -36,6 +39,9 @@ def trust() -> ssl.SSLContext:
     """
     return prepared(ssl.create_default_context())
 
+
+#: the ports that a Host leaves out
+_WEB_PORTS = {"ws": 80, "wss": 443}
 
 #: shared by exits that have the same files, as those of one list may
 _file_contexts = lru_cache(maxsize=256)(FileContexts)
@@ -116,7 +122,26 @@ def _tunnel(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
         # a hop of a chain may take as long as the exit itself
         reach_timeout=min(spec.hops * deps.timeouts.exit, deps.timeouts.connect),
         pool=deps.pool,
+        transport=_transport(spec, deps),
     )
+
+
+def _transport(spec: ExitSpec, deps: ExitDeps) -> ClientTransport | None:
+    """What the tunnels of an exit travel in; None: TCP alone."""
+    if spec.transport is None:
+        return None
+    kind, path, host = spec.transport
+    request = None
+    if kind in OVER_WEBSOCKET:
+        request = WebSocketRequest(host or _host_header(spec, kind), path)
+    return ClientTransport(_tls(spec, deps).layer if kind in OVER_TLS else None, request)
+
+
+def _host_header(spec: ExitSpec, kind: str) -> str:
+    """What a browser would send as Host for that URL."""
+    name = spec.tls.sni if spec.tls is not None and spec.tls.sni is not None else spec.host
+    text = str(Address(name, spec.port))
+    return text.rpartition(":")[0] if spec.port == _WEB_PORTS[kind] else text
 
 
 def _socks5(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:

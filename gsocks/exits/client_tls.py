@@ -1,4 +1,4 @@
-"""TLS to a proxy: whom it trusts, the name it expects, and the client's own certificate.
+"""TLS to a proxy or a gsocks server: whom it trusts, the name it expects, and its own certificate.
 
 The files are read again when they have changed, since certificates are renewed while a program
 runs.  A new connection then goes by the new ones; files that can't be used leave the previous ones
@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gsocks.errors import ConfigError
 from gsocks.exits.spec import TlsOptions
+from gsocks.net.certificates import identify
 from gsocks.net.tls import TlsStream
 from gsocks.stream import Stream
+from gsocks.transport.tls import TlsLayer
 
 log = logging.getLogger("gsocks.exits")
 
@@ -40,6 +42,10 @@ class ClientTls:
     def secure(self, stream: Stream) -> TlsStream:
         """TLS over ``stream``, before its handshake."""
         return TlsStream(stream, self._contexts(), self._name)
+
+    def layer(self) -> TlsLayer:
+        """TLS as the lowest layer of a tunnel, before its handshake."""
+        return TlsLayer(self._contexts(), self._name)
 
 
 class FileContexts:
@@ -74,14 +80,16 @@ def load(options: TlsOptions) -> ssl.SSLContext:
     else:
         context = _trusting(options.ca)
     if options.cert is not None:
-        _identify(context, options.cert, options.key)
-    return prepared(context)
+        identify(context, options.cert, options.key)
+    return prepared(context, options.alpn)
 
 
-def prepared(context: ssl.SSLContext) -> ssl.SSLContext:
-    """``context`` as a client of HTTP/1.1 has it."""
+def prepared(context: ssl.SSLContext, alpn: Sequence[str] | None = None) -> ssl.SSLContext:
+    """``context`` as a client of HTTP/1.1 has it, or one that offers the protocols ``alpn``."""
     context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.3 has none either
-    context.set_alpn_protocols(["http/1.1"])
+    protocols = ("http/1.1",) if alpn is None else alpn
+    if protocols:
+        context.set_alpn_protocols(protocols)
     return context
 
 
@@ -94,30 +102,6 @@ def _trusting(ca: Path | None) -> ssl.SSLContext:
         raise ConfigError(f"{ca}: has no certificates in PEM") from None
     except OSError as error:
         raise ConfigError(f"{ca}: {error.strerror}") from None
-
-
-def _identify(context: ssl.SSLContext, cert: Path, key: Path | None) -> None:
-    """Give ``context`` the client's certificate, and its key, which may be in the same file."""
-    for path in (cert, key or cert):
-        _check_readable(path)
-
-    def no_password() -> str:
-        raise ConfigError(f"{key or cert}: is encrypted, and a password has no place")
-
-    try:
-        context.load_cert_chain(cert, key, no_password)
-    except (ssl.SSLError, OSError) as error:
-        if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
-            raise ConfigError(f"{key or cert}: is not the key of the certificate") from None
-        where = "" if key is None else f" and {key}"
-        raise ConfigError(f"{cert}{where}: not a certificate and its key in PEM") from None
-
-
-def _check_readable(path: Path) -> None:
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
 
 
 def _stamps(options: TlsOptions) -> _Stamps:

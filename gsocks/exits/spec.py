@@ -3,6 +3,7 @@
     direct                               direct://?source=203.0.113.0/28
     gsocks://KEY@vps.example.com:8388    socks5://user:password@10.0.0.7:1080
     socks4a://user@10.0.0.7              http://user:password@10.0.0.7:3128
+    gsocks://KEY@vps.example.com:443?transport=wss&path=/updates
 
 or a mapping with the same under ``url`` and options beside it.  The options may as well follow
 the URL as its query (``socks5://10.0.0.7?weight=2&tags=de,residential``), which is how a list of
@@ -37,6 +38,15 @@ from gsocks.exits import credentials
 from gsocks.exits.budget import Budget
 from gsocks.messages import Mistake, did_you_mean, shown, unknown_key
 from gsocks.request import as_country, as_exit, as_tag
+from gsocks.transport.options import (
+    KINDS,
+    OVER_TLS,
+    OVER_WEBSOCKET,
+    parse_alpn,
+    parse_host,
+    parse_kind,
+    parse_url_path,
+)
 from gsocks.units import parse_size
 
 #: every scheme, with its default port; HTTP proxies have no port that people agree on
@@ -75,17 +85,48 @@ _HOST_PORT = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]:]+)(?::(?P<port>[0-9]{1,5
 
 
 class TlsOptions(NamedTuple):
-    """How TLS to a proxy is secured; by default as in a browser."""
+    """How TLS to a proxy or a server is secured; by default as in a browser."""
 
     #: the certificates of the authorities that are trusted, in PEM; None: the system's
     ca: Path | None = None
     #: whether any certificate is accepted
     insecure: bool = False
-    #: the name that is requested and that the certificate must be for; None: the proxy's host
+    #: the name that is requested and that the certificate must be for; None: the exit's host
     sni: str | None = None
     #: the client's certificate in PEM, with its key unless that has a file of its own
     cert: Path | None = None
     key: Path | None = None
+    #: the protocols that ALPN offers; None: http/1.1
+    alpn: tuple[str, ...] | None = None
+
+    def in_url(self, name_of_key: str) -> dict[str, str]:
+        """The options that are not as by default, as a URL has them."""
+        found: dict[str, str] = {}
+        for name, value in zip((*self._fields[:-2], name_of_key), self[:-1], strict=True):
+            if value:
+                found[name] = "true" if value is True else str(value)
+        if self.alpn is not None:
+            found["alpn"] = ",".join(self.alpn)
+        return found
+
+
+class TransportOptions(NamedTuple):
+    """How a tunnel travels; what its TLS is like, if it has any, is in TlsOptions."""
+
+    kind: str
+    #: of the WebSocket, if it is one
+    path: str = "/"
+    #: the value of Host in its request; None: the name that TLS requests, or the server's
+    host_header: str | None = None
+
+    def in_url(self) -> dict[str, str]:
+        """The options that are not as by default, as a URL has them."""
+        found = {"transport": self.kind}
+        if self.path != "/":
+            found["path"] = self.path
+        if self.host_header is not None:
+            found["host_header"] = self.host_header
+        return found
 
 
 _NOTHING: Mapping[str, Any] = {}
@@ -114,8 +155,10 @@ class ExitSpec:
     #: the addresses that ``direct`` goes out from, in turn
     source: IPNetwork | None = None
     cipher: str = CIPHERS[0]
-    #: of https
+    #: of https, and of gsocks where its transport has TLS
     tls: TlsOptions | None = None
+    #: of gsocks; None: TCP alone
+    transport: TransportOptions | None = None
     #: the exit through which this one is reached
     via: ExitSpec | None = None
     #: its configured name, in lower case; None: :func:`derived_name` of its label
@@ -190,9 +233,10 @@ class ExitSpec:
             options["key_file"] = str(self.key_file)
         if self.cipher != CIPHERS[0]:
             options["cipher"] = self.cipher
-        for name, value in self.tls._asdict().items() if self.tls is not None else ():
-            if value:
-                options[name] = "true" if value is True else str(value)
+        if self.transport is not None:
+            options |= self.transport.in_url()
+        if self.tls is not None:
+            options |= self.tls.in_url("key" if self.transport is None else "cert_key")
         if self.via is not None:
             options["via"] = self.via.url
         query = "&".join(f"{name}={quote(text, safe='')}" for name, text in options.items())
@@ -361,8 +405,10 @@ def _build(
         read[name] = _option(name, value, base, hops, kind)
         if name == "tags" and "tags" in given:
             read[name] = tuple(dict.fromkeys(given["tags"] + read[name]))
-    if scheme == "https":
-        _gather_tls(read, options)
+    if scheme == "gsocks":
+        _gather_transport(read, options)
+    elif scheme == "https":
+        _gather_tls(read, options, "key")
     if not read.keys().isdisjoint(Budget._fields):
         read["budget"] = _budget(*(read.pop(name, None) for name in Budget._fields))
     if address is not None:
@@ -379,11 +425,28 @@ def _build(
     return spec
 
 
-def _gather_tls(read: dict[str, Any], own: Mapping[str, object]) -> None:
+def _gather_transport(read: dict[str, Any], own: Mapping[str, object]) -> None:
+    """Put the options of a tunnel's transport in ``read`` together; ``own``: as below."""
+    kind = read.pop("transport", KINDS[0])
+    for names, kinds in ((_OF_TLS, OVER_TLS), (_OF_WEBSOCKET, OVER_WEBSOCKET)):
+        for name in names if kind not in kinds else ():
+            if name in own:
+                only = " and ".join(kinds)
+                raise Mistake(f"not for transport {kind} (only for {only})", f".{name}")
+            read.pop(name, None)
+    if kind != KINDS[0]:
+        of_web = {name: read.pop(name) for name in _OF_WEBSOCKET if name in read}
+        read["transport"] = TransportOptions(kind, **of_web)
+    if kind in OVER_TLS:
+        _gather_tls(read, own, "cert_key")
+
+
+def _gather_tls(read: dict[str, Any], own: Mapping[str, object], name_of_key: str) -> None:
     """Put the options of TLS in ``read`` together.  ``own``: those that the exit itself has."""
-    tls = TlsOptions(**{name: read.pop(name) for name in TlsOptions._fields if name in read})
+    names = {name: name for name in TlsOptions._fields} | {"key": name_of_key}
+    tls = TlsOptions(**{to: read.pop(name) for to, name in names.items() if name in read})
     if tls.key is not None and tls.cert is None:
-        raise Mistake("needs a cert", ".key")
+        raise Mistake("needs a cert", f".{name_of_key}")
     if tls.insecure and tls.ca is not None:
         if "insecure" in own and "ca" in own:
             raise Mistake("says that no certificate is checked (leave it or ca out)", ".insecure")
@@ -569,8 +632,12 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "key": _key,
     "source": parse_network,
     "cipher": _cipher,
+    "transport": parse_kind,
+    "path": parse_url_path,
+    "host_header": parse_host,
     "insecure": _switch,
     "sni": _server_name,
+    "alpn": parse_alpn,
     "name": as_exit,
     "weight": _weight,
     "tags": _shared(_tags),
@@ -585,7 +652,7 @@ _PARSERS: dict[str, Callable[[object], object]] = {
 
 _FILES = ("key_file", "ca", "cert", "cert_key")
 
-_OPTIONS = (*_PARSERS, "key_file", "ca", "cert", "via")
+_OPTIONS = (*_PARSERS, *_FILES, "via")
 
 #: options that many exits may have in common
 USES = (
@@ -593,6 +660,10 @@ USES = (
     *Budget._fields,
     *("ca", "insecure", "cert"),
 )
+
+#: those of a tunnel's transport, if that has TLS, and if it is a WebSocket
+_OF_TLS = ("ca", "insecure", "sni", "cert", "cert_key", "alpn")
+_OF_WEBSOCKET = ("path", "host_header")
 
 #: has its place before the @, and none in a query
 _SECRET = frozenset({"user", "password", "key"})
@@ -603,10 +674,15 @@ _ONLY_FOR = {
     "key": ("gsocks", "https"),
     "key_file": ("gsocks",),
     "cipher": ("gsocks",),
+    "transport": ("gsocks",),
+    "path": ("gsocks",),
+    "host_header": ("gsocks",),
+    "alpn": ("gsocks",),
+    "cert_key": ("gsocks",),
     "source": ("direct",),
-    "ca": ("https",),
-    "insecure": ("https",),
-    "sni": ("https",),
-    "cert": ("https",),
+    "ca": ("gsocks", "https"),
+    "insecure": ("gsocks", "https"),
+    "sni": ("gsocks", "https"),
+    "cert": ("gsocks", "https"),
     "via": ("gsocks", "socks5", "socks4", "socks4a", "http", "https"),
 }

@@ -34,6 +34,9 @@ from gsocks.pool import Pool
 from gsocks.request import Request
 from gsocks.settings import PoolSettings
 from gsocks.stream import READ, WRITE, Bytes, ScratchBuffers, Wait, scratch_of_this_hub
+from gsocks.transport.client import ClientTransport
+from gsocks.transport.layers import LayeredSocket
+from gsocks.transport.tunnels import LayeredClientTunnel
 from gsocks.tunnel import (
     ClientTunnel,
     Frame,
@@ -56,7 +59,8 @@ class TunnelExit:
     """Opens streams at the gsocks server ``server``.
 
     ``timeout``: seconds for the answer to a request that was sent early (``fast_open``);
-    ``reach_timeout``: for the connection to the server and the key agreement together.
+    ``reach_timeout``: for the connection to the server, the handshakes of its ``transport`` and the
+    key agreement together.
     """
 
     #: seconds in which the server's machine must acknowledge a request that is put on an idle
@@ -76,6 +80,7 @@ class TunnelExit:
         timeout: float = 10.0,
         reach_timeout: float = 3.0,
         pool: PoolSettings = PoolSettings(),
+        transport: ClientTransport | None = None,
     ) -> None:
         self.label = f"gsocks://{server}"
         self._server = server
@@ -84,6 +89,7 @@ class TunnelExit:
         self._ciphers = ciphers
         self._timeout = timeout
         self._reach_timeout = reach_timeout
+        self._transport = transport
         #: None before the first request: a list may have 100,000 exits that are never asked
         self._doubts: Deadlines | None = None
         self.pool = Pool(self._open_tunnel, label=self.label, settings=pool)
@@ -232,7 +238,11 @@ class TunnelExit:
     def _connect_and_agree(self) -> ClientTunnel:
         sock = self._dialer.connect(self._server)
         try:
-            return connect_tunnel(sock, self._key, self._ciphers)
+            if self._transport is None:
+                return connect_tunnel(sock, self._key, self._ciphers)
+            sock = layered = LayeredSocket(sock)
+            self._transport.begin(layered)
+            return connect_tunnel(layered, self._key, self._ciphers, LayeredClientTunnel)
         except BaseException:
             sock.close()
             raise
