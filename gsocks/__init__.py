@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         PoolSettings,
         SessionSettings,
         Timeouts,
+        TransportSettings,
         UdpSettings,
     )
 
@@ -62,6 +63,7 @@ __all__ = [
     "ServerOptions",
     "SessionSettings",
     "Timeouts",
+    "TransportSettings",
     "UdpSettings",
 ]
 
@@ -90,6 +92,7 @@ _MODULES = {
     "ServerOptions": "inbound.options",
     "SessionSettings": "settings",
     "Timeouts": "settings",
+    "TransportSettings": "settings",
     "UdpSettings": "settings",
 }
 

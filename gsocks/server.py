@@ -31,6 +31,9 @@ from gsocks.replay import ReplayGuard
 from gsocks.rotation.build import SomeExit, SomeKeys, make_keys
 from gsocks.rotation.group import ExitGroup
 from gsocks.stream import close_with_fin
+from gsocks.transport.layers import LayeredSocket
+from gsocks.transport.server import ServerTransport
+from gsocks.transport.tunnels import LayeredServerTunnel
 from gsocks.tunnel import (
     CLOSE_GRACE,
     ServerTunnel,
@@ -68,6 +71,7 @@ class RemoteServer(Listener):
         self._owns_guard = options.guard is None
         self._guard = options.guard or ReplayGuard(keys=len(self.keys))
         self._ciphers = options.ciphers
+        self._transport = ServerTransport(options.transport)
         #: greenlets whose client has not proved to know a key, or has too many tunnels
         self._unproven: set[greenlet] = set()
         #: tunnels that wait for a request
@@ -77,7 +81,7 @@ class RemoteServer(Listener):
         self.frame_deadlines = Deadlines(self.timeouts.handshake)
 
     def serve(self, connection: ClientConnection) -> None:
-        """Agree on keys, then carry request after request."""
+        """Agree on layers and keys, then carry request after request."""
         unproven = gevent.getcurrent()
         self._unproven.add(unproven)
         try:
@@ -96,15 +100,22 @@ class RemoteServer(Listener):
             ServedTunnel(self, connection, tunnel).wait()
 
     def _agree(self, connection: ClientConnection) -> ServerTunnel | None:
+        transport, reject = self._transport, self._reject_stranger
+        kind: type[ServerTunnel] = ServerTunnel
         try:
             with gevent.Timeout(connection.time_left(self.timeouts.handshake), HandshakeTimeout()):
-                return accept_tunnel(connection.sock, self.keys, self._guard, self._ciphers)
+                if transport.has_layers:
+                    kind, reject = LayeredServerTunnel, self._end_stranger
+                    connection.sock = layered = LayeredSocket(connection.sock)
+                    transport.begin(layered)
+                    reject = self._reject_stranger
+                return accept_tunnel(connection.sock, self.keys, self._guard, self._ciphers, kind)
         except ProtocolViolation as error:  # of a client that knows a key, and has its answer
             connection.new_request().refused(error)
             connection.close(CLOSE_GRACE)
             return None
         except (ClientError, StreamError) as error:
-            self._reject_stranger(connection, error)
+            reject(connection, error)
             return None
         except BaseException:  # stopped
             close_with_fin(connection.sock)
@@ -145,6 +156,13 @@ class RemoteServer(Listener):
         discard(connection.sock, connection.time_left(self.timeouts.handshake))
         connection.close()
 
+    def _end_stranger(self, connection: ClientConnection, error: GsocksError) -> None:
+        """Log the failure of a layer, and end as any server of TLS or HTTP does."""
+        if isinstance(error, StreamError):
+            error.is_routine = not connection.unserved()  # as of a balancer's health check
+        connection.new_request().refused(error)
+        connection.close(CLOSE_GRACE)
+
     def is_accepted(self, tunnel: ServerTunnel) -> bool:
         """See :class:`gsocks.inbound.served_tunnel.TunnelListener`, as for the next one."""
         return not self.context.stopping and self.keys.key(tunnel.user) == tunnel.key
@@ -172,6 +190,10 @@ class RemoteServer(Listener):
         for tunnel in list(self.idle_tunnels):
             if not self.is_accepted(tunnel):
                 tunnel.close()
+
+    def replace_transport(self, transport: ServerTransport) -> None:
+        """Replace what new tunnels travel in, its certificate included."""
+        self._transport = transport
 
     def stop(self, timeout: float | None = None) -> None:
         """See :meth:`gsocks.inbound.listener.Listener.stop`."""

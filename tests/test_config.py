@@ -29,6 +29,7 @@ from gsocks.settings import (
     ReuseSettings,
     SessionSettings,
     Timeouts,
+    TransportSettings,
     UdpSettings,
 )
 
@@ -385,6 +386,68 @@ def test_a_limit_for_each_key_is_a_servers() -> None:
         "local.limits.per_key: only a server has keys"
     )
     parse(f"server: {{listen: 127.0.0.1:1, limits: {{per_key: 5}}, keys: {{a: {KEY}}}}}")
+
+
+def served_by(transport: str) -> str:
+    keys = f"keys: {{a: {KEY}}}"
+    return f"server: {{listen: 127.0.0.1:1, {keys}, transport: {{{transport}}}}}"
+
+
+def test_a_server_has_its_transport_with_files_beside_the_config(tmp_path: Path) -> None:
+    (tmp_path / "c.pem").touch()
+    (tmp_path / "c.key").touch()
+    for text, expected in (
+        ("", TransportSettings()),
+        ("kind: ws, path: /a?b", TransportSettings(kind="ws", path="/a?b")),
+        ("kind: tls, cert: c.pem", TransportSettings(kind="tls", cert=tmp_path / "c.pem")),
+        (
+            "kind: wss, cert: c.pem, key: c.key, alpn: [h2, http/1.1]",
+            TransportSettings(
+                kind="wss",
+                cert=tmp_path / "c.pem",
+                key=tmp_path / "c.key",
+                alpn=("h2", "http/1.1"),
+            ),
+        ),
+        ("kind: tls, cert: c.pem, alpn: []", TransportSettings(
+            kind="tls", cert=tmp_path / "c.pem", alpn=())),
+    ):  # fmt: skip
+        server = parse(served_by(text), tmp_path).server
+        assert server is not None
+        assert server.transport == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kind: quic", "kind: 'quic' is not a transport (known: tcp, tls, ws, wss)"),
+        ("kind: tls", "cert: missing (tls needs a certificate)"),
+        ("kind: wss", "cert: missing (wss needs a certificate)"),
+        ("kind: ws, alpn: []", "alpn: not for ws (only for tls and wss)"),
+        ("path: /x", "path: not for tcp (only for ws and wss)"),
+        ("kind: ws, path: x", "path: 'x' is not the path of a URL (expected e.g. /updates)"),
+        (
+            "kind: ws, path: '/a b'",
+            "path: '/a b' is not the path of a URL (expected e.g. /updates)",
+        ),
+        (
+            "kind: tls, alpn: [a b]",
+            "alpn: a list is not a list of protocols (expected e.g. http/1.",
+        ),
+        ("kind: tls, cert: no.pem", f"cert: {ROOT / 'no.pem'} does not exist, or is not a file"),
+        ("knid: tls", "knid: unknown key (did you mean kind?)"),
+    ],
+)
+def test_a_mistake_in_the_transport_is_told_with_its_place(text: str, message: str) -> None:
+    assert refusal(served_by(text)).startswith(f"server.transport.{message}")
+
+
+def test_a_reload_takes_the_transport_and_needs_no_restart(tmp_path: Path) -> None:
+    before, after = parse(served_by("kind: ws")), parse(served_by("kind: ws, path: /new"))
+    merged = config.reloaded(before, after)
+    assert merged.server is not None
+    assert merged.server.transport.path == "/new"
+    assert config.needing_restart(merged, after) == []
 
 
 def test_a_limit_for_each_user_needs_users() -> None:

@@ -141,12 +141,39 @@ def test_what_gsocks_reads_is_valid(settings: str, tmp_path: Path) -> None:
         ("server: {listen: 127.0.0.1:1, keys: {}}", "$.server.keys"),
         ("server: {listen: 127.0.0.1:1, keys: {a: {file: k, key: k}}}", "$.server.keys.a"),
         ("server: {listen: 127.0.0.1:1, keys: {a: k}, sessions: {}}", "$.server"),
+        (
+            "server: {listen: 127.0.0.1:1, keys: {a: k}, transport: {kind: quic}}",
+            "$.server.transport.kind",
+        ),
+        (
+            "server: {listen: 127.0.0.1:1, keys: {a: k}, transport: {kind: ws, path: x}}",
+            "$.server.transport.path",
+        ),
     ],
 )
 def test_a_mistake_is_marked_at_its_place_and_refused_by_gsocks(text: str, place: str) -> None:
     assert {mistake.partition(": ")[0] for mistake in mistakes(text)} == {place}
     with pytest.raises(ConfigError):
         config.parse(text, ROOT)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "transport: {kind: ws, path: '/a?b=c'}",
+        "transport: {kind: tls, cert: c.pem, alpn: [h2, http/1.1]}",
+        "transport: {kind: wss, cert: c.pem, key: c.pem, alpn: []}",
+        "exits: ['gsocks://K@h:1?transport=wss', {url: 'gsocks://h', key: K, transport: ws}]",
+        "exits: [{url: 'gsocks://h', key: K, transport: wss, alpn: [x], cert: c, cert_key: k}]",
+    ],
+)
+def test_what_gsocks_reads_of_transports_is_valid(settings: str, tmp_path: Path) -> None:
+    (tmp_path / "c.pem").touch()
+    key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+    settings = settings.replace("K@", f"{key}@").replace("key: K", f"key: {key}")
+    text = f"server:\n  listen: 127.0.0.1:1080\n  keys: {{a: b{key[1:]}}}\n  {settings}\n"
+    config.parse(text, tmp_path)
+    assert mistakes(text) == []
 
 
 def test_mappings_with_parsers_of_their_own_have_all_their_keys() -> None:

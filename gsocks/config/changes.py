@@ -11,11 +11,11 @@ from gsocks.config.schema import Config, Section
 from gsocks.errors import ConfigError
 
 #: the keys of a section that a reload replaces
-_RELOADED = ("exits", "exit_sources", "users", "keys")
+_RELOADED = ("exits", "exit_sources", "users", "keys", "transport")
 
 
 def reloaded(running: Config, found: Config) -> Config:
-    """``running`` with the keys, users and exits of ``found``, of the sections that both have.
+    """``running`` with the keys, users, exits and transport of ``found``, of what both have.
 
     Raises ConfigError if its users need a restart.
     """

@@ -59,12 +59,15 @@ from gsocks.settings import (
     IPLiteral,
     NameServers,
     Ports,
+    Protocols,
     Rate,
     RegularExpression,
     Seconds,
     Share,
     Size,
+    UrlPath,
 )
+from gsocks.transport import options as transport
 from gsocks.units import format_rate, format_size, parse_duration, parse_rate, parse_size
 from gsocks.yaml_tree import Tree
 
@@ -216,6 +219,11 @@ def _check_together(config: Config) -> None:
         raise Mistake("only a server has keys", ".local.limits.per_key")
     if local is not None and not local.users and local.users_file is None:
         _check_open_inbound(local)
+    if server is not None:
+        try:
+            transport.check(server.transport)
+        except Mistake as mistake:
+            raise mistake.prefixed(".server.transport") from None
     admin = config.admin
     if admin is not None and not admin.allow_remote:
         for address in admin.listen:
@@ -269,6 +277,8 @@ def _parsers(base: Path) -> _Parsers:
         CheckUrls: _check_urls,
         RegularExpression: _regular_expression,
         FieldPath: _field_path,
+        Protocols: _protocols,
+        UrlPath: _url_path,
         NameServers: _name_servers,
         Domains: _domains,
         UserHashes: _users,
@@ -463,6 +473,20 @@ def _field_path(tree: Tree) -> FieldPath:
     if not isinstance(tree, str) or not all(tree.split(".")):
         raise Mistake(f"{shown(tree)} is not a field (expected e.g. ip, or geo.ip)")
     return FieldPath(tree)
+
+
+def _protocols(tree: Tree) -> Protocols:
+    try:
+        return Protocols(transport.parse_alpn(tree))
+    except ValueError as error:
+        raise Mistake(str(error)) from None
+
+
+def _url_path(tree: Tree) -> UrlPath:
+    try:
+        return UrlPath(transport.parse_url_path(tree))
+    except ValueError as error:
+        raise Mistake(str(error)) from None
 
 
 def _check_urls(tree: Tree) -> CheckUrls:

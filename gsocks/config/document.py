@@ -57,6 +57,7 @@ from gsocks.settings import (
     PerHostSettings,
     PoolSettings,
     Ports,
+    Protocols,
     Rate,
     RegularExpression,
     ReuseSettings,
@@ -66,7 +67,10 @@ from gsocks.settings import (
     Size,
     Switch,
     Timeouts,
+    Transport,
+    TransportSettings,
     UdpSettings,
+    UrlPath,
 )
 from gsocks.units import format_duration, format_size
 
@@ -220,11 +224,12 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
     cost_per_month: Price | None = None
     #: The exit through which the proxy is reached.
     via: ExitText | None = None
-    #: `https`: a file of the certificates that are trusted, in PEM. Left out: the system's.
+    #: `https`, or a `transport` with TLS: a file of the certificates that are trusted, in PEM. Left
+    #: out: the system's.
     ca: FilePath | None = None
-    #: `https`: whether the proxy's certificate is not checked at all.
+    #: The same: whether the exit's certificate is not checked at all.
     insecure: Switch = False
-    #: `https`: a file with a certificate of gsocks' own, which the proxy wants to see, in PEM.
+    #: The same: a file with a certificate of gsocks' own, which the exit wants to see, in PEM.
     cert: FilePath | None = None
 
 
@@ -249,9 +254,21 @@ class ExitKeys(Use, frozen=True, kw_only=True):
     key: Text | None = None
     #: `gsocks`: `aegis256` where both ends have AES instructions.
     cipher: _Cipher = "secretbox"
-    #: `https`: the name to ask the proxy for (SNI), which its certificate must have. Left out: the
-    #: host of the URL.
+    #: `https`, or a `transport` with TLS: the name to ask the exit for (SNI), which its certificate
+    #: must have. Left out: the host of the URL.
     sni: Word | None = None
+    #: `gsocks`: what the tunnels travel in, as `server.transport.kind` at the other end; or `wss`
+    #: to a web server in front of a server with `ws`.
+    transport: Transport = "tcp"
+    #: `transport: ws` or `wss`: the path of the WebSocket.
+    path: UrlPath = UrlPath("/")
+    #: `transport: ws` or `wss`: the host that its request names. Left out: `sni`, or that of the
+    #: URL.
+    host_header: Word | None = None
+    #: A `transport` with TLS: the protocols that are offered by ALPN; `[]` for none.
+    alpn: Protocols = ("http/1.1",)
+    #: A `transport` with TLS: the file with the key of `cert`, if that has none.
+    cert_key: FilePath | None = None
     #: `direct`: the network whose addresses connections leave from, in turn.
     source: Text | None = None
 
@@ -373,6 +390,8 @@ VALUES: dict[Any, Values] = {
     RegularExpression: Values("regular expression", {**_TEXT, "format": "regex"}),
     NameServers: Values("name servers", {"type": "array", "items": _TEXT, "minItems": 1}),
     Domains: Values("domains", {"type": "array", "items": _TEXT}),
+    UrlPath: Values("path", {"type": "string", "pattern": '^/[!-"$-~]*$'}),
+    Protocols: Values("words", {"anyOf": [_WORD, {"type": "array", "items": _WORD}]}),
     FieldPath: Values("field", {"type": "string", "pattern": r"^[^.]+(\.[^.]+)*$"}),
     Networks: Values("networks", {"type": "array", "items": _TEXT, "minItems": 1}),
     Addresses: Values("addresses", _one_or_more(_ADDRESS)),
@@ -500,6 +519,7 @@ def schema() -> Schema:
         UdpSettings,
         SessionSettings,
         ReuseSettings,
+        TransportSettings,
     ]
     structs += [ListenKeys, ExitKeys, UserNameStyleKeys]
     sources = {"oneOf": [{"required": ["file"]}, {"required": ["url"]}]}
@@ -535,6 +555,7 @@ def tables() -> str:
         if _is_struct(field.type)
     ]
     parts += [
+        _table("`transport`", "transport.", keys_of(TransportSettings)),
         _table("`checks.expect`", "checks.expect.", keys_of(ExpectSettings)),
         _table("`dns`", "dns.", keys_of(DnsSettings)),
         _table("`admin`", "admin.", keys_of(Admin)),

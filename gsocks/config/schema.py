@@ -32,6 +32,7 @@ from gsocks.settings import (
     SessionSettings,
     Switch,
     Timeouts,
+    TransportSettings,
     UdpSettings,
 )
 
@@ -246,6 +247,7 @@ class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: Name and `{file: PATH}`, or the base64 text. The name is the user in the access log and in
     #: `rules`. A missing file is made at start.
     keys: KeySources
+    transport: TransportSettings = TransportSettings()
 
     @property
     def addresses(self) -> tuple[Address, ...]:

@@ -17,7 +17,7 @@ from gsocks.observe import Observer
 from gsocks.replay import ReplayGuard
 from gsocks.request import ANY, ExitSelector
 from gsocks.rotation.build import SomeRules, SomeUsers
-from gsocks.settings import Limits, Timeouts, UdpSettings
+from gsocks.settings import Limits, Timeouts, TransportSettings, UdpSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,8 @@ class ServerOptions(ListenerOptions):
     guard: ReplayGuard | None = None
     #: what the server offers in the key agreement
     ciphers: Cipher = Cipher.SECRETBOX
+    #: what tunnels travel in
+    transport: TransportSettings = TransportSettings()
 
 
 _Options = TypeVar("_Options", bound=ListenerOptions)

@@ -30,7 +30,9 @@ from gsocks.rotation.lists import ExitList
 from gsocks.rotation.probe import ProbeTarget
 from gsocks.rotation.sources import Source, UrlSource
 from gsocks.rotation.watch import ExitListWatcher, read_source
-from gsocks.settings import PoolSettings, SessionSettings, Timeouts
+from gsocks.settings import PoolSettings, SessionSettings, Timeouts, TransportSettings
+from gsocks.transport.options import OVER_WEBSOCKET
+from gsocks.transport.server import ServerTransport
 from gsocks.units import format_duration
 
 log = logging.getLogger("gsocks")
@@ -79,6 +81,9 @@ def _described(settings: config.Config) -> Iterator[str]:
                 with _at(f"server.keys.{key}"):
                     _key(source)
         yield f"server: keys {_first_of(server.keys)}"
+        make_transport(server)
+        if server.transport.kind != "tcp":
+            yield f"server: tunnels travel in {_travel(server.transport)}"
     if settings.state is not None:
         yield _state(Path(settings.state.file))
     for path in created:
@@ -192,6 +197,12 @@ def make_users(local: config.Local, give_way: Callable[[], object] = go_on) -> U
 def make_key_ring(server: config.Server) -> KeyRing:
     """The keys of ``server``.  Raises ConfigError."""
     return KeyRing({name: _key(source) for name, source in server.keys.items()})
+
+
+def make_transport(server: config.Server) -> ServerTransport:
+    """The transport of ``server``, whose certificate is read.  Raises ConfigError."""
+    with _at("server.transport"):
+        return ServerTransport(server.transport)
 
 
 def _key(source: config.KeySource) -> Key:
@@ -348,6 +359,12 @@ def _listening(section: config.Local | config.Server) -> Iterator[str]:
         if not (section.users or section.users_file) and section.asks(each):
             notes.append("asks for credentials")
         yield f"{each.address} ({', '.join(notes)})" if notes else str(each.address)
+
+
+def _travel(transport: TransportSettings) -> str:
+    where = f" at {transport.path}" if transport.kind in OVER_WEBSOCKET else ""
+    shown = f", certificate {transport.cert}" if transport.cert is not None else ""
+    return f"{transport.kind}{where}{shown}"
 
 
 def _session_lifetime(sessions: SessionSettings) -> str:

@@ -48,6 +48,7 @@ from gsocks.service.plan import (
     describe,
     exit_deps,
     make_key_ring,
+    make_transport,
     make_users,
     missing_keys,
     refuse_loops,
@@ -57,7 +58,8 @@ from gsocks.service.plan import (
 )
 from gsocks.service.supervisor import accept_reloads, run_workers, worker_count
 from gsocks.service.watchdog import Watchdog
-from gsocks.settings import ReuseSettings
+from gsocks.settings import ReuseSettings, TransportSettings
+from gsocks.transport.server import ServerTransport
 from gsocks.turns import give_way, without_collection
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ class Service:
         self._worker_sockets: list[Path] = []
         #: of the server: those of the start or of the last reload
         self._keys = KeyRing({})
+        self._transport = ServerTransport(TransportSettings())
         self._users: Users | None = None
         self._resolver = Resolver(settings=settings.dns)
         self._locals: list[LocalServer] = []
@@ -127,6 +130,7 @@ class Service:
             self._token = read_or_make_token(token_file(self._settings.admin, self._path))
         if server is not None:
             self._keys = make_key_ring(server)
+            self._transport = make_transport(server)
         self._prepare_state()
         count = worker_count(self._settings.workers)
         if self._socket_folder is not None:
@@ -235,6 +239,8 @@ class Service:
                 )
                 for _ in server.addresses
             ]
+            for each in self._servers:
+                each.replace_transport(self._transport)
         if local is not None:
             exits, self._users = self._make_exit_group("local", local), make_users(local)
             authenticator = make_authenticator(self._users)
@@ -373,17 +379,18 @@ class Service:
         self._stopped.set()
 
     def _reload(self) -> None:
-        """SIGHUP: replace keys, users and exits; open connections are not affected."""
+        """SIGHUP: replace keys, users, exits and certificate; open connections stay as they are."""
         with self._reloading:
             if not self._read_again() or not self._replace_users():
                 return
             for server in self._servers:
+                server.replace_transport(self._transport)
                 server.replace_keys(self._keys)
             if self._replace_exits():
                 log.info("reloaded: keys, users and exits of %s", self._path)
 
     def _read_again(self) -> bool:
-        """Take keys, users and exits from the file, or keep all of them.
+        """Take keys, users, exits and certificate from their files, or keep all of them.
 
         False, after a line in the log, if the file can't be used.
         """
@@ -392,7 +399,9 @@ class Service:
             settings = config.reloaded(self._settings, found)
             refuse_loops(settings)
             server = settings.server
-            keys = make_key_ring(server) if server is not None else self._keys
+            keys, transport = self._keys, self._transport
+            if server is not None:
+                keys, transport = make_key_ring(server), make_transport(server)
             if settings.local is not None:
                 make_users(settings.local, give_way)
         except ConfigError as error:
@@ -400,7 +409,7 @@ class Service:
             return False
         if not self._in_worker and (names := config.needing_restart(settings, found)):
             log.warning("%s: a restart is needed for %s", self._path, ", ".join(names))
-        self._settings, self._keys = settings, keys
+        self._settings, self._keys, self._transport = settings, keys, transport
         return True
 
     def _replace_users(self) -> bool:

@@ -166,6 +166,21 @@ def stunnel(folder: Path, cert: Path, to: Address, *lines: str) -> Iterator[Addr
         yield address
 
 
+@contextmanager
+def haproxy(folder: Path, cert: Path, to: Address) -> Iterator[Address]:
+    """HAProxy, which ends TLS with a certificate and its key, and asks a server of HTTP behind."""
+    port = free_port()
+    config = folder / f"haproxy-{port}.cfg"
+    config.write_text(
+        "defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n"
+        "  timeout server 60s\n  timeout tunnel 60s\n"
+        f"frontend web\n  bind 127.0.0.1:{port} ssl crt {cert} alpn http/1.1\n"
+        f"  default_backend tunnels\nbackend tunnels\n  server gsocks {to}\n"
+    )
+    with _running("haproxy", "haproxy", "-db", "-f", str(config), port=port) as address:
+        yield address
+
+
 # --- honest ones of ours ----------------------------------------------------------------------
 
 
