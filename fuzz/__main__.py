@@ -26,6 +26,7 @@ TARGETS = (
     "exit_list",
     "username",
     "dns_answer",
+    "websocket",
 )
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ import atheris
 
 def main() -> None:
     name, failed, *options = sys.argv[1:]
-    with atheris.instrument_imports(include=["gsocks", "h11"]):
+    with atheris.instrument_imports(include=["gsocks", "h11", "wsproto"]):
         target = importlib.import_module(f"fuzz.{name}")
 
     def check(data: bytes) -> None:

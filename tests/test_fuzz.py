@@ -22,6 +22,7 @@ import gsocks.inbound.http_client
 import gsocks.net.datagram
 import gsocks.net.proxy_protocol
 import gsocks.rotation.lists
+import gsocks.transport.websocket
 import gsocks.tunnel
 from fuzz.__main__ import TARGETS, words_file
 from gsocks.address import UNSPECIFIED
@@ -89,6 +90,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "dns_answer": (gsocks.dns.message._Records, "_ip", lambda *_: UNSPECIFIED.ip),
     "username": (gsocks.access.username, "parse_duration", lambda text: 1.0),
     "exit_list": (gsocks.rotation.lists, "_check_foreign", lambda spec, *_: spec),
+    "websocket": (gsocks.transport.websocket, "_has", lambda *_: True),
     "exit_url": (ExitSpec, "__repr__", lambda spec: f"<{spec.password}>"),
 }
 
