@@ -51,15 +51,16 @@ def _pair(
     *,
     options: dict[str, Any] | None = None,
     local: dict[str, Any] | None = None,
+    server: dict[str, Any] | None = None,
     build: Build = _HERE,
 ) -> list[Command]:
-    """``options`` of the tunnel's exit, and other keys of the section ``local``."""
+    """``options`` of the tunnel's exit, and other keys of the sections ``local`` and ``server``."""
     url = f"gsocks://{endpoints.far_seen.host}:{endpoints.far_seen.port}"
     way = {"url": url, "key_file": "gsocks.key"} | (options or {})
     # the key's file is made by the server, which is up before the local end looks for it
-    keys = {"default": {"file": "gsocks.key"}}
+    keys = {"keys": {"default": {"file": "gsocks.key"}}} | (server or {})
     return [
-        _command(endpoints, "server", {"keys": keys}, endpoints.far, build),
+        _command(endpoints, "server", keys, endpoints.far, build),
         _command(endpoints, "local", {"exits": [way]} | (local or {}), endpoints.inbound, build),
     ]
 
@@ -140,6 +141,21 @@ def gateway_of(name: str, label: str, build: Build = _HERE, **local: Any) -> Con
         return [_command(endpoints, "local", section, endpoints.inbound, build)]
 
     return _contender(name, label, Kind.GATEWAY, set_up)
+
+
+def over_transport(kind: str, cert: Path, *, has_pool: bool) -> Contender:
+    """A pair whose tunnels travel in that; without a pool each connection opens its own.
+
+    ``cert``: a file with a certificate and its key.
+    """
+    transport: dict[str, Any] = {"kind": kind}
+    options: dict[str, Any] = {"transport": kind}
+    if kind in ("tls", "wss"):
+        transport["cert"] = str(cert)
+        options["ca"], options["sni"] = str(cert), "localhost"
+    local = {} if has_pool else {"pool": {"size": 0}}
+    set_up = partial(_pair, options=options, local=local, server={"transport": transport})
+    return _contender(f"gsocks-{kind}", f"gsocks, {kind}", Kind.PAIR, set_up)
 
 
 def contenders_of(build: Build) -> tuple[Contender, Contender]:
