@@ -33,8 +33,9 @@ from gsocks.exits.direct import DirectExit
 from gsocks.local import LocalServer
 from gsocks.loop_lag import BUCKETS, LoopLag
 from gsocks.net.dial import Dialer
-from gsocks.net.listen import listen_at_path
+from gsocks.net.endpoint import UnixPath
 from gsocks.net.resolve import Resolver
+from gsocks.net.unix import listen_at
 from gsocks.observe import NullObserver, Record
 from gsocks.request import ANY, Command, ExitSelector, Request
 from gsocks.rotation.group import ExitGroup
@@ -536,7 +537,7 @@ def peers(tmp_path: Path) -> Iterator[tuple[Desk, Desk]]:
     """Two workers; the admin speaks to the first one, which knows where the second one is."""
     meeting = tmp_path / "1.sock"
     for second in open_desk(direct("a"), direct("b")):
-        own = AdminServer(listen_at_path(meeting), App(second.commands, Peers(), None))
+        own = AdminServer(listen_at(UnixPath(str(meeting))), App(second.commands, Peers(), None))
         own.start()
         for first in open_desk(direct("a"), direct("b"), others=(meeting, tmp_path / "gone")):
             yield first, second

@@ -1,20 +1,19 @@
-"""Listening sockets, and ports that are reserved for worker processes."""
+"""Listening sockets of TCP and UDP, and ports that are reserved for worker processes."""
 
 from __future__ import annotations
 
 import errno
 import socket
-from pathlib import Path
 
 from gevent.socket import socket as GeventSocket  # noqa: N812 - beside the other kind
 
 from gsocks.address import Address
 from gsocks.errors import BadAddress, BadPort, ConfigError
 from gsocks.messages import shown
+from gsocks.net.datagram import RECEIVE_BUFFER
+from gsocks.net.endpoint import NOWHERE, checked, parse_address
+from gsocks.net.unix import BACKLOG
 from gsocks.stream import tune
-
-#: connections that wait for accept; the kernel caps it at net.core.somaxconn
-BACKLOG = 1024
 
 #: seconds after which the kernel hands over a client that has sent nothing; the least possible
 DEFER_ACCEPT = 1
@@ -52,13 +51,14 @@ def reserve(address: Address) -> socket.socket:
 
 
 def defer_accept(sock: socket.socket) -> socket.socket:
-    """Have the kernel hand over a client of ``sock`` only together with its first bytes.
+    """Have the kernel hand over a client of ``sock``, if of TCP, only with its first bytes.
 
     For clients of SOCKS and HTTP, which always send first: no process is woken twice for one.  Not
     for the tunnel's server: a peer that sends nothing is handed over a second later than one that
     sends, and its SYN-ACK is repeated; by that a prober could recognize gsocks.
     """
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_ACCEPT)
     return sock
 
 
@@ -79,28 +79,20 @@ def listen_address(listener: object) -> Address | None:
     if hasattr(listener, "getsockname"):
         bound = listener.getsockname()
         return Address.from_sockaddr(bound) if isinstance(bound, tuple) else None
+    if isinstance(listener, str):
+        return parse_address(listener)
+    if not isinstance(listener, tuple) or len(listener) != 2:
+        raise TypeError(f"a listener takes an address or a socket, not {shown(listener)}")
+    host, port = listener
+    if not isinstance(host, str) or not isinstance(port, int):
+        raise TypeError(f"not a host and a port: {listener!r}")
     try:
-        if isinstance(listener, str):
-            address = Address.parse(listener)
-        elif isinstance(listener, tuple) and len(listener) == 2:
-            host, port = listener
-            if not isinstance(host, str) or not isinstance(port, int):
-                raise TypeError(f"not a host and a port: {listener!r}")
-            address = Address.of(host or "0.0.0.0", port)
-        else:
-            raise TypeError(f"a listener takes an address or a socket, not {shown(listener)}")
+        address = Address.of(host or "0.0.0.0", port)
     except BadPort as error:
         raise ConfigError(str(error)) from None
     except BadAddress:
-        address = Address("", 0)
-    if address.host == "localhost":
-        return Address("127.0.0.1", address.port)
-    if address.ip is None:
-        raise ConfigError(
-            f"{shown(listener)} is not an address to listen on"
-            " (expected e.g. 127.0.0.1:1080, [::1]:1080 or 0.0.0.0:1080)"
-        )
-    return address
+        address = NOWHERE
+    return checked(address, listener)
 
 
 def is_local(address: Address) -> bool:
@@ -108,40 +100,42 @@ def is_local(address: Address) -> bool:
     return address.ip is not None and address.ip.is_loopback
 
 
-def listen_at_path(path: Path) -> socket.socket:
-    """A Unix socket that listens at ``path``, and replaces a file there.
+def listen_for_datagrams(address: Address, count: int = 1) -> list[socket.socket]:
+    """So many non-blocking UDP sockets at ``address``, each for a process of its own.
 
-    Raises ConfigError.
+    The kernel gives each of them the datagrams of certain senders, which stay the same.  All are
+    opened here: a socket that no process reads would swallow what it is given, so that none can be
+    reserved as :func:`reserve` does.  Raises ConfigError.
     """
-    path.unlink(missing_ok=True)
-    sock = socket.socket(socket.AF_UNIX)
+    first = _datagram_socket(address, reuse_port=False)
+    if count == 1:
+        return [first]
+    # only now: before bind, another program would share the port
+    first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound = Address.from_sockaddr(first.getsockname())
+    return [first, *(_datagram_socket(bound, reuse_port=True) for _ in range(1, count))]
+
+
+def _datagram_socket(address: Address, *, reuse_port: bool) -> socket.socket:
+    sock = _new_socket(address, socket.SOCK_DGRAM)
     try:
-        sock.setblocking(False)
-        sock.bind(str(path))
-        sock.listen(BACKLOG)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(address)
     except OSError as error:
         sock.close()
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise _failure(address, error) from None
     return sock
 
 
 def _socket(address: Address, *, reuse_port: bool, listening: bool) -> socket.socket:
-    ip = address.ip
-    if ip is None:
-        raise ConfigError(f"{address}: a listener needs an IP address")
+    sock = _new_socket(address, socket.SOCK_STREAM)
     try:
-        sock = socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6)
-    except OSError as error:
-        raise _failure(address, error) from None
-    try:
-        sock.setblocking(False)
         # connections of an ended process don't prevent the next one from binding its port
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if ip.version == 6:
-            # so that [::]:p and 0.0.0.0:p can be bound side by side
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
         if listening:
             tune(sock)
@@ -149,6 +143,22 @@ def _socket(address: Address, *, reuse_port: bool, listening: bool) -> socket.so
     except OSError as error:
         sock.close()
         raise _failure(address, error) from None
+    return sock
+
+
+def _new_socket(address: Address, kind: int) -> socket.socket:
+    """A socket that may be bound to ``address``.  Raises ConfigError."""
+    ip = address.ip
+    if ip is None:
+        raise ConfigError(f"{address}: a listener needs an IP address")
+    try:
+        sock = socket.socket(socket.AF_INET if ip.version == 4 else socket.AF_INET6, kind)
+    except OSError as error:
+        raise _failure(address, error) from None
+    sock.setblocking(False)
+    if ip.version == 6:
+        # so that [::]:p and 0.0.0.0:p can be bound side by side
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return sock
 
 

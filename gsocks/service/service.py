@@ -34,8 +34,10 @@ from gsocks.keyfile import create_key
 from gsocks.local import LocalServer
 from gsocks.loop_lag import LoopLag
 from gsocks.messages import plural
-from gsocks.net.listen import defer_accept, listen, listen_at_path, reserve
+from gsocks.net.endpoint import UnixPath
+from gsocks.net.listen import defer_accept, listen, reserve
 from gsocks.net.resolve import Resolver
+from gsocks.net.unix import listen_at
 from gsocks.observe import AccessLog, NullObserver, Observer, log_as_worker
 from gsocks.replay import ReplayGuard
 from gsocks.rotation.apply import ExitUpdater
@@ -298,7 +300,7 @@ class Service:
         app = App(commands, Peers(others), self._token)
         self._admins = [AdminServer(sock, app) for sock in sockets]
         if self._worker_sockets:
-            own = listen_at_path(self._worker_sockets[index])
+            own = listen_at(UnixPath(str(self._worker_sockets[index])))
             self._admins.append(AdminServer(own, App(commands, Peers(), None)))
 
     def _restore_state(self, *, alone: bool) -> None:
