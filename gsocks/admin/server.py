@@ -7,7 +7,7 @@ import logging
 import socket as std_socket
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import gevent
 from gevent.pool import Pool
@@ -15,6 +15,7 @@ from gevent.pywsgi import LoggingLogAdapter, WSGIHandler, WSGIServer
 
 from gsocks.address import Address
 from gsocks.admin.app import AUTHENTICATED, App
+from gsocks.net.unix import UnixAddress
 from gsocks.turns import give_way
 
 log = logging.getLogger("gsocks.admin.http")
@@ -111,7 +112,7 @@ class _Handler(WSGIHandler):
     def log_error(self, *_: object) -> None:
         # pywsgi's own line has the socket and what the client sent, both as a repr
         who = self.client_address
-        client = Address.from_sockaddr(who) if isinstance(who, tuple) else "a worker"
+        client = Address.from_sockaddr(who) if isinstance(who, tuple) else "a Unix socket"
         log.warning("invalid HTTP request from %s", client)
 
     def _handle_client_error(self, ex: Exception) -> Any:
@@ -139,4 +140,6 @@ class AdminServer(WSGIServer):
     @property
     def bound(self) -> Address:
         """Where it listens; known after ``start()``."""
-        return Address.from_sockaddr(cast(tuple[str, int], self.address))
+        if not isinstance(self.address, tuple):
+            return UnixAddress.of_listener(self.address)
+        return Address.from_sockaddr(self.address)

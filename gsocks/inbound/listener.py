@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket as std_socket
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import gevent
 from gevent.server import StreamServer
@@ -38,6 +38,7 @@ from gsocks.inbound.silent import SilentConnections
 from gsocks.net.greenlets import GreenletPool
 from gsocks.net.listen import listen_address
 from gsocks.net.proxy_protocol import read_header
+from gsocks.net.unix import UnixAddress, UnixClient
 from gsocks.observe import NullObserver
 from gsocks.rotation.build import SomeExit, make_exit_group
 from gsocks.rotation.group import ExitGroup
@@ -46,6 +47,9 @@ from gsocks.stream import close_with_fin, tune
 
 #: connections that are accepted in one turn of the loop, and that may wait for their greenlet
 MAX_ACCEPT = 100
+
+#: a connection, and the address of its client
+_Accepted: TypeAlias = tuple[Socket, tuple[str, int]]
 
 
 class Listener(StreamServer):
@@ -75,9 +79,12 @@ class Listener(StreamServer):
         if address is not None and isinstance(listener, (str, tuple)):
             listener = (address.host, address.port)
         super().__init__(listener, spawn=None)  # the hub admits; greenlets of the pool serve
+        #: whether it is at a Unix socket, whose clients have users and no addresses
+        self._is_unix = getattr(listener, "family", None) == std_socket.AF_UNIX
         if isinstance(listener, std_socket.socket):
             listener.setblocking(False)  # gevent accepts until the queue is empty
-            tune(listener)
+            if not self._is_unix:
+                tune(listener)
         timeouts = self.timeouts = options.timeouts
         limits = self.limits = options.limits
         self._balancers = Networks.of(options.proxy_protocol_from)
@@ -87,7 +94,8 @@ class Listener(StreamServer):
         self.context = ListenerContext(
             self.name,
             make_exit_group(exits, options.rules, timeouts=timeouts),
-            Admission(limits, Networks.of(options.clients)),
+            # who may open the file of a Unix socket, may come in
+            Admission(limits, None if self._is_unix else Networks.of(options.clients)),
             self._silent,
             UserQuota(limits) if options.quota is None else options.quota,
             timeouts,
@@ -95,6 +103,12 @@ class Listener(StreamServer):
         )
         #: of the listening socket
         self._family = int(std_socket.AF_INET)
+        #: makes the address of a client of what is accepted with its connection
+        self._client_of: Callable[[Any], Address] = Address.from_sockaddr
+        if self._is_unix:
+            # in place of the methods, so that a connection of TCP need not ask of which kind it is
+            self._accept = self._accept_unix  # type: ignore[method-assign]
+            self._client_of = UnixClient._make
         #: for when descriptors run out
         self.accept_guard = AcceptGuard(self.name)
         self._greenlets = GreenletPool()
@@ -132,6 +146,8 @@ class Listener(StreamServer):
     @property
     def bound(self) -> Address:
         """Where it listens; known after :meth:`start`."""
+        if self._is_unix:
+            return UnixAddress.of_listener(str(self.address))
         return Address.from_sockaddr(cast(tuple[str, int], self.address))
 
     @property
@@ -181,7 +197,7 @@ class Listener(StreamServer):
                 break
             self.handle(*accepted)
 
-    def _accept_failed(self, error: OSError) -> tuple[Socket, tuple[str, int]] | None:
+    def _accept_failed(self, error: OSError) -> _Accepted | None:
         """React; returns what was accepted all the same.  Raises what can't be mended."""
         reaction = self.accept_guard.reaction(error)
         if reaction is Reaction.USE_RESERVE:
@@ -192,7 +208,7 @@ class Listener(StreamServer):
             raise error
         return None
 
-    def _accept(self) -> tuple[Socket, tuple[str, int]] | None:
+    def _accept(self) -> _Accepted | None:
         """The connection that has waited longest; None if there is none.  Raises OSError."""
         try:
             descriptor, sockaddr = self.socket._accept()  # type: ignore[attr-defined] # native
@@ -200,7 +216,12 @@ class Listener(StreamServer):
             return None
         return Socket(self._family, descriptor), sockaddr
 
-    def _accept_by_reserve(self, error: OSError) -> tuple[Socket, tuple[str, int]] | None:
+    def _accept_unix(self) -> _Accepted | None:
+        """The same at a Unix socket."""
+        accepted = Listener._accept(self)
+        return None if accepted is None else (accepted[0], UnixClient.of_peer(accepted[0]))
+
+    def _accept_by_reserve(self, error: OSError) -> _Accepted | None:
         """Accept by the descriptor of the reserve; evict for another one, or refuse the client."""
         try:
             accepted = self._accept()
@@ -208,7 +229,7 @@ class Listener(StreamServer):
             accepted = None  # another thread took the descriptor, or another process the client
         if accepted is not None:
             sock, sockaddr = accepted
-            connection = ClientConnection(self.context, sock, Address.from_sockaddr(sockaddr))
+            connection = ClientConnection(self.context, sock, self._client_of(sockaddr))
             has_room = self.context.admission.make_room(connection.client.host)
             consequence = "evicting silent ones" if has_room else "closing new ones"
             self.accept_guard.log_failure(error, self.connections, consequence)
@@ -232,7 +253,7 @@ class Listener(StreamServer):
 
     def handle(self, sock: AnySocket, sockaddr: tuple[str, int]) -> None:
         """Admit one connection; gevent calls it in the hub, where nothing may block."""
-        connection = ClientConnection(self.context, sock, Address.from_sockaddr(sockaddr))
+        connection = ClientConnection(self.context, sock, self._client_of(sockaddr))
         if self.context.exit_group.own_listeners.comes_back(connection.client, sock):
             self._refuse(connection, LoopDetected("this is a connection of its own, to an exit"))
             return

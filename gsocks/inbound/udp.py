@@ -38,9 +38,13 @@ from gsocks.net.datagram import (
 )
 from gsocks.net.idle import IdleTimer
 from gsocks.net.socket_owner import Kind, owner_of
+from gsocks.net.unix import UnixClient
 from gsocks.settings import UdpSettings
 from gsocks.sock import AnySocket, receive_now
 from gsocks.stream import CHUNK, reset
+
+#: where clients at a Unix socket, which has no address, send their datagrams
+LOOPBACK = "127.0.0.1"
 
 
 class ClientDatagrams(DatagramReader):
@@ -50,9 +54,10 @@ class ClientDatagrams(DatagramReader):
     association; both belong to the stream.  Datagrams are taken from the IP address of ``client``
     only.  Of another machine, they are from the port of the first one only, or from that of
     ``announced``, the address that the client has said it sends from (RFC 1928 section 7), as soon
-    as one comes from there: not every client tells the truth.  Of this machine they are from any
-    port of the same user, whom the kernel tells; each gets the answers to its own.  So no other
-    user, and no other program, takes the client's place by being first.
+    as one comes from there: not every client tells the truth.  Of this machine, and so of a client
+    at a Unix socket, they are from any port of the same user, whom the kernel tells; each gets the
+    answers to its own.  So no other user, and no other program, takes the client's place by being
+    first.
 
     The stream ends when the control connection ends, and after ``idle`` seconds without a datagram
     in either direction.  ``on_released`` is called once, at its end.
@@ -67,6 +72,7 @@ class ClientDatagrams(DatagramReader):
         "_client",
         "_control",
         "_expiry",
+        "_host",
         "_is_connected",
         "_may_send",
         "_on_released",
@@ -92,6 +98,8 @@ class ClientDatagrams(DatagramReader):
         super().__init__(sock)
         self._control = control
         self._client = client
+        #: where its datagrams come from
+        self._host = LOOPBACK if isinstance(client, UnixClient) else client.host
         #: where the client is to send its datagrams
         self.relay_address = relay_address
         self._on_released: Callable[[], None] | None = on_released
@@ -209,7 +217,7 @@ class ClientDatagrams(DatagramReader):
     def _is_from_client(self, source: tuple[str, int]) -> bool:
         if source == self._peer:
             return True
-        if Address.from_sockaddr(source).host != self._client.host:
+        if Address.from_sockaddr(source).host != self._host:
             return False
         if self._owner is None:
             return self._peer is None or source[1] == self._announced
@@ -239,6 +247,8 @@ class ClientDatagrams(DatagramReader):
 
 def _owner_of_client(control: AnySocket, client: Address) -> int | None:
     """The user of this machine who has requested an association; None if that is unknown."""
+    if isinstance(client, UnixClient):
+        return client.user
     if client.ip is None or not is_own(client.ip):
         return None
     return owner_of(Kind.TCP, client, Address.from_sockaddr(control.getsockname()))
@@ -293,7 +303,8 @@ class Associations:
         if self._by_client[prefix] >= bounds.per_client:
             raise LimitReached(f"{prefix} has {bounds.per_client} associations already")
         # at the address that the client has reached once, it will reach this socket too
-        sock = _bind(control.getsockname(), self._ports())
+        here = (LOOPBACK, 0) if isinstance(client, UnixClient) else control.getsockname()
+        sock = _bind(here, self._ports())
         bound = Address.from_sockaddr(sock.getsockname())
         self._by_client[prefix] += 1
         return ClientDatagrams(
