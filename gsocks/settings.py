@@ -184,6 +184,17 @@ class UdpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     idle: Seconds = 60.0
 
 
+class ForwardUdpSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """UDP associations of a forward."""
+
+    #: Associations at a time through one listening address, in each worker: one for each address
+    #: and port that sends datagrams. One more ends the one that has been silent for longest, of the
+    #: client that has most of them.
+    associations: Count = 1000
+    #: Without a datagram in either direction for so long, an association ends.
+    idle: Seconds = 60.0
+
+
 class PoolSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Tunnels opened ahead of need, for each exit that is a tunnel and in use."""
 

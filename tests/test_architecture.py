@@ -21,7 +21,7 @@ LAYERS = [
     {"cli"},
     {"service"},
     {""},  # gsocks itself: what `import gsocks` offers
-    {"local", "server", "gateway", "admin"},
+    {"local", "server", "forward", "gateway", "admin"},
     {"inbound", "config"},
     {"rotation"},
     {"exits"},

@@ -14,7 +14,7 @@ from gsocks.admin import snapshot
 from gsocks.admin.counters import ConnectionCounters
 from gsocks.admin.snapshot import Json
 from gsocks.errors import BadAddress, NoExit
-from gsocks.inbound.listener import Listener
+from gsocks.inbound.context import Inbound
 from gsocks.loop_lag import LoopLag
 from gsocks.rotation.group import ExitGroup
 
@@ -78,7 +78,7 @@ class Commands:
 
     def __init__(
         self,
-        inbounds: Sequence[Listener],
+        inbounds: Sequence[Inbound],
         exit_groups: Mapping[str, ExitGroup],
         counters: ConnectionCounters,
         lag: LoopLag,

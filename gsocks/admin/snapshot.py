@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from gsocks.admin.counters import ConnectionCounters, Count
 from gsocks.exits.tunnel import TunnelExit
-from gsocks.inbound.listener import Listener
+from gsocks.inbound.context import Inbound
 from gsocks.log_output import dropped_lines
 from gsocks.loop_lag import LoopLag, quantile
 from gsocks.rotation.group import ExitGroup
@@ -48,7 +48,7 @@ ALL, NONE = "*", "-"
 
 
 def take(
-    inbounds: Iterable[Listener],
+    inbounds: Iterable[Inbound],
     exit_groups: Mapping[str, ExitGroup],
     counters: ConnectionCounters,
     lag: LoopLag,

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from gevent.event import Event
 
+from gsocks.address import Address
 from gsocks.errors import StreamError
 from gsocks.exits.base import Attempt
 from gsocks.inbound.admission import Admission
@@ -18,6 +19,28 @@ from gsocks.rotation.group import ExitGroup
 from gsocks.settings import Timeouts
 
 log = logging.getLogger("gsocks.inbound")
+
+
+class Inbound(Protocol):
+    """What clients come in by: a listener, or a socket for their datagrams."""
+
+    #: what it is called in the access log
+    name: str
+    timeouts: Timeouts
+
+    @property
+    def bound(self) -> Address:
+        """Where it listens; known once it is started."""
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+
+    def start(self) -> None:
+        """Listen and serve, from greenlets of this thread's hub; returns at once."""
+
+    def stop(self, timeout: float | None = None) -> None:
+        """Stop listening; reset what is still open after ``timeout`` seconds (default 1)."""
 
 
 class Connecting(Protocol):

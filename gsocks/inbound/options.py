@@ -10,14 +10,23 @@ from msgspec import Struct
 
 from gsocks.access.networks import SomeNetworks
 from gsocks.access.username_style import STANDARD, SomeStyle
+from gsocks.address import Address
 from gsocks.crypto import Cipher
+from gsocks.errors import ConfigError
 from gsocks.inbound.quota import UserQuota
 from gsocks.messages import check_type, unknown_keyword
+from gsocks.net.listen import is_local
 from gsocks.observe import Observer
 from gsocks.replay import ReplayGuard
 from gsocks.request import ANY, ExitSelector
 from gsocks.rotation.build import SomeRules, SomeUsers
-from gsocks.settings import Limits, Timeouts, TransportSettings, UdpSettings
+from gsocks.settings import (
+    ForwardUdpSettings,
+    Limits,
+    Timeouts,
+    TransportSettings,
+    UdpSettings,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +87,26 @@ class ServerOptions(ListenerOptions):
     ciphers: Cipher = Cipher.SECRETBOX
     #: what tunnels travel in
     transport: TransportSettings = TransportSettings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForwardOptions(ListenerOptions):
+    """What :class:`gsocks.forward.ForwardServer` and :class:`gsocks.forward.UdpForward` take."""
+
+    #: whether other machines may be able to reach it
+    allow_remote: bool = False
+    #: the exit selector of every client
+    selector: ExitSelector = ANY
+    #: of a forward of datagrams
+    udp: ForwardUdpSettings = ForwardUdpSettings()
+
+    def check_reach(self, address: Address | None, to: Address) -> None:
+        """Raise ConfigError if other machines could use a forward that is not meant for them."""
+        if address is not None and not self.allow_remote and not is_local(address):
+            raise ConfigError(
+                f"{address} would let all machines that can reach it through to {to}"
+                " (allow_remote=True if that is intended)"
+            )
 
 
 _Options = TypeVar("_Options", bound=ListenerOptions)

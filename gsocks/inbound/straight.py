@@ -40,7 +40,16 @@ from gsocks.stream import SocketStream, send_all, send_now
 _AT_ONCE = 4096
 
 
-class StraightListener(Protocol):
+class Spawns(Protocol):
+    """What has greenlets for connections."""
+
+    def spawn(
+        self, connection: ClientConnection, function: Callable[..., None], *args: object
+    ) -> None:
+        """Serve a part of ``connection`` in a greenlet; the connection is closed if that fails."""
+
+
+class StraightListener(Spawns, Protocol):
     """The listener of straight connections."""
 
     @property
@@ -55,11 +64,6 @@ class StraightListener(Protocol):
 
     def plain_request(self, dest: Address, payload: bytes, record: Record) -> Request:
         """The CONNECT of a client without a login."""
-
-    def spawn(
-        self, connection: ClientConnection, function: Callable[..., None], *args: object
-    ) -> None:
-        """Serve a part of ``connection`` in a greenlet; the connection is closed if that fails."""
 
 
 def receive(listener: StraightListener, connection: ClientConnection) -> None:
@@ -136,9 +140,7 @@ class StraightRequest(HubRequest):
 
     __slots__ = ("_connection", "_listener")
 
-    def __init__(
-        self, listener: StraightListener, connection: ClientConnection, record: Record
-    ) -> None:
+    def __init__(self, listener: Spawns, connection: ClientConnection, record: Record) -> None:
         # the call of super() would cost as much as the rest
         self._context = connection.context
         self.record = record
