@@ -31,6 +31,7 @@ NOT_CORE = [
     "test_real_*.py",
     # gsocks as a program; test_program.py alone stays
     "test_*_program.py",
+    "test_activation.py",
     "test_apply.py",
     "test_live.py",
     "test_probe.py",

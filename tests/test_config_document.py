@@ -90,11 +90,27 @@ def test_every_example_is_valid(text: str) -> None:
         "checks: {expect: {pattern: 'a|b', json: geo.ip}, connect: true}",
         "udp: {ports: 40000-40999, associations: 0, advertise: 203.0.113.7}",
         f"users: {{alice: '{HASH}'}}",
+        "listen: unix:/run/gsocks.sock",
+        "listen: ['unix:run/s?mode=660', {address: 'systemd:a.socket', ask: true}, 'systemd:']",
     ],
 )
 def test_what_gsocks_reads_is_valid(settings: str, tmp_path: Path) -> None:
     (tmp_path / "proxies.txt").touch()
-    text = f"local:\n  listen: 127.0.0.1:1080\n  {settings}\n"
+    listen = "" if settings.startswith("listen:") else "  listen: 127.0.0.1:1080\n"
+    text = f"local:\n{listen}  {settings}\n"
+    config.parse(text, tmp_path)
+    assert mistakes(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "forwards: [{listen: 127.0.0.1:1, to: 'a:1'}, {listen: 'unix:/s', to: '[::1]:1'}]",
+        "forwards: {routes: [{listen: '[::1]:1-3', to: 'a:1-3', udp: true, exit: b}], tries: 2}",
+        "forwards: {routes: [{listen: 'systemd:a', to: 'a:1'}], udp: {idle: 5s}, exits: [direct]}",
+    ],
+)
+def test_so_are_forwards(text: str, tmp_path: Path) -> None:
     config.parse(text, tmp_path)
     assert mistakes(text) == []
 
@@ -149,6 +165,10 @@ def test_what_gsocks_reads_is_valid(settings: str, tmp_path: Path) -> None:
             "server: {listen: 127.0.0.1:1, keys: {a: k}, transport: {kind: ws, path: x}}",
             "$.server.transport.path",
         ),
+        ("local: {listen: 'unix:/s?mode=rw'}", "$.local.listen"),
+        ("forwards: []", "$.forwards"),
+        ("forwards: [{listen: 127.0.0.1:1}]", "$.forwards"),
+        ("forwards: {routes: []}", "$.forwards"),
     ],
 )
 def test_a_mistake_is_marked_at_its_place_and_refused_by_gsocks(text: str, place: str) -> None:
@@ -182,7 +202,8 @@ def test_mappings_with_parsers_of_their_own_have_all_their_keys() -> None:
 
     assert names(document.ExitKeys) == {"url", *spec._OPTIONS}
     assert names(document.ExitSourceKeys) == set(sources.KEYS)
-    assert names(document.ListenKeys) == set(convert._LISTEN_KEYS)
+    assert names(document.ListenKeys) == {"address", *convert.LISTEN_KEYS}
+    assert names(document.RouteKeys) == {"listen", "to", *convert.ROUTE_KEYS}
 
 
 def test_the_defaults_of_the_schema_are_those_of_gsocks(tmp_path: Path) -> None:

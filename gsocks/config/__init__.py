@@ -1,18 +1,21 @@
 """The configuration file: YAML in, frozen structs out, and each mistake reported in one line."""
 
 from gsocks.config.changes import needing_restart, reloaded
-from gsocks.config.convert import load, parse
+from gsocks.config.convert import completed, load, parse
+from gsocks.config.routes import Leg, Route
 from gsocks.config.schema import (
     Addresses,
     Admin,
     Config,
     Exits,
+    Forwards,
     KeySource,
     KeySources,
     ListenAddress,
     ListenAddresses,
     Local,
     Log,
+    Routes,
     Section,
     Server,
 )
@@ -22,14 +25,19 @@ __all__ = [
     "Admin",
     "Config",
     "Exits",
+    "Forwards",
     "KeySource",
     "KeySources",
+    "Leg",
     "ListenAddress",
     "ListenAddresses",
     "Local",
     "Log",
+    "Route",
+    "Routes",
     "Section",
     "Server",
+    "completed",
     "load",
     "needing_restart",
     "parse",

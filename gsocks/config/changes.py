@@ -25,13 +25,21 @@ def reloaded(running: Config, found: Config) -> Config:
             raise ConfigError("local.users_file: another file needs a restart")
         if after.users_file is None and bool(after.users) != bool(before.users):
             raise ConfigError("local.users: the first user, or none, needs a restart")
+    have_forwards = running.forwards is not None and found.forwards is not None
+    if have_forwards and _own_exits(running) != _own_exits(found):
+        raise ConfigError("forwards.exits: the first exit of its own, or none, needs a restart")
     changed: dict[str, Section] = {}
-    for name in ("local", "server"):
+    for name in ("local", "server", "forwards"):
         section, other = getattr(running, name), getattr(found, name)
         if section is not None and other is not None:
             keys = [key for key in _RELOADED if key in section.__struct_fields__]
             changed[name] = replace(section, **{key: getattr(other, key) for key in keys})
     return replace(running, **changed)
+
+
+def _own_exits(config: Config) -> bool:
+    """Whether the forwards have exits of their own."""
+    return config.forwards is not None and config.forwards.has_own_exits
 
 
 def needing_restart(running: Config, found: Config) -> list[str]:

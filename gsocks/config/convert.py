@@ -11,28 +11,32 @@ own.  It reports the path of a mistake, which is then described in our words.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, get_args, get_origin
 
 import msgspec
+from msgspec.structs import replace
 
 from gsocks.access.networks import Networks
 from gsocks.access.rules import Rule
 from gsocks.access.username_style import parse_styles
 from gsocks.address import Address, canonical_host, ip_of
+from gsocks.config.routes import Route, parse_ports
 from gsocks.config.schema import (
     Addresses,
     Config,
     Exits,
     ExitSources,
     FilePath,
+    Forwards,
     KeySource,
     KeySources,
     ListenAddress,
     ListenAddresses,
     Local,
+    Routes,
     RuleLines,
     Secret,
     Section,
@@ -44,11 +48,12 @@ from gsocks.config.schema import (
 from gsocks.config.yaml import read_yaml
 from gsocks.crypto import Key
 from gsocks.dns.name_server import NameServer
-from gsocks.errors import BadAddress, BadPort, ConfigError
-from gsocks.exits.spec import ExitSpec, parse_path
+from gsocks.errors import BadAddress, ConfigError
+from gsocks.exits.spec import DIRECT, ExitSpec, parse_path
 from gsocks.files import as_utf8, open_guarded
 from gsocks.http.url import WebUrl
 from gsocks.messages import Mistake, shown, unknown_key
+from gsocks.net.endpoint import Endpoint, UnixPath, parse_endpoint
 from gsocks.net.listen import is_local
 from gsocks.request import ExitSelector, as_country, as_exit, as_session, as_tag
 from gsocks.rotation.sources import Source, parse_source
@@ -93,10 +98,19 @@ _Parsers: TypeAlias = dict[Any, Callable[[Tree], object]]
 
 # the section of each key, for a key that stands in the wrong one
 _SECTIONS = {
+    **dict.fromkeys(Forwards.__struct_fields__, "forwards"),
     **dict.fromkeys(Local.__struct_fields__, "local"),
     **dict.fromkeys(Server.__struct_fields__, "server"),
-    **dict.fromkeys((*Section.__struct_fields__, "listen"), "local or server"),
+    **dict.fromkeys(Section.__struct_fields__, "local, server or forwards"),
+    "listen": "local or server",
+    "udp": "local or forwards",
 }
+
+# what a section that takes the exits of another one can't have besides
+_OF_EXITS = ("rotate", "tries", "hedge", "rules", "pool", "health", "checks", "per_host")
+
+# the limits that need users
+_OF_USERS = ("per_user", "bandwidth_per_user")
 
 
 def load(path: Path) -> Config:
@@ -128,25 +142,44 @@ def parse(text: str, base: Path, *, name: str = "config.yaml") -> Config:
 
     ``name`` is what errors call the file.  Raises ConfigError.
     """
+    tree: dict[str, Tree] = {}
     try:
         tree = read_yaml(text)
-        config = _convert(_spelled_out(tree), _parsers(base))
+        config = completed(_convert(_spelled_out(tree), _parsers(base)))
         _check_together(config)
     except Mistake as mistake:
-        raise ConfigError(f"{name}: {mistake}") from None
+        raise ConfigError(f"{name}: {_as_written(mistake, tree)}") from None
     return config
+
+
+def completed(config: Config) -> Config:
+    """``config`` with the exit of forwards that have none, and no local ones to share."""
+    forwards = config.forwards
+    if forwards is None or config.local is not None or forwards.has_own_exits:
+        return config
+    return replace(config, forwards=replace(forwards, exits=Exits((DIRECT,))))
 
 
 def _spelled_out(tree: dict[str, Tree]) -> dict[str, Tree]:
     """``tree`` with no exits where there are only sources of them.
 
     Else the default would mix ``direct``, and with it this machine's own address, into a list
-    of proxies.
+    of proxies.  And with the routes of forwards in their place, where these are all that there is.
     """
+    if isinstance(tree.get("forwards"), list):
+        tree = {**tree, "forwards": {"routes": tree["forwards"]}}
     return {
         name: {"exits": [], **part} if isinstance(part, dict) and "exit_sources" in part else part
         for name, part in tree.items()
     }
+
+
+def _as_written(mistake: Mistake, tree: dict[str, Tree]) -> Mistake:
+    """``mistake`` with its place in the file, where that is spelled out otherwise here."""
+    place = ".forwards.routes"
+    if not isinstance(tree.get("forwards"), list) or not mistake.at.startswith(place):
+        return mistake
+    return Mistake(mistake.message, ".forwards" + mistake.at.removeprefix(place))
 
 
 class _Rejected(ValueError):
@@ -194,7 +227,7 @@ def _mistake(tree: Tree, error: msgspec.ValidationError) -> Mistake:
             continue
         if name in _SECTIONS:
             return Mistake(f"not a key of this section (only of {_SECTIONS[name]})", f"{at}.{name}")
-        if at in (".local", ".server") and name in _fields(Config):
+        if at in (".local", ".server", ".forwards") and name in _fields(Config):
             return Mistake(
                 "not a key of this section (it belongs to the top level)", f"{at}.{name}"
             )
@@ -209,9 +242,9 @@ def _fields(struct: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo
 
 def _check_together(config: Config) -> None:
     """Checks that span several keys or sections.  Raises Mistake."""
-    local, server = config.local, config.server
-    if local is None and server is None:
-        raise Mistake("needs local, server or both")
+    local, server, forwards = config.local, config.server, config.forwards
+    if local is None and server is None and forwards is None:
+        raise Mistake("needs local, server or forwards")
     for name, section in (("local", local), ("server", server)):
         if section is not None and not section.exits and not section.exit_sources:
             raise Mistake("needs an exit (left out, it is direct)", f".{name}.exits")
@@ -224,34 +257,79 @@ def _check_together(config: Config) -> None:
             transport.check(server.transport)
         except Mistake as mistake:
             raise mistake.prefixed(".server.transport") from None
+    if forwards is not None:
+        _check_forwards(forwards)
     admin = config.admin
     if admin is not None and not admin.allow_remote:
-        for address in admin.listen:
-            if not is_local(address):
+        for address in filter(_is_remote, admin.listen):
+            raise Mistake(
+                f"{address} can be reached by other machines, and the token would travel"
+                " unencrypted (allow_remote: true if that is intended)",
+                ".admin.listen",
+            )
+    _check_addresses(config)
+
+
+def _check_addresses(config: Config) -> None:
+    """Raise Mistake if two sections listen at the same place.
+
+    SO_REUSEPORT would let both have it, and a client would reach either listener by chance.
+    """
+    local, server, forwards = config.local, config.server, config.forwards
+    of_local = local.addresses if local is not None else ()
+    for address in server.addresses if server is not None else ():
+        if address in of_local and not _is_any_port(address):
+            raise Mistake(f"duplicate address {address}: local listens there", ".server.listen")
+    others = {"local": of_local, "server": server.addresses if server is not None else ()}
+    for leg in forwards.legs if forwards is not None else ():
+        for name, addresses in others.items():
+            if leg.listen in addresses and not leg.route.udp and not _is_any_port(leg.listen):
                 raise Mistake(
-                    f"{address} can be reached by other machines, and the token would travel"
-                    " unencrypted (allow_remote: true if that is intended)",
-                    ".admin.listen",
+                    f"duplicate address {leg.listen}: {name} listens there", ".forwards.routes"
                 )
-    if local is not None and server is not None:
-        # SO_REUSEPORT would let both have it, and a client would reach either listener by chance.
-        for address in server.addresses:
-            if address.port and address in local.addresses:
-                raise Mistake(f"duplicate address {address}: local listens there", ".server.listen")
 
 
 def _check_open_inbound(local: Local) -> None:
     if not local.allow_anonymous:
-        for address in local.addresses:
-            if not is_local(address):
-                raise Mistake(
-                    f"{address} would be an open proxy for all machines that can reach it"
-                    " (add users, or allow_anonymous: true if that is intended)",
-                    ".local.listen",
-                )
-    for name in ("per_user", "bandwidth_per_user"):
+        for address in filter(_is_remote, local.addresses):
+            raise Mistake(
+                f"{address} would be an open proxy for all machines that can reach it"
+                " (add users, or allow_anonymous: true if that is intended)",
+                ".local.listen",
+            )
+    for name in _OF_USERS:
         if getattr(local.limits, name) is not None:
             raise Mistake("needs users, whom it limits", f".local.limits.{name}")
+
+
+def _check_forwards(forwards: Forwards) -> None:
+    for number, route in enumerate(forwards.routes):
+        if _is_remote(route.listen) and not forwards.allow_remote:
+            raise Mistake(
+                f"{route.listen} would let all machines that can reach it through to {route.to}"
+                " (forwards.allow_remote: true if that is intended)",
+                f".forwards.routes[{number}].listen",
+            )
+    for name in ("per_key", *_OF_USERS, "request_body"):
+        if getattr(forwards.limits, name) is not None:
+            raise Mistake("forwards know no users and no requests", f".forwards.limits.{name}")
+    if not forwards.has_own_exits:
+        fields = _fields(Forwards)
+        for name in _OF_EXITS:
+            if getattr(forwards, name) != fields[name].default:
+                raise Mistake(
+                    "needs exits of its own (left out, they are those of local)",
+                    f".forwards.{name}",
+                )
+
+
+def _is_remote(endpoint: Endpoint) -> bool:
+    """Whether other machines can reach it; of a passed socket, that is seen when it is passed."""
+    return isinstance(endpoint, Address) and not is_local(endpoint)
+
+
+def _is_any_port(endpoint: Endpoint) -> bool:
+    return isinstance(endpoint, Address) and not endpoint.port
 
 
 # --- parsers of values ----------------------------------------------------------------------
@@ -264,8 +342,9 @@ def _parsers(base: Path) -> _Parsers:
         Rate: _rate,
         Statuses: _statuses,
         Networks: _networks,
-        Addresses: _addresses,
-        ListenAddresses: _listen_addresses,
+        Addresses: partial(_addresses, base=base),
+        ListenAddresses: partial(_listen_addresses, base=base),
+        Routes: partial(_routes, base=base),
         Exits: partial(_exits, base=base),
         ExitSources: partial(_exit_sources, base=base),
         RuleLines: _rules,
@@ -338,14 +417,13 @@ def _networks(tree: Tree) -> Networks:
     return Networks(texts)
 
 
-def _addresses(tree: Tree) -> Addresses:
-    return Addresses(
-        each.address for each in _one_or_more(tree, lambda at: ListenAddress(_address(at)))
-    )
+def _addresses(tree: Tree, base: Path) -> Addresses:
+    found = _one_or_more(tree, lambda at: ListenAddress(parse_endpoint(at, base)))
+    return Addresses(each.address for each in found)
 
 
-def _listen_addresses(tree: Tree) -> ListenAddresses:
-    return ListenAddresses(_one_or_more(tree, _listen_address))
+def _listen_addresses(tree: Tree, base: Path) -> ListenAddresses:
+    return ListenAddresses(_one_or_more(tree, partial(_listen_address, base=base)))
 
 
 def _one_or_more(tree: Tree, read: Callable[[Tree], ListenAddress]) -> list[ListenAddress]:
@@ -360,30 +438,78 @@ def _one_or_more(tree: Tree, read: Callable[[Tree], ListenAddress]) -> list[List
         except Mistake as mistake:
             raise mistake.prefixed(at) from None
         address = listener.address
-        if address.port and any(each.address == address for each in found):
+        if not _is_any_port(address) and any(each.address == address for each in found):
             raise Mistake(f"duplicate address {address}", at)
         found.append(listener)
     return found
 
 
-def _listen_address(tree: Tree) -> ListenAddress:
+def _listen_address(tree: Tree, base: Path) -> ListenAddress:
     if not isinstance(tree, dict):
-        return ListenAddress(_address(tree))
-    options: dict[str, Any] = {}
-    for name, value in tree.items():
-        if name not in _LISTEN_KEYS:
-            raise unknown_key(name, _LISTEN_KEYS)
-        try:
-            options[name] = _LISTEN_KEYS[name](value)
-        except Mistake as mistake:
-            raise mistake.prefixed(f".{name}") from None
-        except ValueError as error:
-            raise Mistake(str(error), f".{name}") from None
+        return ListenAddress(parse_endpoint(tree, base))
+    address_of: Callable[[Tree], object] = partial(parse_endpoint, base=base)
+    options = _options(tree, {"address": address_of, **LISTEN_KEYS})
     if "address" not in options:
         raise Mistake("missing (expected e.g. 127.0.0.1:1081)", ".address")
     address, styles = options.pop("address"), options.pop("username_style", None)
     ask = options.pop("ask", None)
     return ListenAddress(address, ExitSelector(**options), styles, ask)
+
+
+def _options(tree: dict[str, Tree], keys: Mapping[str, Callable[[Tree], object]]) -> dict[str, Any]:
+    """The values of a mapping, each made by that of ``keys``.  Raises Mistake."""
+    options: dict[str, Any] = {}
+    for name, value in tree.items():
+        if name not in keys:
+            raise unknown_key(name, keys)
+        try:
+            options[name] = keys[name](value)
+        except Mistake as mistake:
+            raise mistake.prefixed(f".{name}") from None
+        except ValueError as error:
+            raise Mistake(str(error), f".{name}") from None
+    return options
+
+
+def _routes(tree: Tree, base: Path) -> Routes:
+    found: list[Route] = []
+    taken: set[tuple[Endpoint, bool]] = set()
+    for at, item in _items(tree):
+        try:
+            route = _route(item, base)
+        except Mistake as mistake:
+            raise mistake.prefixed(at) from None
+        for leg in route.legs():
+            if (leg.listen, route.udp) in taken and not _is_any_port(leg.listen):
+                raise Mistake(f"duplicate address {leg.listen}", f"{at}.listen")
+            taken.add((leg.listen, route.udp))
+        found.append(route)
+    if not found:
+        raise Mistake("needs a route (expected e.g. {listen: 127.0.0.1:5432, to: db:5432})")
+    return Routes(found)
+
+
+def _route(tree: Tree, base: Path) -> Route:
+    if not isinstance(tree, dict):
+        raise Mistake(
+            f"{shown(tree)} is not a forward"
+            " (expected e.g. {listen: 127.0.0.1:5432, to: db:5432})"
+        )
+    options = _options(tree, {"listen": _text, "to": _text, **ROUTE_KEYS})
+    for name in ("listen", "to"):
+        if name not in options:
+            raise Mistake("missing (expected e.g. 127.0.0.1:5432)", f".{name}")
+    here, there, ports = parse_ports(options.pop("listen"), options.pop("to"), base)
+    udp = options.pop("udp", False)
+    if udp and isinstance(here, UnixPath):
+        raise Mistake("a Unix socket is not forwarded by UDP", ".udp")
+    return Route(here, there, ports, udp, ExitSelector(**options))
+
+
+def _text(tree: Tree) -> str:
+    if not isinstance(tree, str):
+        raise Mistake(f"{shown(tree)} is not an address")
+    return tree
 
 
 def _tags(tree: Tree) -> tuple[str, ...]:
@@ -402,35 +528,25 @@ def _username_styles(tree: Tree) -> UserNameStyles:
     return UserNameStyles(parse_styles(tree))
 
 
-def _address(tree: Tree) -> Address:
-    try:
-        address = Address.parse(tree if isinstance(tree, str) else "")
-    except BadPort as error:
-        raise Mistake(str(error)) from None
-    except BadAddress:
-        address = None
-    if address is not None and address.host == "localhost":
-        address = Address("127.0.0.1", address.port)
-    # A name would be looked up anew at each start, and could come to mean another interface.
-    if address is None or address.ip is None:
-        raise Mistake(
-            f"{shown(tree)} is not an address to listen on"
-            " (expected e.g. 127.0.0.1:1080, [::1]:1080 or 0.0.0.0:1080)"
-        )
-    return address
-
-
-_LISTEN_KEYS: dict[str, Callable[[Tree], object]] = {
-    "address": _address,
+#: of an exit selector
+_SELECTOR_KEYS: dict[str, Callable[[Tree], object]] = {
     "session": as_session,
     "lifetime": _seconds,
     "country": as_country,
     "tags": _tags,
     "exit": as_exit,
     "strict": _switch,
+}
+
+#: beside the address of a listener
+LISTEN_KEYS: dict[str, Callable[[Tree], object]] = {
+    **_SELECTOR_KEYS,
     "username_style": _username_styles,
     "ask": _switch,
 }
+
+#: beside the two addresses of a route
+ROUTE_KEYS: dict[str, Callable[[Tree], object]] = {"udp": _switch, **_SELECTOR_KEYS}
 
 
 def _ip_literal(tree: Tree) -> IPLiteral:

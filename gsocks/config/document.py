@@ -28,10 +28,12 @@ from gsocks.config.schema import (
     Exits,
     ExitSources,
     FilePath,
+    Forwards,
     KeySources,
     ListenAddresses,
     Local,
     Log,
+    Routes,
     RuleLines,
     Section,
     Server,
@@ -50,6 +52,7 @@ from gsocks.settings import (
     Domains,
     ExpectSettings,
     FieldPath,
+    ForwardUdpSettings,
     HealthSettings,
     IPLiteral,
     Limits,
@@ -123,7 +126,15 @@ _Place = Annotated[Literal["user", "password"], Meta(description="a place (known
 _Unit = Annotated[
     Literal["minutes", "seconds"], Meta(description="a unit (known: minutes, seconds)")
 ]
-_ADDRESS: Schema = {"type": "string", "pattern": r"^(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+):\d{1,5}$"}
+_IP = r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+)"
+_ADDRESS: Schema = {
+    "anyOf": [
+        {"type": "string", "pattern": rf"^{_IP}:\d{{1,5}}$"},
+        {"type": "string", "pattern": r"^unix:[^?]+(\?mode=0?[0-7]{3})?$"},
+        {"type": "string", "pattern": r"^systemd:[^:]*$"},
+    ]
+}
+_PORTS: Schema = {"type": "string", "pattern": rf"^{_IP}:\d{{1,5}}(-\d{{1,5}})?$"}
 _NAMES: Schema = {"maxLength": 255, "minLength": 1}
 
 
@@ -190,6 +201,14 @@ class Meanings(dict[str, str]):
 
 
 class ListenText(str):
+    __slots__ = ()
+
+
+class RouteListenText(str):
+    __slots__ = ()
+
+
+class RouteText(str):
     __slots__ = ()
 
 
@@ -323,6 +342,30 @@ class ListenKeys(msgspec.Struct, frozen=True, kw_only=True):
     ask: Switch | None = None
 
 
+class RouteKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """A route."""
+
+    #: Where it listens, as at `local`; a range of ports is `127.0.0.1:8000-8010`, 1,024 of them at
+    #: most.
+    listen: RouteListenText
+    #: Host and port, or as many ports; a name is looked up where the exit goes out.
+    to: RouteText
+    #: Whether datagrams are forwarded, and not connections.
+    udp: Switch = False
+    #: The session of all its clients: they keep one exit.
+    session: Word | None = None
+    #: How long that session keeps its exit, at most `sessions.longest` of `local`.
+    lifetime: Seconds | None = None
+    #: Only exits of that country.
+    country: CountryCode | None = None
+    #: Only exits that have all these tags.
+    tags: Words | None = None
+    #: Only the exit of that name.
+    exit: Word | None = None
+    #: Whether that session fails rather than move to another exit.
+    strict: Switch = False
+
+
 class UserNameStyleKeys(msgspec.Struct, frozen=True, kw_only=True):
     """A style of user names as a mapping."""
 
@@ -370,6 +413,11 @@ VALUES: dict[Any, Values] = {
     ExitText: Values("exit", {"anyOf": [_TEXT, {"$ref": "#/$defs/ExitKeys"}]}),
     ListUrl: Values("URL", {"type": "string", "pattern": "^https?://"}),
     ListenText: Values("address", _ADDRESS),
+    RouteListenText: Values("address", {"anyOf": [_PORTS, *_ADDRESS["anyOf"][1:]]}),
+    RouteText: Values("destination", _PORTS),
+    Routes: Values(
+        "routes", {"type": "array", "items": {"$ref": "#/$defs/RouteKeys"}, "minItems": 1}
+    ),
     Separator: Values("signs", {"type": "string", "pattern": r"^[!-/;-@\[-`{-~]{1,4}$"}),
     Meanings: Values(
         "mapping", {"type": "object", "additionalProperties": {"enum": list(MEANINGS)}}
@@ -432,6 +480,9 @@ VALUES: dict[Any, Values] = {
 }
 
 
+_FORWARDS: Schema = {"anyOf": [{"$ref": "#/$defs/Forwards"}, VALUES[Routes].schema]}
+
+
 # --- the structs ------------------------------------------------------------------------------
 
 
@@ -441,9 +492,11 @@ def keys_of(struct: type[msgspec.Struct]) -> list[Key]:
     found: list[Key] = []
     for field in msgspec.structs.fields(struct):
         kind = get_args(field.type)[0] if type(None) in get_args(field.type) else field.type
-        if _is_struct(kind):
+        default: Any = None
+        if kind is Forwards:  # of which the routes alone may be written
+            words, schema = "mapping or routes", _FORWARDS
+        elif _is_struct(kind):
             words, schema = "mapping", {"$ref": f"#/$defs/{kind.__name__}"}
-            default = None
         else:
             words, schema = VALUES.get(kind) or _simple(kind)
             default = _written(kind, field.default)
@@ -504,6 +557,7 @@ def schema() -> Schema:
         Log,
         Local,
         Server,
+        Forwards,
         DnsSettings,
         Admin,
         State,
@@ -517,17 +571,18 @@ def schema() -> Schema:
         PerHostSettings,
         ExpectSettings,
         UdpSettings,
+        ForwardUdpSettings,
         SessionSettings,
         ReuseSettings,
         TransportSettings,
     ]
-    structs += [ListenKeys, ExitKeys, UserNameStyleKeys]
+    structs += [ListenKeys, RouteKeys, ExitKeys, UserNameStyleKeys]
     sources = {"oneOf": [{"required": ["file"]}, {"required": ["url"]}]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "gsocks configuration",
         **_object(keys_of(Config)),
-        "anyOf": [{"required": ["local"]}, {"required": ["server"]}],
+        "anyOf": [{"required": [name]} for name in ("local", "server", "forwards")],
         "$defs": {
             **{struct.__name__: _object(keys_of(struct)) for struct in structs},
             "ExitSourceKeys": {**_object(keys_of(ExitSourceKeys)), **sources},
@@ -542,12 +597,15 @@ def tables() -> str:
         struct: [key for key in keys_of(struct) if key.name not in common]
         for struct in (Local, Server)
     }
+    own = Forwards.__annotations__
+    of_forwards = [key for key in keys_of(Forwards) if key.name in own]
     parts = [
         _table("The process", "", keys_of(Config)),
         _table("`log`", "log.", keys_of(Log)),
         _table("`local` and `server`", "", keys_of(Section)),
         _table("`local` only", "", only[Local]),
         _table("`server` only", "", only[Server]),
+        _table("`forwards`, beside the keys of both", "forwards.", of_forwards),
     ]
     parts += [
         _table(f"`{field.name}`", f"{field.name}.", keys_of(field.type))
@@ -560,7 +618,9 @@ def tables() -> str:
         _table("`dns`", "dns.", keys_of(DnsSettings)),
         _table("`admin`", "admin.", keys_of(Admin)),
         _table("`state`", "state.", keys_of(State)),
+        _table("`forwards.udp`", "forwards.udp.", keys_of(ForwardUdpSettings)),
         _table("An address of `local.listen` as a mapping", "listen[].", keys_of(ListenKeys)),
+        _table("A route of `forwards`", "forwards.routes[].", keys_of(RouteKeys)),
         _table("A style of user names as a mapping", "username_style.", keys_of(UserNameStyleKeys)),
         _table("An exit as a mapping", "exits[].", keys_of(ExitKeys)),
         _table("A list of exits", "exit_sources[].", keys_of(ExitSourceKeys)),

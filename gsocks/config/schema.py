@@ -7,7 +7,9 @@ parsed stands in gsocks/config/convert.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,12 +19,15 @@ from msgspec import Meta, Struct
 from gsocks.access.networks import Networks
 from gsocks.access.username_style import UserNameStyle
 from gsocks.address import Address
+from gsocks.config.routes import Leg, Route
 from gsocks.exits.spec import DIRECT, ExitSpec
+from gsocks.net.endpoint import Endpoint
 from gsocks.request import ANY, ExitSelector
 from gsocks.rotation.sources import Source
 from gsocks.settings import (
     CheckSettings,
     DnsSettings,
+    ForwardUdpSettings,
     HealthSettings,
     Limits,
     PerHostSettings,
@@ -46,8 +51,8 @@ class Secret(str):
         return "'***'"
 
 
-class Addresses(tuple[Address, ...]):
-    """Listening addresses, at least one, each with an IP; port 0 takes a free one."""
+class Addresses(tuple[Endpoint, ...]):
+    """Where a listener listens, at least one place; port 0 takes a free one."""
 
     __slots__ = ()
 
@@ -62,7 +67,7 @@ class UserNameStyles(tuple[UserNameStyle, ...]):
 class ListenAddress:
     """A listening address, and the exit selector of all clients that connect to it."""
 
-    address: Address
+    address: Endpoint
     selector: ExitSelector = ANY
     #: None: those of the section
     username_style: UserNameStyles | None = None
@@ -72,6 +77,12 @@ class ListenAddress:
 
 class ListenAddresses(tuple[ListenAddress, ...]):
     """As :class:`Addresses`, each with a selector or without one."""
+
+    __slots__ = ()
+
+
+class Routes(tuple[Route, ...]):
+    """Routes, at least one; none of their ports twice."""
 
     __slots__ = ()
 
@@ -191,8 +202,9 @@ class Local(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The local end: SOCKS5, SOCKS4 and HTTP clients connect to it."""
 
     #: IP address and port, or a list of them; `localhost` is 127.0.0.1; port 0 takes a free one.
-    #: IPv6 in brackets. Each may be a mapping with `address` and a selector of exits for all its
-    #: clients, as below.
+    #: IPv6 in brackets. `unix:PATH` is a Unix socket, `systemd:NAME` a socket that is passed on:
+    #: see "Unix sockets" and "Socket activation". Each may be a mapping with `address` and a
+    #: selector of exits for all its clients, as below.
     listen: ListenAddresses
     #: Name and Argon2id hash (`gsocks passwd`). Without users a listener opens on loopback only,
     #: unless `allow_anonymous` is true.
@@ -222,7 +234,7 @@ class Local(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     reuse: ReuseSettings = ReuseSettings()
 
     @property
-    def addresses(self) -> tuple[Address, ...]:
+    def addresses(self) -> tuple[Endpoint, ...]:
         """Where it listens."""
         return tuple(each.address for each in self.listen)
 
@@ -250,15 +262,46 @@ class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     transport: TransportSettings = TransportSettings()
 
     @property
-    def addresses(self) -> tuple[Address, ...]:
+    def addresses(self) -> tuple[Endpoint, ...]:
         """Where it listens."""
         return self.listen
+
+
+class Forwards(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Static forwards: what connects to a port, or sends a datagram there, has one destination."""
+
+    #: What is forwarded where: mappings as below.
+    routes: Routes
+    #: As at `local`. Left out: those of `local`, with all that belongs to them, or `direct` if
+    #: there is no `local`.
+    exits: Exits = Exits()
+    #: As at `local`, for exits of its own. Left out: the destinations of the routes are allowed,
+    #: whatever they are.
+    rules: RuleLines | None = None
+    #: Whether it may listen where other machines can reach it: it has no users.
+    allow_remote: Switch = False
+    udp: ForwardUdpSettings = ForwardUdpSettings()
+
+    @property
+    def has_own_exits(self) -> bool:
+        """Whether its exits are not those of `local`."""
+        return bool(self.exits or self.exit_sources)
+
+    @property
+    def legs(self) -> Iterator[Leg]:
+        """Each port of each route."""
+        return chain.from_iterable(route.legs() for route in self.routes)
+
+    @property
+    def addresses(self) -> tuple[Endpoint, ...]:
+        """Where it listens."""
+        return tuple(leg.listen for leg in self.legs)
 
 
 class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The admin API: JSON and metrics, see [operations.md](operations.md)."""
 
-    #: IP address and port, or a list of them.
+    #: IP address and port, or a list of them, as at `local`.
     listen: Addresses = Addresses((Address("127.0.0.1", 9090),))
     #: The bearer token of requests, in one line; made at the first start. Left out: `admin.token`
     #: beside the config.
@@ -276,13 +319,15 @@ class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A configuration file; it has `local`, `server` or both."""
+    """A configuration file; it has `local`, `server` or `forwards`, or several of them."""
 
     #: Processes that share the ports: a number, or `auto`, which is one for each core.
     workers: _Workers = 1
     log: Log = Log()
     local: Local | None = None
     server: Server | None = None
+    #: Static forwards of ports, see "Forwards". A list alone stands for `routes`.
+    forwards: Forwards | None = None
     dns: DnsSettings = DnsSettings()
     #: Left out: there is no admin API.
     admin: Admin | None = None

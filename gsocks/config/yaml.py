@@ -25,7 +25,7 @@ _QUOTES = ("'", '"')
 # what no plain word begins with: YAML 1.2 section 5.3, but for the indicators of flow collections
 _INDICATORS = tuple("&*!|>@`%")
 
-_EMPTY = "empty (expected local, server or both)"
+_EMPTY = "empty (expected local, server or forwards)"
 
 _COLON = "a colon is not expected here (a text with one needs quotes)"
 
@@ -48,7 +48,7 @@ def read_yaml(text: str) -> dict[str, Tree]:
     if not tree:
         raise Mistake(_EMPTY)
     if not isinstance(tree, dict):
-        raise Mistake(f"{shown(tree)} is not a mapping (expected local, server or both)")
+        raise Mistake(f"{shown(tree)} is not a mapping (expected local, server or forwards)")
     return tree
 
 

@@ -6,20 +6,24 @@ import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeAlias
 
 from gsocks import config
 from gsocks.access.explain import Explanation, explain
+from gsocks.access.rules import ALLOW_ALL, Rules, Verdict
 from gsocks.access.users import Users, go_on
 from gsocks.access.users_file import FileUsers
-from gsocks.address import Address
+from gsocks.address import Address, IPAddress, ip_of
 from gsocks.crypto import Key, KeyRing
 from gsocks.errors import ConfigError, ConnectFailed, StateFailed
 from gsocks.exits import ExitDeps, ExitSpec
 from gsocks.exits.client_tls import load as load_tls
 from gsocks.keyfile import read_key
 from gsocks.messages import did_you_mean
+from gsocks.net.listen import is_local
 from gsocks.net.own_listeners import leads_to
 from gsocks.net.resolve import Resolver
 from gsocks.request import ANY
@@ -51,9 +55,12 @@ def describe(path: Path, settings: config.Config) -> Iterator[str]:
 
 def _described(settings: config.Config) -> Iterator[str]:
     refuse_loops(settings)
+    refuse_denied(settings)
     created = missing_keys(settings)
+    if shares_exits(settings) and settings.forwards is not None:
+        yield f"forwards: {_listens(settings.forwards)}, exits: those of local"
     for name, section in sections(settings):
-        rules = make_rules(section.rules)
+        rules = rules_of(section)
         lists = [(each, read_source(each)) for each in section.exit_sources]
         exits = _all_exits(section, [found for _, found in lists])
         for at, spec in enumerate(section.exits):
@@ -61,8 +68,7 @@ def _described(settings: config.Config) -> Iterator[str]:
                 _check_files(spec, created)
         for spec in set(exits).difference(section.exits):
             _check_files(spec, created)
-        where = ", ".join(_listening(section))
-        yield f"{name}: listens on {where}, exits: {_exit_labels(section, exits)}"
+        yield f"{name}: {_listens(section)}, exits: {_exit_labels(section, exits)}"
         if rules.forget_self:
             yield f"{name}: rules allow this machine's public addresses ('deny self' denies them)"
         for origin, found in lists:
@@ -117,6 +123,8 @@ def explain_rules(
             keys_of.setdefault(_explain(server, dest, key, resolver), []).append(str(key))
         for explanation, names_of_keys in keys_of.items():
             yield f"server, key {_first_of(names_of_keys)}", explanation
+    if settings.forwards is not None and not shares_exits(settings):
+        yield "forwards", _explain(settings.forwards, dest, None, resolver)
 
 
 def exits_to_probe(
@@ -154,13 +162,30 @@ def exits_to_probe(
 # --- from the config's structs to the engine's parts ------------------------------------------
 
 
-def sections(settings: config.Config) -> Iterator[tuple[str, config.Local | config.Server]]:
-    """The sections of ``settings`` behind their names."""
+SomeSection: TypeAlias = config.Local | config.Server | config.Forwards
+
+
+def sections(settings: config.Config) -> Iterator[tuple[str, SomeSection]]:
+    """The sections of ``settings`` that have exits of their own, behind their names."""
     # the server first, so that a local end in the same process finds it listening
     if settings.server is not None:
         yield "server", settings.server
     if settings.local is not None:
         yield "local", settings.local
+    if settings.forwards is not None and not shares_exits(settings):
+        yield "forwards", settings.forwards
+
+
+def shares_exits(settings: config.Config) -> bool:
+    """Whether there are forwards through the exits of ``local``."""
+    return settings.forwards is not None and not settings.forwards.has_own_exits
+
+
+def rules_of(section: config.Section) -> Rules:
+    """The rules of the exits of ``section``.  Raises ConfigError."""
+    if isinstance(section, config.Forwards) and section.rules is None:
+        return ALLOW_ALL  # its destinations are those of the config, and not of its clients
+    return make_rules(section.rules)
 
 
 def missing_keys(settings: config.Config) -> list[Path]:
@@ -179,9 +204,7 @@ def token_file(settings: config.Admin, config_file: Path) -> Path:
 
 def exit_deps(section: config.Section, resolver: Resolver) -> ExitDeps:
     """What the exits of ``section`` need."""
-    return ExitDeps(
-        make_rules(section.rules), resolver, timeouts=section.timeouts, pool=section.pool
-    )
+    return ExitDeps(rules_of(section), resolver, timeouts=section.timeouts, pool=section.pool)
 
 
 def make_users(local: config.Local, give_way: Callable[[], object] = go_on) -> Users | None:
@@ -207,6 +230,105 @@ def make_transport(server: config.Server) -> ServerTransport:
 
 def _key(source: config.KeySource) -> Key:
     return read_key(source.file) if source.file is not None else Key.parse(source.key or "")
+
+
+def check_reach(
+    settings: config.Config,
+    *,
+    local: Iterable[Address],
+    forwards: Iterable[Address],
+    admin: Iterable[Address],
+) -> None:
+    """Raise ConfigError if a passed socket is where other machines can reach it, and must not be.
+
+    The listeners of each section are bound there.  The config has answered for all others.
+    """
+    meant = (
+        ("local", local, _may_be_reached(settings.local), "add users, or allow_anonymous: true"),
+        ("forwards", forwards, _allows_remote(settings.forwards), "allow_remote: true"),
+        ("admin", admin, _allows_remote(settings.admin), "allow_remote: true"),
+    )
+    for name, addresses, is_meant, mends in meant:
+        for address in addresses:
+            if not is_meant and address.ip is not None and not is_local(address):
+                raise ConfigError(
+                    f"{name}: the socket that was passed is at {address}, where other machines can"
+                    f" reach it ({mends} if that is intended)"
+                )
+
+
+def _may_be_reached(local: config.Local | None) -> bool:
+    """Whether other machines may reach it."""
+    return local is not None and bool(
+        local.users or local.users_file is not None or local.allow_anonymous
+    )
+
+
+def _allows_remote(section: config.Forwards | config.Admin | None) -> bool:
+    return section is not None and section.allow_remote
+
+
+# --- forwards that would never reach their destination -----------------------------------------
+
+
+def refuse_denied(settings: config.Config) -> None:
+    """Raise ConfigError for a forward that its rules deny, or that leads to itself.
+
+    Neither is seen of a destination that is written as a name.
+    """
+    forwards = settings.forwards
+    if forwards is None:
+        return
+    name, section = ("local", settings.local) if shares_exits(settings) else ("forwards", forwards)
+    if section is None:
+        return
+    rules = rules_of(section)
+    for leg in forwards.legs:
+        decision = rules.before_resolving(leg.to, None)
+        if decision.verdict is Verdict.DENY:
+            raise ConfigError(
+                f"forwards: {leg.to}, for {leg.listen}, is forbidden by {name}.rules"
+                f" ({decision.reason})"
+            )
+    if any(spec.scheme == "direct" for spec in section.exits):
+        _refuse_circles(forwards)
+
+
+def _refuse_circles(forwards: config.Forwards) -> None:
+    """Raise ConfigError if what is forwarded directly would come in again."""
+    at_port: dict[tuple[int, bool], list[config.Leg]] = {}
+    for leg in forwards.legs:
+        if isinstance(leg.listen, Address) and leg.listen.port:
+            at_port.setdefault((leg.listen.port, leg.route.udp), []).append(leg)
+    following = {
+        leg: [
+            other
+            for other in at_port.get((leg.to.port, leg.route.udp), ())
+            for ip in _ips_of(leg.to.host)
+            if _is_reached_at(ip, other)
+        ]
+        for leg in forwards.legs
+    }
+    try:
+        TopologicalSorter(following).prepare()
+    except CycleError as error:
+        leg = error.args[1][0]
+        raise ConfigError(
+            f"forwards: {leg.to}, for {leg.listen}, leads back to it without end"
+        ) from None
+
+
+def _is_reached_at(ip: IPAddress, leg: config.Leg) -> bool:
+    here = leg.listen.ip if isinstance(leg.listen, Address) else None
+    return here is not None and leads_to(ip, here)
+
+
+def _ips_of(host: str) -> list[IPAddress]:
+    """The addresses of a host that are known without looking it up."""
+    if host == "localhost":
+        return list(_LOCALHOST)
+    ip = ip_of(host)
+    return [] if ip is None else [ip]
 
 
 # --- exits that are listeners of the same config ----------------------------------------------
@@ -255,19 +377,26 @@ def _sections_at(spec: ExitSpec, settings: config.Config) -> list[str]:
         return []
     at_port = [
         (name, listening.ip)
-        for name, section in sections(settings)
-        for listening in section.addresses
+        for name, listening in _listening(settings)
         if listening.port == nearest.port and listening.ip is not None
     ]
     if not at_port:  # of most exits of a long list
         return []
-    ips = _LOCALHOST if nearest.host == "localhost" else [nearest.address.ip]
     return [
         name
         for name, listening_ip in at_port
-        for ip in ips
-        if ip is not None and leads_to(ip, listening_ip)
+        for ip in _ips_of(nearest.host)
+        if leads_to(ip, listening_ip)
     ]
+
+
+def _listening(settings: config.Config) -> Iterator[tuple[str, Address]]:
+    """The addresses of all listeners, behind the section whose exits they lead to."""
+    for name, section in sections(settings):
+        yield from ((name, each) for each in section.addresses if isinstance(each, Address))
+    if shares_exits(settings) and settings.forwards is not None:
+        legs = settings.forwards.legs
+        yield from (("local", leg.listen) for leg in legs if isinstance(leg.listen, Address))
 
 
 def _own_listeners_in(
@@ -304,7 +433,7 @@ def _explain(
 ) -> Explanation:
     """The decision of the rules of ``section``; only some exits resolve names at this end."""
     here = any(spec.scheme in ("direct", "socks4") for spec in _known_exits(section))
-    rules = make_rules(section.rules)
+    rules = rules_of(section)
     found = explain(rules, dest, user, resolver.resolve if here else None)
     complete = _complete(dest, resolver) if here else dest
     if complete == dest or not found.allowed:
@@ -349,16 +478,28 @@ def _skipped_entries(source: Source, found: ExitList) -> Iterator[str]:
         yield f"{source}: {place} skipped: {reason}"
 
 
-def _listening(section: config.Local | config.Server) -> Iterator[str]:
+def _listens(section: SomeSection) -> str:
+    return f"listens on {', '.join(_places(section))}"
+
+
+def _places(section: SomeSection) -> Iterator[str]:
     """Each address, and the exit selector of its clients."""
     if isinstance(section, config.Server):
         yield from map(str, section.listen)
+        return
+    if isinstance(section, config.Forwards):
+        for route in section.routes:
+            yield f"{route}{_noted([] if route.selector == ANY else [str(route.selector)])}"
         return
     for each in section.listen:
         notes = [] if each.selector == ANY else [str(each.selector)]
         if not (section.users or section.users_file) and section.asks(each):
             notes.append("asks for credentials")
-        yield f"{each.address} ({', '.join(notes)})" if notes else str(each.address)
+        yield f"{each.address}{_noted(notes)}"
+
+
+def _noted(notes: Sequence[str]) -> str:
+    return f" ({', '.join(notes)})" if notes else ""
 
 
 def _travel(transport: TransportSettings) -> str:

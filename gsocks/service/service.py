@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 import signal
-import socket as std_socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import gevent
 from gevent.event import Event
@@ -19,7 +20,6 @@ from gevent.lock import BoundedSemaphore
 from gsocks import config
 from gsocks.access.username_style import STANDARD
 from gsocks.access.users import Users
-from gsocks.address import Address
 from gsocks.admin.app import App
 from gsocks.admin.commands import Commands
 from gsocks.admin.counters import ConnectionCounters
@@ -28,16 +28,19 @@ from gsocks.admin.server import AdminServer
 from gsocks.admin.token import read_or_make_token
 from gsocks.crypto import KeyRing, fast_ciphers
 from gsocks.errors import ConfigError, StateFailed
-from gsocks.inbound.listener import Listener
+from gsocks.forward import ForwardServer
+from gsocks.inbound.context import Inbound
+from gsocks.inbound.options import ForwardOptions
 from gsocks.inbound.quota import UserQuota
+from gsocks.inbound.udp_forward import UdpForward
 from gsocks.keyfile import create_key
 from gsocks.local import LocalServer
 from gsocks.loop_lag import LoopLag
 from gsocks.messages import plural
-from gsocks.net.endpoint import UnixPath
-from gsocks.net.listen import defer_accept, listen, reserve
+from gsocks.net.endpoint import Endpoint, UnixPath
+from gsocks.net.listen import defer_accept
 from gsocks.net.resolve import Resolver
-from gsocks.net.unix import listen_at
+from gsocks.net.unix import UnixAddress, listen_at
 from gsocks.observe import AccessLog, NullObserver, Observer, log_as_worker
 from gsocks.replay import ReplayGuard
 from gsocks.rotation.apply import ExitUpdater
@@ -46,7 +49,10 @@ from gsocks.rotation.group import ExitGroup
 from gsocks.rotation.session import Sessions
 from gsocks.rotation.watch import ExitListWatcher
 from gsocks.server import RemoteServer
+from gsocks.service.activation import Inherited
+from gsocks.service.openings import Opening, Openings
 from gsocks.service.plan import (
+    check_reach,
     describe,
     exit_deps,
     make_key_ring,
@@ -55,6 +61,7 @@ from gsocks.service.plan import (
     missing_keys,
     refuse_loops,
     sections,
+    shares_exits,
     token_file,
     warn_of_own_listeners,
 )
@@ -83,14 +90,27 @@ class Service:
     ``path``: the config file, which is read again at a reload; ``settings``: its content at the
     start, in which a reload replaces keys, users and exits.  ``socket_folder``: a folder in which
     each worker serves its state at a Unix socket; None: one is made if there are several workers.
+    ``inherited``: sockets that were passed to the program.  ``load``: what a reload has instead of
+    the content of ``path``.
     """
 
     def __init__(
-        self, path: Path, settings: config.Config, socket_folder: Path | None = None
+        self,
+        path: Path,
+        settings: config.Config,
+        socket_folder: Path | None = None,
+        inherited: Inherited | None = None,
+        load: Callable[[], config.Config] | None = None,
     ) -> None:
         self._path = path
         self._settings = settings
         self._socket_folder = socket_folder
+        self._load = partial(config.load, path) if load is None else load
+        self._openings = Openings(
+            Inherited() if inherited is None else inherited, worker_count(settings.workers)
+        )
+        #: each place to listen, and what the config has there
+        self._at: _Places = _Places([], [], [], [])
         #: the Unix sockets at which the workers query each other, by their indices
         self._worker_sockets: list[Path] = []
         #: of the server: those of the start or of the last reload
@@ -100,9 +120,12 @@ class Service:
         self._resolver = Resolver(settings=settings.dns)
         self._locals: list[LocalServer] = []
         self._servers: list[RemoteServer] = []
+        self._forwards: list[ForwardServer | UdpForward] = []
         self._exit_groups: dict[str, ExitGroup] = {}
         self._updaters: dict[str, ExitUpdater] = {}
         self._admins: list[AdminServer] = []
+        #: the admin for the other workers
+        self._own_admin: AdminServer | None = None
         self._state: StateSync | None = None
         #: why the state file could not be used before the fork
         self._state_trouble: str | None = None
@@ -126,10 +149,14 @@ class Service:
             log.debug("%s", line)
         server = self._settings.server
         guard = ReplayGuard(keys=0 if server is None else len(server.keys))
-        addresses = [at for _, section in sections(self._settings) for at in section.addresses]
+        with closing(self._openings):
+            return self._run(guard)
+
+    def _run(self, guard: ReplayGuard) -> int:
+        self._open()
         if self._settings.admin is not None:
-            addresses += self._settings.admin.listen
             self._token = read_or_make_token(token_file(self._settings.admin, self._path))
+        server = self._settings.server
         if server is not None:
             self._keys = make_key_ring(server)
             self._transport = make_transport(server)
@@ -138,21 +165,41 @@ class Service:
         if self._socket_folder is not None:
             self._worker_sockets = _worker_sockets(self._socket_folder, count)
         if count == 1:
-            return self._serve([listen(address, reuse_port=False) for address in addresses], guard)
-        # the parent reserves the ports, without listening; each worker listens on its own socket
-        reserved = [reserve(address) for address in addresses]
-        bound = [Address.from_sockaddr(sock.getsockname()) for sock in reserved]
-        self._log_how_to_try(bound)
+            return self._serve(guard)
+        self._log_how_to_try()
         with TemporaryDirectory(prefix="gsocks-") as folder:
             if not self._worker_sockets:
                 self._worker_sockets = _worker_sockets(Path(folder), count)
             return run_workers(
                 count,
-                lambda index: self._serve_as_worker(bound, guard, index),
+                lambda index: self._serve_as_worker(guard, index),
                 log=log,
                 # before the workers get it, so that one that is started later has the same users
                 reload=self._read_again,
+                # no client is to wait for workers that accept no more
+                stopping=self._openings.close,
             )
+
+    def _open(self) -> None:
+        """Open all that clients come in by.  Raises ConfigError."""
+        settings, opened = self._settings, self._openings.open
+        server, local, forwards = settings.server, settings.local, settings.forwards
+        at = self._at = _Places([], [], [], [])
+        for endpoint in server.listen if server is not None else ():
+            at.server.extend((each, endpoint) for each in opened(endpoint))
+        for address in local.listen if local is not None else ():
+            at.local.extend((each, address) for each in opened(address.address))
+        for leg in forwards.legs if forwards is not None else ():
+            at.forwards.extend((each, leg) for each in opened(leg.listen, udp=leg.route.udp))
+        for endpoint in settings.admin.listen if settings.admin is not None else ():
+            at.admin.extend((each, endpoint) for each in opened(endpoint))
+        self._openings.all_open()
+        check_reach(
+            settings,
+            local=(each.bound for each, _ in at.local),
+            forwards=(each.bound for each, _ in at.forwards),
+            admin=(each.bound for each, _ in at.admin),
+        )
 
     def _prepare_state(self) -> None:
         """Create the state file, or log why it can't be used: once, and not in each worker."""
@@ -171,29 +218,25 @@ class Service:
 
     # --- in the process that serves ---------------------------------------------------------
 
-    def _serve_as_worker(self, addresses: list[Address], guard: ReplayGuard, index: int) -> int:
+    def _serve_as_worker(self, guard: ReplayGuard, index: int) -> int:
         self._in_worker = True
         log_as_worker(index)
-        return self._serve([listen(at, reuse_port=True) for at in addresses], guard, index)
+        return self._serve(guard, index)
 
-    def _serve(
-        self,
-        sockets: list[std_socket.socket],
-        guard: ReplayGuard,
-        index: int | None = None,
-    ) -> int:
-        """Serve at ``sockets`` until a signal; ``index``: that of a worker, None if it is alone."""
-        unused = iter(sockets)
+    def _serve(self, guard: ReplayGuard, index: int | None = None) -> int:
+        """Serve until a signal; ``index``: that of a worker, None if this process is alone."""
+        number = index or 0
+        self._at = self._at.of_worker(number)
         self._main = gevent.getcurrent()
         watchdog = Watchdog()
         if index is None:  # a worker that starts is ended by SIGINT as such, and told of no reload
             gevent.signal_handler(signal.SIGINT, self._interrupt)
             gevent.signal_handler(signal.SIGHUP, self._reload)
         with self._reloading:  # a reload waits until there is what it replaces
-            self._make_listeners(unused, guard)
+            self._make_listeners(guard)
             # who has spawned whom costs a walk up the stack at each spawn; nothing here reads it
             gevent.config.track_greenlet_tree = False
-            self._make_admins(unused, index or 0, watchdog.lag)
+            self._make_admins(number, watchdog.lag)
             self._restore_state(alone=index is None)
             # before the listeners accept: an early signal must find its handler
             gevent.signal_handler(signal.SIGTERM, self._terminate)
@@ -204,30 +247,31 @@ class Service:
             self._started = True
             for listener in self._listeners:
                 listener.start()
-            for admin in self._admins:
+            for admin in self._all_admins:
                 admin.start()
             _tune_garbage_collector()
             share_interpreter()
             self._log_addresses()
             if index is None:
-                self._log_how_to_try([listener.bound for listener in self._listeners])
+                self._log_how_to_try()
         watchdog.start()
         self._stopped.wait()
         watchdog.stop()
         log.info("shut down")
         return 0
 
-    def _make_listeners(self, sockets: Iterator[std_socket.socket], guard: ReplayGuard) -> None:
+    def _make_listeners(self, guard: ReplayGuard) -> None:
         observer: Observer = AccessLog() if self._settings.log.access else NullObserver()
         if self._settings.admin is not None or self._worker_sockets:
             observer = self._counters = ConnectionCounters(observer)
-        server, local = self._settings.server, self._settings.local
+        settings = self._settings
+        server, local, forwards = settings.server, settings.local, settings.forwards
         if server is not None:
             exits = self._make_exit_group("server", server)
             quota = UserQuota(server.limits)
             self._servers = [
                 RemoteServer(
-                    next(sockets),
+                    opening.socket,
                     exits,
                     self._keys,
                     guard=guard,
@@ -239,7 +283,7 @@ class Service:
                     quota=quota,
                     observer=observer,
                 )
-                for _ in server.addresses
+                for opening, _ in self._at.server
             ]
             for each in self._servers:
                 each.replace_transport(self._transport)
@@ -249,7 +293,7 @@ class Service:
             quota = UserQuota(local.limits)
             self._locals = [
                 LocalServer(
-                    defer_accept(next(sockets)),
+                    defer_accept(opening.socket),
                     exits,
                     users=authenticator,
                     allow_anonymous=local.allow_anonymous,
@@ -267,8 +311,30 @@ class Service:
                     quota=quota,
                     observer=observer,
                 )
-                for listener in local.listen
+                for opening, listener in self._at.local
             ]
+        if forwards is not None:
+            self._make_forwards(forwards, observer)
+
+    def _make_forwards(self, forwards: config.Forwards, observer: Observer) -> None:
+        if shares_exits(self._settings):
+            exits = self._exit_groups["local"]
+        else:
+            exits = self._make_exit_group("forwards", forwards)
+        options = ForwardOptions(
+            timeouts=forwards.timeouts,
+            limits=forwards.limits,
+            clients=forwards.clients,
+            proxy_protocol_from=forwards.proxy_protocol_from,
+            quota=UserQuota(forwards.limits),
+            observer=observer,
+            allow_remote=forwards.allow_remote,
+            udp=forwards.udp,
+        )
+        for opening, leg in self._at.forwards:
+            kind = UdpForward if leg.route.udp else ForwardServer
+            selector = leg.route.selector
+            self._forwards.append(kind(opening.socket, leg.to, exits, options, selector=selector))
 
     def _make_exit_group(self, name: str, section: config.Section) -> ExitGroup:
         watcher = ExitListWatcher(section.exits, section.exit_sources, self._resolver)
@@ -293,15 +359,15 @@ class Service:
         self._updaters[name] = ExitUpdater(name, group, deps, watcher)
         return group
 
-    def _make_admins(self, sockets: Iterator[std_socket.socket], index: int, lag: LoopLag) -> None:
+    def _make_admins(self, worker: int, lag: LoopLag) -> None:
         """The admin API of all workers, and that of this process alone at its Unix socket."""
         commands = Commands(self._listeners, self._exit_groups, self._counters, lag)
-        others = [path for number, path in enumerate(self._worker_sockets) if number != index]
+        others = [path for number, path in enumerate(self._worker_sockets) if number != worker]
         app = App(commands, Peers(others), self._token)
-        self._admins = [AdminServer(sock, app) for sock in sockets]
+        self._admins = [AdminServer(opening.socket, app) for opening, _ in self._at.admin]
         if self._worker_sockets:
-            own = listen_at(UnixPath(str(self._worker_sockets[index])))
-            self._admins.append(AdminServer(own, App(commands, Peers(), None)))
+            own = listen_at(UnixPath(str(self._worker_sockets[worker])))
+            self._own_admin = AdminServer(own, App(commands, Peers(), None))
 
     def _restore_state(self, *, alone: bool) -> None:
         if self._settings.state is not None:
@@ -315,32 +381,43 @@ class Service:
             self._state.start()
 
     @property
-    def _listeners(self) -> list[Listener]:
-        return [*self._servers, *self._locals]
+    def _listeners(self) -> list[Inbound]:
+        return [*self._servers, *self._locals, *self._forwards]
+
+    @property
+    def _all_admins(self) -> list[AdminServer]:
+        return self._admins if self._own_admin is None else [*self._admins, self._own_admin]
 
     def _log_addresses(self) -> None:
         for server in self._servers:
             log.info("server: listening on %s (tunnels)", server.bound)
         for local in self._locals:
             log.info("local: listening on %s (SOCKS5, SOCKS4, HTTP)", local.bound)
+        for opening, leg in self._at.forwards:
+            if leg.to == leg.route.to:  # the first of its ports, which tells of all of them
+                log.info("forward: listening on %s", leg.route.at(opening.bound))
         settings = self._settings.admin
         for admin in self._admins:
-            if settings is not None and isinstance(admin.address, tuple):
+            if settings is not None:
                 log.info(
-                    "admin: listening on http://%s (JSON and metrics, token in %s)",
+                    "admin: listening on %s%s (JSON and metrics, token in %s)",
+                    "" if isinstance(admin.bound, UnixAddress) else "http://",
                     admin.bound,
                     token_file(settings, self._path),
                 )
 
-    def _log_how_to_try(self, bound: Sequence[Address]) -> None:
-        """Once for all workers, whose addresses are ``bound``, in the order of the sections."""
-        if self._settings.local is not None:
-            server = self._settings.server
-            first = bound[0 if server is None else len(server.addresses)]
+    def _log_how_to_try(self) -> None:
+        """Once for all workers."""
+        if self._at.local:
+            bound = self._at.local[0][0].bound
+            # curl names a Unix socket by a path behind the host
+            proxy = f"--socks5-hostname {bound}"
+            if isinstance(bound, UnixAddress):
+                proxy = f"--proxy socks5h://localhost{bound.path}"
             log.info(
-                "try it: curl --socks5-hostname %s https://example.com/  (or set it as the SOCKS5"
+                "try it: curl %s https://example.com/  (or set it as the SOCKS5"
                 " proxy of a browser, with names resolved by the proxy)",
-                first,
+                proxy,
             )
 
     # --- signals ----------------------------------------------------------------------------
@@ -366,6 +443,8 @@ class Service:
 
     def _stop(self, seconds: float | None) -> None:
         """Stop within ``seconds``; None: within the drain timeout of each listener."""
+        if not self._in_worker:
+            self._openings.remove_files()
         for updater in self._updaters.values():
             updater.close()
         gevent.joinall(
@@ -376,7 +455,7 @@ class Service:
         )
         if self._state is not None:
             self._state.close()
-        for admin in self._admins:
+        for admin in self._all_admins:
             admin.stop(0)
         self._stopped.set()
 
@@ -397,7 +476,7 @@ class Service:
         False, after a line in the log, if the file can't be used.
         """
         try:
-            found = config.load(self._path)
+            found = self._load()
             settings = config.reloaded(self._settings, found)
             refuse_loops(settings)
             server = settings.server
@@ -430,7 +509,7 @@ class Service:
         """Whether the exits of every section were replaced; where not, the previous ones stay."""
         local = self._settings.local
         if local is not None:
-            for listener, address in zip(self._locals, local.listen, strict=True):
+            for listener, (_, address) in zip(self._locals, self._at.local, strict=True):
                 listener.ask = local.asks(address)
         replaced = [self._replace_exits_of(name, each) for name, each in sections(self._settings)]
         return all(replaced)
@@ -442,6 +521,32 @@ class Service:
             log.error("%s: exits not reloaded, the previous ones stay: %s", name, error)
             return False
         return True
+
+
+class _Places(NamedTuple):
+    """What was opened for each section, and what the config has there."""
+
+    server: list[tuple[Opening, Endpoint]]
+    local: list[tuple[Opening, config.ListenAddress]]
+    forwards: list[tuple[Opening, config.Leg]]
+    admin: list[tuple[Opening, Endpoint]]
+
+    def of_worker(self, number: int) -> _Places:
+        """The same with what that worker listens at.  Raises ConfigError."""
+        return _Places(
+            _of_worker(number, self.server),
+            _of_worker(number, self.local),
+            _of_worker(number, self.forwards),
+            _of_worker(number, self.admin),
+        )
+
+
+_T = TypeVar("_T")
+
+
+def _of_worker(number: int, places: Iterable[tuple[Opening, _T]]) -> list[tuple[Opening, _T]]:
+    found = ((opening.of_worker(number), entry) for opening, entry in places)
+    return [(own, entry) for own, entry in found if own is not None]
 
 
 def _worker_sockets(folder: Path, count: int) -> list[Path]:

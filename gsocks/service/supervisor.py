@@ -44,6 +44,7 @@ def run_workers(
     *,
     log: logging.Logger,
     reload: Callable[[], bool] = lambda: True,
+    stopping: Callable[[], object] = lambda: None,
 ) -> int:
     """Run ``work(index)`` in ``count`` processes until a signal stops them.
 
@@ -53,7 +54,8 @@ def run_workers(
 
     ``reload`` is called in the parent at each SIGHUP, which is forwarded to the workers if it
     returns True.  What it changes in memory is what workers that are started later find.  A worker
-    that exits without a signal is restarted.
+    that exits without a signal is restarted.  ``stopping`` is called in the parent when the workers
+    are told to stop.
 
     The caller must have no gevent hub, no other thread and no use for SIGCHLD.  A second SIGTERM
     or SIGINT kills the workers.  Returns 0 after a clean stop, else the highest status of a worker
@@ -64,7 +66,7 @@ def run_workers(
     disposition = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        return _Supervisor(count, work, mask, log, reload).run()
+        return _Supervisor(count, work, mask, log, reload, stopping).run()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGCHLD, disposition)
@@ -99,12 +101,14 @@ class _Supervisor:
         mask: set[signal.Signals] | set[int],
         log: logging.Logger,
         reload: Callable[[], bool],
+        stopping: Callable[[], object],
     ) -> None:
         self._workers = [_Worker(index) for index in range(count)]
         self._work = work
         self._mask = mask
         self._log = log
         self._reload = reload
+        self._on_stop = stopping
         #: the signal that stops the workers, once there was one
         self._stopping: signal.Signals | None = None
         #: the highest status of the workers that exited after it
@@ -232,6 +236,8 @@ class _Supervisor:
             self._forward(signal.SIGKILL)
             return
         self._log.info("%s: shutting down the workers", signum.name)
+        if self._stopping is None:
+            self._on_stop()
         self._stopping = signum
         self._forward(signum)
 

@@ -29,11 +29,16 @@ ROOT = Path(__file__).parent.parent.parent
 class Program:
     """``python -m gsocks`` with these arguments; its log is read as it comes.
 
-    ``within``: the beginning of a command line by which it runs elsewhere.
+    ``within``: the beginning of a command line by which it runs elsewhere; ``pass_fds``:
+    descriptors that it inherits.
     """
 
     def __init__(
-        self, *arguments: str | Path, cwd: Path = ROOT, within: Sequence[str] = ()
+        self,
+        *arguments: str | Path,
+        cwd: Path = ROOT,
+        within: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.lines: list[str] = []
         self._news = threading.Condition()
@@ -44,6 +49,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            pass_fds=pass_fds,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -264,6 +270,43 @@ def web_server(
     finally:
         server.shutdown()
         server.server_close()
+
+
+# --- datagrams, and Unix sockets ---------------------------------------------------------------
+
+
+def ask_udp(port: int, payload: bytes) -> bytes:
+    """The answer to a datagram, which has a port of its own."""
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.settimeout(TOO_LONG)
+        sock.sendto(payload, ("127.0.0.1", port))
+        return sock.recv(65535)
+
+
+@contextmanager
+def udp_echo() -> Iterator[int]:
+    """A server in a thread that answers each datagram; gives its port."""
+    with socket.socket(type=socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+
+        def serve() -> None:
+            while (found := sock.recvfrom(65535))[0] != b"end":
+                sock.sendto(b"echo " + found[0], found[1])
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield sock.getsockname()[1]
+        with socket.socket(type=socket.SOCK_DGRAM) as last:
+            last.sendto(b"end", sock.getsockname())
+        thread.join(TOO_LONG)
+
+
+def curl_at_path(path: Path, web: int, *more: str) -> subprocess.CompletedProcess[str]:
+    """curl through a SOCKS listener at a Unix socket; gets /text/hello."""
+    return run(
+        "curl", "-sS", "--max-time", "20", "--proxy", f"socks5h://localhost{path}", *more,
+        f"http://127.0.0.1:{web}/text/hello",
+    )  # fmt: skip
 
 
 def in_threads(count: int, work: Callable[[int], None]) -> list[BaseException]:

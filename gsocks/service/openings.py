@@ -1,0 +1,119 @@
+"""Where listeners listen: sockets that are opened before the workers, shared with them, and closed.
+
+| what | with one process | with workers |
+|---|---|---|
+| IP address, TCP | listens | the port is reserved, and each worker listens by itself |
+| IP address, UDP | bound | a socket for each worker |
+| Unix socket | listens | the workers share it |
+| passed socket | as it was passed | the workers share it, of UDP the first one has it |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket as std_socket
+from typing import NamedTuple
+
+from gsocks.address import Address
+from gsocks.net.endpoint import Activated, Endpoint, UnixPath
+from gsocks.net.listen import listen, listen_for_datagrams, reserve
+from gsocks.net.unix import SocketFile, UnixAddress, listen_at
+from gsocks.service.activation import Inherited, check_kind
+
+log = logging.getLogger("gsocks")
+
+
+class Opening(NamedTuple):
+    """A place to listen, in the process that has opened it and in its workers."""
+
+    bound: Address
+    #: of each worker, as far as there is one for it
+    sockets: tuple[std_socket.socket, ...]
+    #: whether the first one only holds the port
+    is_reserved: bool = False
+
+    def of_worker(self, number: int) -> Opening | None:
+        """The same with the socket of that worker alone; None: another one has it.
+
+        Raises ConfigError.
+        """
+        if self.is_reserved:
+            return Opening(self.bound, (listen(self.bound, reuse_port=True),))
+        return Opening(self.bound, self.sockets[number:][:1]) if self.sockets[number:] else None
+
+    @property
+    def socket(self) -> std_socket.socket:
+        """Where this process listens."""
+        return self.sockets[0]
+
+
+class Openings:
+    """All that was opened for ``workers`` processes; ``inherited``: sockets that were passed."""
+
+    def __init__(self, inherited: Inherited, workers: int) -> None:
+        self._inherited = inherited
+        self._workers = workers
+        self._files: list[SocketFile] = []
+        self._sockets: list[std_socket.socket] = []
+
+    def open(self, endpoint: Endpoint, *, udp: bool = False) -> list[Opening]:
+        """Open ``endpoint``, which may be several sockets if they are passed.
+
+        Raises ConfigError.
+        """
+        if isinstance(endpoint, Activated):
+            return [self._passed(sock, endpoint, udp=udp) for sock in self._named(endpoint)]
+        if isinstance(endpoint, UnixPath):
+            sock = self._kept(listen_at(endpoint))
+            with contextlib.suppress(OSError):  # it was removed at once
+                self._files.append(SocketFile.at(endpoint.path))
+            return [Opening(UnixAddress.of_listener(endpoint.path), (sock,) * self._workers)]
+        if udp:
+            found = listen_for_datagrams(endpoint, self._workers)
+            return [Opening(_bound(found[0]), tuple(map(self._kept, found)))]
+        if self._workers == 1:
+            sock = self._kept(listen(endpoint))
+            return [Opening(_bound(sock), (sock,))]
+        sock = self._kept(reserve(endpoint))
+        return [Opening(_bound(sock), (sock,), is_reserved=True)]
+
+    def _named(self, endpoint: Activated) -> list[std_socket.socket]:
+        return self._inherited.named(endpoint.name)
+
+    def _passed(self, sock: std_socket.socket, endpoint: Activated, *, udp: bool) -> Opening:
+        check_kind(sock, endpoint.name, udp=udp)
+        self._kept(sock)
+        name = sock.getsockname()
+        bound = _bound(sock) if isinstance(name, tuple) else UnixAddress.of_listener(_shown(name))
+        # two readers would each get some of the datagrams of one sender
+        return Opening(bound, (sock,) * (1 if udp else self._workers))
+
+    def _kept(self, sock: std_socket.socket) -> std_socket.socket:
+        self._sockets.append(sock)
+        return sock
+
+    def all_open(self) -> None:
+        """Nothing more is opened: what was passed and is not used, is told of and closed."""
+        for name in self._inherited.unused():
+            log.warning("systemd:%s: a socket was passed that no listener uses", name)
+
+    def remove_files(self) -> None:
+        """Remove the files of the Unix sockets, to which no client can connect any more."""
+        while self._files:
+            self._files.pop().remove()
+
+    def close(self) -> None:
+        """Close all in this process, too.  May be called again."""
+        self.remove_files()
+        while self._sockets:
+            self._sockets.pop().close()
+
+
+def _bound(sock: std_socket.socket) -> Address:
+    return Address.from_sockaddr(sock.getsockname())
+
+
+def _shown(name: str | bytes) -> str:
+    """The path of a Unix socket; an abstract one, which has no file, begins with ``@``."""
+    return name if isinstance(name, str) else "@" + name[1:].decode("utf-8", "replace")
