@@ -12,6 +12,7 @@ from gsocks import __version__
 from gsocks.address import Address
 from gsocks.cli.check import check, check_destination
 from gsocks.cli.exits import probe_exits
+from gsocks.cli.forward import forward
 from gsocks.cli.import_ import import_list
 from gsocks.cli.keygen import keygen
 from gsocks.cli.passwd import passwd
@@ -34,6 +35,8 @@ An encrypted SOCKS5 tunnel with a pool of ready connections, and a rotating prox
       [--url URL | --to HOST:PORT] [--json] [--at-once N] [--timeout 10s] [--all]
   gsocks import FILE             convert a list of exits to one URL a line, report what is skipped
       [-o FILE] [--scheme socks5] [--with-credentials]
+  gsocks forward PORT:HOST:PORT  forward a port through an exit, as ssh -L does, or several
+      --exit URL | --exit-file FILE | -c config.yaml  [--udp] [--allow-remote]
   gsocks keygen [FILE]           make the key that both ends share
   gsocks passwd                  hash a password, for local.users
 """
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gsocks",
-        usage="gsocks -c FILE | gsocks {check,exits,import,keygen,passwd} ...",
+        usage="gsocks -c FILE | gsocks {check,exits,import,forward,keygen,passwd} ...",
         description=_ABOUT,
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -121,6 +124,37 @@ def _parser() -> argparse.ArgumentParser:
     )
     imported.set_defaults(run=_import_list)
 
+    forwarding = commands.add_parser(
+        "forward", help="forward ports through an exit, as ssh -L does"
+    )
+    _add_config(forwarding)
+    forwarding.add_argument(
+        "forwards",
+        metavar="[ADDRESS:]PORT:HOST:PORT",
+        nargs="+",
+        help="where to listen, on 127.0.0.1 by default, and the destination; ports may be ranges",
+    )
+    forwarding.add_argument(
+        "--exit",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="an exit, or @FILE; other users of this machine can see what stands here",
+    )
+    forwarding.add_argument(
+        "--exit-file",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="a file of exits, one URL a line; or the variable GSOCKS_EXIT has one",
+    )
+    forwarding.add_argument("--udp", action="store_true", help="forward datagrams")
+    forwarding.add_argument(
+        "--allow-remote", action="store_true", help="listen where other machines can connect"
+    )
+    forwarding.set_defaults(run=_forward)
+
     key = commands.add_parser("keygen", help="make the key that both ends share")
     key.add_argument(
         "file",
@@ -172,6 +206,17 @@ def _import_list(options: argparse.Namespace) -> int:
         options.scheme,
         with_credentials=options.with_credentials,
         output=options.output,
+    )
+
+
+def _forward(options: argparse.Namespace) -> int:
+    return forward(
+        options.forwards,
+        udp=options.udp,
+        exits=options.exit,
+        exit_files=options.exit_file,
+        path=options.config,
+        allow_remote=options.allow_remote,
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import needs
-from tests.support.program import ROOT
+from tests.support.program import ROOT, Program
 from tests.support.real import (
     GONE_EARLY,
     NAME,
@@ -221,3 +221,14 @@ def test_ssh_carries_a_mebibyte_to_and_fro_by_a_proxy_command(
         options = ("-o", f"ProxyCommand={path} {words}", "-p", str(port))
         assert said(*ssh.client, *options, "127.0.0.1", "cat", stdin=BIG) == BIG
         inbound.carried(f"127.0.0.1:{port}", GONE_EARLY)
+
+
+def test_ssh_carries_it_through_a_forward(ssh: Ssh) -> None:
+    """Where the server speaks first."""
+    with (
+        tcp_server(ssh.serve) as port,
+        Program("forward", f"0:127.0.0.1:{port}", "--exit", "direct") as program,
+    ):
+        at = program.wait_for(r"forward: listening on \S+:(\d+) ")[0][1]
+        assert said(*ssh.client, "-p", at, "127.0.0.1", "cat", stdin=BIG) == BIG
+        program.wait_for("inbound=forward .*outcome=ok")
