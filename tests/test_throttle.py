@@ -117,6 +117,29 @@ def test_failures_are_forgotten_after_their_time(logins: Logins) -> None:
     assert logins.delays == [0.25, 0.5, 0.5]
 
 
+def test_an_empty_password_is_answered_at_once_and_does_not_count(logins: Logins) -> None:
+    for _ in range(3 * MAX_FAILURES):
+        assert not logins.throttle.verify(HERE, "alice", b"")
+    assert set(logins.delays) == {0}
+    assert repr(logins.throttle) == EMPTY
+    logins.fail()
+    assert logins.delays[-1] == 0.25
+    assert not logins.throttle.verify(HERE, "alice", b"")
+    logins.fail()
+    assert logins.delays[-1] == 0.5
+
+
+def test_an_empty_password_is_verified_all_the_same() -> None:
+    throttle = Throttle(lambda name, password, client: name == "open" and not password)
+    assert throttle.verify(HERE, "open", b"")
+
+
+def test_an_address_that_is_refused_is_so_without_a_password_too(logins: Logins) -> None:
+    logins.fail(MAX_FAILURES)
+    with pytest.raises(LoginRefused):
+        logins.throttle.verify(HERE, "alice", b"")
+
+
 # --- refused ----------------------------------------------------------------------------------
 
 

@@ -290,6 +290,30 @@ def test_an_unknown_user_takes_a_turn_of_a_known_duration_and_no_thread(
     assert len(work) == 2, "measured again"
 
 
+def test_an_empty_password_is_verified_once_for_each_user(
+    work: list[tuple[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be tried at any rate, since it does not count as a guess."""
+    slept: list[float] = []
+    monkeypatch.setattr("gevent.sleep", slept.append)
+    costly = argon2id.str(b"secret", opslimit=3, memlimit=1024 * 1024).decode("ascii")
+    users = Users({"alice": cheap(b"secret"), "bob": costly, "open": costly})
+    assert not users.verify("bob", b"")
+    for _ in range(5):
+        assert not users.verify("alice", b"")
+        assert not users.verify("bob", b"")
+    assert len(work) == 2
+    assert len(slept) == 9
+    assert set(slept) == set(users._durations._samples), "as long as for an unknown user"
+
+
+def test_an_empty_password_is_verified_anew_when_users_are_replaced() -> None:
+    users = Users({"alice": cheap(b"secret")})
+    assert not users.verify("alice", b"")
+    users.replace({"alice": cheap(b"")})
+    assert users.verify("alice", b"")
+
+
 def test_a_user_with_a_hash_of_another_cost_is_always_verified(
     work: list[tuple[str, bytes]],
 ) -> None:

@@ -7,6 +7,10 @@ right password, so that a refused client learns nothing and costs nothing.  Only
 addresses, each of which had to fail as often, take a refused one's place among those that are
 remembered: a client that has an IPv6 /48 can fail once from each of 65,536 /64s in a moment.
 
+An empty password is no guess, and does not count: programs without a login send it, with the name
+of their machine's user (Java), again and again.  It costs no more than one verification for each
+user, see gsocks/access/users.py.
+
 Concurrent logins count like successive ones: at most as many are verified at a time as may still
 fail, and the others wait for their outcome.  One that is being verified counts although its client
 is gone before it is answered.  A login that is remembered needs no verification and
@@ -108,6 +112,7 @@ class Throttle:
     def verify(self, host: str, name: str, password: bytes) -> bool:
         """The result of ``authenticate``; False is returned later with each failure.
 
+        A failure with an empty password is returned at once, and does not count.
         Raises LoginRefused without calling it after too many failures.  Its own errors are raised
         too and do not count as failures.  A success forgives the failures of the same name only:
         otherwise a client with an account could guess other users' passwords in between.
@@ -153,7 +158,7 @@ class Throttle:
                 source.verifying -= 1
                 source.notify()
             if not right:
-                return self._count_failure(key, source, name)
+                return self._count_failure(key, source, name) if password else 0.0
             source.forgive(name)
             return None
         except GsocksError as error:  # returned: gevent prints what a greenlet raises

@@ -95,7 +95,16 @@ class Users:
     hash and for one that requires too much memory or time.
     """
 
-    __slots__ = ("_clock", "_decoy", "_durations", "_hashes", "_key", "_pending", "_remembered")
+    __slots__ = (
+        "_clock",
+        "_decoy",
+        "_durations",
+        "_hashes",
+        "_key",
+        "_not_empty",
+        "_pending",
+        "_remembered",
+    )
 
     def __init__(
         self, hashes: Mapping[str, str], clock: Callable[[], float] = time.monotonic
@@ -120,6 +129,9 @@ class Users:
     def _take(self, hashes: dict[str, str], costs: set[Cost]) -> None:
         """Replace all users by those with ``hashes``, which have these costs."""
         self._decoy = _make_decoy(max(costs, key=_work, default=_DEFAULT_COST))
+        #: users whose password has proved not to be empty: without one they are like unknown names,
+        #: since that may be tried at any rate (gsocks/access/throttle.py)
+        self._not_empty: set[str] = set()
         self._durations = Durations(self._clock)
         for name in list(self._remembered):
             if hashes.get(name) != self._hashes.get(name):
@@ -137,11 +149,13 @@ class Users:
         if known:
             return True
         stored = self._hashes.get(name, self._decoy)
+        if not password and name in self._not_empty:
+            stored = self._decoy
         login = client, name, self._digest(stored, password)
         verification = self._pending.get(login)
         if verification is None:
             verification = self._pending[login] = _Verification()
-            is_wrong = name not in self._hashes or (known is False and self._costs_most(stored))
+            is_wrong = stored is self._decoy or (known is False and self._costs_most(stored))
             # In its own greenlet: the calling one may be killed, but Argon2's thread can't be, and
             # holds its turn until it has finished.
             verification.worker = gevent.spawn(
@@ -209,6 +223,8 @@ class Users:
         right = matches and self._hashes.get(name) == stored
         if right:
             self._remember(name, stored, password)
+        elif not password and self._hashes.get(name) == stored:
+            self._not_empty.add(name)
         return right
 
     def _forget(self, login: _Login, verification: _Verification) -> None:
