@@ -16,6 +16,12 @@ _HEAD = re.compile(
     rb"(" + TOKEN + rb") ([!-~\x80-\xff]+) HTTP/1\.([01])\r\n"
     rb"((?:" + TOKEN + rb":[^\r\n\0\v\f]*\r\n)*)\r\n"
 )
+#: a CONNECT may have LF at the end of each line
+_BARE_HEAD = re.compile(
+    rb"(CONNECT) ([!-~\x80-\xff]+) HTTP/1\.([01])\n"
+    rb"((?:" + TOKEN + rb":[^\r\n\0\v\f]*\n)*)\n"
+)
+_SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[^\r\n\0]*)?")
 _LONGEST = 65536
 
@@ -58,11 +64,11 @@ def read_head(take: Taker) -> Message:
     """The next head.  Raises Wrong, also for one that is not whole."""
     while take.rest.startswith(b"\r\n"):
         take(2)
-    found = _HEAD.match(take.rest)
+    found = _HEAD.match(take.rest) or _BARE_HEAD.match(take.rest)
     if found is None:
         raise Wrong
     take(found.end())
-    lines = [line.partition(b":") for line in found[4].split(b"\r\n")[:-1]]
+    lines = [line.partition(b":") for line in found[4].splitlines()]
     fields = [(name, value.strip(b" \t")) for name, _, value in lines]
     return Message(found[1], found[2], found[3] == b"1", fields)
 
@@ -104,8 +110,6 @@ class Url(NamedTuple):
     port: int
     #: with its other bytes than ASCII percent-encoded
     path: bytes
-    #: what stands before the host, percent codes decoded; None without an @
-    login: bytes | None = None
 
 
 def read_url(message: Message) -> Url:
@@ -120,8 +124,7 @@ def read_url(message: Message) -> Url:
     path = b"".join(b"%%%02X" % byte if byte > 0x7F else bytes((byte,)) for byte in found[2])
     if not path.startswith(b"/"):
         path = b"*" if message.method == b"OPTIONS" and not path else b"/" + path
-    login, at, place = found[1].rpartition(b"@")
-    return _authority(place, 80, path)._replace(login=_decoded(login) if at else None)
+    return _authority(found[1].rpartition(b"@")[2], 80, path)
 
 
 def _decoded(text: bytes) -> bytes:
@@ -140,9 +143,13 @@ def _authority(raw: bytes, port: int | None, path: bytes) -> Url:
 
 
 def read_host(message: Message) -> bytes | None:
-    """Its Host field; None if it has none, as HTTP/1.0 and CONNECT may.  Raises Wrong."""
+    """Its Host field; None if it has none, as HTTP/1.0, CONNECT and a whole URL may.
+
+    Raises Wrong.
+    """
     hosts = message.values(b"host")
-    if len(hosts) > 1 or (not hosts and message.modern and message.method != b"CONNECT"):
+    has_server = message.method == b"CONNECT" or _SCHEME.match(message.target)
+    if len(hosts) > 1 or not (hosts or has_server or not message.modern):
         raise Wrong
     return hosts[0] if hosts else None
 

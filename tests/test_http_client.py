@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "a bare CR": (400, POST + b"X: y\rContent-Length: 5\r\n\r\n"),
     "a NUL": (400, POST + b"X: y\0\r\n\r\n"),
     "two hosts": (400, POST + b"Host: ORIGIN\r\n\r\n"),
-    "no host": (400, b"GET http://ORIGIN/ HTTP/1.1\r\n\r\n"),
+    "no host": (400, b"GET / HTTP/1.1\r\n\r\n"),
     "a path": (400, b"GET / HTTP/1.1\r\nHost: ORIGIN\r\n\r\n"),
     "https": (400, b"GET https://ORIGIN/ HTTP/1.1\r\nHost: x\r\n\r\n"),
     "connect with a body": (

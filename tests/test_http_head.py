@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from base64 import b64encode
 
 import h11
 import pytest
@@ -23,6 +22,7 @@ from gsocks.http.head import (
     find_end,
     normalized,
     target,
+    with_crlf,
     with_host,
 )
 
@@ -95,6 +95,15 @@ AMBIGUOUS = {
     "a method that is none": b"G(T http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
     "a byte that is not ASCII in the method": b"G\xe4T http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
     "SSH": b"SSH-2.0-OpenSSH_9.6\r\n",
+    "a bare LF behind a field of CONNECT": b"CONNECT a:1 HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",
+    "a bare LF at the end of CONNECT": b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\n",
+    "a CRLF behind bare LFs": b"CONNECT a:1 HTTP/1.1\nHost: a\r\n\r\n",
+    "a CR behind bare LFs": b"CONNECT a:1 HTTP/1.1\nHost: a\rb\n\n",
+    "a CRLF at the end of bare LFs": b"CONNECT a:1 HTTP/1.1\nHost: a\n\r\n",
+    "a line that goes on behind a bare LF": b"CONNECT a:1 HTTP/1.1\nX: y\n z\n\n",
+    "a NUL behind a bare LF": b"CONNECT a:1 HTTP/1.1\nX: \0\n\n",
+    "no version in front of a bare LF": b"CONNECT a:1\n\n",
+    "CONNECT in small letters with bare LFs": b"connect a:1 HTTP/1.1\n\n",
 }
 
 
@@ -105,6 +114,34 @@ def test_an_ambiguous_or_invalid_head_is_refused(head: bytes, size: int) -> None
         for seen in range(0, len(head), size):
             assert find_end(head[: seen + size], seen) == 0
     assert type(caught.value) is BadRequest
+
+
+@pytest.mark.parametrize("fields", [b"", b"Host: b\n", b"Host: b\nX: y\n"])
+@pytest.mark.parametrize("behind", [b"", b"NICK a\r\n", b"\r\n\r\n", b"\n", b"\0"])
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_all_lines_of_a_connect_may_end_in_lf(fields: bytes, behind: bytes, size: int) -> None:
+    """As irssi sends it, and talks on at once."""
+    head = b"CONNECT a:6667 HTTP/1.0\n" + fields + b"\n"
+    said = head + behind
+    ends = [find_end(said[: seen + size], seen) for seen in range(0, len(head), size)]
+    assert ends == [0] * (len(ends) - 1) + [len(head)]
+    request = parse(with_crlf(head))
+    assert target(request).dest == Address("a", 6667)
+    assert len(request.headers) == fields.count(b"\n")
+
+
+def test_a_head_of_bare_lfs_has_the_bounds_of_others() -> None:
+    head = b"CONNECT a:1 HTTP/1.1\n" + b"A:\n" * MAX_FIELDS
+    with pytest.raises(HeadTooLarge):
+        find_end(b"CONNECT a:1 HTTP/1.1\nX: " + b"y" * MAX_HEAD, 0)
+    assert find_end(head + b"\n", 0) == len(head) + 1
+    with pytest.raises(HeadTooLarge):
+        find_end(head + b"A:\n\n", 0)
+
+
+@pytest.mark.parametrize("head", [REQUEST, b"CONNECT a:1 HTTP/1.1\r\n\r\n"])
+def test_a_head_whose_lines_end_in_crlf_stays_as_it_is(head: bytes) -> None:
+    assert with_crlf(head) == head
 
 
 def test_an_invalid_first_line_is_refused_before_the_head_is_complete() -> None:
@@ -330,28 +367,17 @@ def test_only_the_target_is_percent_encoded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("authority", "credentials"),
-    [
-        (b"u:p@", b"u:p"),
-        (b"u@", b"u:"),
-        (b"u:@", b"u:"),
-        (b":p@", b":p"),
-        (b"u:p@x@", b"u:p@x"),  # the last @ ends it
-        (b"u%40x:p%3a%2F@", b"u@x:p:/"),
-        (b"\xfc:p@", b"\xfc:p"),
-        (b"@", None),
-    ],
+    "authority", [b"u:p@", b"u@", b"u:@", b":p@", b"u:p@x@", b"u%40x:p%3a%2F@", b"\xfc:p@", b"@"]
 )
-def test_a_login_in_the_url_becomes_a_field(authority: bytes, credentials: bytes | None) -> None:
+def test_a_login_in_the_url_is_dropped_and_no_field_made_of_it(authority: bytes) -> None:
     request = rewritten(b"http://" + authority + b"b:81/c")
     assert target(request) == RequestTarget(Address("b", 81), b"/c")
     assert request.target == b"http://b:81/c"
-    sent = dict(request.headers).get(b"authorization")
-    assert sent == (credentials and b"Basic " + b64encode(credentials))
+    assert [name for name, _ in request.headers] == [b"host"]
 
 
-def test_an_authorization_of_the_clients_own_counts_over_a_login_in_the_url() -> None:
-    """As elinks, LWP and PHP send both."""
+def test_an_authorization_of_the_clients_own_is_left_as_it_is_beside_a_login_in_the_url() -> None:
+    """As aria2, elinks, LWP and PHP send both, and others when the site has asked for it."""
     request = rewritten(b"http://u:p@b/", b"authorization: Bearer x")
     assert [value for name, value in request.headers if name == b"authorization"] == [b"Bearer x"]
 
@@ -373,14 +399,32 @@ def test_connect_needs_no_host_field(version: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        (b"http://a/", b"a"),
+        (b"http://a:81?b", b"a:81"),
+        (b"http://[::1]:81/b", b"[::1]:81"),
+        (b"http://u:p@a/b@c", b"a"),
+        (b"http://a#b", b"a"),
+    ],
+)
+def test_a_whole_url_needs_no_host_field(url: bytes, host: bytes) -> None:
+    request = parse(with_host(b"GET " + url + b" HTTP/1.1\r\nX: y\r\n\r\n"))
+    assert dict(request.headers) == {b"host": host, b"x": b"y"}
+    assert str(target(normalized(request)).dest).removesuffix(":80").encode() == host
+
+
+@pytest.mark.parametrize(
     "head",
     [
         b"CONNECT a:443 HTTP/1.1\r\nhOST: b\r\n\r\n",
         b"CONNECT a:443 HTTP/1.1\r\nX: y\r\nHost:\r\n\r\n",
-        b"GET http://a/ HTTP/1.1\r\n\r\n",
+        b"GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\n\r\n",
     ],
 )
-def test_a_head_with_a_host_or_of_another_method_stays_as_it_is(head: bytes) -> None:
+def test_a_head_with_a_host_or_with_no_server_in_it_stays_as_it_is(head: bytes) -> None:
     assert with_host(head) == head
 
 
@@ -425,6 +469,7 @@ PIECES = st.one_of(
         ]
     ),
     st.sampled_from([b"GET http://a/ HTTP/1.1\r\n", b"Host: a\r\n", b"X: y\r\n", b"X:y"]),
+    st.sampled_from([b"CONNECT a:1 HTTP/1.1\n", b"CONNECT a:1 HTTP/1.1\r\n", b"X: y\n", b"\n\n"]),
 )
 
 
@@ -438,7 +483,7 @@ def test_it_makes_no_difference_in_which_pieces_a_head_arrives(
     whole = outcome(data, [0])
     assert outcome(data, sorted({0, *(cut for cut in cuts if cut < len(data))})) == whole
     if isinstance(whole, int) and whole:
-        head = data[:whole]
+        head = with_crlf(data[:whole])
         assert head.endswith(b"\r\n\r\n")
         assert head.count(b"\r\n\r\n") == 1
         for line in head[:-4].split(b"\r\n"):

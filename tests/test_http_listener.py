@@ -98,6 +98,23 @@ def test_a_request_goes_on_as_it_is_but_for_what_is_between_client_and_proxy(
     assert client.hear().status == 200
 
 
+@pytest.mark.parametrize("fields", [b"", b"Host: elsewhere.example\r\n", b"Host:\r\n"])
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("login", [b"", b"u:p@"])
+@pytest.mark.parametrize("authorization", [b"", b"Authorization: Digest x\r\n"])
+def test_the_server_is_that_of_the_url_and_is_told_of_no_login_but_the_clients_field(
+    client: Talk, origin: Web, fields: bytes, version: bytes, login: bytes, authorization: bytes
+) -> None:
+    url = b"http://" + login + origin.host + b"/a"
+    client.say(b"GET " + url + b" HTTP/" + version + b"\r\n" + fields + authorization + b"\r\n")
+    with origin.next() as heard:
+        lines = heard.head.split(b"\r\n")
+        assert lines[:2] == [b"GET /a HTTP/1.1", b"Host: " + origin.host]
+        assert [line for line in lines if line.startswith(b"Auth")] == authorization.splitlines()
+        heard.say(ok(b""))
+    assert client.hear().status == 200
+
+
 def test_a_client_that_pipelines_lets_others_run_behind_each_answer(client: Talk) -> None:
     with turns_of_others() as turns:
         client.say(b"OPTIONS http://a/ HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n" * 200)

@@ -210,6 +210,42 @@ def test_however_the_bytes_come_the_answer_is_the_same(
 
 
 @both_ways
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+@pytest.mark.parametrize("fields", [[], [b"Host: elsewhere.example"], [b"User-Agent: me"]])
+def test_a_connect_is_served_as_programs_write_it(
+    make_local: MakeLocal,
+    echo_server: Address,
+    version: bytes,
+    end: bytes,
+    fields: list[bytes],
+) -> None:
+    """lftp and links leave Host out, and irssi the CR of each line."""
+    line = b"CONNECT %s HTTP/%s" % (str(echo_server).encode(), version)
+    with connect(make_local().bound) as sock:
+        sock.sendall(end.join([line, *fields, b"", b""]) + b"first\r\n\r\n")
+        assert read_head(sock) == (
+            b"HTTP/1.1 200 Connection established\r\n"
+            b'Proxy-Status: gsocks; next-hop="direct"\r\n\r\n'
+        )
+        assert read_exactly(sock, 9) == b"first\r\n\r\n"
+
+
+@both_ways
+@pytest.mark.parametrize("dest", [b"::1:%d", b"[::1]:%d", b"::ffff:127.0.0.1:%d"])
+def test_the_last_colon_of_a_connect_without_brackets_is_the_ports(
+    make_local: MakeLocal, seen: Seen, dest: bytes
+) -> None:
+    """As rsync, Qt, axios and others write an IPv6 address."""
+    port = free_port()
+    with connect(make_local().bound) as sock:
+        sock.sendall(b"CONNECT " + dest % port + b" HTTP/1.1\r\n\r\n")
+        assert read_to_end(sock).startswith(b"HTTP/1.1 502 ")
+    host = "127.0.0.1" if b"127" in dest else "[::1]"
+    assert (seen.next().dest, seen.all[0].outcome) == (f"{host}:{port}", "refused")
+
+
+@both_ways
 def test_a_refused_destination_is_answered(make_local: MakeLocal, seen: Seen) -> None:
     inbound = make_local()
     dest = Address("127.0.0.1", free_port())

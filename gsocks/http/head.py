@@ -4,7 +4,8 @@ h11, which parses heads that are not plain, accepts some that other programs rea
 lines that end in a bare LF, lines continued on the next one, two lengths of one body.  Where two
 programs in a row disagree about the end of a request, a client can smuggle one past the first
 (request smuggling).  So such heads are refused (RFC 9112 sections 2.2, 3.2, 5.2, 6.3) before they
-are parsed.
+are parsed.  CONNECT alone may have LF at the end of every line: nothing of it is forwarded, and no
+request follows it.
 
 What a target has that no request target may have, but that programs send and other proxies serve,
 is rewritten before it is forwarded: bytes that are not ASCII, a fragment, a user name and password
@@ -16,7 +17,6 @@ An error repeats nothing of a head but the host, because a head contains passwor
 from __future__ import annotations
 
 import re
-from base64 import b64encode
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -41,6 +41,7 @@ MAX_HEAD = 65536
 MAX_FIELDS = 200
 
 _END = b"\r\n\r\n"
+_BARE_END = b"\n\n"
 _REQUEST_LINE = re.compile(rf"{TOKEN} [\x21-\x7e\x80-\xff]+ HTTP/1\.[01]".encode("latin-1"))
 _NOT_ASCII = re.compile(rb"[\x80-\xff]")
 _AMBIGUOUS = (
@@ -49,6 +50,11 @@ _AMBIGUOUS = (
     (re.compile(rb"\n[ \t]"), "a line continues the one before it"),
     # h11 refuses these too, but may need a second for each KiB of spaces before
     (re.compile(rb"[\0\v\f]"), "a control byte in the head"),
+)
+#: the same where the first line ends in LF
+_AMBIGUOUS_BARE = (
+    (re.compile(rb"\r"), "a CR in a head whose first line ends in LF without CR"),
+    *_AMBIGUOUS[2:],
 )
 
 _ABSOLUTE = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^#]*)")
@@ -85,21 +91,37 @@ def find_end(data: bytes | bytearray, seen: int) -> int:
     ``seen``: how many bytes of ``data`` an earlier call has checked.  Raises BadRequest as soon as
     the bytes can't become a valid head, and HeadTooLarge.
     """
-    found = data.find(_END, max(0, seen - len(_END) + 1))
-    end = found + len(_END) if found >= 0 else 0
-    if not end or seen or has_odd_bytes(data[:end]):
-        for pattern, what in _AMBIGUOUS:
+    is_bare = _is_bare(data)
+    blank = _BARE_END if is_bare else _END
+    found = data.find(blank, max(0, seen - len(blank) + 1))
+    end = found + len(blank) if found >= 0 else 0
+    if not end or seen or is_bare or has_odd_bytes(data[:end]):
+        for pattern, what in _AMBIGUOUS_BARE if is_bare else _AMBIGUOUS:
             if pattern.search(data, max(0, seen - 1), end or len(data)):
                 raise BadRequest(what)
     line_end = data.find(b"\n", seen)
     if line_end >= 0 and data.find(b"\n") == line_end:
-        check_request_line(bytes(data[: line_end - 1]))
+        check_request_line(bytes(data[: line_end if is_bare else line_end - 1]))
     if (end or len(data)) > MAX_HEAD:
         raise HeadTooLarge(f"the head of the request is longer than {MAX_HEAD} bytes")
     # behind the last field is one more line
     if end and data.count(b"\n", 0, end) - 2 > MAX_FIELDS:
         raise HeadTooLarge(f"the head of the request has more than {MAX_FIELDS} fields")
     return end
+
+
+def _is_bare(data: bytes | bytearray) -> bool:
+    """Whether ``data`` begins with a CONNECT whose first line ends in LF without CR, as irssi's
+    HOWTO has it."""
+    if not data.startswith(b"CONNECT "):
+        return False
+    line_end = data.find(b"\n")
+    return line_end >= 0 and not data.startswith(b"\r", line_end - 1)
+
+
+def with_crlf(head: bytes) -> bytes:
+    """``head``, as :func:`find_end` has found it, with lines that end in CRLF."""
+    return head.replace(b"\n", b"\r\n") if head.endswith(_BARE_END) else head
 
 
 def check_request_line(line: bytes) -> None:
@@ -121,23 +143,30 @@ def ascii_target(head: bytes) -> bytes:
 
 
 def with_host(head: bytes) -> bytes:
-    """``head`` with a Host field, if it is CONNECT and has none.
+    """``head`` with a Host field, if it has none and its target says where it goes.
 
     RFC 9112 section 3.2 has 400 for that, but lftp, links and others leave it out, and as CONNECT
-    goes where its target says, nothing depends on it.
+    and an absolute URL go where their target says, nothing depends on it.
     """
-    if not head.startswith(b"CONNECT ") or head.lower().find(b"\nhost:") >= 0:
+    if head.lower().find(b"\nhost:") >= 0:
         return head
     line, end, rest = head.partition(b"\r\n")
-    return line + b"\r\nHost: " + line.split(b" ")[1] + end + rest
+    method, _, behind = line.partition(b" ")
+    host = behind.partition(b" ")[0]
+    if method != b"CONNECT":
+        url = _ABSOLUTE.match(host)
+        if url is None:
+            return head
+        host = url[2].rpartition(b"@")[2]
+    return line + b"\r\nHost: " + host + end + rest
 
 
 def normalized(request: h11.Request) -> h11.Request:
     """``request`` without the fragment and the user name that its URL has.
 
-    A fragment is for the client only (RFC 3986 section 3.5).  The user name and the password are
-    for the origin server (RFC 9110 section 4.2.4 wants them not to be sent), and become its
-    Authorization, if the client doesn't send one.
+    A fragment is for the client only (RFC 3986 section 3.5), and so are the user name and the
+    password (RFC 9110 section 4.2.4): whether and how the origin server is told of them is for the
+    client's Authorization, or else a site that asks for Digest would be sent them in clear.
     """
     # not `in`, which first tries whether it is a number
     if request.target.find(b"#") < 0 and request.target.find(b"@") < 0:
@@ -145,17 +174,10 @@ def normalized(request: h11.Request) -> h11.Request:
     url = _ABSOLUTE.match(request.target)
     if url is None or not (b"#" in request.target or b"@" in url[2]):
         return request
-    login, _, place = url[2].rpartition(b"@")
-    fields = request.headers.raw_items()
-    if login and header(request, b"authorization") is None:
-        secret = unquote_to_bytes(login)
-        if b":" not in login:
-            secret += b":"  # which ends the user name, RFC 7617 section 2
-        fields.append((b"Authorization", b"Basic " + b64encode(secret)))
     return h11.Request(
         method=request.method,
-        target=url[1] + b"://" + place + url[3],
-        headers=fields,
+        target=url[1] + b"://" + url[2].rpartition(b"@")[2] + url[3],
+        headers=request.headers.raw_items(),
         http_version=request.http_version,
     )
 

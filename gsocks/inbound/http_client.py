@@ -29,6 +29,7 @@ from gsocks.http.head import (
     error_reason,
     find_end,
     normalized,
+    with_crlf,
     with_host,
 )
 from gsocks.http.message import parse_request
@@ -178,8 +179,11 @@ class Client:
             said += data
 
     def _parse(self, head: bytes) -> h11.Request:
-        head = with_host(ascii_target(head))
+        head = ascii_target(with_crlf(head))
         plain = parse_request(head)
+        if plain is None:
+            head = with_host(head)
+            plain = parse_request(head)
         if plain is not None:
             return normalized(plain)
         http = h11.Connection(h11.SERVER)
