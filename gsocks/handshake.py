@@ -147,18 +147,33 @@ PLAIN_GREETING = bytes((_SOCKS5, 1, _NO_AUTHENTICATION))
 NO_AUTHENTICATION = bytes((_SOCKS5, _NO_AUTHENTICATION))
 
 
-def plain_greeting(received: bytes) -> int:
-    """The length of the greeting in ``received``, if it is complete and offers no login; else 0.
+def plain_greeting(received: bytes, prefers_login: bool) -> int:
+    """The length of the greeting in ``received``, if it is complete and lets its client in without
+    a login; else 0.
 
-    Such a client is anonymous, where that is allowed.
+    Such a client is anonymous, where that is allowed.  ``prefers_login``: see
+    :class:`gsocks.access.login.Authenticator`.
     """
     if len(received) < 3 or received[0] != _SOCKS5:
         return 0
     end = 2 + received[1]
-    offered = received[2:end]
-    if len(received) < end or _USERNAME_PASSWORD in offered or _NO_AUTHENTICATION not in offered:
+    if len(received) < end or not _is_anonymous(received[2:end], prefers_login):
         return 0
     return end
+
+
+def _is_anonymous(offered: bytes, prefers_login: bool) -> bool:
+    """Whether a client that offers these methods gives no name, where none is required.
+
+    Many offer a login besides none and have none: Java, Emacs, connect-proxy, tsocks and dante's
+    socksify always do.  When it is taken they ask a human, wait for ever, fail, or send the name of
+    the user of their machine.  Others (curl, Go, apt, Netty) offer the same with a login that they
+    were given, and whose name may carry an exit selector.  So it is taken where that could make a
+    difference.  A client that offers nothing but a login has one.
+    """
+    if _NO_AUTHENTICATION not in offered:
+        return False
+    return not prefers_login or _USERNAME_PASSWORD not in offered
 
 
 def plain_connect(received: bytes) -> tuple[Address, bytes] | None:
@@ -223,16 +238,14 @@ def _agree_on_method(sock: AnySocket, reader: Reader, login: Authenticator) -> I
     """The greeting, RFC 1928 section 3, behind its first byte; returns the client's identity."""
     count = reader.exactly(1)[0]
     offered = reader.exactly(count)
-    # Also where no authentication is required: only clients with credentials offer it, some of them
-    # as the only method, and the user name may carry an exit selector.
+    if not login.required and _is_anonymous(offered, login.prefers_login):
+        send_all(sock, NO_AUTHENTICATION)
+        return login.anonymous()
     if _USERNAME_PASSWORD in offered:
         send_all(sock, bytes((_SOCKS5, _USERNAME_PASSWORD)))
         return _log_in(sock, reader, login)
-    if login.required or _NO_AUTHENTICATION not in offered:
-        _send_last(sock, bytes((_SOCKS5, _NO_ACCEPTABLE_METHODS)))
-        raise AuthenticationFailed("offers no method of authentication that this listener accepts")
-    send_all(sock, NO_AUTHENTICATION)
-    return login.anonymous()
+    _send_last(sock, bytes((_SOCKS5, _NO_ACCEPTABLE_METHODS)))
+    raise AuthenticationFailed("offers no method of authentication that this listener accepts")
 
 
 def _log_in(sock: AnySocket, reader: Reader, login: Authenticator) -> Identity:

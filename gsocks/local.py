@@ -78,6 +78,7 @@ class LocalServer(Listener):
         self.is_open = is_open and not options.by_client
         #: see LocalOptions; new connections go by it
         self.ask = options.ask
+        self._prefer_login = options.prefer_login
         self._anonymous = Identity(None, options.selector)
         self._http_sessions: set[HttpSession] = set()
         self._refusals = Group()
@@ -196,6 +197,12 @@ class LocalServer(Listener):
         )
 
     @property
+    def prefers_login(self) -> bool:
+        """See :class:`gsocks.inbound.straight.StraightListener`."""
+        told = self._prefer_login
+        return (self.ask or self.context.exit_group.heeds_names) if told is None else told
+
+    @property
     def anonymous(self) -> Identity | None:
         return self._anonymous if self.is_open and not self.ask else None
 
@@ -213,10 +220,16 @@ class LocalServer(Listener):
     def authenticator_for(self, client: Address) -> Authenticator:
         """What decides whether ``client`` may come in, and as whom."""
         logins = self._logins
-        return self._authenticator(client, None if logins is None else logins.for_client)
+        if logins is None:
+            return self._authenticator(client, None, prefers_login=self.prefers_login)
+        return self._authenticator(client, logins.for_client)
 
     def _authenticator(
-        self, client: Address, verify_for: Callable[[str], VerifyPassword] | None
+        self,
+        client: Address,
+        verify_for: Callable[[str], VerifyPassword] | None,
+        *,
+        prefers_login: bool = False,
     ) -> Authenticator:
         host = client.host
         selector = (
@@ -225,7 +238,12 @@ class LocalServer(Listener):
             else self._selector
         )
         if self._logins is None or verify_for is None:
-            return Authenticator(selector=selector, styles=self._styles, asks=self.ask)
+            return Authenticator(
+                selector=selector,
+                styles=self._styles,
+                asks=self.ask,
+                prefers_login=prefers_login,
+            )
         return Authenticator(verify_for(host), self._logins.users, selector, self._styles)
 
     def _associate(

@@ -280,6 +280,10 @@ local:
         ("{address: 127.0.0.1:1, sesion: a}", ".sesion: unknown key (did you mean session?)"),
         ("{session: a}", ".address: missing (expected e.g. 127.0.0.1:1081)"),
         ("{address: 127.0.0.1:1, ask: maybe}", ".ask: 'maybe' is not true or false"),
+        (
+            "{address: 127.0.0.1:1, prefer_login: maybe}",
+            ".prefer_login: 'maybe' is not true or false",
+        ),
         ("{address: localhost, session: a}", ".address: 'localhost' is not an address to listen"),
         ("{address: 127.0.0.1:1, session: a b}", ".session: 'a b' is not a session"),
         ("{address: 127.0.0.1:1, session: [a]}", ".session: a list is not a session"),
@@ -357,6 +361,23 @@ def test_a_listener_asks_if_told_to_or_where_a_session_is_expected(
     local = parse(f"local: {{listen: {listen}, {others}}}").local
     assert local is not None
     assert local.asks(local.listen[0]) is asks
+
+
+@pytest.mark.parametrize(
+    ("listen", "others", "told"),
+    [
+        ("127.0.0.1:1", "", None),
+        ("{address: 127.0.0.1:1}", "prefer_login: true", True),
+        ("{address: 127.0.0.1:1, prefer_login: false}", "prefer_login: true", False),
+        ("{address: 127.0.0.1:1, prefer_login: true}", "", True),
+    ],
+)
+def test_a_listener_prefers_a_login_if_told_to_and_else_its_exits_decide(
+    listen: str, others: str, told: bool | None
+) -> None:
+    local = parse(f"local: {{listen: {listen}, {others}}}").local
+    assert local is not None
+    assert local.prefers_login(local.listen[0]) is told
 
 
 def test_a_listener_that_other_machines_reach_needs_users_or_allow_anonymous() -> None:

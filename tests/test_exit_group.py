@@ -24,6 +24,7 @@ from gsocks.local import LocalServer
 from gsocks.net.dial import Dialer
 from gsocks.net.resolve import Resolver
 from gsocks.request import Command, Request
+from gsocks.rotation.build import make_exit_group
 from gsocks.rotation.group import ExitGroup, Outbound
 from gsocks.rotation.roster import Changes
 from gsocks.server import RemoteServer
@@ -399,3 +400,36 @@ def test_a_service_starts_with_the_first_listener_and_closes_with_the_last() -> 
     assert service.closed == 0
     exit_group.close()
     assert (service.started, service.closed) == (1, 1)
+
+
+# --- whether names matter ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("exits", "heeds"),
+    [
+        (["direct"], False),
+        (["direct://?source=127.0.0.0/8"], False),
+        ([f"gsocks://{Key.generate().text()}@127.0.0.1:1"], False),
+        (["socks5://u:p@127.0.0.1:1"], False),
+        (["socks5://u-{user}:p@127.0.0.1:1"], False),
+        ([{"url": "direct", "name": "berlin"}], False),
+        (["direct", "socks5://127.0.0.1:1"], True),
+        ([{"url": "direct", "country": "de"}], True),
+        ([{"url": "direct", "tags": ["fast"]}], True),
+        (["socks5://u-{session}:p@127.0.0.1:1"], True),
+        (["http://u:{session:8}@127.0.0.1:1"], True),
+        (["http://u{?-{session}}:p@127.0.0.1:1"], True),
+        (["http://u{?-{country}}:p@127.0.0.1:1"], True),
+        ([{"url": "socks5://127.0.0.1:1", "via": "http://u-{session}:p@127.0.0.1:2"}], True),
+    ],
+)
+def test_names_matter_where_they_select_an_exit_or_what_is_behind_it(
+    exits: list[Any], heeds: bool
+) -> None:
+    assert make_exit_group(exits).heeds_names is heeds
+
+
+def test_a_list_may_come_to_have_exits_among_which_names_select() -> None:
+    group = ExitGroup([], ALLOW_ALL, fed=True)
+    assert group.heeds_names

@@ -127,17 +127,54 @@ ACCEPTED = [
         [METHOD_0],
         connect("192.0.2.1", 80),
     ),
+    *(
+        Case(
+            f"without authentication, the methods {methods.hex()} where names make no difference",
+            greeting(*methods) + CONNECT + IPV4,
+            [METHOD_0],
+            connect("192.0.2.1", 80),
+        )
+        for methods in (b"\0\2", b"\2\0", b"\0\1\2")
+    ),
+    *(
+        Case(
+            f"without authentication, the methods {methods.hex()} where names do",
+            greeting(*methods) + login(b"who", b"ever") + CONNECT + IPV4,
+            [METHOD_2, LOGIN_OK],
+            connect("192.0.2.1", 80),
+            prefers_login=True,
+        )
+        for methods in (b"\0\2", b"\2\0", b"\0\1\2")
+    ),
     Case(
-        "without authentication, a client with a user name is asked for it",
-        greeting(0, 1, 2) + login(b"who", b"ever") + CONNECT + IPV4,
-        [METHOD_2, LOGIN_OK],
+        "without authentication, a client without a user name where names make a difference",
+        NO_LOGIN + CONNECT + IPV4,
+        [METHOD_0],
         connect("192.0.2.1", 80),
+        prefers_login=True,
     ),
     Case(
         "without authentication, a selector behind any name",
         greeting(0, 2) + login(b"who-session-x1-cc-DE", b"ever") + CONNECT + IPV4,
         [METHOD_2, LOGIN_OK],
         connect("192.0.2.1", 80, selector=ExitSelector("x1", country="de")),
+        prefers_login=True,
+    ),
+    Case(
+        "without authentication, the selector of a client that offers only a login",
+        greeting(2) + login(b"session-x1", b"") + CONNECT + IPV4,
+        [METHOD_2, LOGIN_OK],
+        connect("192.0.2.1", 80, selector=ExitSelector("x1")),
+    ),
+    *(
+        Case(
+            f"without authentication and password, the name {name.decode()}",
+            greeting(0, 2) + login(name, b"") + CONNECT + IPV4,
+            [METHOD_2, LOGIN_OK],
+            connect("192.0.2.1", 80),
+            prefers_login=True,
+        )
+        for name in (b"web-session", b"vpn-exit", b"session-x-contry-de", b"svc-session-a-b")
     ),
     Case(
         "without authentication, any credentials of a client that offers only these",
@@ -326,9 +363,10 @@ REFUSED = [
     ),
     Case(
         "invalid selector, without authentication",
-        greeting(0, 2) + login(b"session-x-contry-de", b""),
+        greeting(0, 2) + login(b"session-x-contry-de", b"any"),
         [METHOD_2, LOGIN_BAD],
         BadParameters,
+        prefers_login=True,
     ),
     Case(
         "invalid selector of alice",

@@ -11,6 +11,7 @@ import pytest
 from gevent.socket import create_connection
 
 from gsocks.access.rules import ALLOW_ALL
+from gsocks.access.throttle import Throttle
 from gsocks.access.users import Users
 from gsocks.address import Address
 from gsocks.errors import ConnectionRefused
@@ -20,6 +21,7 @@ from gsocks.request import ANY, ExitSelector, Request
 from gsocks.rotation.group import ExitGroup, Offer
 from tests.support.engine import Seen, connect, read_exactly, read_to_end, running_inbound
 from tests.support.newcomers import USERS, login
+from tests.support.two_ways import both_ways
 from tests.support.waiting import TOO_LONG
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
@@ -136,10 +138,7 @@ def test_without_authentication_the_selector_counts_and_the_name_does_not(
 
 @pytest.mark.parametrize(
     ("ask", "users"),
-    [
-        *((ask, None) for ask in (socks5, socks4, http_connect, http_get)),
-        *((ask, USERS) for ask in (socks5, http_connect, http_get)),
-    ],
+    [(ask, users) for users in (None, USERS) for ask in (socks5, http_connect, http_get)],
 )
 def test_an_invalid_selector_is_a_failed_login_and_logged(
     ask: Ask,
@@ -151,8 +150,6 @@ def test_an_invalid_selector_is_a_failed_login_and_logged(
     answer = ask(make_inbound(users=users), b"alice-session-x1-contry-de", b"secret")
     if ask is socks5:
         assert answer == b"\x05\x02\x01\x01"
-    elif ask is socks4:
-        assert answer[:2] == b"\x00\x5b"
     else:
         assert answer.startswith(b"HTTP/1.1 407 ")
         assert b"known keys: session, sessid" in answer
@@ -162,6 +159,88 @@ def test_an_invalid_selector_is_a_failed_login_and_logged(
     assert "known keys: session, sessid, lifetime," in record.detail
     assert "secret" not in record.detail
     assert not exit_.requests
+
+
+@by_every_protocol
+@pytest.mark.parametrize(
+    "name", [b"web-session", b"svc-session-a-b", b"me-cc-nowhere", b"vpn-exit"]
+)
+def test_a_name_without_a_password_that_is_no_selector_selects_nothing(
+    ask: Ask, make_inbound: MakeInbound, exit_: RecordingExit, seen: Seen, name: bytes
+) -> None:
+    """As that of the user of the client's machine, which Java and SOCKS4 clients send."""
+    ask(make_inbound(selector=ExitSelector("browser-1")), name, b"")
+    assert [request.selector for request in exit_.requests] == [ExitSelector("browser-1")]
+    assert (seen.next().outcome, seen.all[0].session) == ("refused", "browser-1")
+
+
+@by_every_protocol
+def test_a_name_without_a_password_may_be_a_selector(
+    ask: Ask, make_inbound: MakeInbound, exit_: RecordingExit
+) -> None:
+    ask(make_inbound(), b"session-x1", b"")
+    assert [request.selector for request in exit_.requests] == [ExitSelector("x1")]
+
+
+@pytest.mark.parametrize(
+    ("offers", "options", "heeds"),
+    [
+        ([Offer(RecordingExit())], {}, False),
+        ([Offer(RecordingExit(), name="berlin")], {}, False),
+        ([Offer(RecordingExit()), Offer(RecordingExit())], {}, True),
+        ([Offer(RecordingExit(), tags=("fast",))], {}, True),
+        ([Offer(RecordingExit(), country="de")], {}, True),
+        ([Offer(RecordingExit(), any_country=True)], {}, True),
+        ([Offer(RecordingExit(), passes_session=True)], {}, True),
+        ([Offer(RecordingExit())], {"prefer_login": True}, True),
+        ([Offer(RecordingExit())], {"ask": True}, True),
+        ([Offer(RecordingExit())], {"ask": True, "prefer_login": False}, False),
+        ([Offer(RecordingExit()), Offer(RecordingExit())], {"prefer_login": False}, False),
+        ([Offer(RecordingExit())], {"by_client": True}, False),
+        ([Offer(RecordingExit())], {"users": USERS}, True),
+    ],
+)
+@both_ways
+def test_an_open_listener_asks_for_a_login_where_a_name_can_matter(
+    offers: list[Offer], options: dict[str, Any], heeds: bool
+) -> None:
+    """A client that offers both methods is asked; and one that offers a login alone, anywhere."""
+    inbound = LocalServer(("127.0.0.1", 0), ExitGroup(offers, ALLOW_ALL), **options)
+    with running_inbound(inbound):
+        for methods, method in ((b"\x00\x02", 2 if heeds else 0), (b"\x02", 2)):
+            with connect(inbound.bound) as sock:
+                sock.sendall(bytes((5, len(methods))) + methods)
+                assert read_exactly(sock, 2) == bytes((5, method))
+
+
+@both_ways
+def test_exits_that_come_and_go_decide_anew_whether_names_matter(exit_: RecordingExit) -> None:
+    exits = ExitGroup([Offer(exit_)], ALLOW_ALL)
+    with running_inbound(LocalServer(("127.0.0.1", 0), exits)) as inbound:
+        for offers, method in (
+            ([exit_], 0),
+            ([exit_, RecordingExit()], 2),
+            ([Offer(exit_, tags=("fast",))], 2),
+            ([exit_], 0),
+        ):
+            exits.update(offers)
+            with connect(inbound.bound) as sock:
+                sock.sendall(b"\x05\x02\x00\x02")
+                assert read_exactly(sock, 2) == bytes((5, method))
+
+
+def test_an_empty_password_is_no_guess_in_any_protocol(
+    make_inbound: MakeInbound, exit_: RecordingExit, seen: Seen
+) -> None:
+    """As Java sends it without a login: eleven programs locked their address out."""
+    inbound = make_inbound(users=USERS)
+    for ask in (socks5, http_connect, http_get):
+        for name in (b"alice", b"bob", b""):
+            for _ in range(Throttle.max_failures + 1):
+                ask(inbound, name, b"")
+    assert {record.outcome for record in seen.all} == {"auth_failed"}
+    socks5(inbound, b"alice", b"secret")
+    assert [request.user for request in exit_.requests] == ["alice"]
 
 
 def test_an_invalid_selector_with_the_right_password_is_not_throttled(

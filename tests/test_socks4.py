@@ -100,7 +100,6 @@ REFUSED = [
         commands=frozenset(Command),
     ),
     refused("command 255", socks4("192.0.2.1", 80, command=255), CommandNotSupported),
-    refused("an invalid selector", socks4a(b"a", 80, b"me-session-"), errors.BadParameters),
     refused("a name of no bytes", socks4a(b"", 80), BadAddress),
     refused("a name that is none", socks4a(b"exam ple.com", 80), BadAddress),
     refused("a name that is no text", socks4a(b"\xff\xfe", 80), BadAddress),

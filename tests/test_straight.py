@@ -151,9 +151,35 @@ def test_what_is_accepted_without_a_byte_is_waited_for(
 
 
 @pytest.mark.parametrize(
+    "greeting", [b"\x05\x02\x00\x02", b"\x05\x02\x02\x00", b"\x05\x03\x00\x01\x02"]
+)
+def test_nor_has_one_whose_client_offers_a_login_that_makes_no_difference(
+    make_local: MakeLocal, spawned: Spawned, echo_server: Address, greeting: bytes
+) -> None:
+    inbound = make_local()
+    with connect(inbound.bound) as sock:
+        sock.sendall(greeting + socks_request(echo_server)[3:])
+        read_answer(sock)
+    assert spawned == []
+
+
+@both_ways
+@pytest.mark.parametrize("prefers", [False, True])
+@pytest.mark.parametrize("methods", [b"\x00", b"\x00\x02", b"\x02\x00", b"\x02", b"\x01", b""])
+def test_the_method_is_the_same_on_either_way(
+    make_local: MakeLocal, methods: bytes, prefers: bool
+) -> None:
+    inbound = make_local(prefer_login=prefers)
+    with connect(inbound.bound) as sock:
+        sock.sendall(bytes((5, len(methods))) + methods)
+        takes_login = 2 in methods and (prefers or 0 not in methods)
+        method = 2 if takes_login else 0 if 0 in methods else 0xFF
+        assert read_exactly(sock, 2) == bytes((5, method))
+
+
+@pytest.mark.parametrize(
     "said",
     [
-        b"\x05\x02\x00\x02",
         b"\x05\x01\x02",
         b"\x05\x01",
         b"\x04\x01",

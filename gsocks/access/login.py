@@ -29,7 +29,8 @@ class Authenticator(NamedTuple):
     of a client's user name count.  ``users``: the known names, by which a name is separated from
     the parameters behind it.  ``selector``: the listener's exit selector; the parameters of a
     client override it.  ``styles``: how these are written.  ``asks``: whether clients are asked for
-    credentials that are not required, since their user names may carry parameters.
+    credentials that are not required, since their user names may carry parameters;
+    ``prefers_login``: whether those are that offer some besides none.
     """
 
     verify_password: VerifyPassword | None = None
@@ -37,6 +38,7 @@ class Authenticator(NamedTuple):
     selector: ExitSelector = ANY
     styles: Sequence[UserNameStyle] = (STANDARD,)
     asks: bool = False
+    prefers_login: bool = False
 
     @property
     def required(self) -> bool:
@@ -50,16 +52,22 @@ class Authenticator(NamedTuple):
     def authenticate(self, name: str, password: bytes) -> Identity:
         """The identity of the client that sends these credentials.
 
+        A name without a password may be that of the user of the client's machine, which Java and
+        SOCKS4 clients send if they were given no other.  Where none is required, it selects nothing
+        if it has no valid parameters.
+
         Raises AuthenticationFailed, BadParameters (only after the password has proved right: the
         message would tell other clients about the exits), and the errors of ``verify_password``.
         """
         verify = self.verify_password
         users = None if verify is None else self.users
-        user, password, found = read_credentials(name, password, users, self.styles)
-        if verify is not None and not verify(user, password):
+        user, secret, found = read_credentials(name, password, users, self.styles)
+        if verify is not None and not verify(user, secret):
             raise AuthenticationFailed(f"no user {user!r} with that password")
         if isinstance(found, BadParameters):
-            raise found
+            if verify is not None or password:
+                raise found
+            found = ANY
         selector = found if self.selector is ANY else found.merge(self.selector)
         return Identity(None if verify is None else user, selector)
 

@@ -452,8 +452,8 @@ def _listen_address(tree: Tree, base: Path) -> ListenAddress:
     if "address" not in options:
         raise Mistake("missing (expected e.g. 127.0.0.1:1081)", ".address")
     address, styles = options.pop("address"), options.pop("username_style", None)
-    ask = options.pop("ask", None)
-    return ListenAddress(address, ExitSelector(**options), styles, ask)
+    ask, prefer_login = options.pop("ask", None), options.pop("prefer_login", None)
+    return ListenAddress(address, ExitSelector(**options), styles, ask, prefer_login)
 
 
 def _options(tree: dict[str, Tree], keys: Mapping[str, Callable[[Tree], object]]) -> dict[str, Any]:
@@ -543,6 +543,7 @@ LISTEN_KEYS: dict[str, Callable[[Tree], object]] = {
     **_SELECTOR_KEYS,
     "username_style": _username_styles,
     "ask": _switch,
+    "prefer_login": _switch,
 }
 
 #: beside the two addresses of a route

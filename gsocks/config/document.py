@@ -340,6 +340,14 @@ class ListenKeys(msgspec.Struct, frozen=True, kw_only=True):
     #: `sessions.strict` is on or an exit of `exits` has `{session}` in its credentials, unless this
     #: address has a `session` or `sessions.by_client` is on.
     ask: Switch | None = None
+    #: Whether SOCKS5 clients that offer a login besides none are asked for it, where there are no
+    #: `users`: curl, Go and others have one then, whose name may carry a session. Java, Emacs,
+    #: connect-proxy, tsocks and dante's socksify offer the same and have none: they prompt, hang or
+    #: send the name of their machine's user. Left out: `local.prefer_login`; without that, where it
+    #: asks by HTTP, and where a name can matter: with several exits, or one that has a country or
+    #: tags, or `{session}` or `{country}` in its credentials. A client that offers nothing but a
+    #: login is asked for it in any case.
+    prefer_login: Switch | None = None
 
 
 class RouteKeys(msgspec.Struct, frozen=True, kw_only=True):

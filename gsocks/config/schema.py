@@ -73,6 +73,8 @@ class ListenAddress:
     username_style: UserNameStyles | None = None
     #: None: see :meth:`Local.asks`
     ask: bool | None = None
+    #: None: that of the section
+    prefer_login: bool | None = None
 
 
 class ListenAddresses(tuple[ListenAddress, ...]):
@@ -229,6 +231,9 @@ class Local(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: Whether HTTP clients without credentials are asked for some (407), as `ask` of an address,
     #: which counts over this. Left out: where a session is expected, see there.
     ask: Switch | None = None
+    #: Whether SOCKS5 clients that offer a login besides none are asked for it, as `prefer_login` of
+    #: an address, which counts over this. Left out: where a name can matter, see there.
+    prefer_login: Switch | None = None
     udp: UdpSettings = UdpSettings()
     sessions: SessionSettings = SessionSettings()
     reuse: ReuseSettings = ReuseSettings()
@@ -249,6 +254,12 @@ class Local(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return told
         expected = self.sessions.strict or any(spec.expects_session for spec in self.exits)
         return expected and listener.selector.session is None and not self.sessions.by_client
+
+    def prefers_login(self, listener: ListenAddress) -> bool | None:
+        """Whether SOCKS5 clients that offer a login besides none are asked for it; None: the exits
+        decide."""
+        told = listener.prefer_login
+        return self.prefer_login if told is None else told
 
 
 class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -132,6 +132,11 @@ def passes_country(text: str) -> bool:
     return "{country}" in text or "{COUNTRY}" in text
 
 
+def passes_session(text: str) -> bool:
+    """Whether a session is filled in."""
+    return "{session" in text
+
+
 def requires_country(text: str) -> bool:
     """The same, and not only in a part that may be left out."""
     return _requires(text, "country")

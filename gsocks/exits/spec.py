@@ -253,6 +253,12 @@ class ExitSpec:
         return credentials.passes_country((self.user or "") + (self.password or ""))
 
     @property
+    def passes_session(self) -> bool:
+        """Whether it, or an exit on the way to it, is given the sessions that clients ask for."""
+        own = credentials.passes_session((self.user or "") + (self.password or ""))
+        return own or (self.via is not None and self.via.passes_session)
+
+    @property
     def expects_session(self) -> bool:
         """Whether it, or an exit on the way to it, is given the session of each request."""
         own = credentials.requires_session(self.user or "") or credentials.requires_session(

@@ -75,6 +75,10 @@ class LocalOptions(ListenerOptions):
     #: whether HTTP clients without credentials are asked for some, even without ``users``: many
     #: send their user name, and so their session, only then
     ask: bool = False
+    #: whether SOCKS5 clients that offer a login besides none are asked for it, even without
+    #: ``users``, since their user name may carry a session; None: with ``ask``, and where names can
+    #: matter: with several exits, or one with a country, tags or a place for a session
+    prefer_login: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,10 @@ class StraightListener(Spawns, Protocol):
     def is_open(self) -> bool:
         """Whether clients without a login are served, all in the same way."""
 
+    @property
+    def prefers_login(self) -> bool:
+        """See :class:`gsocks.access.login.Authenticator`."""
+
     def leave_straight_way(self, connection: ClientConnection, received: bytes) -> None:
         """Go on with the handshake in a greenlet, behind the greeting if that was answered."""
 
@@ -100,7 +104,7 @@ def _greeting(listener: StraightListener, connection: ClientConnection, received
     elif received == PLAIN_GREETING:
         length = len(received)
     else:
-        length = plain_greeting(received)
+        length = plain_greeting(received, listener.prefers_login)
     try:
         is_answered = length and send_now(connection.sock.fileno(), NO_AUTHENTICATION)
     except StreamError:

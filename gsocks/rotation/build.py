@@ -190,6 +190,7 @@ def _offer(entry: SomeExit, deps: ExitDeps, known: Mapping[object, Exit]) -> Off
             country=entry.country,
             any_country=entry.any_country,
             key=entry,
+            passes_session=entry.passes_session,
         )
     if not hasattr(entry, "connect"):
         raise ConfigError(

@@ -131,6 +131,14 @@ class ExitGroup:
         policy = type(self._policy).__name__
         return f"<ExitGroup exits={len(self.roster)} policy={policy} inbounds={self._inbounds}>"
 
+    @property
+    def heeds_names(self) -> bool:
+        """Whether a client's user name can make a difference.
+
+        There are several exits, or the only one has something by which it is selected.
+        """
+        return len(self.roster) != 1 or any(member.heeds_names for member in self.roster)
+
     def add_service(self, service: Service) -> None:
         """Start and close ``service`` together with this group."""
         self._services.append(service)

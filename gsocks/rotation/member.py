@@ -50,6 +50,8 @@ class Offer(NamedTuple):
     any_country: bool = False
     #: equal for two offers of the same exit; None: the exit itself
     key: object = None
+    #: it passes the session of a request on to its provider
+    passes_session: bool = False
 
 
 class Counts:
@@ -89,6 +91,7 @@ class Member(Viewed):
         "needs_proof",
         "number",
         "outbound",
+        "passes_session",
         "recent",
         "served",
         "spending",
@@ -144,6 +147,7 @@ class Member(Viewed):
         #: that of its list, or else that of its outbound address
         self.country = offer.country or learned
         self.any_country = offer.any_country
+        self.passes_session = offer.passes_session
         if offer.requests_per_minute is None:
             self.recent = None
         else:
@@ -170,6 +174,13 @@ class Member(Viewed):
     def traits(self) -> Traits:
         """What selectors tell it by."""
         return Traits(self.country, self.any_country, self.tags, self.served)
+
+    @property
+    def heeds_names(self) -> bool:
+        """Whether it was given anything by which the user name of a client may select it or what is
+        behind it."""
+        given = self._given_country is not None or self.tags
+        return bool(given or self.any_country or self.passes_session)
 
     @property
     def is_full(self) -> bool:

@@ -304,6 +304,7 @@ class Service:
                     username_style=listener.username_style or local.username_style or STANDARD,
                     by_client=local.sessions.by_client,
                     ask=local.asks(listener),
+                    prefer_login=local.prefers_login(listener),
                     fast_open=local.fast_open,
                     retry_on=local.retry_on,
                     clients=local.clients,

@@ -50,6 +50,12 @@ class Case(NamedTuple):
     commands: Collection[Command] = CONNECT_ONLY
     #: how many bytes must be there before the outcome is known; all of them if None
     decided_at: int | None = None
+    #: see Authenticator
+    prefers_login: bool = False
+
+    @property
+    def login(self) -> Authenticator:
+        return Authenticator(self.authenticate, {"alice"}, prefers_login=self.prefers_login)
 
     def __str__(self) -> str:
         return self.name.replace(" ", "-")
@@ -95,7 +101,7 @@ def run(inbound: socket, case: Case, feed: Callable[[], object]) -> Result:
     feeder = gevent.spawn(feed)
     result: Result
     try:
-        result = negotiate(inbound, Authenticator(case.authenticate, {"alice"}), case.commands)
+        result = negotiate(inbound, case.login, case.commands)
     except ClientError as error:
         result = error
     feeder.kill()
@@ -215,4 +221,4 @@ class Grammar:
                 client.send(case.sent[:end])
                 client.shutdown(std_socket.SHUT_WR)
                 with pytest.raises(ClientGone):
-                    negotiate(inbound, Authenticator(case.authenticate, {"alice"}), case.commands)
+                    negotiate(inbound, case.login, case.commands)
