@@ -10,6 +10,7 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 
 from fuzz.model import Wrong
+from gsocks.address import Address
 from gsocks.dns import message
 from gsocks.dns.message import BadMessage, Question, encode_name
 
@@ -28,6 +29,7 @@ SEEDS = [
     _OK + b"\0\1\0\0\0\0" + _record(1, b"\1\2\3\4"),
     _OK + b"\0\2\0\0\0\0" + _record(1, b"\1\2\3\4") + _record(1, b"\1\2\3\5", ttl=7),
     _OK + b"\0\2\0\0\0\0" + _ALIAS + _record(1, b"\1\2\3\4", b"\xc0\x2d", 9),
+    _OK + b"\0\1\0\0\0\0" + _record(12, b"\x04host\xc0\x10"),
     _OK + b"\0\1\0\0\0\0" + _record(28, bytes(10) + b"\xff\xff\1\2\3\4"),
     b"\x81\x83\0\0\0\1\0\0" + _SOA,
     _OK + b"\0\0\0\1\0\0" + _SOA,
@@ -40,7 +42,7 @@ WORDS = [b"\xc0\x0c", b"\xc0\x21", b"\0\1\0\1", b"\0\5\0\1", b"\0\x1c\0\1", b"\0
 
 def check(data: bytes) -> None:
     flags, counts, behind = data[:2].ljust(2, b"\0"), data[2:8].ljust(6, b"\0"), data[8:]
-    for kind in (message.A, message.AAAA):
+    for kind in (message.A, message.AAAA, message.PTR):
         question = Question(0x1234, _NAME, kind)
         head = b"\x12\x34" + flags + b"\0\1" + counts
         whole = head + _NAME + struct.pack("!HH", kind, 1) + behind
@@ -50,7 +52,11 @@ def check(data: bytes) -> None:
             found = None
         if found is None or found.truncated or found.rcode not in (0, 3):
             continue
-        assert len(found.addresses) <= message.MAX_ADDRESSES
+        assert len(found.addresses) + len(found.names) <= message.MAX_ADDRESSES
+        for name in found.names:
+            assert kind == message.PTR
+            assert Address.of(name, 0).host == name
+            assert name.encode("ascii").split(b".")[0] in whole.lower(), (found, whole)
         if found.addresses:  # which every reader has to find there
             true = _model(whole, kind, len(head) + len(_NAME) + 4)
             assert {ip.packed for ip in found.addresses} <= true, (found, true)

@@ -75,6 +75,42 @@ def test_an_address_in_an_old_spelling_is_none(spelling: str) -> None:
         assert client(server).look_up(spelling).addresses == ()
 
 
+@pytest.mark.parametrize(
+    ("address", "asked"),
+    [
+        ("192.0.2.7", "7.2.0.192.in-addr.arpa"),
+        ("2001:db8::7", f"7.{'0.' * 23}8.b.d.0.1.0.0.2.ip6.arpa"),
+    ],
+)
+def test_an_address_has_the_names_that_its_pointers_have(address: str, asked: str) -> None:
+    (ip,) = ips(address)
+    with nothing_left(), name_server() as server:
+        server.table[asked] = ["Host.example.", "other.example."]
+        found = client(server).reverse(ip)
+    assert found._replace(names=()) == Found((), 300)
+    assert sorted(found.names) == ["host.example", "other.example"]
+    assert server.asked == [("udp", asked, "PTR")]
+
+
+def test_an_address_without_a_pointer_has_no_name() -> None:
+    with name_server() as server:
+        assert client(server).reverse(*ips("192.0.2.7")) == Found((), None)
+
+
+def test_an_address_whose_name_no_server_tells_fails() -> None:
+    with name_server() as server:
+        server.table["7.2.0.192.in-addr.arpa"] = refuses("SERVFAIL")
+        with pytest.raises(HostUnreachable):
+            client(server, timeout=0.01).reverse(*ips("192.0.2.7"))
+
+
+def test_the_hosts_file_names_an_address_before_any_server(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("192.0.2.7 www.example www\n192.0.2.7 other\n")
+    with name_server() as server:
+        found = client(server, hosts=tmp_path / "hosts").reverse(*ips("192.0.2.7"))
+        assert (found.names, server.asked) == (("www.example",), [])
+
+
 def test_a_dot_at_the_end_is_no_part_of_the_name() -> None:
     with name_server(a_example=["192.0.2.1"]) as server:
         assert client(server).look_up("a.example.").addresses == ips("192.0.2.1")

@@ -54,6 +54,32 @@ def test_a_hosts_file_has_the_addresses_of_its_names(
     assert hosts(tmp_path).get(name) == ips(*expected)
 
 
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("127.0.0.1", "localhost"),
+        ("::1", "localhost"),
+        ("192.0.2.7", "www.example.com"),
+        ("192.0.2.8", "www"),
+        ("fe80::1", "router"),
+        ("192.0.2.9", "mapped"),
+        ("192.0.2.1", None),
+        ("192.0.2.10", None),
+    ],
+)
+def test_the_first_name_of_an_address_is_its_own(
+    tmp_path: Path, address: str, name: str | None
+) -> None:
+    assert hosts(tmp_path).name_of(*ips(address)) == name
+
+
+@pytest.mark.parametrize("name", [b"\xff", b"192.0.2.2", b"127.1", b"a%b"])
+def test_a_name_in_a_hosts_file_that_no_host_can_have_is_no_name_of_an_address(
+    tmp_path: Path, name: bytes
+) -> None:
+    assert hosts(tmp_path, b"192.0.2.1 " + name + b"\n").name_of(*ips("192.0.2.1")) is None
+
+
 def test_a_hosts_file_that_is_no_text_is_read_as_far_as_it_is(tmp_path: Path) -> None:
     assert hosts(tmp_path, b"\xff\xfe\0\n\xff a\n127.0.0.3 a \xff\n").get("a") == ips("127.0.0.3")
 

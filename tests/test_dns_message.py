@@ -19,6 +19,7 @@ from gsocks.dns.message import (
     MAX_ALIASES,
     MAX_RECORDS,
     NO_SUCH_NAME,
+    PTR,
     A,
     Answer,
     BadMessage,
@@ -111,6 +112,45 @@ def test_more_aliases_than_any_name_has_are_not_followed() -> None:
     found = read_answer(message(*chain, (names[-1], 9, "A", ["192.0.2.1"])), WWW)
     assert found is not None
     assert found.addresses == ()
+
+
+POINTER = Question(0x1234, encode_name("www.example.com"), PTR)
+
+
+def pointers(*records: tuple[str, int, str, list[str]]) -> Answer:
+    found = read_answer(message(*records, kind=PTR), POINTER)
+    assert found is not None
+    return found
+
+
+def test_the_names_of_an_address_come_in_their_order_each_once() -> None:
+    names = ["Host.Example.", "b.example.com.", "host.example."]
+    found = pointers(("www.example.com.", 60, "PTR", names))
+    assert found == Answer(0, False, (), 60, ("host.example", "b.example.com"))
+
+
+def test_a_pointer_may_be_reached_by_an_alias() -> None:
+    """As of networks smaller than a /24, RFC 2317."""
+    found = pointers(
+        ("www.example.com.", 300, "CNAME", ["7.net.example."]),
+        ("7.net.example.", 9, "PTR", ["host.example."]),
+    )
+    assert (found.names, found.ttl) == (("host.example",), 9)
+
+
+@pytest.mark.parametrize(
+    "name", [".", "192.0.2.1.", "\\255.example.", "a\\010b.example.", "a\\032b.", "127.1."]
+)
+def test_a_name_that_no_host_can_have_is_no_name_of_an_address(name: str) -> None:
+    assert pointers(("www.example.com.", 60, "PTR", [name, "host.example."])).names == (
+        "host.example",
+    )
+    assert pointers(("www.example.com.", 60, "PTR", [name])).names == ()
+
+
+def test_of_many_names_64_are_read() -> None:
+    names = [f"n{number}.example." for number in range(MAX_RECORDS)]
+    assert len(pointers(("www.example.com.", 60, "PTR", names)).names) == MAX_ADDRESSES
 
 
 def test_of_4000_addresses_64_are_made_and_no_byte_behind_them_is_read() -> None:

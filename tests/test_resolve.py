@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket as std_socket
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,30 @@ def test_a_full_cache_evicts_the_least_recently_used_name() -> None:
     assert names.queried == ["a", "b", "c"]
     resolver.resolve("b")
     assert names.queried == ["a", "b", "c", "b"]
+
+
+def test_an_address_gives_its_first_name_which_is_cached() -> None:
+    names, clock = Names(), Clock()
+    names.answers = {"192.0.2.7": ["host.example", "other.example"]}
+    resolver = Resolver(names, now=clock)
+    for _ in range(3):
+        assert resolver.reverse(ip_address("192.0.2.7")) == "host.example"
+    assert names.queried == ["192.0.2.7"]
+    clock.seconds += 60
+    names.answers["192.0.2.7"] = errors.HostUnreachable("no name server answers")
+    assert resolver.reverse(ip_address("192.0.2.7")) == "host.example", "while none answers"
+    assert resolver.resolve("192.0.2.7") == ips("192.0.2.7")
+    assert len(names.queried) == 2
+
+
+def test_an_address_without_a_name_is_not_found() -> None:
+    names = Names()
+    names.answers["2001:db8::7"] = NO_SUCH_NAME
+    resolver = Resolver(names)
+    for _ in range(2):
+        with pytest.raises(errors.NameNotFound, match="2001:db8::7: has no name"):
+            resolver.reverse(ip_address("2001:db8::7"))
+    assert names.queried == ["2001:db8::7"]
 
 
 def test_callers_that_resolve_one_name_at_once_share_one_look_up() -> None:

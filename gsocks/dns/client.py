@@ -1,4 +1,5 @@
-"""The addresses of a name, in the system's order: /etc/hosts, then the name servers.
+"""The addresses of a name, and the names of an address, in the system's order: /etc/hosts, then the
+name servers.
 
 Of nsswitch.conf, what else it may name (mDNS, LDAP, the machine's own name) is not asked: see
 docs/dns.md.
@@ -13,8 +14,9 @@ from pathlib import Path
 
 from gevent.lock import BoundedSemaphore
 
+from gsocks.address import IPAddress
 from gsocks.dns.hosts import HostsFile
-from gsocks.dns.message import BadName
+from gsocks.dns.message import PTR, BadName
 from gsocks.dns.name_server import NameServer
 from gsocks.dns.query import Found, Query, ServerList
 from gsocks.dns.resolv_conf import ResolvConfFile
@@ -114,6 +116,22 @@ class DnsClient:
             query = Query(name, self._servers, self._connections, self._timeout, self._longest)
         except BadName:
             return Found((), None)
+        return query.run()
+
+    def reverse(self, ip: IPAddress) -> Found:
+        """The names of ``ip``.  Raises as :meth:`look_up`."""
+        self.refresh()
+        name = self._hosts.name_of(ip)
+        if name is not None:
+            return Found((), None, (name,))
+        query = Query(
+            ip.reverse_pointer,
+            self._servers,
+            self._connections,
+            self._timeout,
+            self._longest,
+            (PTR,),
+        )
         return query.run()
 
     def close(self) -> None:

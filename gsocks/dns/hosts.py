@@ -6,9 +6,10 @@ import ipaddress
 import logging
 from pathlib import Path
 
-from gsocks.address import IPAddress
+from gsocks.address import IPAddress, canonical_host, ip_of
 from gsocks.dns.message import MAX_ADDRESSES
 from gsocks.dns.system_file import SystemFile
+from gsocks.errors import BadAddress
 from gsocks.turns import give_way
 
 log = logging.getLogger("gsocks.dns")
@@ -24,13 +25,15 @@ class HostsFile:
         self._file = SystemFile(path, MAX_FILE)
         #: by name, in lower case; one text for the addresses of each, which is a third of the size
         self._addresses: dict[bytes, bytes] = {}
+        #: the first name of each address, which is its canonical one, by its bytes
+        self._names: dict[bytes, bytes] = {}
 
     def refresh(self) -> bool:
         """Read the file if it has changed; whether it has.  Other greenlets run meanwhile."""
         data = self._file.read_if_changed()
         if data is None:
             return False
-        self._addresses = _parse(data)
+        self._addresses, self._names = _parse(data)
         return True
 
     def get(self, name: str) -> tuple[IPAddress, ...]:
@@ -39,13 +42,25 @@ class HostsFile:
         ips = [ipaddress.ip_address(text.decode("ascii")) for text in found.split()]
         return tuple(dict.fromkeys(ip.ipv4_mapped or ip if ip.version == 6 else ip for ip in ips))
 
+    def name_of(self, ip: IPAddress) -> str | None:
+        """The name of an address; None if it is not in there, or no host can have its name."""
+        try:
+            name = canonical_host(self._names.get(ip.packed, b"").decode("ascii"))
+        except (UnicodeDecodeError, BadAddress):
+            return None
+        return name if ip_of(name) is None else None
 
-def _parse(data: bytes) -> dict[bytes, bytes]:
+
+def _parse(data: bytes) -> tuple[dict[bytes, bytes], dict[bytes, bytes]]:
+    """The addresses of each name, and the first name of each address."""
     found: dict[bytes, bytes] = {}
+    names: dict[bytes, bytes] = {}
     for line in data.split(b"\n"):
         words = line.partition(b"#")[0].lower().split()
-        if len(words) > 1 and _is_address(words[0]):
+        ip = _address(words[0]) if len(words) > 1 else None
+        if ip is not None:
             address = words[0].partition(b"%")[0]
+            names.setdefault(ip.packed, words[1])
             for name in words[1:]:
                 before = found.get(name)
                 if before is None:
@@ -53,12 +68,12 @@ def _parse(data: bytes) -> dict[bytes, bytes]:
                 elif before.count(b" ") < MAX_ADDRESSES - 1:
                     found[name] = before + b" " + address
         give_way()
-    return found
+    return found, names
 
 
-def _is_address(text: bytes) -> bool:
+def _address(text: bytes) -> IPAddress | None:
     try:
-        ipaddress.ip_address(text.partition(b"%")[0].decode("ascii"))
+        ip = ipaddress.ip_address(text.partition(b"%")[0].decode("ascii"))
     except ValueError:  # UnicodeDecodeError is one
-        return False
-    return True
+        return None
+    return ip.ipv4_mapped or ip if ip.version == 6 else ip

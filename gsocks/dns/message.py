@@ -1,4 +1,4 @@
-"""Questions and answers of the DNS (RFC 1035), as far as addresses of names need them.
+"""Questions and answers of the DNS (RFC 1035), as far as addresses and their names need them.
 
 Only what is read is made: an answer may have 4,000 addresses, of which ``MAX_ADDRESSES`` are kept,
 and the bytes behind them are not looked at.  A message is made by a stranger: every length, count
@@ -12,20 +12,24 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import NamedTuple
 
-from gsocks.address import IPAddress
+from gsocks.address import IPAddress, canonical_host, ip_of
+from gsocks.errors import BadAddress
 
 #: TYPE, RFC 1035 section 3.2.2 and RFC 3596 section 2.1
 A = 1
+PTR = 12
 AAAA = 28
 _CNAME = 5
 _SOA = 6
 _IN = 1  # CLASS, RFC 1035 section 3.2.4
+#: octets of what is asked for; a name has any number
+_SIZES = {A: 4, AAAA: 16}
 
 #: RCODE, RFC 1035 section 4.1.1
 NO_ERROR = 0
 NO_SUCH_NAME = 3
 
-#: addresses of one answer, or of one name of the hosts file, that are kept
+#: addresses or names of one answer, or addresses of one name of the hosts file, that are kept
 MAX_ADDRESSES = 64
 #: records of one answer that are looked at
 MAX_RECORDS = 256
@@ -62,7 +66,7 @@ class Question(NamedTuple):
     ident: int
     #: in wire form, lower case, without compression
     name: bytes
-    #: A or AAAA
+    #: A, AAAA or PTR
     kind: int
 
     def encode(self) -> bytes:
@@ -82,6 +86,8 @@ class Answer(NamedTuple):
     #: seconds for which this may be kept: of addresses the least TTL on the way to them, of a name
     #: without them what the zone's SOA says (RFC 2308 section 5); None if nothing was said
     ttl: int | None
+    #: the same of a PTR question, where there are no addresses; those that hosts can have
+    names: tuple[str, ...] = ()
 
 
 def encode_name(name: str) -> bytes:
@@ -158,29 +164,34 @@ class _Records:
         self._known: dict[int, bytes] = {_HEADER.size: question.name}
 
     def read(self, rcode: int, answers: int, authorities: int) -> Answer:
-        kind, size = self._question.kind, 4 if self._question.kind == A else 16
-        addresses: dict[bytes, list[tuple[int, int]]] = {}
+        kind = self._question.kind
+        size = _SIZES.get(kind)
+        #: where the data of each name begin, and their TTL
+        wanted: dict[bytes, list[tuple[int, int]]] = {}
         aliases: dict[bytes, tuple[bytes, int]] = {}
         found = 0
         for record in self._next(min(answers, MAX_RECORDS)):
             if record.kind == _CNAME:
                 aliases[record.owner] = self._name(record.start)[0], record.ttl
-            elif record.kind == kind and record.end - record.start == size:
-                addresses.setdefault(record.owner, []).append((record.start, record.ttl))
+            elif record.kind == kind and size in (None, record.end - record.start):
+                wanted.setdefault(record.owner, []).append((record.start, record.ttl))
                 found += 1
                 if found == MAX_ADDRESSES:
                     break
         name, ttls = self._question.name, []
         for _ in range(MAX_ALIASES):
-            if name in addresses or name not in aliases:
+            if name in wanted or name not in aliases:
                 break
             name, ttl = aliases[name]
             ttls.append(ttl)
-        records = addresses.get(name, [])
+        records = wanted.get(name, [])
         if not records:
             whole = answers <= MAX_RECORDS and found < MAX_ADDRESSES
             return Answer(rcode, False, (), self._negative_ttl(authorities) if whole else None)
         ttls += [ttl for _, ttl in records]
+        if size is None:
+            hosts = (self._host(start) for start, _ in records)
+            return Answer(rcode, False, (), min(ttls), tuple(dict.fromkeys(filter(None, hosts))))
         ips = (self._ip(start, size) for start, _ in records)
         return Answer(rcode, False, tuple(dict.fromkeys(ips)), min(ttls))
 
@@ -197,6 +208,18 @@ class _Records:
             return ipaddress.IPv4Address(packed)
         ip = ipaddress.IPv6Address(packed)
         return ip.ipv4_mapped or ip  # the rules see one form only
+
+    def _host(self, start: int) -> str | None:
+        """The name at ``start``; None if no host can have it."""
+        wire, at, labels = self._name(start)[0], 0, []
+        while wire[at]:
+            labels.append(wire[at + 1 : at + 1 + wire[at]])
+            at += 1 + wire[at]
+        try:
+            host = canonical_host(b".".join(labels).decode("ascii"))
+        except (UnicodeDecodeError, BadAddress):
+            return None
+        return host if ip_of(host) is None else None
 
     def _next(self, count: int) -> Iterator[_Record]:
         for _ in range(count):

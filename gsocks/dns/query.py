@@ -1,4 +1,4 @@
-"""One look-up: the addresses of a name, from the first name server that answers.
+"""One look-up: the addresses of a name, or its pointers, from the first name server that answers.
 
 A and AAAA are asked for at once.  A name server that stays silent is not waited for: the next one
 is asked too, and whichever answers first is believed.  All of it has one bound.
@@ -22,6 +22,7 @@ from gsocks.dns.message import (
     MAX_ADDRESSES,
     NO_ERROR,
     NO_SUCH_NAME,
+    PTR,
     A,
     Answer,
     BadMessage,
@@ -49,12 +50,14 @@ _MAX_DATAGRAM = 4096  # ours allow 512, RFC 1035 section 2.3.4
 
 
 class Found(NamedTuple):
-    """What the DNS says about a name."""
+    """What the DNS says about a name or an address."""
 
     #: at most ``MAX_ADDRESSES``; none if there is no such name, or it has none
     addresses: tuple[IPAddress, ...]
     #: seconds for which that may be kept; None if no name server said it
     ttl: float | None
+    #: of an address: the names that it has
+    names: tuple[str, ...] = ()
 
 
 class ServerList:
@@ -92,7 +95,7 @@ class ServerList:
 
 
 class Query:
-    """Looks up one name."""
+    """Looks up what one name has of each of ``kinds``."""
 
     __slots__ = (
         "_asked",
@@ -117,6 +120,7 @@ class Query:
         connections: Connections,
         timeout: float,
         longest: float,
+        kinds: tuple[int, ...] = (A, AAAA),
     ) -> None:
         """``timeout``: seconds until the next server is asked too; ``longest``: for all of it.
 
@@ -131,7 +135,7 @@ class Query:
         # one ID each, which a stranger has to guess with the port of the socket (RFC 5452)
         #: the questions without an answer
         self._pending = {
-            kind: Question(int.from_bytes(os.urandom(2), "big"), wire, kind) for kind in (A, AAAA)
+            kind: Question(int.from_bytes(os.urandom(2), "big"), wire, kind) for kind in kinds
         }
         self._idents = {question.ident for question in self._pending.values()}
         self._settled: dict[int, Answer] = {}
@@ -144,7 +148,7 @@ class Query:
         self._failure: ConnectFailed | None = None
 
     def run(self) -> Found:
-        """The addresses of the name, IPv6 first.
+        """The addresses of the name, IPv6 first, or the names that it points to.
 
         Raises HostUnreachable if no name server answers, OutOfResources.
         """
@@ -312,7 +316,9 @@ class Query:
         ]
         if self._pending:
             ttls.append(INCOMPLETE_TTL)
-        return Found(tuple(dict.fromkeys(addresses)), min(ttls, default=None))
+        pointers = self._settled.get(PTR)
+        names = () if pointers is None else pointers.names
+        return Found(tuple(dict.fromkeys(addresses)), min(ttls, default=None), names)
 
     def _unanswered(self) -> ConnectFailed:
         if isinstance(self._failure, OutOfResources):

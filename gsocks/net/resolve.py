@@ -1,4 +1,4 @@
-"""Host names to IP addresses, with a cache.
+"""Host names to IP addresses, and back, with a cache.
 
 What is known is returned at once, whatever else is looked up.  While no name server answers, what
 was known before is used (RFC 8767).  What one client's look-ups may cost the others is bounded in
@@ -36,21 +36,33 @@ class NameSource(Protocol):
     def look_up(self, name: str) -> Found:
         """The addresses of ``name``; none if it has none.  Raises ConnectFailed."""
 
+    def reverse(self, ip: IPAddress) -> Found:
+        """The names of ``ip``; none if it has none.  Raises ConnectFailed."""
+
     def close(self) -> None:
         """Close what is idle."""
 
 
 class _Entry:
-    """What is known of a name."""
+    """What is known of a name or an address."""
 
-    __slots__ = ("addresses", "expires", "retry_at")
+    __slots__ = ("addresses", "expires", "names", "retry_at")
 
-    def __init__(self, addresses: tuple[IPAddress, ...], expires: float) -> None:
-        #: empty if there is no such name, or it has none
+    def __init__(
+        self, addresses: tuple[IPAddress, ...], names: tuple[str, ...], expires: float
+    ) -> None:
+        #: of a name; empty if there is no such name, or it has none
         self.addresses = addresses
+        #: of an address; empty if it has none
+        self.names = names
         self.expires = expires
         #: until then no name server is asked again: none has answered the last time
         self.retry_at = 0.0
+
+    @property
+    def has_any(self) -> bool:
+        """Whether anything was found."""
+        return bool(self.addresses or self.names)
 
 
 class Resolver:
@@ -83,6 +95,7 @@ class Resolver:
         )
         self._settings = settings
         self._now = now
+        #: by name; addresses, whose names are wanted, as texts that no name has
         self._cache: NameCache[_Entry] = NameCache(settings.cache_size)
         self._look_ups: LookUps[_Entry] = LookUps(
             self._look_up, settings.lookups, settings.lookups_per_client
@@ -124,14 +137,28 @@ class Resolver:
         ip = ip_of(name)
         if ip is not None:
             return (ip,)
+        entry = self._entry(name, user, client)
+        if not entry.addresses:
+            raise NameNotFound(f"{name}: there is no such name, or it has no address")
+        return entry.addresses
+
+    def reverse(self, ip: IPAddress, user: str | None = None, client: str = "") -> str:
+        """The name of ``ip``, or one of them.
+
+        Raises as :meth:`look_up`, which has the same arguments.
+        """
+        entry = self._entry(str(ip), user, client)
+        if not entry.names:
+            raise NameNotFound(f"{ip}: has no name")
+        return entry.names[0]
+
+    def _entry(self, name: str, user: str | None, client: str) -> _Entry:
         self._forget_if_changed()
         now = self._now()
         entry = self._cache.get(name)
         if entry is None or now >= entry.expires:
             entry = self._renew(name, entry, now, _share(user, client))
-        if not entry.addresses:
-            raise NameNotFound(f"{name}: there is no such name, or it has no address")
-        return entry.addresses
+        return entry
 
     def known(self, name: str) -> Sequence[IPAddress]:
         """What :meth:`look_up` would return without asking; empty if it would ask, or raise.
@@ -157,7 +184,7 @@ class Resolver:
     def _renew(self, name: str, known: _Entry | None, now: float, share: Hashable) -> _Entry:
         """Look ``name`` up; what was ``known`` of it serves if the name servers don't answer."""
         settings = self._settings
-        if known is None or not known.addresses or now >= known.expires + settings.max_stale:
+        if known is None or not known.has_any or now >= known.expires + settings.max_stale:
             return self._look_ups.get(name, share)
         if now < known.retry_at:
             return known
@@ -171,15 +198,16 @@ class Resolver:
 
     def _look_up(self, name: str, share: Hashable) -> _Entry:
         cache = self._cache
-        found = self._source.look_up(name)
+        ip = ip_of(name)
+        found = self._source.look_up(name) if ip is None else self._source.reverse(ip)
         settings, ttl = self._settings, found.ttl
-        if found.addresses:
+        if found.addresses or found.names:
             seconds = min(max(ttl or 0.0, settings.min_ttl), settings.max_ttl)
         else:
             seconds = min(
                 settings.max_negative_ttl if ttl is None else ttl, settings.max_negative_ttl
             )
-        entry = _Entry(_usable_first(found.addresses), self._now() + seconds)
+        entry = _Entry(_usable_first(found.addresses), found.names, self._now() + seconds)
         cache.put(name, entry, share)  # not into one that was emptied meanwhile
         return entry
 

@@ -57,10 +57,17 @@ class Names:
         self.queried.append(name)
         self.querying.set()
         self.go_on.wait()
+        return Found(tuple(dict.fromkeys(ips(*self._answer(name)))), self.ttl)
+
+    def reverse(self, ip: IPAddress) -> Found:
+        self.queried.append(str(ip))
+        return Found((), self.ttl, tuple(self._answer(str(ip))))
+
+    def _answer(self, name: str) -> Sequence[str]:
         answer = self.answers[name]
         if isinstance(answer, ConnectFailed):
             raise answer
-        return Found(tuple(dict.fromkeys(ips(*answer))), self.ttl)
+        return answer
 
 
 class NamesBy:
@@ -83,6 +90,9 @@ class NamesBy:
 
     def look_up(self, name: str) -> Found:
         return Found(ips(*self._function(name)), 60.0)
+
+    def reverse(self, ip: IPAddress) -> Found:
+        return Found((), 60.0, tuple(self._function(str(ip))))
 
 
 class Clock:
