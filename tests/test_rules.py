@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from gsocks.access.rule_index import SOME_PORT
 from gsocks.access.rules import ALLOW_ALL, DEFAULT_RULES, Decision, Rule, Rules, Verdict
 from gsocks.address import Address
 from gsocks.errors import ConfigError
@@ -41,6 +42,45 @@ def spellings(ipv4: str) -> dict[str, str]:
         "Teredo client": v6("2001:0:0808:0808::", inverted),
         "Teredo server": v6("2001::f7f7:f7f7", ipv4, 64),
     }
+
+
+# --- look-ups, which have no port -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        (["allow all"], ALLOW),
+        (["allow all:80,443"], ALLOW),
+        (["allow a.example:443"], ALLOW),
+        (["allow *.example:1-2"], ALLOW),
+        (["allow b.example:443"], DENY),
+        (["deny all:25", "allow all"], ALLOW),
+        (["deny a.example", "allow all"], DENY),
+        (["deny a.example:1-65535", "allow all"], DENY),
+        (["deny a.example:1-1000,1001-65535", "allow all"], DENY),
+        (["deny a.example:1-1000,900-65535", "allow all"], DENY),
+        (["deny a.example:1-1000,1002-65535", "allow all"], ALLOW),
+        (["deny a.example:2-65535", "allow all"], ALLOW),
+        (["deny a.example:1-65534", "allow all"], ALLOW),
+        (["allow a.example:443", "deny all"], ALLOW),
+        (["deny all", "allow a.example:443"], DENY),
+        (["allow all:443 user alice"], DENY),
+        (["deny private:80", "allow all"], ALLOW),
+        (["deny private", "allow all:443"], DEPENDS),
+    ],
+)
+def test_a_name_may_be_looked_up_if_it_may_be_reached_at_some_port(
+    rules: list[str], expected: Verdict
+) -> None:
+    assert verdict(rules, "a.example", SOME_PORT) is expected
+
+
+def test_so_may_an_address_and_users_count() -> None:
+    rules = ["allow 192.0.2.0/24:443 user alice", "deny private", "allow all:53"]
+    assert verdict(rules, "192.0.2.1", SOME_PORT, "alice") is ALLOW
+    assert verdict(rules, "192.0.2.1", SOME_PORT) is DENY
+    assert verdict(rules, "1.1.1.1", SOME_PORT) is ALLOW
 
 
 # --- groups ---------------------------------------------------------------------------------

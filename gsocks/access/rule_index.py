@@ -49,7 +49,7 @@ class NamesBelow:
 #: an AddressRange is a network
 Target: TypeAlias = Everything | Group | AddressRange | Name | NamesBelow
 
-#: first and last port of each range; empty for all ports
+#: first and last port of each range, in ascending order; empty for all ports
 PortRanges: TypeAlias = tuple[tuple[int, int], ...]
 
 
@@ -66,6 +66,27 @@ class IndexedRule(NamedTuple):
 #: the number of "no rule"; greater than that of any
 NONE = 1 << 62
 
+#: the port of what has none, such as a look-up.  Rules that allow any port match it, and of those
+#: that deny the ones that leave no port.
+SOME_PORT = 0x10000
+
+
+def _ranges(rule: IndexedRule) -> PortRanges:
+    """The ports that a rule matches; empty for all, as for the rule itself."""
+    ports = rule.ports
+    if not ports or not (rule.allows or _are_all(ports)):
+        return ports
+    return (*ports, (SOME_PORT, SOME_PORT))
+
+
+def _are_all(ports: PortRanges) -> bool:
+    end = 0
+    for first, last in ports:
+        if first > end + 1:
+            return False
+        end = max(end, last)
+    return end == 0xFFFF
+
 
 class _ByPort:
     """The first rule for each port, of rules with one target and one user."""
@@ -77,7 +98,7 @@ class _ByPort:
         begins: dict[int, list[tuple[int, int]]] = defaultdict(list)
         starts = {0}
         for number, ports in rules:
-            for first, last in ports or ((0, 0xFFFF),):
+            for first, last in ports or ((0, SOME_PORT),):
                 begins[first].append((number, last))
                 starts |= {first, last + 1}
         #: where another rule may become the first one
@@ -106,7 +127,7 @@ class _ByUser:
             for user in (None,) if rule.users is None else rule.users:
                 known = of_user[user]
                 if not known or known[-1][1]:  # else those behind never are the first
-                    known.append((number, rule.ports))
+                    known.append((number, _ranges(rule)))
         #: the only rule if it is about all ports
         self._by_port: dict[str | None, _ByPort | int] = {
             user: found[0][0] if not found[0][1] else _ByPort(found)

@@ -18,7 +18,8 @@ a group's name         ``private``, ``loopback``, ``link_local``, ``multicast``,
 
 PORTS are ``443``, ``8000-8999`` or a list ``80,443,8000-8999``; without them the rule applies to
 all ports, and without users to all users.  A destination that no rule matches is denied, so a list
-that is to allow the rest ends with ``allow all``.
+that is to allow the rest ends with ``allow all``.  What is looked up and not connected to has no
+port: ``SOME_PORT`` stands for that, and it is allowed where some port is.
 
 The groups are described in gsocks/access/address_groups.py.
 """
@@ -38,6 +39,7 @@ from gsocks.access.networks import AddressRange, parse_network, range_of
 from gsocks.access.own_addresses import is_own
 from gsocks.access.rule_index import (
     NONE,
+    SOME_PORT,
     Everything,
     Group,
     IndexedRule,
@@ -48,7 +50,7 @@ from gsocks.access.rule_index import (
     Target,
 )
 from gsocks.address import Address, IPAddress, canonical_host, ip_of
-from gsocks.errors import BadAddress, ConfigError
+from gsocks.errors import BadAddress, ConfigError, Denied
 from gsocks.messages import did_you_mean
 
 
@@ -73,6 +75,12 @@ class Decision(NamedTuple):
         if self.rule is not None:
             return f"rule {self.rule.text!r}"
         return "its addresses decide" if self.verdict is Verdict.DEPENDS else "no rule allows it"
+
+
+def denied(dest: Address, decision: Decision) -> Denied:
+    """The error for a destination that is denied; one with ``SOME_PORT`` is told without a port."""
+    what = dest.host if dest.port == SOME_PORT else dest
+    return Denied(f"{what} is forbidden: {decision.reason}")
 
 
 _DEPENDS = Decision(Verdict.DEPENDS)
