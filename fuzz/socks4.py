@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from fuzz.greeting import THENS, hear
 from fuzz.model import Dest, Short, Taker, Wrong
-from fuzz.username import model_split
-from gsocks.handshake import printable
 
 SEEDS = [
     b"\x00\x04\x01\x00\x50\x01\x02\x03\x04\x00",
@@ -17,6 +15,8 @@ SEEDS = [
     b"\x00\x04\x01\x01\xbb\x00\x00\x00\x00me\x00",
     b"\x00\x04\x01\x01\xbb\x00\x00\x00\x01\x00127.0.0.1\x00",
     b"\x00\x04\x03\x01\xbb\x00\x00\x00\x01\x00\x00",
+    b"\x00\x04\xf0\x00\x00\x00\x00\x00\x01\x00example.com\x00",
+    b"\x00\x04\xf1\x00\x00\x01\x02\x03\x04\x00",
     b"\x01\x04\x01\x00\x50\x01\x02\x03\x04\x00",
     b"\x00\x04\x01\x00\x50\x01\x02\x03\x04x-session-y\x00",
     b"\x00\x04\x01\x00\x50\x01\x02\x03\x04x-session-\x00",
@@ -33,12 +33,12 @@ def check(data: bytes) -> None:
     users = bool(mode) and mode[0] & 1 == 1
     heard = hear(said, users=users, then=THENS[mode[0] >> 1 & 3] if mode else "end")
     try:
-        command, dest, behind, selector = _model(said)
+        command, dest, behind = _model(said)
     except (Short, Wrong):
         assert heard.request is None, heard
         return
     if heard.request is None:
-        assert users or selector or command not in (1, 2) or not dest.is_plain, heard
+        assert users or command not in (1, 2, 0xF0) or not dest.is_plain, heard
         assert heard.told == b"\x00\x5b" + bytes(6), heard
     else:
         assert not users, heard
@@ -48,12 +48,12 @@ def check(data: bytes) -> None:
         assert dest.is_said_by(*heard.request.dest), (heard, dest)
 
 
-def _model(said: bytes) -> tuple[int, Dest, bytes, str]:
-    """The command, the destination, the rest, and the exit selector in the user id."""
+def _model(said: bytes) -> tuple[int, Dest, bytes]:
+    """The command, the destination and the rest; a user id is refused for nothing."""
     take = Taker(said[1:])
     command, port, ip = take(1)[0], int.from_bytes(take(2), "big"), take(4)
-    user = take.until(b"\0", _LONGEST)
+    take.until(b"\0", _LONGEST)
     dest = Dest(1, ip, port)
     if ip[:3] == bytes(3) and ip[3]:
         dest = Dest(3, take.until(b"\0", _LONGEST), port)
-    return command, dest, take.rest, model_split(printable(user), None)[1]
+    return command, dest, take.rest

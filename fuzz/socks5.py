@@ -27,6 +27,9 @@ SEEDS = [
     b"\x01\x05\x01\x02\x01\x0falice-session-x\x06secret\x05\x01\x00" + _TO_IPV4,
     b"\x00\x05\x01\x00\x05\x02\x00" + _TO_MAPPED,
     b"\x00\x05\x01\x00\x05\x03\x00" + _to(b"0"),
+    b"\x00\x05\x01\x00\x05\xf0\x00" + _to(b"example.com"),
+    b"\x00\x05\x01\x00\x05\xf1\x00" + _TO_IPV4,
+    b"\x00\x05\x01\x02\x01\x0bweb-session\x00\x05\x01\x00" + _TO_IPV4,
     b"\x00\x05\x01\x00\x05\x01\x00" + _to(b"example.com"),
     b"\x00\x05\x01\x00\x05\x01\x00" + _to(b"[::1]"),
     b"\x00\x05\x01\x00\x05\x01\x00" + _to("bücher.example".encode()),
@@ -60,17 +63,19 @@ def _model(said: bytes, *, users: bool) -> tuple[bytes, Dest, int, bytes, bool]:
     take = Taker(said[1:])
     methods = take(take(1)[0])
     told, selector = b"\x05\x00", ""
-    if 2 in methods:  # a client that offers it has a name, which may carry an exit selector
+    if 2 in methods and (users or 0 not in methods):
         told = b"\x05\x02\x01\x00"
         version, name, password = take(1), take(take(1)[0]), take(take(1)[0])
         user, selector = model_split(printable(name), {"alice"} if users else None)
         if version != b"\x01" or (users and (user, password) != ("alice", b"secret")):
             raise Wrong
+        if not (users or password):  # it is no more than the name of the client's user
+            selector = ""
     elif users or 0 not in methods:
         raise Wrong
     again, command, _ = take(3)
     dest = take.dest()
-    if again != 5 or command not in (1, 2, 3):
+    if again != 5 or command not in (1, 2, 3, 0xF0, 0xF1):
         raise Wrong
     return told, dest, command, take.rest, bool(selector)
 
@@ -79,7 +84,8 @@ def _compare(
     heard: Heard, told: bytes, dest: Dest, command: int, behind: bytes, user: str | None
 ) -> None:
     if heard.request is None:
-        assert not dest.is_plain, heard
+        # an address may be written as a name, and only addresses have names
+        assert not dest.is_plain or (command == 0xF1 and dest.kind == 3), heard
         assert heard.error == "bad_address", heard
         # and the client is told so, by a reply of full length
         assert heard.told[len(told) :] == b"\x05\x01\x00\x01" + bytes(6), heard
@@ -87,6 +93,7 @@ def _compare(
         assert heard.told == told, heard
         assert (heard.request.command, heard.request.user) == (command, user), heard
         assert heard.behind == behind, heard
+        assert command != 0xF1 or heard.request.dest.ip is not None, heard
         # the address from which datagrams will come is not binding
         anywhere = command == 3 and heard.request.dest == ("0.0.0.0", 0)
         assert anywhere or dest.is_said_by(*heard.request.dest), (heard, dest)

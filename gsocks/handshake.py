@@ -4,8 +4,9 @@ All protocols of clients share one port and are detected by the first byte.  Eac
 :class:`gsocks.request.Request` and an :class:`Answer`, so that the listener needn't know the
 client's protocol.
 
-SOCKS5 (RFC 1928) with or without user names (RFC 1929), SOCKS4 and SOCKS4a are in this module; HTTP
-is in :mod:`gsocks.http`, because one connection may carry many requests there.
+SOCKS5 (RFC 1928) with or without user names (RFC 1929), SOCKS4 and SOCKS4a are in this module, with
+the look-ups of Tor's SOCKS extensions; HTTP is in :mod:`gsocks.http`, because one connection may
+carry many requests there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import NamedTuple, Protocol
 from gsocks.access.login import Authenticator, Identity
 from gsocks.address import ATYP_IPV4, UNSPECIFIED, Address, decode_name
 from gsocks.errors import (
+    AddressFamilyNotSupported,
     AuthenticationFailed,
     BadAddress,
     BadRequest,
@@ -29,7 +31,7 @@ from gsocks.errors import (
     StreamError,
 )
 from gsocks.http.token import TCHARS
-from gsocks.request import Command, Request
+from gsocks.request import RESOLVE, RESOLVE_PTR, Command, Request
 from gsocks.sock import AnySocket
 from gsocks.stream import Reader, send_all
 
@@ -49,7 +51,7 @@ _LOGIN_FAILED = bytes((_LOGIN, 0x01))
 _AHEAD = 4096
 
 _SOCKS4 = 0x04  # VN of a SOCKS4 request
-_SOCKS4_COMMANDS = frozenset({Command.CONNECT, Command.BIND})
+_SOCKS4_COMMANDS = frozenset({Command.CONNECT, Command.BIND, RESOLVE})
 _SOCKS4_GRANTED = 0x5A  # CD of a reply
 _SOCKS4_REJECTED = 0x5B
 #: bytes of a user id and of a name, which are sent without their length; Tor has the same bound
@@ -70,10 +72,11 @@ class Answer(Protocol):
         """What the client speaks, for the log."""
 
     def succeeded(self, bound: Address, via: str) -> None:
-        """Report success; ``bound`` is the true outbound address.
+        """Report success; ``bound`` is the true outbound address, or what was looked up.
 
         ``via`` is the label of the exit that serves it, for protocols that can name it.  The
-        stream follows.  Raises StreamError if the client has disconnected.
+        stream follows.  Raises StreamError if the client has disconnected, and
+        AddressFamilyNotSupported if what was looked up has no place in a reply.
         """
 
     def failed(self, error: GsocksError) -> None:
@@ -298,6 +301,8 @@ def _read_request(reader: Reader, commands: Collection[Command]) -> tuple[Comman
         dest = UNSPECIFIED
     if command not in commands:
         raise CommandNotSupported(f"command {command:#04x} is not served here")
+    if command == RESOLVE_PTR and dest.ip is None:
+        raise BadAddress(f"{dest.host!r} is not an address, whose name could be looked up")
     return Command(command), dest
 
 
@@ -344,6 +349,8 @@ def _socks4(
     except ClientError as error:  # the caller's HandshakeTimeout too
         answer.failed(error)
         raise
+    if command is RESOLVE:
+        answer = _Socks4LookUpAnswer(sock)
     return Request(command, dest, identity.user, reader.take_rest(), identity.selector), answer
 
 
@@ -393,6 +400,19 @@ class _Socks4Answer:
 
     def failed(self, error: GsocksError) -> None:  # noqa: ARG002
         _send_last(self._sock, _socks4_reply(_SOCKS4_REJECTED, UNSPECIFIED))
+
+
+class _Socks4LookUpAnswer(_Socks4Answer):
+    """The replies to RESOLVE, of which the address is all that the client wants."""
+
+    __slots__ = ()
+
+    def succeeded(self, bound: Address, via: str) -> None:
+        if bound.ip is None or bound.ip.version != 4:
+            raise AddressFamilyNotSupported(
+                f"{bound.host}: SOCKS4 replies have IPv4 addresses only"
+            )
+        super().succeeded(bound, via)
 
 
 def _socks4_reply(code: int, bound: Address) -> bytes:

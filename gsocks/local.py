@@ -33,7 +33,7 @@ from gsocks.inbound.straight_http import begin
 from gsocks.inbound.udp import Associations
 from gsocks.net.listen import is_deferred, is_local, listen_address
 from gsocks.observe import Record, no_trace
-from gsocks.request import CONNECT, UDP_ASSOCIATE, Command, ExitSelector, Request
+from gsocks.request import CONNECT, LOOK_UPS, UDP_ASSOCIATE, Command, ExitSelector, Request
 from gsocks.rotation.build import SomeExit, make_authenticator
 from gsocks.rotation.group import ExitGroup
 from gsocks.sock import AnySocket
@@ -132,6 +132,9 @@ class LocalServer(Listener):
             )
             if request.command is UDP_ASSOCIATE:
                 carried = self._associate(connection, request, answer, active)
+            elif request.command in LOOK_UPS:
+                active.look_up(request, answer)
+                carried = False
             else:
                 stream = SocketStream(sock, request.payload)
                 carried = active.carry(request, answer, stream, connection, sock)

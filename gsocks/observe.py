@@ -104,7 +104,7 @@ class Record:
         self.user: str | None = None
         #: the name by which the client keeps its exit
         self.session: str | None = None
-        #: ``connect``, ``bind`` or ``udp_associate``; empty while that is not known
+        #: see :class:`gsocks.request.Command`; empty while that is not known
         self.command = ""
         #: destination, as the client named it; of an association the first one
         self.dest = ""

@@ -99,20 +99,26 @@ def _not(value: object, what: str, expected: str) -> ValueError:
 
 
 class Command(IntEnum):
-    """CMD of RFC 1928 section 4."""
+    """CMD of RFC 1928 section 4, and of Tor's SOCKS extensions."""
 
     CONNECT = 0x01
     BIND = 0x02
     UDP_ASSOCIATE = 0x03
+    RESOLVE = 0xF0
+    RESOLVE_PTR = 0xF1
 
     def __init__(self, _value: int) -> None:
-        #: for the log: ``connect``, ``bind`` or ``udp_associate``
+        #: for the log, such as ``udp_associate``
         self.word = self.name.lower()
 
 
 # The same, for what each request passes: Python 3.11 takes as long to find a member in its enum as
 # to call a function.
-CONNECT, BIND, UDP_ASSOCIATE = Command
+CONNECT, BIND, UDP_ASSOCIATE, RESOLVE, RESOLVE_PTR = Command
+
+#: the commands that connect to nothing: they ask for the address of a name, or the name of an
+#: address
+LOOK_UPS = frozenset({RESOLVE, RESOLVE_PTR})
 
 
 class Request(NamedTuple):

@@ -60,7 +60,7 @@ from gsocks.errors import (
 )
 from gsocks.observe import Trace, no_trace
 from gsocks.replay import ReplayGuard, now_ms
-from gsocks.request import BIND, UDP_ASSOCIATE, Command, Request
+from gsocks.request import BIND, LOOK_UPS, UDP_ASSOCIATE, Command, Request
 from gsocks.sock import AnySocket
 from gsocks.stream import (
     CHUNK,
@@ -163,7 +163,7 @@ SERVER_TRANSITIONS: Transitions = {
     (_S.STREAM, _E.BOTH_FINS): _S.IDLE,
 }
 
-_COMMANDS = {int(command): command for command in Command}
+_COMMANDS = {int(command): command for command in Command if command not in LOOK_UPS}
 
 
 class Header(NamedTuple):

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
 from typing import Any
 
 import gevent
@@ -289,6 +290,38 @@ def test_of_several_addresses_only_the_allowed_are_tried() -> None:
         assert made.allowed_addresses(host(port)) == ips("127.0.0.3")
         with made.connect(host(port)) as sock:
             assert sock.getpeername()[0] == "127.0.0.3"
+
+
+def test_a_name_is_looked_up_to_an_allowed_address_of_ipv4_if_there_is_one() -> None:
+    names = Names(host_example=["2001:db8::1", "127.0.0.1", "192.0.2.7"], six=["2001:db8::1"])
+    dialer = Dialer(Rules.parse(["deny loopback", "allow all:443"]), Resolver(names))
+    assert [str(dialer.look_up(name)) for name in ("host.example", "six", "192.0.2.8")] == [
+        "192.0.2.7",
+        "2001:db8::1",
+        "192.0.2.8",
+    ]
+
+
+@pytest.mark.parametrize("host", ["inner.example", "host.example", "127.0.0.1", "localhost"])
+def test_what_the_rules_deny_is_not_looked_up(host: str) -> None:
+    names = Names(host_example=["127.0.0.1"])
+    dialer = Dialer(
+        Rules.parse(["deny inner.example", "deny loopback", "allow all"]), Resolver(names)
+    )
+    with pytest.raises(errors.Denied, match=f"^{host} is forbidden: rule 'deny "):
+        dialer.look_up(host)
+    assert set(names.queried) <= {"host.example"}
+
+
+def test_the_name_of_an_address_is_looked_up_if_the_rules_allow_that() -> None:
+    names = Names()
+    names.answers["192.0.2.7"] = ["host.example"]
+    dialer = Dialer(Rules.parse(["deny 10.0.0.0/8", "allow all user alice"]), Resolver(names))
+    assert dialer.reverse(ip_address("192.0.2.7"), user="alice") == "host.example"
+    for address, user in (("10.0.0.1", "alice"), ("192.0.2.7", "bob")):
+        with pytest.raises(errors.Denied, match=f"^{address} is forbidden"):
+            dialer.reverse(ip_address(address), user=user)
+    assert names.queried == ["192.0.2.7"]
 
 
 def test_rules_may_depend_on_the_user() -> None:

@@ -263,6 +263,34 @@ ACCEPTED = [
         Request(Command.BIND, Address("192.0.2.1", 80)),
         commands=ALL_COMMANDS,
     ),
+    Case(
+        "a look-up of a name",
+        NO_LOGIN + b"\x05\xf0\x00" + named(b"example.com", 42),
+        [METHOD_0],
+        Request(Command.RESOLVE, Address("example.com", 42)),
+        commands=ALL_COMMANDS,
+    ),
+    Case(
+        "a look-up of what is an address already",
+        NO_LOGIN + b"\x05\xf0\x00" + IPV6,
+        [METHOD_0],
+        Request(Command.RESOLVE, Address("2001:db8::1", 443)),
+        commands=ALL_COMMANDS,
+    ),
+    Case(
+        "a look-up of an address",
+        NO_LOGIN + b"\x05\xf1\x00" + IPV4,
+        [METHOD_0],
+        Request(Command.RESOLVE_PTR, Address("192.0.2.1", 80)),
+        commands=ALL_COMMANDS,
+    ),
+    Case(
+        "a look-up of an address that is sent as a name",
+        NO_LOGIN + b"\x05\xf1\x00" + named(b"192.0.2.1", 0),
+        [METHOD_0],
+        Request(Command.RESOLVE_PTR, Address("192.0.2.1", 0)),
+        commands=ALL_COMMANDS,
+    ),
 ]
 
 
@@ -369,6 +397,13 @@ REFUSED = [
         prefers_login=True,
     ),
     Case(
+        "a reverse look-up of a name",
+        NO_LOGIN + b"\x05\xf1\x00" + NAME,
+        [METHOD_0, failure(1)],
+        BadAddress,
+        commands=ALL_COMMANDS,
+    ),
+    Case(
         "invalid selector of alice",
         greeting(2) + login(b"alice-sesion-x", b"secret"),
         [METHOD_2, LOGIN_BAD],
@@ -384,9 +419,12 @@ REFUSED = [
     ),
     refused_command(Command.BIND),
     refused_command(Command.UDP_ASSOCIATE),
+    refused_command(Command.RESOLVE),
+    refused_command(Command.RESOLVE_PTR),
     refused_command(0x00),
     refused_command(0x00, ALL_COMMANDS),
     refused_command(0x04, ALL_COMMANDS),
+    refused_command(0xF2, ALL_COMMANDS),
     refused_command(0xFF, ALL_COMMANDS),
     *(
         Case(

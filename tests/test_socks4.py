@@ -72,6 +72,21 @@ ACCEPTED = [
         socks4a(b"a", 80, b"me-session-x1"),
         Request(Command.CONNECT, Address("a", 80), selector=ExitSelector("x1")),
     ),
+    accepted(
+        "a user id that is no selector",
+        socks4("192.0.2.1", 80, b"web-session"),
+        connect("192.0.2.1", 80),
+    ),
+    accepted(
+        "a look-up of a name",
+        socks4("0.0.0.1", 0, command=0xF0) + b"example.com\0",
+        Request(Command.RESOLVE, Address("example.com", 0)),
+    ),
+    accepted(
+        "a look-up of an address",
+        socks4("192.0.2.1", 0, command=0xF0),
+        Request(Command.RESOLVE, Address("192.0.2.1", 0)),
+    ),
     accepted("no address at all", socks4("0.0.0.0", 65535), connect("0.0.0.0", 65535)),
     accepted("an address like 4a's", socks4("0.0.1.0", 80), connect("0.0.1.0", 80)),
     accepted("a name", socks4a(b"Example.com", 443), connect("example.com", 443)),
@@ -100,6 +115,16 @@ REFUSED = [
         commands=frozenset(Command),
     ),
     refused("command 255", socks4("192.0.2.1", 80, command=255), CommandNotSupported),
+    refused(
+        "a look-up where it is not served", socks4("1.1.1.1", 0, command=0xF0), CommandNotSupported
+    ),
+    Case(
+        "a reverse look-up, which is SOCKS5's",
+        socks4("192.0.2.1", 80, command=0xF1),
+        [REJECTED],
+        CommandNotSupported,
+        commands=frozenset(Command),
+    ),
     refused("a name of no bytes", socks4a(b"", 80), BadAddress),
     refused("a name that is none", socks4a(b"exam ple.com", 80), BadAddress),
     refused("a name that is no text", socks4a(b"\xff\xfe", 80), BadAddress),
@@ -165,6 +190,18 @@ def test_success_tells_the_bound_address_if_it_is_of_ipv4(
 ) -> None:
     answer.succeeded(bound, "direct")
     assert wire.inbound.sends == [bytes.fromhex(reply)]
+
+
+def test_what_was_looked_up_is_told_if_it_is_an_ipv4_address(wire: Wire) -> None:
+    wire.client.send(socks4a(b"example.com", 0)[:1] + b"\xf0" + socks4a(b"example.com", 0)[2:])
+    negotiated = negotiate(wire.inbound, OPEN, frozenset(Command))
+    assert not isinstance(negotiated, SpeaksHttp)
+    answer = negotiated[1]
+    for other in ("2001:db8::7", "host.example"):
+        with pytest.raises(errors.AddressFamilyNotSupported):
+            answer.succeeded(Address(other, 0), "direct")
+    answer.succeeded(Address("192.0.2.7", 0), "direct")
+    assert wire.inbound.sends == [bytes.fromhex("00 5a 0000 c0000207")]
 
 
 @pytest.mark.parametrize(

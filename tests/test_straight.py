@@ -189,6 +189,7 @@ def test_the_method_is_the_same_on_either_way(
         GREETING + b"\x05\x02\x00\x01\x7f\x00\x00\x01\x00\x07",
         GREETING + b"\x05\x01\x00\x09",
         GREETING + b"\x05\x01\x00\x03\x01%\x00\x50",
+        GREETING + b"\x05\xf0\x00\x03\x01a\x00\x50",
     ],
 )
 def test_anything_else_goes_by_a_greenlet(

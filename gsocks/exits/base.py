@@ -112,6 +112,19 @@ class Binds(Protocol):
         """
 
 
+@runtime_checkable
+class LooksUp(Protocol):
+    """An exit that can also be asked what it knows of a name or an address."""
+
+    def look_up(self, request: Request) -> Address:
+        """With RESOLVE an address of the name ``request.dest``, with RESOLVE_PTR the name of that
+        address, as the exit sees them; with port 0.
+
+        The port of ``request.dest`` means nothing.  Raises as :meth:`Exit.connect` does, and
+        CommandNotSupported if the far end looks nothing up.
+        """
+
+
 class Dials(Protocol):
     """Connects to a server: a Dialer, or a Detour through another exit."""
 

@@ -9,7 +9,7 @@ from gevent.socket import socketpair
 
 from gsocks.address import Address
 from gsocks.errors import CommandNotSupported
-from gsocks.exits.base import Associates, Binds, Connected, Exit, PendingBind
+from gsocks.exits.base import Associates, Binds, Connected, Exit, LooksUp, PendingBind
 from gsocks.exits.forward import HttpConnection, identity, key_for, open_connection
 from gsocks.relay import Relay
 from gsocks.request import Command, Request
@@ -57,6 +57,12 @@ class Chain:
         if not isinstance(self._last, Binds):
             raise CommandNotSupported(f"{self.label} waits for no connections")
         return self._last.bind(request)
+
+    def look_up(self, request: Request) -> Address:
+        """See :meth:`gsocks.exits.base.LooksUp.look_up`."""
+        if not isinstance(self._last, LooksUp):
+            raise CommandNotSupported(f"{self.label} looks nothing up")
+        return self._last.look_up(request)
 
     def close(self) -> None:
         """Close what is idle in both."""

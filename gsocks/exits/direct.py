@@ -14,7 +14,7 @@ from gsocks.exits.base import Connected
 from gsocks.exits.bind import DirectListener
 from gsocks.exits.udp import DirectDatagrams
 from gsocks.net.dial import DialAttempt, Dialer
-from gsocks.request import Request
+from gsocks.request import RESOLVE_PTR, Request
 from gsocks.stream import SocketStream
 
 _GOLDEN_RATIO = 0.6180339887498949
@@ -60,6 +60,14 @@ class DirectExit:
     def bind(self, request: Request) -> DirectListener:
         """See :meth:`gsocks.exits.base.Binds.bind`."""
         return DirectListener(self._dialer, request.dest, request.user, request.client)
+
+    def look_up(self, request: Request) -> Address:
+        """See :meth:`gsocks.exits.base.LooksUp.look_up`."""
+        dest, dialer = request.dest, self._dialer
+        ip = dest.ip if request.command is RESOLVE_PTR else None
+        if ip is not None:
+            return Address(dialer.reverse(ip, request.user, request.client), 0)
+        return Address(str(dialer.look_up(dest.host, request.user, request.client)), 0)
 
     def close(self) -> None:
         """Does nothing: no connection is kept idle."""

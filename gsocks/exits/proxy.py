@@ -7,6 +7,7 @@ handshake runs over any Stream and needs no socket.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import TypeVar
 
 from gsocks.address import Address
 from gsocks.deadline import call_with_timeout
@@ -31,6 +32,8 @@ from gsocks.request import CONNECT, Request
 from gsocks.stream import Stream
 
 _LATE = object()
+
+T = TypeVar("T")
 
 
 class _Progress:
@@ -72,13 +75,15 @@ class ProxyExit:
 
     def connect(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Exit.connect`."""
+        return self._within(self._connect, request)
+
+    def _within(self, step: Callable[[Request, Progress], T], request: Request) -> T:
+        """What ``step`` returns for ``request``, which has the time of a connection."""
         progress = _Progress()
-        connected = call_with_timeout(
-            self._timeout, self._connect, request, progress, on_timeout=None
-        )
-        if connected is None:
+        made = call_with_timeout(self._timeout, step, request, progress, on_timeout=None)
+        if made is None:
             raise self.late(progress)
-        return connected
+        return made
 
     def begin(
         self, request: Request, done: Callable[[Connected | GsocksError], None]

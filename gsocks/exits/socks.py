@@ -18,6 +18,7 @@ from gsocks.errors import (
     AddressFamilyNotSupported,
     AddressTypeNotSupported,
     BadAddress,
+    CommandNotSupported,
     ConnectFailed,
     ConnectionRefused,
     ConnectTimeout,
@@ -28,13 +29,14 @@ from gsocks.errors import (
     HostUnreachable,
     NameNotFound,
     NetworkUnreachable,
+    StreamError,
 )
 from gsocks.exits.base import Connected, Exit
 from gsocks.exits.credentials import Credentials, Filled
 from gsocks.exits.handshake import Opening
 from gsocks.exits.proxy import ProxyExit
-from gsocks.exits.proxy_attempt import ProxyAttempt
-from gsocks.request import Command, Request
+from gsocks.exits.proxy_attempt import Progress, ProxyAttempt
+from gsocks.request import RESOLVE_PTR, Command, Request
 from gsocks.stream import Stream
 
 _HTTP = ord("H")  # how an HTTP server's answer to anything begins
@@ -96,6 +98,48 @@ class Socks5Exit(ProxyExit):
         opening.exactly(1, "its reply")  # RSV
         bound = _read_bound(opening)
         return Connected(opening.rest(), bound)
+
+    def look_up(self, request: Request) -> Address:
+        """See :meth:`gsocks.exits.base.LooksUp.look_up`; Tor can, and what has its extensions."""
+        return self._within(self._look_up, request)
+
+    def _look_up(self, request: Request, progress: Progress) -> Address:
+        login = self._login(request)
+        stream = self._reach(request)
+        try:
+            greeted = self._greet(stream, login)
+            progress.asked = True
+            return _ask_to_look_up(greeted, request)
+        except (StreamError, ConnectFailed) as error:
+            raise self.broken(error, progress) from None
+        finally:
+            stream.abort()
+
+
+def _ask_to_look_up(stream: Stream, request: Request) -> Address:
+    dest = request.dest._replace(port=0)
+    opening = Opening(stream)
+    stream.write(bytes((_VERSION, request.command, 0x00)) + dest.encode())
+    try:
+        version, reply = opening.exactly(2, "its reply")
+    except StreamError:  # as many do instead of saying so
+        reply = _COMMAND_NOT_SUPPORTED
+    else:
+        _expect(version, _VERSION)
+    if reply == _COMMAND_NOT_SUPPORTED:
+        raise CommandNotSupported("the proxy looks nothing up")
+    if reply:
+        raise _failure(reply, dest)
+    opening.exactly(1, "its reply")  # RSV
+    try:
+        found = Address.read(lambda count: opening.exactly(count, "its reply"))
+    except (BadAddress, AddressTypeNotSupported) as error:
+        raise NameNotFound(f"{dest.host}: the proxy's reply has {error}") from None
+    # else it has taken the command for CONNECT
+    is_answer = (found.ip is None) is (request.command is RESOLVE_PTR)
+    if found.port or found.is_unspecified or not is_answer:
+        raise CommandNotSupported("the proxy connects instead of looking anything up")
+    return found
 
 
 _CONNECT = bytes((_VERSION, Command.CONNECT, 0x00))

@@ -90,6 +90,24 @@ class ActiveRequest:
         self.relay(client, outbound, ending, of_datagrams=of_datagrams)
         return True
 
+    def look_up(self, request: Request, answer: Answer) -> None:
+        """Have an exit look up what ``request`` asks for, and answer with that."""
+        self._note_request(request, answer.protocol, "", ())
+        try:
+            self._acquire_quota(request)
+            found = self._context.exit_group.look_up(request, self._note_exit)
+            answer.succeeded(found, self.record.exit)
+        except (ConnectFailed, ClientError) as error:
+            self.finish(error.word, str(error))
+            answer.failed(error)
+        except StreamError as error:
+            self.finish(f"client_{error.word}", str(error))
+        except BaseException:
+            self.finish("stopped")
+            raise
+        else:
+            self.finish("ok")
+
     def _answered(self, outbound: Outbound, answer: Callable[..., None], *args: object) -> bool:
         """Tell the client that it is connected; False if it has disconnected, which ends it."""
         try:

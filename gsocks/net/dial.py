@@ -24,14 +24,14 @@ import gevent
 from gevent.select import poll
 from gevent.socket import wait_write
 
-from gsocks.access.rules import ALLOW_ALL, Decision, Rules, Verdict
+from gsocks.access.rule_index import SOME_PORT
+from gsocks.access.rules import ALLOW_ALL, Decision, Rules, Verdict, denied
 from gsocks.address import Address, IPAddress, ip_of
 from gsocks.deadline import call_with_timeout
 from gsocks.errors import (
     ConnectFailed,
     ConnectionRefused,
     ConnectTimeout,
-    Denied,
     HostUnreachable,
     LoopDetected,
     NameNotFound,
@@ -189,7 +189,7 @@ class Dialer:
         """What the rules say before the name is looked up.  Raises Denied."""
         decision = self._rules.before_resolving(dest, user)
         if decision.verdict is Verdict.DENY:
-            raise Denied(f"{dest} is forbidden: {decision.reason}")
+            raise denied(dest, decision)
         return decision
 
     def _addresses_of_first(
@@ -220,8 +220,25 @@ class Dialer:
             if decision.verdict is Verdict.ALLOW
         )
         if not allowed:
-            raise Denied(f"{dest} is forbidden: {decisions[0].reason}")
+            raise denied(dest, decisions[0])
         return allowed
+
+    def look_up(self, host: str, user: str | None = None, client: str = "") -> IPAddress:
+        """An address of ``host`` that the rules allow at some port.
+
+        It is one of IPv4 if there is one, which every client can use.
+        Raises as :meth:`allowed_addresses`, and has no timeout, as the next one.
+        """
+        addresses = self.allowed_addresses(Address(host, SOME_PORT), user, client)
+        return next((ip for ip in addresses if ip.version == 4), addresses[0])
+
+    def reverse(self, ip: IPAddress, user: str | None = None, client: str = "") -> str:
+        """The name of ``ip``, if the rules allow that address at some port.
+
+        Raises Denied, and as :meth:`gsocks.net.resolve.Resolver.reverse`.
+        """
+        self._judge(Address(str(ip), SOME_PORT), user)
+        return self._resolver.reverse(ip, user, client)
 
     def bind(self, sock: AnySocket) -> bool:
         """Bind ``sock`` to the source address of this dialer, and to any port.

@@ -33,7 +33,7 @@ from typing import NamedTuple, TypeAlias
 from gsocks.address import Address
 from gsocks.errors import Fault, GsocksError
 from gsocks.lru import LruCache
-from gsocks.request import Request
+from gsocks.request import LOOK_UPS, Request
 from gsocks.rotation.health import client_of, destination_of, domain_of
 from gsocks.rotation.roster import Member, Roster
 from gsocks.rotation.views import UNPROVEN
@@ -147,6 +147,8 @@ class Evidence:
         self._clients.note(client_of(request), now)
         if error.fault is Fault.EXIT:
             self._fail(member, str(error), now, began)
+        elif request.command in LOOK_UPS:
+            pass  # nothing was to be reached
         elif error.fault in (Fault.UNCLEAR, Fault.DESTINATION):
             self._doubt(member, request, str(error), now, began)
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, cast
 
 import gevent
 
+from gsocks.address import Address
 from gsocks.deadline import call_with_timeout
 from gsocks.errors import (
     CommandNotSupported,
@@ -577,7 +578,9 @@ def _seconds_until(then: float, now: float) -> float:
 
 def _shows_connection(made: object) -> bool:
     """Whether ``made`` shows that the exit has connected to the destination just now."""
-    return not isinstance(made, HttpConnection) or made.shows_connection
+    if isinstance(made, HttpConnection):
+        return made.shows_connection
+    return not isinstance(made, Address)  # which was looked up
 
 
 def _unmatched(selector: ExitSelector) -> str:

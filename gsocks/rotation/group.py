@@ -12,13 +12,13 @@ from typing import Any, Protocol
 
 from gevent.lock import BoundedSemaphore
 
-from gsocks.access.rules import Rules, Verdict
+from gsocks.access.rule_index import SOME_PORT
+from gsocks.access.rules import Rules, Verdict, denied
 from gsocks.address import Address
 from gsocks.deadline import call_with_timeout
 from gsocks.errors import (
     ConfigError,
     ConnectTimeout,
-    Denied,
     GsocksError,
     NoExit,
 )
@@ -29,7 +29,7 @@ from gsocks.net.datagram import FilteredDatagrams
 from gsocks.net.deadlines import Deadlines
 from gsocks.net.own_listeners import OwnListeners
 from gsocks.observe import no_trace
-from gsocks.request import CONNECT, Request
+from gsocks.request import CONNECT, LOOK_UPS, Request
 from gsocks.rotation.beginning import Beginning, Begun
 from gsocks.rotation.budgets import Budgets
 from gsocks.rotation.connected import HttpOutbound, Outbound
@@ -406,11 +406,31 @@ class ExitGroup:
             pending.close()
         return Outbound(*connected, reached, request, self)
 
+    def look_up(self, request: Request, on_attempt: Callable[[str], None]) -> Address:
+        """Have an exit look up the address of a name, or the name of an address; the port is 0.
+
+        The rules are asked about what is looked up, and about the address that is found.
+        ``on_attempt`` is as for :meth:`connect`.  Raises as that does, and CommandNotSupported if
+        no exit looks anything up.
+        """
+        self._check_rules(request)
+        reached = self._reach(request, on_attempt)
+        self.roster.request_done(reached.member)
+        self.roster.connection_closed(reached.member, request)
+        found: Address = reached.made
+        if found.ip is not None:
+            dest = _judged(request)
+            decision = self._rules.for_ip(dest, found.ip, request.user)
+            if decision.verdict is Verdict.DENY:
+                raise denied(dest, decision)
+        return found
+
     def _check_rules(self, request: Request) -> None:
         self._loop_probes.arrived(request.dest)
-        decision = self._rules.before_resolving(request.dest, request.user)
+        dest = _judged(request)
+        decision = self._rules.before_resolving(dest, request.user)
         if decision.verdict is Verdict.DENY:
-            raise Denied(f"{request.dest} is forbidden: {decision.reason}")
+            raise denied(dest, decision)
 
     def _reach(
         self,
@@ -515,6 +535,13 @@ class ExitGroup:
         if member is None:
             raise NoExit(f"no exit is called {name!r}")
         return member
+
+
+def _judged(request: Request) -> Address:
+    """The destination that the rules are asked about."""
+    if request.command in LOOK_UPS:
+        return Address(request.dest.host, SOME_PORT)
+    return request.dest
 
 
 def _offers(exits: Iterable[Exit | Offer]) -> list[Offer]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from gsocks.exits.base import Exit
 from gsocks.exits.budget import Budget
-from gsocks.request import Command, ExitSelector, Request
+from gsocks.request import RESOLVE, RESOLVE_PTR, Command, ExitSelector, Request
 from gsocks.rotation.budget import Spending
 from gsocks.rotation.health import Health
 from gsocks.rotation.outbound_address import OutboundAddress
@@ -19,6 +19,8 @@ _METHODS = {
     Command.CONNECT: "connect",
     Command.UDP_ASSOCIATE: "associate",
     Command.BIND: "bind",
+    RESOLVE: "look_up",
+    RESOLVE_PTR: "look_up",
 }
 
 #: its checks fail, or it has never worked and is ejected; requests have ejected it; neither

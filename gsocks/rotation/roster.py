@@ -19,7 +19,7 @@ from random import Random
 from typing import NamedTuple
 
 from gsocks.exits.spec import derived_name
-from gsocks.request import ANY, UDP_ASSOCIATE, Command, ExitSelector, Request
+from gsocks.request import ANY, LOOK_UPS, UDP_ASSOCIATE, Command, ExitSelector, Request
 from gsocks.rotation.health import DomainHealth, Health, domain_of, scopes_of, usable
 from gsocks.rotation.host_limits import HostLimits
 from gsocks.rotation.member import DOWN, EJECTED, UP, Member, Offer, key_of
@@ -590,7 +590,7 @@ class Roster:
     def _limited_host(self, request: Request) -> str | None:
         """The host of a request, if some exit has a limit for it that may be reached."""
         limits = self.host_limits
-        if limits is None or request.command is UDP_ASSOCIATE:
+        if limits is None or request.command in _WITHOUT_HOST:
             return None
         host = domain_of(request.dest.host)
         return host if limits.has(host) else None
@@ -661,7 +661,7 @@ class Roster:
 
         Its end is then reported by :meth:`connection_closed`, or by :meth:`give_turn_back`.
         """
-        if self.host_limits is None or request.command is UDP_ASSOCIATE:
+        if self.host_limits is None or request.command in _WITHOUT_HOST:
             return now
         return self.host_limits.take(member.name, domain_of(request.dest.host), now, wait)
 
@@ -678,7 +678,7 @@ class Roster:
 
     def give_turn_back(self, member: Member, request: Request) -> None:
         """The request was not sent, or its connection is closed."""
-        if self.host_limits is not None and request.command is not UDP_ASSOCIATE:
+        if self.host_limits is not None and request.command not in _WITHOUT_HOST:
             self.host_limits.closed(member.name, domain_of(request.dest.host))
 
     def request_sent(self, member: Member, now: float) -> None:
@@ -730,6 +730,9 @@ def _free_name(name: str, taken: Collection[str], numbers: dict[str, int]) -> st
     numbers[name] = number + 1
     return f"{name}-{number}"
 
+
+#: commands that reach no host, or many
+_WITHOUT_HOST = LOOK_UPS | {UDP_ASSOCIATE}
 
 #: of requests that any exit may serve, as nearly all
 _ANY = {command: Criteria(command) for command in Command}
