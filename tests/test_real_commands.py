@@ -1,20 +1,25 @@
-"""Commands with gsocks as their proxy: nc, ncat, wget, proxychains4, ssh."""
+"""Commands with gsocks as their proxy: netcats, text browsers, wget, proxychains4, irssi, ssh."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import pty
 import pwd
 import re
 import socket
 import subprocess
+import threading
+from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from queue import Queue
 
 import pytest
 
 from tests.support import needs
-from tests.support.program import ROOT, Program
+from tests.support.program import ROOT, Pages, Program, web_server
 from tests.support.real import (
     GONE_EARLY,
     NAME,
@@ -120,6 +125,172 @@ def test_wget_fetches_pages(
     assert told == b"onetwothree"
     inbound.carried(f"localhost:{web}")
     inbound.carried(f"localhost:{secure_web}", GONE_EARLY)
+
+
+# --- programs that leave out or put in what others do not -----------------------------------------
+
+
+class Words(Pages):
+    """Answers the last word of the URL, which lftp sends whole to the site itself."""
+
+    def do_GET(self) -> None:
+        self.answer(self.path.rpartition("/")[2].encode())
+
+
+@pytest.fixture(scope="module")
+def sites(certified: Certified) -> Iterator[dict[str, int]]:
+    """Their ports, by scheme."""
+    with (
+        web_server(pages=Words) as plain,
+        web_server(pages=Words, tls=certified.server()) as secure,
+    ):
+        yield {"http": plain, "https": secure}
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_lftp_fetches_pages_and_sends_no_host_with_connect(
+    inbound: Listener, tmp_path: Path, sites: dict[str, int], scheme: str
+) -> None:
+    script = (
+        f"set http:proxy {inbound.url('http')}; set https:proxy {inbound.url('http')};"
+        " set ssl:verify-certificate no; set net:max-retries 2;"
+        f" cat {scheme}://localhost:{sites[scheme]}/page"
+    )
+    done = run(needs.program("lftp"), "-c", script, HOME=str(tmp_path))
+    assert done.stdout == b"page", done.stderr
+    inbound.carried(f"localhost:{sites[scheme]}", GONE_EARLY)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_links_fetches_pages_and_sends_no_host_with_connect(
+    inbound: Listener, tmp_path: Path, sites: dict[str, int], scheme: str
+) -> None:
+    at = inbound.url("http").removeprefix("http://")
+    options = ("-http-proxy", at, "-https-proxy", at, "-ssl.certificates", "0", "-retries", "1")
+    url = f"{scheme}://localhost:{sites[scheme]}/page"
+    done = run(needs.program("links"), *options, "-source", url, HOME=str(tmp_path))
+    assert done.stdout == b"page", done.stderr
+    inbound.carried(f"localhost:{sites[scheme]}", GONE_EARLY)
+
+
+class Guarded(Words):
+    """The same for those who log in."""
+
+    def do_GET(self) -> None:
+        wanted = b64encode(f"{NAME}:{PASSWORD}".encode()).decode()
+        if self.headers["Authorization"] == f"Basic {wanted}":
+            super().do_GET()
+            return
+        self.send_response(401)
+        self.send_header("WWW-Authenticate", 'Basic realm="pages"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["wget", "-q", "-O-", "--tries=1"],
+        ["w3m", "-dump"],
+        ["lynx", "-dump", f"-auth={NAME}:{PASSWORD}"],
+        ["curl", "-sS"],
+    ],
+    ids=lambda command: str(command[0]),
+)
+def test_a_login_in_the_url_reaches_the_site_by_the_clients_own_field(
+    inbounds: Listeners, tmp_path: Path, command: list[str]
+) -> None:
+    """All but curl write it into the request line as well, where it means nothing to the site."""
+    with web_server(pages=Guarded) as port:
+        url = f"http://{NAME}:{PASSWORD}@localhost:{port}/page"
+        words = (needs.program(command[0]), *command[1:], url)
+        done = run(*words, http_proxy=inbounds.open.url("http"), HOME=str(tmp_path), TERM="dumb")
+        assert done.stdout.strip() == b"page", done.stderr
+        inbounds.open.carried(f"localhost:{port}", GONE_EARLY)
+
+
+def answer_to(said: bytes, *command: str, **environment: str) -> bytes:
+    """What a program receives that goes on until its input or its connection ends."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"PATH": os.environ["PATH"], **environment},
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(said)
+        process.stdin.flush()
+        return process.stdout.read()
+
+
+def test_corkscrew_writes_an_ipv6_address_without_brackets(inbounds: Listeners) -> None:
+    with web_server("::1") as port:
+        at = inbounds.open.at.split(":")
+        command = [needs.program("corkscrew"), *at, "::1", str(port)]
+        assert answer_to(b"GET /text/six HTTP/1.0\r\n\r\n", *command).endswith(b"\r\n\r\nsix")
+        inbounds.open.carried(f"[::1]:{port}", GONE_EARLY)
+
+
+@pytest.mark.parametrize("way", ["-5 -S", "-4 -S", "-H"])
+def test_connect_proxy_is_asked_for_no_password(inbounds: Listeners, web: int, way: str) -> None:
+    """By SOCKS5 it offers a login always, and has none but the name of its machine's user."""
+    options = (*way.split(), inbounds.open.at, "-R", "remote")
+    command = [needs.program("connect-proxy"), *options, "localhost", str(web)]
+    page = answer_to(b"GET /text/word HTTP/1.0\r\n\r\n", *command, SOCKS5_USER="web-session")
+    assert page.endswith(b"\r\n\r\nword")
+    inbounds.open.carried(f"localhost:{web}", GONE_EARLY)
+
+
+IRSSI = """
+servers = ({ address = "localhost"; chatnet = "there"; port = "%d"; autoconnect = "yes"; });
+chatnets = { there = { type = "IRC"; }; };
+settings = { core = {
+  use_proxy = "yes"; proxy_address = "127.0.0.1"; proxy_port = "%d";
+  proxy_string = "CONNECT %%s:%%d HTTP/1.0\\n\\n";
+}; };
+"""
+
+
+def test_irssi_connects_as_its_howto_says(inbounds: Listeners, tmp_path: Path) -> None:
+    """By lines that end in LF, behind which it talks on at once."""
+    heard: Queue[bytes] = Queue()
+
+    def serve(sock: socket.socket) -> None:
+        with suppress(ConnectionResetError):
+            while data := sock.recv(4096):
+                heard.put(data)
+
+    with tcp_server(serve) as port:
+        (tmp_path / "config").write_text(IRSSI % (port, inbounds.open.port))
+        ours, terminal = pty.openpty()
+        process = subprocess.Popen(
+            [needs.program("irssi"), f"--home={tmp_path}"],
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            env={"PATH": os.environ["PATH"], "TERM": "vt100", "HOME": str(tmp_path)},
+            start_new_session=True,
+        )
+        os.close(terminal)
+        screen = threading.Thread(target=_read_to_end, args=(ours,), daemon=True)
+        screen.start()
+        try:
+            words = b""
+            while b"CAP LS" not in words:
+                words += heard.get(timeout=TOO_LONG)
+        finally:
+            process.kill()
+            process.wait()
+            screen.join(TOO_LONG)
+            os.close(ours)
+    inbounds.open.carried(f"localhost:{port}", "(ok|client_reset|remote_reset)")
+
+
+def _read_to_end(terminal: int) -> None:
+    with suppress(OSError):  # which is its end
+        while os.read(terminal, 65536):
+            pass
 
 
 def proxychains(folder: Path, inbound: Listener, protocol: str) -> list[str | Path]:
