@@ -19,6 +19,7 @@ from nacl.exceptions import CryptoError
 
 from gsocks.crypto import Cipher, Key, fast_ciphers
 from tests.conformance.__main__ import parser
+from tests.conformance.destinations import EchoServer
 from tests.support import other_end
 from tests.support.other_end import FIN, OPEN, OPENED, PAD, PING, PONG, SECRETBOX, SKIPPED
 from tests.support.ports import free_port
@@ -164,6 +165,16 @@ def test_where_the_server_can_not_reach_this_machine_cases_are_not_tried_and_non
     assert set(seen.values()) == {"ok", "not tried"}
     reason = "the server answers 0x02 for 127.0.0.1"
     assert all(reason in what for what, how in seen.items() if how == "not tried")
+
+
+def test_an_echo_service_elsewhere_stands_for_this_machine(tmp_path: Path) -> None:
+    echo = EchoServer()
+    config = SERVER.replace("allow all", f"allow 127.0.0.1:{echo.port}, deny loopback, allow all")
+    with gsocks(tmp_path, config, "server") as port:
+        only = ["--only", "a frame may carry", "--only", "20 streams", "--only", "client may pad"]
+        done = run(f"127.0.0.1:{port}", "--target", f"127.0.0.1:{echo.port}", *only)
+    echo.close()
+    assert sorted(outcomes(done).values()) == ["not tried", "ok", "ok", "ok"], done.stdout
 
 
 def test_no_fault_is_found_in_a_gsocks_client_and_every_case_is_tried(tmp_path: Path) -> None:

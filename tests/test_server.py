@@ -333,13 +333,15 @@ def test_a_client_that_is_too_old_learns_so_at_once_and_its_connection_ends(
     nothing_left: None,
 ) -> None:
     seen = Seen()
-    with inbound(timeouts=Timeouts(handshake=SILENCE), observer=seen) as server:
+    with inbound(timeouts=Timeouts(handshake=2 * TOO_LONG), observer=seen) as server:
         with connect(server.bound) as sock:
             client = other_end.Client(KEY.raw(), os.urandom(32))
             sock.sendall(client.hello(now_ms(), 0x01, version=VERSION - 1))
             agreed = client.read_reply(lambda count: read_exactly(sock, count))
             assert agreed.version == VERSION
+            assert sock.recv(1) == b""
         record = seen.next()
+        assert record.outcome == "protocol_violation"
         assert record.detail == "the client speaks version 1 of the protocol, at least 2 is needed"
 
 

@@ -223,7 +223,7 @@ def pings_are_counted_anew_behind_a_stream(trial: Trial) -> None:
 
 
 @bounds
-def twenty_streams_are_carried_one_after_the_other(trial: Trial) -> None:
+def up_to_20_streams_are_carried_one_after_the_other(trial: Trial) -> None:
     tunnel = trial.tunnel()
     for number in range(20):
         data = b"stream %d" % number
