@@ -35,8 +35,8 @@ from gsocks.transport.layers import BARE, Below, Layer
 #: bytes of a message, and of the head of a request or an answer
 MAX_MESSAGE = 1 << 20
 MAX_HEAD = 16384
-#: frames that are read in one step, a millisecond: they may be of a byte each
-MAX_FRAMES_AT_ONCE = 64
+#: frames that are read in one step, some tenths of a millisecond: they may be of a byte each
+MAX_FRAMES_AT_ONCE = 16
 #: bytes of a head that are received at once
 _AT_ONCE = 4096
 
