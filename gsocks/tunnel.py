@@ -777,7 +777,7 @@ class TunnelStream(_Inside):
             return
         self._watcher = watcher
         watcher.callback, watcher.args = self._on_readable_behind_fin, (reader,)
-        if not tunnel.between_frames:
+        if tunnel._decoder.kept:  # as it came with FIN
             tunnel.look_behind_fin(scratch_of_this_hub())
 
     def _on_readable_behind_fin(self, reader: ReadsToTheEnd) -> None:

@@ -129,7 +129,10 @@ class Pump:
                     self._wait_for(sink, sink.write_wait, self._flush)
                     return
                 if not count:
-                    self._end()
+                    at_work = index
+                    watcher, self._readable = self._readable, None
+                    source.watch_end(watcher, self)
+                    carrier.ended()
                     return
                 carrier.passed(index, count)
                 if not source.has_buffered:
@@ -147,7 +150,7 @@ class Pump:
             raise
 
     def _end(self) -> None:
-        """The end of the source has been passed on."""
+        """The end of the source has been passed on, as in ``_carry``."""
         watcher, self._readable = self._readable, None
         try:
             self._sides[self._source].watch_end(watcher, self)
