@@ -41,7 +41,7 @@ nitpick_ignore_regex = [
     (r"py:(class|obj|func)", r"(gsocks\..*\.)?(_\w+|[A-Z]|Some\w+|Schema)"),
     (
         r"py:class",
-        r"tuple\[str|Callable\[.*|Path|IPAddress|(Read|Write)ableBuffer|_blake2\.blake2b|_socket\.socket",
+        r"tuple\[str|Callable\[.*|Path|IPAddress|Endpoint|(Read|Write)ableBuffer|_blake2\.blake2b|_socket\.socket",
     ),
 ]
 

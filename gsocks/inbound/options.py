@@ -95,7 +95,9 @@ class ServerOptions(ListenerOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ForwardOptions(ListenerOptions):
-    """What :class:`gsocks.forward.ForwardServer` and :class:`gsocks.forward.UdpForward` take."""
+    """What forwards take: :class:`gsocks.forward.ForwardServer` and
+    :class:`gsocks.inbound.udp_forward.UdpForward`.
+    """
 
     #: whether other machines may be able to reach it
     allow_remote: bool = False

@@ -1,11 +1,9 @@
 """Where listeners listen: sockets that are opened before the workers, shared with them, and closed.
 
-| what | with one process | with workers |
-|---|---|---|
-| IP address, TCP | listens | the port is reserved, and each worker listens by itself |
-| IP address, UDP | bound | a socket for each worker |
-| Unix socket | listens | the workers share it |
-| passed socket | as it was passed | the workers share it, of UDP the first one has it |
+IP address, TCP   one process listens; of workers each listens by itself, at a reserved port
+IP address, UDP   one process has it bound; of workers each has a socket of its own
+Unix socket       one process listens; workers share it
+passed socket     as it was passed; workers share it, and of UDP the first one has it
 """
 
 from __future__ import annotations
