@@ -104,14 +104,14 @@ same = $(lock) --constraints requirements/dev.txt $(LOCK_OPTIONS)
 lock: $(VENV)/installed-tools
 	$(lock) $(LOCK_OPTIONS) --group build -o requirements/build.txt
 	$(lock) $(LOCK_OPTIONS) pyproject.toml --extra test --extra lint --extra clients \
-		--extra scraping -o requirements/dev.txt
+		--extra contract --extra scraping -o requirements/dev.txt
 	$(same) pyproject.toml -o requirements/run.txt
 	$(same) pyproject.toml --extra test --extra clients -o requirements/core.txt
 	$(same) pyproject.toml --extra docs -o requirements/docs.txt
 	$(same) pyproject.toml --extra fuzz -o requirements/fuzz.txt
 	$(same) pyproject.toml --extra mutation -o requirements/mutation.txt
 	$(same) pyproject.toml --extra bench -o requirements/bench.txt
-	$(same) --group tools -o requirements/tools.txt
+	$(same) --constraints requirements/docs.txt --group tools -o requirements/tools.txt
 	$(lock) --upgrade --resolution lowest-direct pyproject.toml --extra test --extra clients \
 		-o requirements/lowest.txt
 

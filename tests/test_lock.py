@@ -21,7 +21,7 @@ FOLDER = ROOT / "requirements"
 #: the extras that a file has besides the dependencies
 EXTRAS = {
     "run": [],
-    "dev": ["test", "lint", "clients", "scraping"],
+    "dev": ["test", "lint", "clients", "contract", "scraping"],
     "core": ["test", "clients"],
     "lowest": ["test", "clients"],
     "docs": ["docs"],
