@@ -152,4 +152,4 @@ def test_the_table_tells_the_versions_that_are_tested() -> None:
         assert told[name] == pinned[name], name
     assert {"requests", "httpx", "aiohttp", "PySocks", "websockets"} <= set(told) & set(pinned)
     packages = json.loads((ROOT / "tests" / "node" / "package.json").read_text())
-    assert packages["dependencies"] == {"socks": told["socks (Node)"]}
+    assert packages["dependencies"]["socks"] == told["socks (Node)"]
