@@ -165,10 +165,10 @@ def test_what_connects_while_it_is_not_running_waits_for_the_next_start(tmp_path
             assert program.port() == port
             program.signal(signal.SIGTERM)
             assert program.end() == 0
-        with socket.create_connection(("127.0.0.1", port), TOO_LONG) as client:
-            client.sendall(f"CONNECT 127.0.0.1:{web} HTTP/1.1\r\n\r\n".encode())
-            with launched(path, "a", held.dup()):
-                assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+        client = socket.create_connection(("127.0.0.1", port), TOO_LONG)
+        client.sendall(f"CONNECT 127.0.0.1:{web} HTTP/1.1\r\n\r\n".encode())
+        with launched(path, "a", held.dup()), client:  # which is gone before the program drains
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
 # --- mistakes ---------------------------------------------------------------------------------

@@ -363,6 +363,7 @@ def test_a_server_that_has_died_is_noticed_and_another_tunnel_opened(
     with running_inbound(server), Forwarder(server.bound) as path:
         way = exit_to(path.bound, certificates.query(kind))
         way.acknowledged_within = 0.2
+        way.pool.ping_after = 0.5  # seconds
         local = LocalServer(("127.0.0.1", 0), ExitGroup([way], ALLOW_ALL))
         with running_inbound(local):
             assert ask_echo(local.bound, echo_server, b"before") == b"before"
