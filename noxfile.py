@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nox
 
-nox.options.default_venv_backend = "virtualenv"
+nox.options.default_venv_backend = "uv"  # seconds instead of half a minute for each session
 
 NOT_CORE = [
     # clients, servers and browsers of others, and documents and examples that run them
