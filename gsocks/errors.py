@@ -117,6 +117,12 @@ class StateLost(StateFailed):
     word = "state_lost"
 
 
+class HistoryFailed(GsocksError):
+    """The history or the request log can't be read or written."""
+
+    word = "history_failed"
+
+
 # --- errors of a client, before its request is known ----------------------------------------
 
 

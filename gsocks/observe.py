@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 _access = logging.getLogger("gsocks.access")
 _connection = logging.getLogger("gsocks.connection")
@@ -63,6 +63,59 @@ class _Trace:
         _connection.debug(f"%s {message}", self._id, *args, extra={"id": self._id})
 
 
+class Try(NamedTuple):
+    """An exit's try of a request that has failed."""
+
+    #: the exit's name
+    exit: str
+    #: monotonic seconds: when it began, and when it ended
+    began: float
+    ended: float
+    #: the error's word, as an outcome, and why in words
+    word: str
+    detail: str
+
+
+class Details:
+    """What is told of a request beyond its access line, if an observer wants it."""
+
+    __slots__ = (
+        "address",
+        "answered",
+        "choice",
+        "connect",
+        "connected",
+        "exit",
+        "matching",
+        "ready",
+        "selector",
+        "status",
+        "tries",
+    )
+
+    def __init__(self) -> None:
+        #: the name of the exit that served it, or was tried last
+        self.exit = ""
+        #: the address that sites see, or else the one that the exit has bound; empty: not known
+        self.address = ""
+        #: what it asked of the exits, in words
+        self.selector = ""
+        #: the tries that have failed
+        self.tries: list[Try] = []
+        #: seconds from the begin of the try until it was connected; None: it was not
+        self.connect: float | None = None
+        #: monotonic seconds: when it was connected, and when the first byte came back; 0: never
+        self.connected = 0.0
+        self.answered = 0.0
+        #: of an HTTP response, or of an exit's refusal; 0: none
+        self.status = 0
+        #: exits that matched, and those of them that were ready; None: not known
+        self.matching: int | None = None
+        self.ready: int | None = None
+        #: how the exit was chosen
+        self.choice = ""
+
+
 class Record:
     """One connection through a listener, or one request of a connection that has many.
 
@@ -74,6 +127,7 @@ class Record:
         "command",
         "dest",
         "detail",
+        "details",
         "down",
         "exit",
         "id",
@@ -118,6 +172,8 @@ class Record:
         self.detail = ""
         #: see :attr:`gsocks.errors.GsocksError.is_routine`
         self.is_routine = False
+        #: what is told beyond the access line; None: no observer wants that
+        self.details: Details | None = None
         #: monotonic seconds
         self.start = time.monotonic() if start is None else start
 

@@ -22,7 +22,7 @@ LAYERS = [
     {"service"},
     {""},  # gsocks itself: what `import gsocks` offers
     {"local", "server", "forward", "gateway", "admin"},
-    {"inbound", "config"},
+    {"inbound", "config", "history"},
     {"rotation"},
     {"exits"},
     {"relay", "transport"},
@@ -36,6 +36,7 @@ LAYERS = [
     {
         "replay",
         "observe",
+        "events",
         "log_output",
         "errors",
         "files",

@@ -24,10 +24,11 @@ from http import HTTPStatus
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs, quote
 
-from gsocks.admin import snapshot
+from gsocks.admin import history, snapshot
 from gsocks.admin.commands import ApiError, Commands
 from gsocks.admin.peers import Peers
 from gsocks.admin.snapshot import Json
+from gsocks.history.series import Counters
 from gsocks.http.status import reason_phrase
 
 #: bytes of a request's body
@@ -47,11 +48,19 @@ StartResponse: TypeAlias = Callable[[str, list[tuple[str, str]]], object]
 class App:
     """Answers for this process and for its peers.
 
-    ``token`` None: no token is needed, as at a worker's own Unix socket.
+    ``token`` None: no token is needed, as at a worker's own Unix socket.  ``counters``: those of
+    this process, by time; None: there are none.
     """
 
-    def __init__(self, commands: Commands, peers: Peers, token: str | None) -> None:
+    def __init__(
+        self,
+        commands: Commands,
+        peers: Peers,
+        token: str | None,
+        counters: Counters | None = None,
+    ) -> None:
         self._commands = commands
+        self._counters = counters
         self._peers = peers
         self._token = None if token is None else f"Bearer {token}".encode()
 
@@ -100,6 +109,8 @@ class App:
                 return "application/x-ndjson", snapshot.to_lines(own)
             case ["own", "sessions"] if self._token is None:
                 return _json(self._commands.sessions(_limit(query)))
+            case ["own", "history", what] if self._token is None and self._counters is not None:
+                return _json(_own_history(self._counters, what, query))
             case ["status"]:
                 state = self._snapshot(snapshot.NONE)
                 named = {
@@ -187,6 +198,13 @@ def _one(state: Json, name: str, query: Mapping[str, str]) -> Json:
             ]
             return {**each, "domains": domains}
     raise ApiError(HTTPStatus.NOT_FOUND, f"no exit is called {name!r}")
+
+
+def _own_history(counters: Counters, what: str, query: Mapping[str, str]) -> Any:
+    try:
+        return history.own(counters, what, query)
+    except ValueError as error:
+        raise ApiError(HTTPStatus.BAD_REQUEST, str(error)) from None
 
 
 def _limit(query: Mapping[str, str]) -> int:

@@ -1,0 +1,132 @@
+"""What has happened, asked of all workers: their counters added up, their events in one order.
+
+Of a worker each question has a path under ``/own/history``, at its Unix socket.  The request log is
+one file for all of them, so that it is asked here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+from gsocks.admin.peers import Peers
+from gsocks.events import EVENTS, MAX_EVENTS, Event
+from gsocks.history.cells import ALL, KINDS, STEPS, Point, add, point, points
+from gsocks.history.requests import RequestLog
+from gsocks.history.series import Counters
+
+#: seconds within which the same event at several workers is one: commands reach all of them
+SAME = 2.0
+
+
+class AskedHistory:
+    """The history of all workers.
+
+    ``requests``: the request log; None: it is off.  Every method blocks the calling greenlet until
+    the other workers have answered, or are left out since they have not in time.
+    """
+
+    def __init__(
+        self,
+        counters: Counters,
+        peers: Peers,
+        requests: RequestLog | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._counters = counters
+        self._peers = peers
+        self.requests = requests
+        self._clock = clock
+
+    def names(self, kind: str) -> list[str]:
+        """The names of the series of a kind (:data:`gsocks.history.cells.KINDS`)."""
+        found = set(self._counters.names(kind))
+        for answer in self._ask(f"names?kind={quote(kind)}"):
+            found.update(answer)
+        return sorted(found)
+
+    def series(
+        self, kind: str, name: str = ALL, since: float | None = None, step: int = 60
+    ) -> list[Point]:
+        """A point for each step from ``since`` (wall clock) until now, empty where nothing was.
+
+        ``step``: one of :data:`gsocks.history.cells.STEPS`; ``since`` None: for as long as that
+        step exists in memory.
+        """
+        now = self._clock()
+        since = now - STEPS[step] if since is None else since
+        query = f"cells?kind={quote(kind)}&name={quote(name)}&since={since}&step={step}"
+        whole: dict[int, list[float]] = {}
+        for cells in (self._counters.cells(kind, name, since, step), *self._ask(query)):
+            for at, cell in cells:
+                before = whole.get(at)
+                if before is None:
+                    whole[at] = list(cell)
+                else:
+                    add(before, cell)
+        return points(whole.items(), since, step, now)
+
+    def totals(self, kind: str, since: float, step: int = 60) -> dict[str, Point]:
+        """All series of a kind, each as one point from ``since`` until now: for tables of the worst
+        exits, the busiest users."""
+        now = self._clock()
+        whole = self._counters.totals(kind, since, step)
+        for answer in self._ask(f"totals?kind={quote(kind)}&since={since}&step={step}"):
+            for name, cell in answer.items():
+                before = whole.get(name)
+                if before is None:
+                    whole[name] = list(cell)
+                else:
+                    add(before, cell)
+        return {name: point(int(since), cell, now - since) for name, cell in whole.items()}
+
+    def events(self, since: float = 0.0, most: int = 100) -> list[Event]:
+        """What has changed after ``since`` (wall clock), in the order of time, the latest ``most``.
+
+        To follow it, ask again with the time of the last one.  The numbers are those of different
+        processes.
+        """
+        found = [each for each in EVENTS.since() if each.time > since]
+        for answer in self._ask(f"events?since={since}"):
+            found += (Event(*each) for each in answer)
+        return merged_events(found)[-most:]
+
+    def _ask(self, target: str) -> Iterable[Any]:
+        answers = self._peers.ask("GET", f"/own/history/{target}")
+        return [each.body for each in answers if each.status == HTTPStatus.OK]
+
+
+def own(counters: Counters, what: str, query: Mapping[str, str]) -> Any:
+    """The answer of this process alone, as JSON.  Raises ValueError."""
+    kind = query.get("kind", "")
+    if what == "events":
+        since = float(query.get("since", "0"))
+        return [each for each in EVENTS.since(most=MAX_EVENTS) if each.time > since]
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}")
+    if what == "names":
+        return counters.names(kind)
+    step, since = int(query.get("step", "60")), float(query.get("since", "0"))
+    if step not in STEPS:
+        raise ValueError(f"step: expected one of {', '.join(map(str, STEPS))}")
+    if what == "cells":
+        return counters.cells(kind, query.get("name", ALL), since, step)
+    if what == "totals":
+        return counters.totals(kind, since, step)
+    raise ValueError("expected names, cells, totals or events")
+
+
+def merged_events(events: Iterable[Event]) -> list[Event]:
+    """In the order of time; what several workers tell of the same moment, once."""
+    latest: dict[tuple[str, str, str, str], float] = {}
+    found = []
+    for each in sorted(events, key=lambda event: event.time):
+        what = (each.kind, each.exit, each.subject, each.text)
+        if each.time - latest.get(what, -SAME) < SAME:
+            continue
+        latest[what] = each.time
+        found.append(each)
+    return found
