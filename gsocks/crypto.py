@@ -58,6 +58,18 @@ class Cipher(IntFlag):
     AEGIS256 = 0x02
 
 
+class Feature(IntFlag):
+    """What both ends of a tunnel can do without, as bits of the offer in the hello."""
+
+    NONE = 0x00
+    #: the server looks up names and addresses
+    LOOK_UPS = 0x01
+
+
+#: those that this end has
+FEATURES = Feature.LOOK_UPS
+
+
 def cipher_named(name: str) -> Cipher:
     """The cipher with the name that the config uses.  Raises ConfigError."""
     try:
@@ -243,6 +255,8 @@ class Session(NamedTuple):
     cipher: Cipher
     sealer: Sealer
     opener: Opener
+    #: those that were offered and chosen
+    features: Feature = Feature.NONE
 
     def seal(self, plaintext: bytes) -> bytes:
         """The next message to the other end."""
@@ -289,7 +303,7 @@ class Initiator:
         hasher.update(self._salt)
         digest = hasher.digest()
         hint, padding, mask = digest[:HINT_SIZE], digest[HINT_SIZE], digest[HINT_SIZE + 1 :]
-        offer = bytes((VERSION, self._offered, 0))
+        offer = bytes((VERSION, self._offered, FEATURES))
         self._state.mix_key_and_hash(self._key.raw())
         self._state.mix_ephemeral(self._public)
         sealed = self._state.encrypt_and_hash(time_ms.to_bytes(8, "big") + offer + bytes(padding))
@@ -315,13 +329,14 @@ class Initiator:
                 f"the server speaks version {version} of the protocol, and this end"
                 f" {_versions()}: the older of the two is to be updated"
             )
-        if chosen not in tuple(Cipher) or not chosen & self._offered or features:
+        unoffered = features & ~int(FEATURES)
+        if chosen not in tuple(Cipher) or not chosen & self._offered or unoffered:
             raise Tampered(
                 f"the server chose cipher {chosen:#04x} and features {features:#04x},"
                 " which were not offered"
             )
         to_server, to_client = self._state.split()
-        return _session(Cipher(chosen), send=to_server, receive=to_client)
+        return _session(Cipher(chosen), Feature(features), send=to_server, receive=to_client)
 
 
 def _versions() -> str:
@@ -336,6 +351,8 @@ class Hello(NamedTuple):
     #: the highest version that the client speaks
     version: int
     offered: Cipher
+    #: those that it offers, as far as they are known
+    features: Feature
     #: unique to this hello: a second one with the same token is a replay
     token: bytes
 
@@ -375,21 +392,26 @@ class Responder:
         self._state.mix_ephemeral(self._ephemeral)
         payload = self._state.decrypt_and_hash(rest)
         offered = Cipher(payload[9] & (Cipher.SECRETBOX | Cipher.AEGIS256))
-        return Hello(int.from_bytes(payload[:8], "big"), payload[8], offered, self._ephemeral)
+        features = Feature(payload[10] & FEATURES)
+        time_ms = int.from_bytes(payload[:8], "big")
+        return Hello(time_ms, payload[8], offered, features, self._ephemeral)
 
-    def reply(self, chosen: Cipher, version: int = VERSION) -> tuple[bytes, Session]:
+    def reply(
+        self, chosen: Cipher, version: int = VERSION, features: Feature = Feature.NONE
+    ) -> tuple[bytes, Session]:
         """Message 2, and the session after it.  Raises Tampered.
 
-        ``version``: what :func:`agreed_version` made of the hello's.
+        ``version``: what :func:`agreed_version` made of the hello's; ``features``: those of the
+        hello's that apply.
         """
         public = sodium.crypto_scalarmult_base(self._private)
         self._state.mix_ephemeral(public)
         self._state.mix_key(_diffie_hellman(self._private, self._ephemeral))
         padding, mask = _reply_shape(self.key, self._prologue, self._salt)
-        payload = bytes((version, chosen, 0)) + bytes(padding)
+        payload = bytes((version, chosen, features)) + bytes(padding)
         message = self._salt + _masked(public, mask) + self._state.encrypt_and_hash(payload)
         from_client, to_client = self._state.split()
-        return message, _session(chosen, send=to_client, receive=from_client)
+        return message, _session(chosen, features, send=to_client, receive=from_client)
 
 
 def agreed_version(offered: int) -> int:
@@ -460,10 +482,10 @@ Readable = bytes | bytearray | memoryview
 Writable = bytearray | memoryview
 
 
-def _session(cipher: Cipher, *, send: bytes, receive: bytes) -> Session:
+def _session(cipher: Cipher, features: Feature, *, send: bytes, receive: bytes) -> Session:
     if cipher is Cipher.AEGIS256:
-        return Session(cipher, _AegisSealer(send), _AegisOpener(receive))
-    return Session(cipher, _SecretBoxSealer(send), _SecretBoxOpener(receive))
+        return Session(cipher, _AegisSealer(send), _AegisOpener(receive), features)
+    return Session(cipher, _SecretBoxSealer(send), _SecretBoxOpener(receive), features)
 
 
 class _Counter:

@@ -29,6 +29,7 @@ from gsocks.crypto import (
     REPLY_HEAD_SIZE,
     Area,
     Cipher,
+    Feature,
     Initiator,
     Key,
     KeyRing,
@@ -60,7 +61,7 @@ from gsocks.errors import (
 )
 from gsocks.observe import Trace, no_trace
 from gsocks.replay import ReplayGuard, now_ms
-from gsocks.request import BIND, LOOK_UPS, UDP_ASSOCIATE, Command, Request
+from gsocks.request import BIND, LOOK_UPS, RESOLVE_PTR, UDP_ASSOCIATE, Command, Request
 from gsocks.sock import AnySocket
 from gsocks.stream import (
     CHUNK,
@@ -137,7 +138,8 @@ class TunnelEvent(str, Enum):
     #: the last OPENED of a request; a BIND has two
     OPENED = "OPENED with code 0x00"
     REFUSED = "OPENED with another code"
-    #: the direction of a client that was refused ends
+    LOOKED_UP = "OPENED of a look-up"
+    #: the direction ends of a client that has no stream: it was refused, or has looked something up
     FIN = "FIN"
     BOTH_FINS = "FIN received and FIN sent"
 
@@ -151,6 +153,7 @@ CLIENT_TRANSITIONS: Transitions = {
     (_S.IDLE, _E.PING): _S.PINGING,
     (_S.OPENING, _E.OPENED): _S.STREAM,
     (_S.OPENING, _E.REFUSED): _S.IDLE,
+    (_S.OPENING, _E.LOOKED_UP): _S.IDLE,
     (_S.PINGING, _E.PONG): _S.IDLE,
     (_S.STREAM, _E.BOTH_FINS): _S.IDLE,
 }
@@ -158,12 +161,15 @@ CLIENT_TRANSITIONS: Transitions = {
 SERVER_TRANSITIONS: Transitions = {
     (_S.IDLE, _E.OPENED): _S.STREAM,
     (_S.IDLE, _E.REFUSED): _S.REFUSED,
+    (_S.IDLE, _E.LOOKED_UP): _S.REFUSED,
     (_S.IDLE, _E.PING): _S.IDLE,
     (_S.REFUSED, _E.FIN): _S.IDLE,
     (_S.STREAM, _E.BOTH_FINS): _S.IDLE,
 }
 
 _COMMANDS = {int(command): command for command in Command if command not in LOOK_UPS}
+#: those of a tunnel that has the feature
+_LOOK_UPS = {int(command): command for command in LOOK_UPS}
 
 
 class Header(NamedTuple):
@@ -335,6 +341,7 @@ class Tunnel:
         "_sealer",
         "_sock",
         "cipher",
+        "features",
         "frame_timeout",
         "last_heard",
         "last_used",
@@ -358,6 +365,7 @@ class Tunnel:
         #: how many OPENED the present request is still to have
         self._answers_due = 0
         self.cipher = session.cipher
+        self.features = session.features
         #: seconds in which a frame that :meth:`receive` waits for has to come whole, once its first
         #: byte has come, and one of :meth:`send` has to find room; None: its caller has a time for
         #: all of it
@@ -865,15 +873,46 @@ class ClientTunnel(Tunnel):
         try:
             return self.answer()
         except (ConnectFailed, ClientError):
-            # The refused stream ends like any other: the server's direction with OPENED, ours
-            # by FIN, behind which the next OPEN may stand.
-            try:
-                self.send(Frame.FIN)
-            except StreamError:
-                pass  # the tunnel is closed by it; what the far end has answered is known
-            else:
-                self.used()
+            self._end_without_stream()
             raise
+
+    def look_up(self, request: Request) -> Address:
+        """Ask for the address of a name, or for the name of an address; see
+        :meth:`gsocks.exits.base.LooksUp.look_up`.
+
+        Raises as :meth:`open` does, and CommandNotSupported, with nothing sent, if the server has
+        not chosen that feature.
+        """
+        if Feature.LOOK_UPS not in self.features:
+            error = CommandNotSupported("the server looks nothing up: it is older than this end")
+            error.is_last = True
+            raise error
+        self.ask(request)
+        body = self._expect(Frame.OPENED, *self.receive())
+        try:
+            found = _decode_answer(body)
+        except (ConnectFailed, ClientError):
+            self._move(TunnelEvent.REFUSED)
+            self._end_without_stream()
+            raise
+        if found.port or (found.ip is None) is not (request.command is RESOLVE_PTR):
+            raise ProtocolViolation("the answer to a look-up is not what was asked for")
+        self._move(TunnelEvent.LOOKED_UP)
+        self._end_without_stream()
+        return found
+
+    def _end_without_stream(self) -> None:
+        """End a request that has led to no stream.
+
+        It ends as a stream does: the server's direction with OPENED, ours by FIN, behind which the
+        next OPEN may stand.
+        """
+        try:
+            self.send(Frame.FIN)
+        except StreamError:
+            pass  # the tunnel is closed by it; what the far end has answered is known
+        else:
+            self.used()
 
     def ask(self, request: Request) -> None:
         """Ask for a stream; :meth:`answer` returns what came of it.  Raises StreamError."""
@@ -1076,6 +1115,11 @@ class ServerTunnel(Tunnel):
         self._note_success()
         return rest
 
+    def looked_up(self, found: Address) -> None:
+        """Answer a look-up, of which there is no stream.  Raises StreamError."""
+        self.send(Frame.OPENED, self._success(found))
+        self._move(TunnelEvent.LOOKED_UP)
+
     def _success(self, bound: Address) -> bytes:
         return b"\0" + bound.encode() + self.padding()
 
@@ -1099,7 +1143,12 @@ class ServerTunnel(Tunnel):
         known = _COMMANDS.get(command)
         dest = _no_destination(take) if known is UDP_ASSOCIATE else Address.read(take)
         if known is None:
-            raise CommandNotSupported(f"command {command:#04x}")
+            if Feature.LOOK_UPS in self.features:
+                known = _LOOK_UPS.get(command)
+            if known is None:
+                raise CommandNotSupported(f"command {command:#04x}")
+            if known is RESOLVE_PTR and dest.ip is None:
+                raise BadAddress(f"{dest.host!r} is no address, whose name could be looked up")
         self._answers_due = 2 if known is BIND else 1
         return Request(known, dest, self.user, client=client, trace=trace)
 
@@ -1136,7 +1185,7 @@ def accept_tunnel(
         if not guard.admit(hello.token, hello.time_ms, responder.key.raw()):
             raise Stranger("a hello seen before, or made at another time than this server's")
         version = agreed_version(hello.version)
-        message, session = responder.reply(chosen, version)
+        message, session = responder.reply(chosen, version, hello.features)
         send_all(sock, message)
         if version > hello.version:
             raise ProtocolViolation(

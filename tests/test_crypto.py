@@ -21,6 +21,7 @@ from noise.connection import Keypair, NoiseConnection
 from gsocks import crypto
 from gsocks.crypto import (
     EPHEMERAL_SIZE,
+    FEATURES,
     HELLO_HEAD_SIZE,
     HINT_SIZE,
     KEY_SIZE,
@@ -30,6 +31,8 @@ from gsocks.crypto import (
     VERSION,
     Area,
     Cipher,
+    Feature,
+    Hello,
     Initiator,
     Key,
     KeyRing,
@@ -174,7 +177,7 @@ def test_we_initiate_and_an_independent_noise_responds() -> None:
         hello = initiator.hello(TIME_MS)
         theirs = noiseprotocol(initiator=False, private=their_private)
         said = bytes(theirs.read_message(public_in(hello) + split(hello)[1]))
-        assert said[:11] == TIME_MS.to_bytes(8, "big") + bytes((VERSION, BOTH, 0))
+        assert said[:11] == TIME_MS.to_bytes(8, "big") + bytes((VERSION, BOTH, FEATURES))
         assert said[11:] == bytes(len(hello) - 16 - 4 - 32 - 11 - 16)
         head, padding = head_of_reply(crypto_scalarmult_base(their_private), their_salt)
         reply = bytes(theirs.write_message(bytes((VERSION, 0x01, 0)) + bytes(padding)))
@@ -202,7 +205,8 @@ def test_an_independent_noise_initiates_and_we_respond() -> None:
         rest = bytes(theirs.write_message(payload))[EPHEMERAL_SIZE:]
         responder = responder_for(head, private=our_private, salt=our_salt)
         assert responder.rest == len(rest)
-        assert responder.read(rest) == (TIME_MS, VERSION, Cipher.SECRETBOX, public)
+        said = responder.read(rest)
+        assert said == Hello(TIME_MS, VERSION, Cipher.SECRETBOX, Feature.NONE, public)
         reply, session = responder.reply(Cipher.SECRETBOX)
         answer = bytes(theirs.read_message(public_of(reply) + reply[REPLY_HEAD_SIZE:]))
         expected, _ = other_end.reply_shape(KEY.raw(), our_salt)
@@ -280,19 +284,25 @@ def test_a_version_that_the_client_does_not_speak_is_told_in_one_line() -> None:
 
 
 def test_features_that_were_not_offered_are_refused() -> None:
-    for features in range(1, 256):
+    for features in set(range(1, 256)) - {FEATURES}:
         with pytest.raises(Tampered, match=r"not offered"):
             replied(bytes((VERSION, 0x01, features)))
 
 
-def test_offered_features_that_are_unknown_are_not_chosen() -> None:
+def test_offered_features_are_chosen_as_far_as_they_are_known() -> None:
     for features in range(256):
         theirs = other_end.Client(KEY.raw(), CLIENTS[0])
         hello = theirs.hello(TIME_MS, 0x01, features=features)
         responder = responder_for(hello)
-        responder.read(split(hello)[1])
-        reply, _ = responder.reply(Cipher.SECRETBOX)
-        assert theirs.read_reply(other_end.Taker(reply)).features == 0
+        said = responder.read(split(hello)[1])
+        reply, session = responder.reply(Cipher.SECRETBOX, features=said.features)
+        chosen = theirs.read_reply(other_end.Taker(reply)).features
+        assert chosen == session.features == features & other_end.LOOK_UPS
+
+
+def test_the_features_of_a_session_are_those_of_the_reply() -> None:
+    assert replied(bytes((VERSION, 0x01, 0))).features is Feature.NONE
+    assert replied(bytes((VERSION, 0x01, 1))).features is Feature.LOOK_UPS
 
 
 def test_nothing_that_is_not_sealed_can_be_told_from_random_bytes() -> None:

@@ -23,7 +23,7 @@ from gsocks.net.dial import Dialer
 from gsocks.net.resolve import Resolver
 from gsocks.request import CONNECT, RESOLVE, RESOLVE_PTR, Command, ExitSelector, Request
 from gsocks.rotation.group import ExitGroup, Offer
-from gsocks.settings import Limits, PerHostSettings
+from gsocks.settings import Limits, PerHostSettings, Timeouts
 from tests.support.engine import (
     MakeLocal,
     Seen,
@@ -410,13 +410,49 @@ def test_an_address_that_a_proxy_tells_is_one_that_may_be_reached(
 # --- at other exits ---------------------------------------------------------------------------
 
 
-def test_a_gsocks_server_looks_nothing_up_for_others() -> None:
-    with both_ends() as ends:
-        assert socks5(ends.local, 0xF0, named("localhost")) == failed(7)
-        assert socks5(ends.local, 0xF1, addressed("127.0.0.1")) == failed(7)
-        assert socks4(ends.local, 0xF0, "localhost") == b"\x00\x5b" + bytes(6)
-        assert ends.at_local.next().outcome == "bad_command"
-        assert not ends.at_server.all
+def test_a_gsocks_server_looks_up_what_is_asked_for_at_the_other_end() -> None:
+    with both_ends(exit_group=direct()) as ends:
+        for _ in range(3):  # a tunnel is used again behind each
+            assert socks5(ends.local, 0xF0, named("host.example", 42)) == found("192.0.2.7")
+            assert socks5(ends.local, 0xF1, addressed("192.0.2.7")) == found("host.example")
+            assert socks4(ends.local, 0xF0, "host.example")[:2] == b"\x00\x5a"
+            assert socks5(ends.local, 0xF0, named("gone.example")) == failed(4)
+            assert socks5(ends.local, 0xF1, addressed("192.0.2.9")) == failed(4)
+        at_local, at_server = ends.at_local.next(), ends.at_server.next()
+        assert (at_local.command, at_local.outcome) == ("resolve", "ok")
+        assert (at_server.command, at_server.dest) == ("resolve", "host.example:42")
+        assert (at_server.outcome, at_server.user) == ("ok", "default")
+        member = next(iter(ends.local.context.exit_group.roster))
+        assert (member.open, member.health.in_flight, member.counts.failed) == (0, 0, 0)
+
+
+def test_the_rules_of_the_server_decide_about_look_ups_too() -> None:
+    with both_ends(exit_group=direct(DEFAULT_RULES)) as ends:
+        assert socks5(ends.local, 0xF0, named("inner.example")) == failed(2)
+        assert socks5(ends.local, 0xF1, addressed("10.0.0.7")) == failed(2)
+        assert socks5(ends.local, 0xF0, named("both.example")) == found("1.1.1.1")
+        assert ends.at_server.next().outcome == "forbidden"
+
+
+def test_a_server_whose_exits_look_nothing_up_says_so() -> None:
+    through = DirectExit(Dialer(ALLOW_ALL, Resolver()))
+    with honest("socks4a") as address:
+        exits = ExitGroup([Socks4aExit(address, through, label="4a")], ALLOW_ALL)
+        with both_ends(exit_group=exits) as ends:
+            for _ in range(2):
+                assert socks5(ends.local, 0xF0, named("localhost")) == failed(7)
+                assert ends.at_server.next().outcome == "bad_command"
+
+
+def test_a_look_up_that_the_server_answers_late_is_given_up_and_its_tunnel_with_it() -> None:
+    class Slow(DirectExit):
+        def look_up(self, request: Request) -> Address:
+            gevent.sleep(3600)
+            raise AssertionError
+
+    exits = ExitGroup([Slow(Dialer(ALLOW_ALL, Resolver()))], ALLOW_ALL)
+    with both_ends(exit_group=exits, timeouts=Timeouts(connect=0.1)) as ends:
+        assert socks5(ends.local, 0xF0, named("host.example")) == failed(6)
 
 
 def test_nor_does_a_proxy_of_another_kind(make_local: MakeLocal) -> None:

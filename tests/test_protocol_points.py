@@ -192,7 +192,8 @@ def named(name: str, port: int = 80) -> bytes:
 class TheirServer:
     """Agrees with whatever connects; the test has its tunnels in the order in which they came."""
 
-    def __init__(self) -> None:
+    def __init__(self, features: int = 0) -> None:
+        self.features = features
         self._listener = StreamServer(("127.0.0.1", 0), self._agree)
         self._tunnels: Queue[Peer] = Queue()
         self._over = Event()
@@ -214,7 +215,7 @@ class TheirServer:
     def _agree(self, sock: socket, _: object) -> None:
         end = other_end.Server(KEY.raw(), os.urandom(32))
         end.read_hello(partial(read_exactly, sock))
-        reply, sealing, opening = end.reply(SECRETBOX)
+        reply, sealing, opening = end.reply(SECRETBOX, features=self.features)
         sock.sendall(reply)
         self.count += 1
         self._tunnels.put(Peer(sock, sealing, opening))
@@ -314,6 +315,81 @@ def test_what_is_no_datagram_is_dropped_at_a_server_and_the_association_goes_on(
             client.send((DATAGRAM, nonsense))
         client.send((DATAGRAM, good))
         assert client.receive() == (DATAGRAM, good)
+
+
+# --- look-ups -----------------------------------------------------------------------------------
+
+
+def looked_up_through(local: LocalServer, command: int = 0xF0) -> tuple[int, bytes]:
+    """The reply of our local end to a SOCKS client's look-up, and what its answer is."""
+    dest = named("host.example", 42) if command == 0xF0 else b"\x01\xc0\0\x02\x07\0\x2a"
+    with connect(local.bound) as sock:
+        sock.sendall(b"\x05\x01\0" + bytes((5, command, 0)) + dest)
+        said = read_to_end(sock)
+    assert said[:3] == b"\x05\0\x05"
+    return said[3], said[5:]
+
+
+def asked_to_look_up(peer: Peer) -> bytes:
+    """What its OPEN asks for, without the padding."""
+    kind, body = peer.receive()
+    assert kind == OPEN
+    return body[:1] + Address(*other_end.read_request(body)[1:]).encode()
+
+
+def test_a_look_up_is_asked_for_in_a_tunnel_that_has_the_feature_and_ended_by_fin() -> None:
+    with TheirServer(other_end.LOOK_UPS) as there, local_before(there) as local:
+        found = Address("192.0.2.9", 0).encode()
+        asking = gevent.spawn(looked_up_through, local)
+        peer = there.next()
+        assert asked_to_look_up(peer) == b"\xf0" + named("host.example", 42)
+        peer.send(opened(bound=found))
+        assert asking.get() == (0, found)
+        assert peer.receive() == (FIN, b"")
+
+
+def test_an_older_server_is_sent_no_look_up_and_the_client_is_refused() -> None:
+    with TheirServer() as there, local_before(there) as local:
+        for command in (0xF0, 0xF1):
+            assert looked_up_through(local, command) == (7, b"\x01" + bytes(6))
+            assert there.next().is_given_up()
+
+
+@pytest.mark.parametrize(
+    ("command", "answer"),
+    [
+        (0xF0, named("host.example", 0)),
+        (0xF0, Address("192.0.2.9", 80).encode()),
+        (0xF1, Address("192.0.2.9", 0).encode()),
+        (0xF1, named("no name", 0)),
+        (0xF1, named("host.example", 1)),
+        (0xF1, named("host.example", 0)[:-1]),
+    ],
+    ids=repr,
+)
+def test_an_answer_to_a_look_up_that_is_none_ends_the_tunnel(command: int, answer: bytes) -> None:
+    with TheirServer(other_end.LOOK_UPS) as there, local_before(there) as local:
+        asking = gevent.spawn(looked_up_through, local, command)
+        there.asked(opened(bound=answer))
+        assert asking.get() == (1, b"\x01" + bytes(6))
+
+
+def test_a_client_without_the_feature_is_refused_a_look_up_and_its_tunnel_goes_on() -> None:
+    with client_of_ours() as client:
+        for command in (0xF0, 0xF1):
+            client.send((OPEN, bytes((command,)) + Address("127.0.0.1", 0).encode()), (FIN, b""))
+            assert client.answer() == 7
+        client.send((PING, b""))
+        assert client.receive()[0] == PONG
+
+
+def test_a_refused_look_up_is_told_by_its_code() -> None:
+    with TheirServer(other_end.LOOK_UPS) as there, local_before(there) as local:
+        for code, reply in ((0x14, 4), (0x02, 2), (0x07, 7)):
+            asking = gevent.spawn(looked_up_through, local)
+            peer = there.asked(opened(code, NO_ADDRESS))
+            assert asking.get() == (reply, b"\x01" + bytes(6))
+            assert peer.receive() == (FIN, b"")
 
 
 # --- what can be seen without the key -----------------------------------------------------------

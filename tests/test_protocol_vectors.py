@@ -18,7 +18,7 @@ from nacl.exceptions import CryptoError
 
 from gsocks import crypto, tunnel
 from gsocks.address import ATYP_IPV4, ATYP_IPV6, ATYP_NAME, Address
-from gsocks.crypto import Cipher, Key, KeyRing
+from gsocks.crypto import Cipher, Feature, Key, KeyRing
 from gsocks.errors import (
     AddressTypeNotSupported,
     CommandNotSupported,
@@ -31,7 +31,7 @@ from gsocks.errors import (
 from gsocks.exits.tunnel import TunnelExit
 from gsocks.pool import Pool
 from gsocks.replay import WINDOW_MS, now_ms
-from gsocks.request import LOOK_UPS, Command, Request
+from gsocks.request import Command, Request
 from gsocks.server import RemoteServer
 from gsocks.settings import Limits, PoolSettings, Timeouts, UdpSettings
 from gsocks.tunnel import Frame, TunnelStream, connect_tunnel
@@ -119,7 +119,8 @@ def test_a_captured_hello_is_as_the_document_describes_it(name: str) -> None:
     hello = of(session, "hello")
     said = other_end.Server(of(session, "key"), bytes(32)).read_hello(other_end.Taker(hello))
     padding = bytes(session["hello_padding"])
-    assert said == (session["time_ms"], session["version"], session["offered"], 0, padding)
+    offer = (session["version"], session["offered"], session["offered_features"])
+    assert said == (session["time_ms"], *offer, padding)
     assert hello[:16] == of(session, "hello_salt")
     mask = other_end.hello_shape(of(session, "key"), hello[:16]).mask
     assert other_end.xor(hello[20:52], mask) == of(session, "client_public")
@@ -132,16 +133,18 @@ def test_a_captured_agreement_is_reproduced_from_the_document_in_both_roles(name
     client = other_end.Client(
         of(session, "key"), of(session, "client_private"), of(session, "hello_salt")
     )
-    assert client.hello(session["time_ms"], session["offered"]) == of(session, "hello")
+    offered = {"offered": session["offered"], "features": session["offered_features"]}
+    assert client.hello(session["time_ms"], **offered) == of(session, "hello")
     answering = other_end.Server(
         of(session, "key"), of(session, "server_private"), of(session, "reply_salt")
     )
     answering.read_hello(other_end.Taker(of(session, "hello")))
-    reply, _, _ = answering.reply(session["chosen"])
+    chosen_features = session["chosen_features"]
+    reply, _, _ = answering.reply(session["chosen"], features=chosen_features)
     assert reply == of(session, "reply")
     assert len(reply) == 16 + 32 + 3 + session["reply_padding"] + 16
     sealing, opening, version, features = client.read_reply(other_end.Taker(reply))
-    assert (version, features) == (session["version"], 0)
+    assert (version, features) == (session["version"], chosen_features)
     keys = agree(session)
     assert (sealing.key, opening.key) == (keys["client"].key, keys["server"].key)
     assert (sealing.cipher, opening.cipher) == (session["chosen"], session["chosen"])
@@ -216,8 +219,9 @@ def test_an_agreement_of_different_versions_is_reproduced_from_the_document_in_b
 def test_our_two_ends_make_their_parts_of_the_captured_agreements_to_the_byte() -> None:
     captured = read_session(make_vectors.AGREEMENTS_FILE)
     assert make_vectors.capture_agreements() == captured
-    newer, old, _ = captured["agreements"]
+    newer, old, featured, _ = captured["agreements"]
     assert (newer["reply_version"], newer["chosen"]) == (crypto.VERSION, Cipher.SECRETBOX)
+    assert (newer["chosen_features"], featured["chosen_features"]) == (0, crypto.FEATURES)
     assert old["reply_version"] == crypto.LOWEST_VERSION
 
 
@@ -401,8 +405,15 @@ def test_the_documents_frame_numbers_are_the_codes() -> None:
 
 def test_the_documents_commands_are_the_codes() -> None:
     rows = document.table("command", "name")
-    carried = {each.name: each for each in Command if each not in LOOK_UPS}
-    assert {row[1]: int(row[0], 16) for row in rows} == carried
+    assert {row[1]: int(row[0], 16) for row in rows} == {each.name: each for each in Command}
+
+
+def test_the_documents_features_are_the_codes() -> None:
+    rows = document.table("bit", "feature", "what it adds")
+    told = {row[1]: int(row[0], 16) for row in rows}
+    assert told == {each.name.lower(): each for each in Feature if each.name}
+    assert sum(told.values()) == crypto.FEATURES
+    assert told == {"look_ups": other_end.LOOK_UPS}
 
 
 def test_the_documents_address_types_are_the_codes() -> None:
@@ -446,7 +457,7 @@ def test_the_documents_ciphers_are_the_codes() -> None:
         cipher = Cipher[name.upper()]
         assert cipher == int(bit, 16)
         assert nonces[cipher.name or ""] == int(nonce)
-        session = crypto._session(cipher, send=bytes(32), receive=bytes(32))
+        session = crypto._session(cipher, Feature.NONE, send=bytes(32), receive=bytes(32))
         assert session.overhead == len(session.seal(b"x")) - 1 == int(overhead)
     assert {row[1] for row in rows} == {(cipher.name or "").lower() for cipher in Cipher}
 

@@ -153,11 +153,23 @@ def test_tor_resolve_is_told_of_a_failure(program: Program, words: list[str]) ->
     program.wait_for(r"command=resolve .*outcome=(name_not_found|address_family)")
 
 
-def test_tor_resolve_is_told_that_a_tunnel_looks_nothing_up(tmp_path: Path) -> None:
-    with both_programs(tmp_path) as (near, _):
-        done = tor_resolve(near, "localhost")
+@contextmanager
+def through_a_tunnel(folder: Path) -> Iterator[Program]:
+    """A local end that knows no names, before a server that asks a name server."""
+    with name_server() as port:
+        dns = f"dns: {{servers: ['127.0.0.1:{port}']}}\n"
+        with both_programs(folder, top=dns) as (near, _):
+            yield near
+
+
+def test_tor_resolve_is_told_through_a_tunnel_what_it_asks_for(tmp_path: Path) -> None:
+    with through_a_tunnel(tmp_path) as near:
+        for words, answer in ((["host.example"], ADDRESS), (["-x", ADDRESS], "host.example")):
+            done = tor_resolve(near, *words)
+            assert (done.returncode, done.stdout.strip()) == (0, answer), done.stderr
+        done = tor_resolve(near, "gone.example")
         assert (done.returncode, done.stdout) == (1, "")
-        near.wait_for(r"command=resolve .*outcome=bad_command")
+        near.wait_for(r"command=resolve dest=gone\.example:0 .*outcome=name_not_found")
 
 
 # --- libraries ------------------------------------------------------------------------------------
@@ -171,6 +183,17 @@ def test_torsocks_leaves_names_to_the_proxy(elsewhere: Elsewhere, host: str) -> 
     if host != ADDRESS:
         elsewhere.program.wait_for(r"command=resolve dest=host\.example:42 .*outcome=ok")
     elsewhere.program.wait_for(rf"dest={re.escape(ADDRESS)}:{elsewhere.web} .*outcome=ok")
+
+
+def test_torsocks_reaches_names_through_a_tunnel(tmp_path: Path) -> None:
+    needs.root()
+    with private_network():
+        ip(f"addr add {ADDRESS}/24 dev card")
+        with web_server(ADDRESS) as web, through_a_tunnel(tmp_path) as near:
+            at = ("-a", "127.0.0.1", "-P", str(near.port()))
+            page = f"http://host.example:{web}/text/caught"
+            done = run(needs.program("torsocks"), *at, *fetch(page))
+            assert done.stdout == "caught", done.stderr
 
 
 def test_torsocks_is_told_that_a_name_does_not_exist(elsewhere: Elsewhere) -> None:

@@ -133,6 +133,12 @@ class TunnelExit:
         tunnel, bound = self._ask(request)
         return _TunnelListener(self, tunnel, bound)
 
+    def look_up(self, request: Request) -> Address:
+        """See :meth:`gsocks.exits.base.LooksUp.look_up`; an older server can't."""
+        tunnel, found = self._ask(request, ClientTunnel.look_up)
+        self.pool.give_back(tunnel)
+        return found
+
     def close(self) -> None:
         """Close the idle tunnels."""
         self.pool.close()
@@ -151,8 +157,12 @@ class TunnelExit:
             self._doubts = Deadlines(self.acknowledged_within)
         return self._doubts
 
-    def _ask(self, request: Request) -> tuple[ClientTunnel, Address]:
-        """Send a request to the server, and receive its answer.
+    def _ask(
+        self,
+        request: Request,
+        ask: Callable[[ClientTunnel, Request], Address] = ClientTunnel.open,
+    ) -> tuple[ClientTunnel, Address]:
+        """Send a request to the server by ``ask``, and receive its answer.
 
         A tunnel that turns out to be dead is replaced by the next one, in the end by a fresh one:
         the request has no effect before OPENED is received.  One that the pool has opened meanwhile
@@ -165,7 +175,7 @@ class TunnelExit:
             fresh = fresh or tunnel.last_heard >= begun
             asked += 1
             try:
-                bound = tunnel.open(request) if fresh else self._open_waiting(tunnel, request)
+                bound = ask(tunnel, request) if fresh else self._ask_waiting(tunnel, request, ask)
             except StreamError as error:
                 tunnel.abort()
                 if fresh or not isinstance(error, _UNANSWERED):
@@ -200,11 +210,16 @@ class TunnelExit:
         except (StreamError, ConnectFailed) as error:
             raise self.failed(error, asked) from None
 
-    def _open_waiting(self, tunnel: ClientTunnel, request: Request) -> Address:
-        """Open a stream in a tunnel that was idle, whose path may be dead meanwhile."""
+    def _ask_waiting(
+        self,
+        tunnel: ClientTunnel,
+        request: Request,
+        ask: Callable[[ClientTunnel, Request], Address],
+    ) -> Address:
+        """Ask in a tunnel that was idle, whose path may be dead meanwhile."""
         doubt = self._begin_to_doubt(tunnel)
         try:
-            return tunnel.open(request)
+            return ask(tunnel, request)
         finally:
             doubt.stop()
             doubt.close()

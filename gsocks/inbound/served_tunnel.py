@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import gevent
 
+from gsocks.address import Address
 from gsocks.deadline import call_within
 from gsocks.errors import (
     ClientError,
     FrameTimeout,
+    GsocksError,
     HalfClosedTimeout,
     IdleTimeout,
     LimitReached,
@@ -34,7 +36,7 @@ from gsocks.inbound.context import ListenerContext
 from gsocks.inbound.hub_request import HubRequest
 from gsocks.net.deadlines import Deadlines
 from gsocks.observe import Record, no_trace
-from gsocks.request import UDP_ASSOCIATE, Request
+from gsocks.request import LOOK_UPS, UDP_ASSOCIATE, Request
 from gsocks.rotation.connected import Outbound
 from gsocks.rotation.first_attempt import FirstAttempt
 from gsocks.settings import Timeouts
@@ -354,6 +356,10 @@ class TunnelRequest(HubRequest):
     def _carry(self, first: FirstAttempt | None) -> None:
         served, request = self._served, self._request
         tunnel, sock = served.tunnel, served.connection.sock
+        if request.command in LOOK_UPS:
+            self.look_up(request, _LookUpAnswer(tunnel))
+            served.resume()
+            return
         kind = TunnelDatagrams if request.command is UDP_ASSOCIATE else TunnelStream
         if not self.carry(request, tunnel, kind(tunnel, served), sock=sock, after=first):
             served.resume()
@@ -365,3 +371,19 @@ class TunnelRequest(HubRequest):
 
     def _close(self) -> None:
         self._served.close()
+
+
+class _LookUpAnswer(NamedTuple):
+    """The answer to a look-up, which opens no stream."""
+
+    tunnel: ServerTunnel
+
+    @property
+    def protocol(self) -> str:
+        return self.tunnel.protocol
+
+    def succeeded(self, bound: Address, via: str) -> None:  # noqa: ARG002
+        self.tunnel.looked_up(bound)
+
+    def failed(self, error: GsocksError) -> None:
+        self.tunnel.failed(error)

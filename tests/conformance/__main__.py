@@ -23,13 +23,17 @@ from tests.conformance.answers import answers, bind
 from tests.conformance.cases import Case
 from tests.conformance.clients import ClientTrial, Server, clients
 from tests.conformance.datagrams import associations
+from tests.conformance.look_ups import look_ups
 from tests.conformance.report import Report, outcome, run_at_once
 from tests.conformance.streams import streams
 from tests.conformance.trial import Place, Target, Trial
 from tests.conformance.tunnels import bounds, boxes, frames
 
 #: strangers wait for the end of the silence, so they begin first
-SERVER_AREAS = (silence, agreement, boxes, frames, bounds, streams, answers, bind, associations)
+SERVER_AREAS = (
+    *(silence, agreement, boxes, frames, bounds, streams, answers, bind, associations),
+    look_ups,
+)
 
 #: cases that are tried at once; more than there are strangers
 THREADS = 48

@@ -8,7 +8,7 @@ from tests.conformance.cases import Cases, Failed
 from tests.conformance.trial import Trial, now_ms
 from tests.conformance.wire import Tunnel
 from tests.support import other_end
-from tests.support.other_end import AEGIS256, SECRETBOX, VERSION, Agreed
+from tests.support.other_end import AEGIS256, LOOK_UPS, SECRETBOX, VERSION, Agreed
 
 agreement = Cases[Trial]("agreement")
 
@@ -47,8 +47,14 @@ def offered_ciphers_that_are_unknown_are_ignored(trial: Trial) -> None:
 
 @agreement
 def offered_features_that_are_unknown_are_not_chosen(trial: Trial) -> None:
-    features = _agreed(trial, features=0xFF).features
+    features = _agreed(trial, features=0xFF & ~LOOK_UPS).features
     _expect("features 0", f"{features:#04x}", features == 0)
+
+
+@agreement
+def of_the_offered_features_the_known_ones_alone_are_chosen(trial: Trial) -> None:
+    features = _agreed(trial, features=0xFF).features
+    _expect("features 0 or 0x01", f"{features:#04x}", features & ~LOOK_UPS == 0)
 
 
 @agreement.each(by_one=VERSION + 1, by_far=255)

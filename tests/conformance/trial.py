@@ -19,6 +19,7 @@ from tests.support import other_end
 from tests.support.other_end import OPEN, SECRETBOX, Agreed
 
 CONNECT, BIND, UDP_ASSOCIATE = 0x01, 0x02, 0x03
+RESOLVE, RESOLVE_PTR = 0xF0, 0xF1
 
 #: what OPEN has where an address has no meaning
 NO_ADDRESS = b"\x01" + bytes(6)
@@ -211,6 +212,15 @@ class Trial:
         """An agreed tunnel."""
         client = self.client()
         connection, agreed = self.agree(client, client.hello(now_ms(), offered))
+        return Tunnel(connection, agreed.sealing, agreed.opening)
+
+    def looking_up(self) -> Tunnel:
+        """A tunnel with look-ups.  Raises NotTried."""
+        client = self.client()
+        hello = client.hello(now_ms(), SECRETBOX, features=other_end.LOOK_UPS)
+        connection, agreed = self.agree(client, hello)
+        if not agreed.features & other_end.LOOK_UPS:
+            raise NotTried("the server looks nothing up")
         return Tunnel(connection, agreed.sealing, agreed.opening)
 
     def aegis_tunnel(self) -> Tunnel:

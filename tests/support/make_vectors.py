@@ -21,6 +21,7 @@ from nacl.bindings import crypto_scalarmult_base
 
 from gsocks.address import UNSPECIFIED, Address
 from gsocks.crypto import (
+    FEATURES,
     HELLO_HEAD_SIZE,
     REPLY_HEAD_SIZE,
     SALT_SIZE,
@@ -35,7 +36,7 @@ from gsocks.crypto import (
     preferred,
 )
 from gsocks.errors import ConnectFailed, ConnectionRefused
-from gsocks.request import Command, Request
+from gsocks.request import LOOK_UPS, Command, Request
 from gsocks.stream import CHUNK
 from gsocks.tunnel import (
     SKIPPED,
@@ -88,10 +89,11 @@ class Offer(NamedTuple):
 AGREEMENTS_FILE = "agreements.json"
 AGREEMENTS = {
     "a client of a later version, with ciphers and features that the server does not know": Offer(
-        VERSION + 1, 0xF1, 0xA5
+        VERSION + 1, 0xF1, 0xA4
     ),
     "a client that is too old": Offer(VERSION - 1, 0x01, 0x00),
-    "a server that is too new": Offer(VERSION, 0x03, 0x00, VERSION + 1),
+    "a client with a feature that the server has, and others": Offer(VERSION, 0x03, 0xFF),
+    "a server that is too new": Offer(VERSION, 0x03, 0x01, VERSION + 1),
 }
 
 
@@ -151,7 +153,7 @@ def capture(offered: Cipher, supported: Cipher) -> dict[str, Any]:
     hello = Initiator(Key(KEY), offered, CLIENT_PRIVATE, HELLO_SALT).hello(TIME_MS)
     said = responder.read(rest)
     chosen = Cipher.AEGIS256 if said.offered & supported & Cipher.AEGIS256 else Cipher.SECRETBOX
-    reply, server_session = responder.reply(chosen)
+    reply, server_session = responder.reply(chosen, features=said.features)
     client_session = initiator.finish(reply[:REPLY_HEAD_SIZE], reply[REPLY_HEAD_SIZE:])
     return {
         "about": "A session of gsocks/2 (docs/protocol.md); by tests/support/make_vectors.py",
@@ -166,6 +168,8 @@ def capture(offered: Cipher, supported: Cipher) -> dict[str, Any]:
         "version": VERSION,
         "offered": int(offered),
         "chosen": int(chosen),
+        "offered_features": int(FEATURES),
+        "chosen_features": int(said.features),
         "hello_padding": len(rest) - (11 + 16),
         "reply_padding": len(reply) - (16 + 32 + 3 + 16),
         "hello": hello.hex(),
@@ -184,6 +188,7 @@ def _converse(client_session: Session, server_session: Session) -> list[dict[str
         _refused_stream(wire, client, server)
         _association(wire, client, server)
         _bind(wire, client, server)
+        _look_ups(wire, client, server)
         _stream_that_is_reset(wire, client, server)
     finally:
         wire.close()
@@ -198,7 +203,8 @@ def _open(
     command: Command = Command.CONNECT,
 ) -> gevent.Greenlet[..., Any]:
     # a refusal is the greenlet's result, not its failure
-    call = wrap_errors((ConnectFailed,), client.open)
+    asking = client.look_up if command in LOOK_UPS else client.open
+    call = wrap_errors((ConnectFailed,), asking)
     opening = gevent.spawn(call, Request(command, dest))
     gevent.idle()
     wire.pass_up(Frame.OPEN, command=int(command), host=dest.host, port=dest.port, padding=6)
@@ -285,6 +291,20 @@ def _bind(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None:
     _end(wire, TunnelStream(client, ignore_end), TunnelStream(server, ignore_end))
 
 
+def _look_ups(wire: Wire, client: ClientTunnel, server: ServerTunnel) -> None:
+    name, address = Address("example.com", 0), Address("192.0.2.7", 0)
+    for command, asked, found in (
+        (Command.RESOLVE, name, address),
+        (Command.RESOLVE_PTR, address, name),
+    ):
+        opening = _open(wire, client, server, asked, command)
+        server.looked_up(found)
+        wire.pass_down(Frame.OPENED, code=0, host=found.host, port=0, padding=2)
+        if opening.get() != found:
+            raise RuntimeError(f"{found} was told and another one came")
+        wire.pass_up(Frame.FIN)
+
+
 def _end(
     wire: Wire, near: TunnelStream | TunnelDatagrams, far: TunnelStream | TunnelDatagrams
 ) -> None:
@@ -331,13 +351,13 @@ def _agree(offer: Offer) -> dict[str, Any]:
     if offer.replied is None:
         theirs = other_end.Client(KEY, CLIENT_PRIVATE, HELLO_SALT)
         hello = theirs.hello(TIME_MS, offer.ciphers, offer.version, offer.features)
-        chosen, replied, reply = our_reply(hello)
+        chosen, replied, features, reply = our_reply(hello)
     else:
         ours = Initiator(Key(KEY), Cipher(offer.ciphers), CLIENT_PRIVATE, HELLO_SALT)
         hello = ours.hello(TIME_MS)
         answering = other_end.Server(KEY, SERVER_PRIVATE, REPLY_SALT)
         answering.read_hello(other_end.Taker(hello))
-        chosen, replied = Cipher.AEGIS256, offer.replied
+        chosen, replied, features = Cipher.AEGIS256, offer.replied, 0
         reply, _, _ = answering.reply(chosen, replied)
     return {
         "version": offer.version,
@@ -346,13 +366,13 @@ def _agree(offer: Offer) -> dict[str, Any]:
         "hello": hello.hex(),
         "reply_version": replied,
         "chosen": int(chosen),
-        "chosen_features": 0,
+        "chosen_features": features,
         "reply": reply.hex(),
     }
 
 
-def our_reply(hello: bytes) -> tuple[Cipher, int, bytes]:
-    """What our server chooses, the version of its reply, and that."""
+def our_reply(hello: bytes) -> tuple[Cipher, int, int, bytes]:
+    """What our server chooses: the cipher, the version and the features; and its reply."""
     head, rest = hello[:HELLO_HEAD_SIZE], hello[HELLO_HEAD_SIZE:]
     public, padding = crypto_scalarmult_base(CLIENT_PRIVATE), len(rest) - (11 + 16)
     if not KeyRing({"default": Key(KEY)}).candidates(head):
@@ -362,7 +382,8 @@ def our_reply(hello: bytes) -> tuple[Cipher, int, bytes]:
     chosen, version = preferred(said.offered), agreed_version(said.version)
     if chosen is None:
         raise RuntimeError("no cipher in common")
-    return chosen, version, responder.reply(chosen, version)[0]
+    reply, _ = responder.reply(chosen, version, said.features)
+    return chosen, version, int(said.features), reply
 
 
 def main() -> None:

@@ -18,6 +18,8 @@ from nacl.secret import SecretBox
 
 SECRETBOX, AEGIS256 = 0x01, 0x02
 VERSION = 2
+#: of the features
+LOOK_UPS = 0x01
 OPEN, OPENED, DATA, FIN, RESET, PING, PONG, DATAGRAM, PAD = range(1, 10)
 NAMES = {
     OPEN: "OPEN",

@@ -71,6 +71,7 @@ _EVENTS = (
     "FIN received and FIN sent",
     "OPENED with code 0x00",
     "OPENED with another code",
+    "OPENED of a look-up",
     "OPEN",
     "PING",
     "PONG",

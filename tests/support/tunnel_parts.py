@@ -94,8 +94,8 @@ def open_stream(
 def sessions(cipher: Cipher = Cipher.SECRETBOX) -> tuple[Session, Session]:
     """The client's and the server's; each call the same keys, and counts that begin at 0."""
     initiator, responder, rest = make_vectors.both_parts(KEY, BOTH, 0)
-    responder.read(rest)
-    reply, far = responder.reply(cipher)
+    said = responder.read(rest)
+    reply, far = responder.reply(cipher, features=said.features)
     return initiator.finish(reply[:REPLY_HEAD_SIZE], reply[REPLY_HEAD_SIZE:]), far
 
 
