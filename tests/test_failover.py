@@ -386,6 +386,98 @@ def test_a_session_leaves_an_exit_that_has_never_worked() -> None:
     assert street.ask(MINE).name != home
 
 
+ON_ITS_WAY = Request(Command.CONNECT, Address("page.example", 443), selector=MINE)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    "error", [errors.NameNotFound("gone"), errors.ConnectionRefused("no"), errors.ExitDoubtful("?")]
+)
+def test_a_dead_destination_moves_no_session_while_its_page_is_on_the_way(
+    error: errors.ConnectFailed, strict: bool
+) -> None:
+    selector = MINE._replace(strict=strict)
+    street = Street(5)
+    page = street.ways.connect(ON_ITS_WAY._replace(selector=selector), lambda _: None)
+    street.fails(*street.houses, error=error)
+    for _ in range(4):
+        with pytest.raises(type(error)):
+            street.ask(selector, host="dead.example")
+    for house in street.houses.values():
+        house.works()
+    assert street.ways.exit_of(None, "cart") == page.name
+    page.answered()
+    assert {street.ask(selector, host=f"{n}.example").name for n in range(5)} == {page.name}
+    page.release(1, 1)
+
+
+def test_nor_do_several_dead_ones_once_the_page_has_come() -> None:
+    street = Street(5)
+    page = street.ways.connect(ON_ITS_WAY, lambda _: None)
+    street.fails(*street.houses, error=errors.NameNotFound("gone"))
+    for number in range(6):
+        with pytest.raises(errors.NameNotFound):
+            street.ask(MINE, host=f"dead{number}.example")
+    for house in street.houses.values():
+        house.works()
+    page.answered()
+    assert {street.ask(MINE).name for _ in range(5)} == {page.name}
+    page.release(1, 1)
+
+
+def test_a_late_byte_moves_no_session_that_was_rotated_since() -> None:
+    street = Street(5)
+    page = street.ways.connect(ON_ITS_WAY, lambda _: None)
+    street.ways.rotate(None, "cart")
+    now = street.ways.connect(ON_ITS_WAY, lambda _: None)
+    assert now.name != page.name
+    page.answered()
+    assert street.ways.exit_of(None, "cart") == now.name
+    page.release(1, 1)
+    now.release(1, 1)
+
+
+def test_a_session_is_where_its_destination_is_served_though_its_own_exit_fails_there() -> None:
+    street = Street(5)
+    home = street.ask(MINE).name
+    street = Street(5)
+    street.fails(home, error=errors.HostUnreachable("no"))
+    served = street.ask(MINE).name
+    assert served != home
+    assert street.asked[0] == street.houses[home].label
+    street.houses[home].works()
+    assert {street.ask(MINE).name for _ in range(5)} == {served}
+
+
+def test_a_destination_that_is_dead_behind_two_exits_is_asked_for_at_others_next() -> None:
+    """Of exits that have never worked: each request finds some that have not failed there yet."""
+    street = Street(9)
+    street.fails(*street.houses, error=errors.ExitDoubtful("503"))
+    tried: list[int] = []
+    asked: set[str] = set()
+    while len(asked) < 9:
+        with pytest.raises(errors.ExitDoubtful):
+            street.ask(MINE)
+        asked |= set(street.asked)
+        tried.append(len(asked))
+    assert tried[:2] == [3, 6]
+    assert len(tried) < 9
+
+
+def test_a_session_leaves_an_exit_that_has_never_worked_at_two_destinations() -> None:
+    street = Street(5)
+    home = street.ask(MINE).name
+    street = Street(5)
+    street.fails(*street.houses, error=errors.ExitDoubtful("503"))
+    for host in ("a.example", "b.example"):
+        with pytest.raises(errors.ExitDoubtful):
+            street.ask(MINE, host=host)
+        assert street.asked[0] == street.houses[home].label
+    with pytest.raises(errors.ExitDoubtful):
+        street.ask(MINE, host="c.example")
+    assert street.houses[home].label not in street.asked
+
+
 @pytest.mark.parametrize("other", [f"e{number}" for number in range(5)])
 def test_a_session_whose_exit_falls_silent_tries_one_that_has_shown_that_it_works(
     other: str,

@@ -77,7 +77,7 @@ class Beginning:
             return
         group, member, began, now = self._group, self._member, self._began, time.monotonic()
         group.evidence.connected(member, self._request, now)
-        note_connected(group.sessions, self._request, member)
+        note_connected(group.sessions, self._request, member, began, now)
         reached = Reached(member, made, began, now - began, on_trial=False)
         begun.connected(Outbound(made.stream, made.bound, reached, self._request, group))
 

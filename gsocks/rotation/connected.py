@@ -175,7 +175,7 @@ class Outbound:
             if self._reached.on_trial:
                 group.sessions.move(key, member, now)
             else:
-                group.sessions.served(key, member.name)
+                group.sessions.answered(key, member, self._reached.began, now)
 
     def abort(self, up: int = 0, down: int = 0) -> None:
         """Abort the stream and release the exit; the bytes are as for :meth:`release`."""

@@ -240,6 +240,18 @@ class Evidence:
         run = self._runs.peek(member)
         return member.health.failures > 0 or (run is not None and run.failures > 0)
 
+    def is_suspect(self, member: Member) -> bool:
+        """Whether the exit has failed since it has served a request, if ever, in a way that no
+        single dead destination explains: by itself, or at several destinations."""
+        run = self._runs.peek(member)
+        return member.health.failures > 0 or (run is not None and len(run.places) > 1)
+
+    def has_failed_at(self, member: Member, dest: Address, now: float) -> bool:
+        """Whether the exit has failed lately at a destination that none has served since."""
+        destination = self._destinations.peek(dest)
+        doubt = None if destination is None else destination.doubts.get(member)
+        return doubt is not None and doubt.began >= now - self.fresh
+
     def is_in_trouble(self, request: Request, kept: Member) -> bool:
         """Whether a session should try another exit than ``kept``, its own, for this request.
 
@@ -298,6 +310,7 @@ class Evidence:
             return
         run = self._run(member)
         run.failures += 1
+        _note(run.places, key, client)
         # A client that fails wherever it turns says nothing of an exit, nor does a session, which
         # has but one.
         if not in_session and unserved < self.telling:
@@ -311,7 +324,10 @@ class Evidence:
             if other is not by:
                 self._confirm(other)
                 run = self._runs.peek(other)
-                if run is not None and run.unknown.pop(key, None) is not None:
+                if run is None:
+                    continue
+                run.places.pop(key, None)
+                if run.unknown.pop(key, None) is not None:
                     run.failures -= 1
                     self._set_doubted(other, now)
 
@@ -493,7 +509,7 @@ class _Destination:
 class _Run:
     """Failures of an exit to reach destinations, since it has last served one."""
 
-    __slots__ = ("bad", "contradicted", "failures", "good", "unknown")
+    __slots__ = ("bad", "contradicted", "failures", "good", "places", "unknown")
 
     def __init__(self, good: int, bad: int) -> None:
         self.failures = 0
@@ -501,6 +517,8 @@ class _Run:
         #: those that only this exit has tried
         self.contradicted: dict[Address, str] = {}
         self.unknown: dict[Address, str] = {}
+        #: all of them, of sessions too
+        self.places: dict[Address, str] = {}
         #: what the exits had served in all when it began, and what not
         self.good, self.bad = good, bad
 

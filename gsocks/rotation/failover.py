@@ -2,7 +2,10 @@
 
 Without a session the policy chooses the exit, and after a failure another one.  A session keeps the
 exit that has served it: the request is retried by that exit, and goes to another one only when it
-is ejected or can't be used for another reason.  A strict session fails instead, also while its exit
+is ejected or can't be used for another reason.  One that no exit has served yet leaves its own for
+that exit's own failures, and for failures at several destinations.  One dead destination moves no
+session: a request that fails there is tried by other exits, and the session is theirs if one of
+them serves it.  A strict session fails instead, also while its exit
 is ejected: then the exit is tried all the same, and its failure is the reason.
 
 With a hedge, a second exit joins the first one if that takes too long (rotation/hedging.py).
@@ -105,6 +108,9 @@ class Failover:
         self._has_told = False
         #: an exit that is not the session's, and is tried once all the same
         self._trial: Member | None = None
+        #: the exit of a session that none has served, which has failed at the destination: other
+        #: ones stand in for it in this request
+        self._home: Member | None = None
         #: an exit that was chosen, and has the request among its own already
         self._counted: Member | None = None
 
@@ -167,7 +173,7 @@ class Failover:
             chosen = self._choose(now, last=False)
         except GsocksError:
             return None
-        return None if self._trial is not None else chosen
+        return None if self._trial is not None or self._home is not None else chosen
 
     def request_at_exit(self) -> Request:
         """The request that an exit gets."""
@@ -336,7 +342,16 @@ class Failover:
             return self._sessions.choose(session, request.selector, only, now)
         if not self._roster.count(request.selector, request.command):
             return None
-        chosen = self._begin_session(session, now)
+        chosen = self._begin_session(session, now) if self._home is None else None
+        if chosen is not None and not self._attempts and self._is_tried_in_vain(chosen, now):
+            self._home = chosen
+        if self._home is not None:
+            other = self._stand_in(session, self._home, now)
+            if other is not None or chosen is None:
+                return other
+            self._home = None
+        if chosen is None:
+            return None
         unusable = chosen in self._excluded or self._roster.refuses(chosen, now)
         return None if unusable or not chosen.fits(request) else chosen
 
@@ -357,11 +372,39 @@ class Failover:
                 pending = None
             exits = session_exits(self._roster, request, passed_over, pending, now)
             chosen = self._sessions.choose(session, request.selector, exits, now)
-            if chosen.health.has_worked or not self._evidence.has_doubts(chosen):
+            if chosen.health.has_worked or not self._evidence.is_suspect(chosen):
                 break
             # it has failed and never worked, for whatever client: begin at another one
             passed_over.add(chosen)
         return chosen
+
+    def _is_unserved(self, now: float) -> bool:
+        """Whether the request has a session that no exit has served."""
+        session, selector = self._session, self._request.selector
+        return session is not None and self._sessions.kept(session, selector, now) is None
+
+    def _is_tried_in_vain(self, home: Member, now: float) -> bool:
+        """Whether an exit that has never worked has failed at this very destination already."""
+        return not home.health.has_worked and self._evidence.has_failed_at(
+            home, self._request.dest, now
+        )
+
+    def _stand_in(self, session: SessionKey, home: Member, now: float) -> Member | None:
+        """Another exit for this request of a session, which stays at ``home``; None: there is none.
+
+        The destination may be dead; if it is not, the session is where it was served first.
+        """
+        request, passed_over = self._request, {*self._excluded, home}
+        other = None
+        for _ in range(MAX_ATTEMPTS):
+            exits = session_exits(self._roster, request, passed_over, None, now)
+            other = self._sessions.stand_in(session, exits)
+            if other is None or self._roster.refuses(other, now) or not other.fits(request):
+                return None
+            if other.health.has_worked or not self._evidence.has_doubts(other):
+                break
+            passed_over.add(other)
+        return other
 
     def _begin_trial(self, kept: Member, now: float) -> bool:
         """Try another exit for this request of a session, as several in a row have failed at its
@@ -497,7 +540,7 @@ class Failover:
         now, began = time.monotonic(), self._began[chosen]
         if _shows_connection(made):
             self._evidence.connected(chosen, self._request, now)
-        note_connected(self._sessions, self._request, chosen)
+        note_connected(self._sessions, self._request, chosen, began, now)
         return Reached(chosen, made, began, now - began, chosen is self._trial)
 
     def _is_final(self, chosen: Member, failure: GsocksError) -> bool:
@@ -519,6 +562,8 @@ class Failover:
             return self._is_final_for_session(chosen, failure, believed)
         else:
             self._excluded.add(chosen)
+            if fault is not Fault.EXIT and self._home is None and self._is_unserved(now):
+                self._home = chosen
         if of_destination:
             self._witnesses += 1
             self._has_told = self._has_told or telling
@@ -557,7 +602,9 @@ class Failover:
         return self._kept(session, now) is chosen
 
 
-def note_connected(sessions: Sessions, request: Request, chosen: Member) -> None:
+def note_connected(
+    sessions: Sessions, request: Request, chosen: Member, began: float, now: float
+) -> None:
     """An exit has connected ``request``, at which its session stays, if it has one.
 
     The destination may have seen the session there.  But an exit that has never worked is kept only
@@ -566,9 +613,11 @@ def note_connected(sessions: Sessions, request: Request, chosen: Member) -> None
     session = request.selector.session
     if session is None:
         return
-    strict = request.selector.strict or sessions.settings.strict
-    if strict or chosen.health.has_worked:
-        sessions.served((request.user or "", session), chosen.name)
+    key = (request.user or "", session)
+    if request.selector.strict or sessions.settings.strict:
+        sessions.answered(key, chosen, began, now)
+    elif chosen.health.has_worked:
+        sessions.served(key, chosen.name)
 
 
 def _seconds_until(then: float, now: float) -> float:

@@ -256,6 +256,40 @@ class Sessions:
             if self.changed is not None:
                 self.changed.add(key)
 
+    def answered(self, key: SessionKey, chosen: SessionExit, began: float, now: float) -> None:
+        """An exit has served a request of the session that began then.
+
+        The session stays at the first exit that does, also if that was asked instead of its own, or
+        if the session has left it since without being served anywhere else.
+        """
+        session = self._sessions.peek(key)
+        if session is None or session.is_served or session.to_move:
+            return
+        if session.exit != chosen.name:
+            if session.exit is None or began < session.first:  # before it has restarted
+                return
+            log.info(
+                "session %s moves from exit %s to %s: that has served it first",
+                _shown(key),
+                session.exit,
+                chosen.name,
+            )
+            session.settle(chosen, now)
+        session.is_served = session.is_bound = True
+        if self.changed is not None:
+            self.changed.add(key)
+
+    def stand_in(self, key: SessionKey, exits: SessionExits[C]) -> C | None:
+        """An exit for one request of the session instead of its own; None if there is none.
+
+        The session does not move.  Each time it is another one.
+        """
+        session = self._sessions.peek(key)
+        if session is None:
+            return None
+        session.stand_ins += 1
+        return exits.winner(key, -session.stand_ins)  # generations begin at 0
+
     def move(self, key: SessionKey, chosen: SessionExit, now: float) -> None:
         """Another exit has served a request of the session, whose own exit serves none."""
         session = self._use(key, now)
@@ -404,6 +438,7 @@ class _Session:
         "like",
         "moved",
         "noted",
+        "stand_ins",
         "to_move",
     )
 
@@ -423,6 +458,8 @@ class _Session:
         self.noted = -math.inf
         #: how often it has restarted; each time another exit wins
         self.generation = 0
+        #: how often another exit was asked instead of its own
+        self.stand_ins = 0
         #: why it moves at its next request; empty if it doesn't
         self.to_move = ""
 
