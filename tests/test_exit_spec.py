@@ -403,7 +403,8 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
         ({"url": "socks5://h", "wieght": 1}, "wieght: unknown key (did you mean weight?)"),
         (
             {"url": "socks5://h", 7: 1},
-            "a key that is not known here (known: url, user, password, key, source, cipher,"
+            "a key that is not known here (known: url, user, password, key, key_env, key_command,"
+            " source, cipher,"
             " transport, path, host_header, insecure, sni, alpn, name, weight, tags, country,"
             " max_connections, requests_per_minute, bytes_per_day, bytes_per_month, cost_per_gb,"
             " cost_per_month, key_file, ca, cert, cert_key, via)",

@@ -10,6 +10,7 @@ own.  It reports the path of a mistake, which is then described in our words.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -50,8 +51,9 @@ from gsocks.crypto import Key
 from gsocks.dns.name_server import NameServer
 from gsocks.errors import BadAddress, ConfigError
 from gsocks.exits.spec import DIRECT, ExitSpec, parse_path
-from gsocks.files import as_utf8, open_guarded
+from gsocks.files import as_utf8, open_guarded, warn_of_readers
 from gsocks.http.url import WebUrl
+from gsocks.key_origin import KeyOrigin, parse_command, parse_variable
 from gsocks.messages import Mistake, shown, unknown_key
 from gsocks.net.endpoint import Endpoint, UnixPath, parse_endpoint
 from gsocks.net.listen import is_local
@@ -91,6 +93,12 @@ _PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 
 _PLAIN_NAME = re.compile(r"[\w-]{1,40}")
 
+# a key or a password in a config: before the @ of a URL, or behind its name; hashes are meant to
+# be seen by none as well, as they can be guessed at
+_SECRETS = re.compile(
+    r"://[^\s/@'\"]+@|(?:^|[\s{,])(?:key|password)\s*:\s*[^\s{}#]|\$argon2", re.MULTILINE
+)
+
 # what msgspec appends to a message: " - at `$[0].local.timeouts.idle`"
 _PATH = re.compile(r" - at `\$\[0\]([^`]*)`\Z")
 
@@ -115,9 +123,18 @@ _OF_USERS = ("per_user", "bandwidth_per_user")
 
 def load(path: Path) -> Config:
     """The configuration in the file ``path``.  Raises ConfigError."""
+    return parse(read_file(path), path.absolute().parent, name=str(path))
+
+
+def read_file(path: Path) -> str:
+    """The text of the file ``path``.  Raises ConfigError.
+
+    A warning in the log says if a file with secrets can be read by others.
+    """
     try:
         with open_guarded(path) as file:
             raw = file.read(MAX_FILE_SIZE + 1)
+            mode = os.fstat(file.fileno()).st_mode
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     if len(raw) > MAX_FILE_SIZE:
@@ -134,7 +151,8 @@ def load(path: Path) -> Config:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}: line {line}: not UTF-8") from None
-    return parse(text, path.absolute().parent, name=str(path))
+    warn_of_readers(path, mode, _SECRETS.search(text) is not None)
+    return text
 
 
 def parse(text: str, base: Path, *, name: str = "config.yaml") -> Config:
@@ -145,11 +163,17 @@ def parse(text: str, base: Path, *, name: str = "config.yaml") -> Config:
     tree: dict[str, Tree] = {}
     try:
         tree = read_yaml(text)
-        config = completed(_convert(_spelled_out(tree), _parsers(base)))
-        _check_together(config)
+        config = completed(convert_tree(tree, base))
+        for found in mistakes_together(config):
+            raise found
     except Mistake as mistake:
-        raise ConfigError(f"{name}: {_as_written(mistake, tree)}") from None
+        raise ConfigError(f"{name}: {as_written(mistake, tree)}") from None
     return config
+
+
+def convert_tree(tree: dict[str, Tree], base: Path) -> Config:
+    """The configuration in ``tree``, whose parts may contradict each other.  Raises Mistake."""
+    return _convert(_spelled_out(tree), _parsers(base))
 
 
 def completed(config: Config) -> Config:
@@ -174,7 +198,7 @@ def _spelled_out(tree: dict[str, Tree]) -> dict[str, Tree]:
     }
 
 
-def _as_written(mistake: Mistake, tree: dict[str, Tree]) -> Mistake:
+def as_written(mistake: Mistake, tree: dict[str, Tree]) -> Mistake:
     """``mistake`` with its place in the file, where that is spelled out otherwise here."""
     place = ".forwards.routes"
     if not isinstance(tree.get("forwards"), list) or not mistake.at.startswith(place):
@@ -240,25 +264,48 @@ def _fields(struct: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo
     return {field.name: field for field in msgspec.structs.fields(struct)}
 
 
-def _check_together(config: Config) -> None:
-    """Checks that span several keys or sections.  Raises Mistake."""
-    local, server, forwards = config.local, config.server, config.forwards
-    if local is None and server is None and forwards is None:
+def mistakes_together(config: Config) -> Iterator[Mistake]:
+    """The mistakes that only several keys or sections together show."""
+    checks = (_check_sections, _check_local, _check_server, _check_forwards, _check_admin)
+    for check in (*checks, _check_addresses):
+        if (found := _mistake_of(check, config)) is not None:
+            yield found
+
+
+def _mistake_of(check: Callable[[Config], None], config: Config) -> Mistake | None:
+    try:
+        check(config)
+    except Mistake as mistake:
+        return mistake
+    return None
+
+
+def _check_sections(config: Config) -> None:
+    local, server = config.local, config.server
+    if local is None and server is None and config.forwards is None:
         raise Mistake("needs local, server or forwards")
     for name, section in (("local", local), ("server", server)):
         if section is not None and not section.exits and not section.exit_sources:
             raise Mistake("needs an exit (left out, it is direct)", f".{name}.exits")
+
+
+def _check_local(config: Config) -> None:
+    local = config.local
     if local is not None and local.limits.per_key is not None:
         raise Mistake("only a server has keys", ".local.limits.per_key")
     if local is not None and not local.users and local.users_file is None:
         _check_open_inbound(local)
-    if server is not None:
+
+
+def _check_server(config: Config) -> None:
+    if config.server is not None:
         try:
-            transport.check(server.transport)
+            transport.check(config.server.transport)
         except Mistake as mistake:
             raise mistake.prefixed(".server.transport") from None
-    if forwards is not None:
-        _check_forwards(forwards)
+
+
+def _check_admin(config: Config) -> None:
     admin = config.admin
     if admin is not None and not admin.allow_remote:
         for address in filter(_is_remote, admin.listen):
@@ -267,7 +314,6 @@ def _check_together(config: Config) -> None:
                 " unencrypted (allow_remote: true if that is intended)",
                 ".admin.listen",
             )
-    _check_addresses(config)
 
 
 def _check_addresses(config: Config) -> None:
@@ -302,7 +348,10 @@ def _check_open_inbound(local: Local) -> None:
             raise Mistake("needs users, whom it limits", f".local.limits.{name}")
 
 
-def _check_forwards(forwards: Forwards) -> None:
+def _check_forwards(config: Config) -> None:
+    forwards = config.forwards
+    if forwards is None:
+        return
     for number, route in enumerate(forwards.routes):
         if _is_remote(route.listen) and not forwards.allow_remote:
             raise Mistake(
@@ -742,14 +791,28 @@ def _keys(tree: Tree, base: Path) -> KeySources:
     return found
 
 
+_KEY_ORIGINS: dict[str, Callable[[object], KeyOrigin]] = {
+    "env": parse_variable,
+    "command": parse_command,
+}
+
+_KEY_SOURCES = ("file", "key", *_KEY_ORIGINS)
+
+
 def _key_source(tree: Tree, base: Path) -> KeySource:
     if not isinstance(tree, dict):
         return KeySource(key=_key(tree))
     for name in tree:
-        if name not in ("file", "key"):
-            raise unknown_key(name, ("file", "key"))
+        if name not in _KEY_SOURCES:
+            raise unknown_key(name, _KEY_SOURCES)
     if len(tree) != 1:
         raise Mistake("needs either a file or a key")
+    for name, parse_origin in _KEY_ORIGINS.items():
+        if name in tree:
+            try:
+                return KeySource(origin=parse_origin(tree[name]))
+            except Mistake as mistake:
+                raise mistake.prefixed(f".{name}") from None
     if "key" in tree:
         try:
             return KeySource(key=_key(tree["key"]))

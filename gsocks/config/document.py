@@ -176,6 +176,14 @@ class Word(str):
     __slots__ = ()
 
 
+class Variable(str):
+    __slots__ = ()
+
+
+class Command(tuple[str, ...]):
+    __slots__ = ()
+
+
 class Words(tuple[str, ...]):
     __slots__ = ()
 
@@ -271,6 +279,11 @@ class ExitKeys(Use, frozen=True, kw_only=True):
     #: `gsocks`: the server's key itself, in base64. `https`: the file with the key of `cert`, if
     #: that has none.
     key: Text | None = None
+    #: `gsocks`: an environment variable that has the key; not in a list of exits.
+    key_env: Variable | None = None
+    #: `gsocks`: a command that prints the key, as a list of words, without a shell; not in a list
+    #: of exits.
+    key_command: Command | None = None
     #: `gsocks`: `aegis256` where both ends have AES instructions.
     cipher: _Cipher = "secretbox"
     #: `https`, or a `transport` with TLS: the name to ask the exit for (SNI), which its certificate
@@ -394,12 +407,15 @@ class UserNameStyleKeys(msgspec.Struct, frozen=True, kw_only=True):
     keys: Meanings | None = None
 
 
+_VARIABLE: Schema = {"type": "string", "pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}
+_COMMAND: Schema = {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": 100}
+
 _KEY_SOURCE: Schema = {
     "anyOf": [
         _TEXT,
         {
             "type": "object",
-            "properties": {"file": _TEXT, "key": _TEXT},
+            "properties": {"file": _TEXT, "key": _TEXT, "env": _VARIABLE, "command": _COMMAND},
             "additionalProperties": False,
             "minProperties": 1,
             "maxProperties": 1,
@@ -411,6 +427,8 @@ _KEY_SOURCE: Schema = {
 VALUES: dict[Any, Values] = {
     Text: Values("text", _TEXT),
     Word: Values("word", _WORD),
+    Variable: Values("variable", _VARIABLE),
+    Command: Values("words", _COMMAND),
     Words: Values("words", {"anyOf": [_WORD, {"type": "array", "items": _WORD}]}),
     CountryCode: Values("two letters", {"type": ["string", "boolean"]}),
     Weight: Values(

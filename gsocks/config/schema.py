@@ -21,6 +21,7 @@ from gsocks.access.username_style import UserNameStyle
 from gsocks.address import Address
 from gsocks.config.routes import Leg, Route
 from gsocks.exits.spec import DIRECT, ExitSpec
+from gsocks.key_origin import KeyOrigin
 from gsocks.net.endpoint import Endpoint
 from gsocks.request import ANY, ExitSelector
 from gsocks.rotation.sources import Source
@@ -129,10 +130,14 @@ class KeySources(dict[str, "KeySource"]):
 
 @dataclass(frozen=True, slots=True)
 class KeySource:
-    """Where a shared key comes from: a file that holds it, or its text.  One of them is None."""
+    """Where a shared key comes from: a file that holds it, its text, or an origin elsewhere.
+
+    All but one of them are None.
+    """
 
     file: Path | None = None
     key: str | None = field(default=None, repr=False)
+    origin: KeyOrigin | None = None
 
 
 # the descriptions stand in error messages: 'x' is not ...
@@ -267,8 +272,9 @@ class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     #: IP address and port, or a list of them, as at `local`.
     listen: Addresses
-    #: Name and `{file: PATH}`, or the base64 text. The name is the user in the access log and in
-    #: `rules`. A missing file is made at start.
+    #: Name and `{file: PATH}`, or the base64 text; or `{env: NAME}`, an environment variable that
+    #: has it, or `{command: [pass, show, gsocks]}`, a command that prints it. The name is the user
+    #: in the access log and in `rules`. A missing file is made at start.
     keys: KeySources
     transport: TransportSettings = TransportSettings()
 

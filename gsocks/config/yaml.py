@@ -7,7 +7,9 @@ number: what YAML 1.1 makes of an unquoted word never matters here.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -26,6 +28,15 @@ _QUOTES = ("'", '"')
 _INDICATORS = tuple("&*!|>@`%")
 
 _EMPTY = "empty (expected local, server or forwards)"
+
+# a word that needs no quotes to be read as the same text, by us and by YAML 1.1 and 1.2
+_PLAIN = re.compile(r"(?![0-9.]*$)[A-Za-z0-9_./][\w./%+-]*(?::[\w./%+-]+)*", re.ASCII)
+
+# what YAML 1.1 takes for something else than text
+_SPECIAL = re.compile(r"(?i)y|n|yes|no|true|false|on|off|null|[-+.0-9_:]+e?[-+.0-9_:]*|0[xob]\w*")
+
+# line breaks of YAML 1.1 that JSON does not escape
+_BREAKS = str.maketrans({"\x85": "\\N", "\u2028": "\\L", "\u2029": "\\P"})
 
 _COLON = "a colon is not expected here (a text with one needs quotes)"
 
@@ -50,6 +61,57 @@ def read_yaml(text: str) -> dict[str, Tree]:
     if not isinstance(tree, dict):
         raise Mistake(f"{shown(tree)} is not a mapping (expected local, server or forwards)")
     return tree
+
+
+def write_yaml(tree: dict[str, Tree]) -> str:
+    """A document that :func:`read_yaml` reads as ``tree``, in block style.
+
+    Text that another reader could take for something else is quoted.  Raises Mistake for text that
+    is not Unicode.
+    """
+    return "".join(f"{line}\n" for line in _mapping_lines(tree, ""))
+
+
+def _mapping_lines(tree: dict[str, Tree], indent: str) -> Iterator[str]:
+    for name, value in tree.items():
+        if not value or isinstance(value, str):
+            yield f"{indent}{_scalar(name)}: {_scalar(value)}"
+            continue
+        yield f"{indent}{_scalar(name)}:"
+        yield from _lines(value, f"{indent}  ")
+
+
+def _lines(tree: Tree, indent: str) -> Iterator[str]:
+    if isinstance(tree, dict):
+        yield from _mapping_lines(tree, indent)
+        return
+    for item in tree:
+        if not item or isinstance(item, str):
+            yield f"{indent}- {_scalar(item)}"
+            continue
+        # the first line of what is nested stands behind the dash
+        first, *rest = _lines(item, f"{indent}  ")
+        yield f"{indent}- {first[len(indent) + 2 :]}"
+        yield from rest
+
+
+def _scalar(value: Tree) -> str:
+    """Text, or an empty list or mapping."""
+    if not isinstance(value, str):
+        return "{}" if isinstance(value, dict) else "[]"
+    if _PLAIN.fullmatch(value) and not _SPECIAL.fullmatch(value):
+        return value
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Mistake("an argument that is not UTF-8") from None
+    # JSON's escapes are YAML's too; those of C1 and the like are not JSON's to make
+    quoted = json.dumps(value, ensure_ascii=False)
+    return NOT_YAML.sub(_escape, quoted.translate(_BREAKS))
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\U{ord(found[0]):08x}"
 
 
 def _check_directives(text: str) -> None:

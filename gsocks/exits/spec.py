@@ -36,6 +36,7 @@ from gsocks.crypto import Key
 from gsocks.errors import BadAddress, ConfigError
 from gsocks.exits import credentials
 from gsocks.exits.budget import Budget
+from gsocks.key_origin import KeyOrigin, parse_command, parse_variable
 from gsocks.messages import Mistake, did_you_mean, shown, unknown_key
 from gsocks.request import as_country, as_exit, as_tag
 from gsocks.transport.options import (
@@ -149,9 +150,12 @@ class ExitSpec:
     port: int = 0
     user: str | None = None
     password: str | None = None
-    #: the shared key of a gsocks server, in URL-safe base64; a gsocks exit has it or a file
+    #: the shared key of a gsocks server, in URL-safe base64; a gsocks exit has it, a file or
+    #: an origin
     key: str | None = None
     key_file: Path | None = None
+    #: where else the key comes from; only a config says so, never a list
+    key_from: KeyOrigin | None = None
     #: the addresses that ``direct`` goes out from, in turn
     source: IPNetwork | None = None
     cipher: str = CIPHERS[0]
@@ -231,6 +235,8 @@ class ExitSpec:
         options: dict[str, str] = {}
         if self.key_file is not None:
             options["key_file"] = str(self.key_file)
+        if self.key_from is not None:  # what no URL may say; here it tells two exits apart
+            options["key_from"] = repr(self.key_from)
         if self.cipher != CIPHERS[0]:
             options["cipher"] = self.cipher
         if self.transport is not None:
@@ -412,6 +418,7 @@ def _build(
         if name == "tags" and "tags" in given:
             read[name] = tuple(dict.fromkeys(given["tags"] + read[name]))
     if scheme == "gsocks":
+        _gather_origin(read)
         _gather_transport(read, options)
     elif scheme == "https":
         _gather_tls(read, options, "key")
@@ -420,7 +427,7 @@ def _build(
     if address is not None:
         read |= {"host": address.host, "port": address.port}
     spec = ExitSpec(scheme, **read)
-    if scheme == "gsocks" and (spec.key is None) == (spec.key_file is None):
+    if scheme == "gsocks" and (spec.key, spec.key_file, spec.key_from).count(None) != 2:
         raise Mistake("a gsocks exit needs a key or a key_file, and not both", ".key_file")
     if spec.password is not None and spec.user is None:
         raise Mistake("needs a user", ".password")
@@ -429,6 +436,15 @@ def _build(
         raise Mistake("HTTP can't carry a user name with a colon", ".user")
     _check_places(spec)
     return spec
+
+
+def _gather_origin(read: dict[str, Any]) -> None:
+    """Put what says where a key comes from, and is no file, into one field.  Raises Mistake."""
+    found = [read.pop(name) for name in _KEY_ORIGINS if name in read]
+    if len(found) > 1:
+        raise Mistake("needs either a key_env or a key_command", ".key_command")
+    if found:
+        read["key_from"] = found[0]
 
 
 def _gather_transport(read: dict[str, Any], own: Mapping[str, object]) -> None:
@@ -636,6 +652,8 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "user": _credential,
     "password": _credential,
     "key": _key,
+    "key_env": parse_variable,
+    "key_command": parse_command,
     "source": parse_network,
     "cipher": _cipher,
     "transport": parse_kind,
@@ -671,14 +689,19 @@ USES = (
 _OF_TLS = ("ca", "insecure", "sni", "cert", "cert_key", "alpn")
 _OF_WEBSOCKET = ("path", "host_header")
 
-#: has its place before the @, and none in a query
-_SECRET = frozenset({"user", "password", "key"})
+#: what a key comes from that is in no file
+_KEY_ORIGINS = ("key_env", "key_command")
+
+#: has its place before the @, or in a config alone, and none in a query
+_SECRET = frozenset({"user", "password", "key", *_KEY_ORIGINS})
 
 _ONLY_FOR = {
     "user": ("socks5", "socks4", "socks4a", "http", "https"),
     "password": ("socks5", "http", "https"),  # SOCKS4 has no passwords
     "key": ("gsocks", "https"),
     "key_file": ("gsocks",),
+    "key_env": ("gsocks",),
+    "key_command": ("gsocks",),
     "cipher": ("gsocks",),
     "transport": ("gsocks",),
     "path": ("gsocks",),

@@ -98,6 +98,7 @@ def read_list(raw: bytes, options: ListOptions) -> ExitList:
         try:
             scheme = options.scheme if kind is None else _scheme(kind, options.scheme)
             spec = ExitSpec.parse(_described(item, scheme), base, given)
+            _check_origins(spec, options)
             if options.base is None:
                 spec = _check_foreign(spec, options)
         except Mistake as mistake:
@@ -129,6 +130,15 @@ def _described(item: object, scheme: str) -> Described | str:
     if isinstance(item, Mapping):
         return describe_object(item, scheme)
     raise item if isinstance(item, Mistake) else Mistake("neither text nor an object")
+
+
+def _check_origins(spec: ExitSpec, options: ListOptions) -> None:
+    """Raises Mistake if a list, which may be another party's, names a command or a variable."""
+    link: ExitSpec | None = spec
+    while link is not None and link is not options.given.get("via"):
+        if link.key_from is not None:
+            raise Mistake("a list can't say key_env or key_command")
+        link = link.via
 
 
 def _check_foreign(spec: ExitSpec, options: ListOptions) -> ExitSpec:
