@@ -364,6 +364,12 @@ class ExitFailed(ConnectFailed):
     fault = Fault.EXIT
 
 
+class ExitUnproven(ExitFailed):
+    """The server has not shown that it knows the key: another key, another time, another server."""
+
+    word = "exit_unproven"
+
+
 class ExitDoubtful(ExitFailed):
     """The exit or the destination failed; the answer, or the silence, is consistent with both."""
 

@@ -11,6 +11,7 @@ import os
 import pwd
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -105,31 +106,73 @@ def as_utf8(raw: bytes) -> bytes:
 def create_secret(path: Path, text: str) -> bool:
     """Write ``text`` into a new file with mode 0600; False, and nothing, if ``path`` exists.
 
-    Raises OSError.
+    Another process finds no file or a whole one, also where the disk is full or the machine loses
+    its power.  Raises OSError.
     """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    if os.path.lexists(path):
         return False
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
+    with _written_beside(path, text.encode(), None) as name:
+        try:
+            os.link(name, path)
+        except FileExistsError:  # of a process that was faster
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise
+            _rename_new(name, path)  # a file system without links, as of USB sticks
+    _sync_folder(path.parent)
     return True
 
 
-def replace_secret(path: Path, content: bytes) -> None:
+def _rename_new(name: str, path: Path) -> None:
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    os.rename(name, path)
+
+
+def replace_secret(path: Path, content: bytes, like: os.stat_result | None = None) -> None:
     """Write ``content`` into the file ``path`` with mode 0600, in the place of what is there.
 
-    Another process finds the old content or the new one, never a part.  Raises OSError.
+    ``like``: whose owner and mode it gets instead.  Another process finds the old content or the
+    new one, never a part.  Raises OSError.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    with _written_beside(path, content, like) as name:
+        os.replace(name, path)
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _written_beside(path: Path, content: bytes, like: os.stat_result | None) -> Iterator[str]:
+    """The name of a new file beside ``path``, of mode 0600, that has all of ``content`` on disk."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-        os.replace(name, path)
-    except BaseException:
+            file.flush()
+            if like is not None:
+                os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
+            os.fsync(descriptor)
+        yield name
+    finally:
         with contextlib.suppress(OSError):
             os.unlink(name)
-        raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the name of a new file on disk, where the file system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def warn_of_readers(path: Path, mode: int, has_secrets: bool) -> None:
+    """Log once that ``path``, which has secrets, can be read by others, as its ``mode`` says."""
+    if _is_news(path, mode if has_secrets and mode & 0o077 else None):
+        log.warning("%s has secrets and can be read by others (chmod 600 mends it)", path)
 
 
 def read_secret(path: Path, size: int, log: logging.Logger) -> bytes:

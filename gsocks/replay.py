@@ -2,8 +2,10 @@
 
 The set of hellos seen is exact, lives in memory that forked workers share, and is bounded: each key
 has a region of its own, a hash table of fixed-size buckets whose entries are free again once they
-expire.  Only hellos that proved knowledge of a key are stored, so a stranger can't fill it
-(shadowsocks-rust#442), and the holder of one key fills no other key's region.
+expire.  What has expired stays until its place is needed, the oldest goes first: if the clock is
+stepped back, the times of old hellos come again.  Only hellos that proved knowledge of a key are
+stored, so a stranger can't fill it (shadowsocks-rust#442), and the holder of one key fills no other
+key's region.
 
     owners      for each region a hash of its key
     ends        for each region when the last of its hellos expires; until then it stays its key's
@@ -17,13 +19,15 @@ import hashlib
 import mmap
 import os
 import struct
-import tempfile
 import time
 import weakref
 from types import TracebackType
 
 #: how far a client's clock may be off, in milliseconds
 WINDOW_MS = 30_000
+
+#: by how much the clock must have been set to count as set: both clocks can't be read at once
+_LEAST_STEP_MS = 1000
 
 _TOKEN_SIZE = 16
 _TIME_SIZE = 8
@@ -54,6 +58,8 @@ class ReplayGuard:
     keys; and 1,024 with any number.
 
     ``started_ms``: hellos made before it are refused, since what was seen before it is forgotten.
+    How long ago that was is told by a clock that is never set: after a step of the other one, a
+    hello is as old as before, and so is this guard.
     """
 
     def __init__(
@@ -70,7 +76,10 @@ class ReplayGuard:
         self._all_ends = struct.Struct(f">{self._regions}Q")
         self._lock = _ProcessLock()
         self._salt = os.urandom(16)
-        self._started_ms = now_ms() if started_ms is None else started_ms
+        now = now_ms()
+        self._started_ms = now if started_ms is None else started_ms
+        #: the time of the boot by the clock of that time
+        self._boot_ms = now - _since_boot_ms()
 
     def admit(self, token: bytes, time_ms: int, key: bytes, now: int | None = None) -> bool:
         """True if a hello with the time ``time_ms`` may be accepted; False for its replay.
@@ -79,14 +88,36 @@ class ReplayGuard:
         reload may give it another one.  All times are milliseconds since 1970.
         """
         now = now_ms() if now is None else now
-        if abs(now - time_ms) > WINDOW_MS or time_ms < self._started_ms:
+        if abs(now - time_ms) > WINDOW_MS or time_ms < self._start_ms:
             return False
         owner = hashlib.blake2b(key, digest_size=_OWNER_SIZE, key=self._salt).digest()
-        digest = hashlib.blake2b(token, digest_size=8 + _TOKEN_SIZE, key=self._salt).digest()
+        entry = hashlib.blake2b(owner + token, digest_size=8 + _TOKEN_SIZE, key=self._salt)
+        digest = entry.digest()
         bucket = int.from_bytes(digest[:8], "big") % self._buckets
         with self._lock:
             region = self._region_of(owner, now)
             return self._enter(region, bucket, digest[8:], expires=time_ms + WINDOW_MS, now=now)
+
+    @property
+    def _start_ms(self) -> int:
+        """When it started, as the clock tells it that was set since."""
+        step = now_ms() - _since_boot_ms() - self._boot_ms
+        return self._started_ms + (step if abs(step) > _LEAST_STEP_MS else 0)
+
+    def refusal(self, time_ms: int) -> str:
+        """Why a hello of that time was not admitted just now, for the log."""
+        off = time_ms - now_ms()
+        side = "ahead of" if off > 0 else "behind"
+        if abs(off) > WINDOW_MS:
+            seconds = WINDOW_MS // 1000
+            return f"its clock is {_duration(abs(off))} {side} this one, {seconds} s are allowed"
+        age = now_ms() - self._start_ms
+        if -off > age:
+            return (
+                f"a hello from before the start of this server, {_duration(age)} ago:"
+                f" its clock is {_duration(-off)} behind this one, or it is a replay"
+            )
+        return "a hello seen before"
 
     def _region_of(self, owner: bytes, now: int) -> int:
         """The region of a key, which takes a free one if it has none; or the one that is shared."""
@@ -94,7 +125,8 @@ class ReplayGuard:
         if at >= 0:  # at a place of its own: by no chance do two other hashes have it between them
             return at // _OWNER_SIZE
         ends = self._all_ends.unpack_from(self._memory, self._ends)
-        free = next((region for region, end in enumerate(ends) if end < now), self._regions)
+        oldest = min(ends)
+        free = ends.index(oldest) if oldest < now else self._regions
         if free < self._regions:
             at = free * _OWNER_SIZE
             self._memory[at : at + _OWNER_SIZE] = owner
@@ -122,14 +154,14 @@ class ReplayGuard:
 
     def _look(self, region: int, bucket: int, token: bytes, now: int) -> tuple[bool, int | None]:
         """Whether a hello is in its bucket; where a free entry is, None: the bucket is full."""
-        memory, free = self._memory, None
+        memory, free, oldest = self._memory, None, now
         start = self._tables + (region * self._buckets + bucket) * _BUCKET_SIZE
         for at in range(start, start + _BUCKET_SIZE, _ENTRY_SIZE):
-            until = int.from_bytes(memory[at + _TOKEN_SIZE : at + _ENTRY_SIZE], "big")
-            if until < now:
-                free = at if free is None else free
-            elif memory[at : at + _TOKEN_SIZE] == token:
+            if memory[at : at + _TOKEN_SIZE] == token:
                 return True, None
+            until = int.from_bytes(memory[at + _TOKEN_SIZE : at + _ENTRY_SIZE], "big")
+            if until < oldest:
+                free, oldest = at, until
         return False, free
 
     def close(self) -> None:
@@ -145,8 +177,8 @@ class _ProcessLock:
     """
 
     def __init__(self) -> None:
-        with tempfile.TemporaryFile(prefix="gsocks-replay-") as file:
-            self._fd = os.dup(file.fileno())
+        # no file has a name, and so none needs a folder that may be written
+        self._fd = os.memfd_create("gsocks-replay")
         #: closes it, at the latest with the last reference to this lock
         self._close = weakref.finalize(self, os.close, self._fd)
 
@@ -169,3 +201,17 @@ class _ProcessLock:
 def now_ms() -> int:
     """The time that hellos carry: milliseconds since 1970."""
     return time.time_ns() // 1_000_000
+
+
+def _since_boot_ms() -> int:
+    """Milliseconds since the boot, by a clock that no one sets, and that sleeps don't stop."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
+def _duration(milliseconds: int) -> str:
+    """``12 s``, ``1 h 3 min``: no more than two units."""
+    seconds = milliseconds // 1000
+    for size, unit, size_below, below in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // size_below} {below}"
+    return f"{seconds // 60} min {seconds % 60} s" if seconds >= 60 else f"{seconds} s"

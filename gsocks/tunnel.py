@@ -44,7 +44,7 @@ from gsocks.errors import (
     ClientError,
     CommandNotSupported,
     ConnectFailed,
-    ExitFailed,
+    ExitUnproven,
     FrameTimeout,
     GsocksError,
     ProtocolViolation,
@@ -996,15 +996,19 @@ class ClientTunnel(Tunnel):
 
 
 def connect_tunnel(
-    sock: AnySocket, key: Key, offered: Cipher, kind: type[ClientTunnel] = ClientTunnel
+    sock: AnySocket,
+    key: Key,
+    offered: Cipher,
+    kind: type[ClientTunnel] = ClientTunnel,
+    time_ms: int | None = None,
 ) -> ClientTunnel:
     """Agree on keys over a connected socket, which the tunnel, of that ``kind``, then owns.
 
-    Runs under the caller's timeout.  Raises ExitFailed or StreamError; the socket is the
-    caller's to close then.
+    ``time_ms``: the time that the hello tells, this machine's by default.  Runs under the caller's
+    timeout.  Raises ExitFailed or StreamError; the socket is the caller's to close then.
     """
     initiator = Initiator(key, offered)
-    send_all(sock, initiator.hello(now_ms()))
+    send_all(sock, initiator.hello(now_ms() if time_ms is None else time_ms))
     reader = Reader(sock)
     try:
         head = reader.exactly(REPLY_HEAD_SIZE, _READ_AHEAD)
@@ -1012,7 +1016,7 @@ def connect_tunnel(
     except (TlsFailed, WebSocketFailed):
         raise  # which say what it was
     except StreamError:
-        raise ExitFailed(
+        raise ExitUnproven(
             "the server closed without an answer: another key, clocks more than 30 s apart,"
             " or no gsocks server at that address"
         ) from None
@@ -1183,7 +1187,7 @@ def accept_tunnel(
         if chosen is None:
             raise Stranger("offers no cipher that this server has")
         if not guard.admit(hello.token, hello.time_ms, responder.key.raw()):
-            raise Stranger("a hello seen before, or made at another time than this server's")
+            raise Stranger(f"key {responder.name}: {guard.refusal(hello.time_ms)}")
         version = agreed_version(hello.version)
         message, session = responder.reply(chosen, version, hello.features)
         send_all(sock, message)
@@ -1193,7 +1197,7 @@ def accept_tunnel(
                 f" {LOWEST_VERSION} is needed"
             )
         return kind(sock, session, responder.name, responder.key)
-    raise Stranger("not the hello of a known key")
+    raise Stranger("not the hello of a known key: it has another key, or is no gsocks client")
 
 
 def discard(sock: AnySocket, seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from gsocks.files import as_utf8, create_secret, open_guarded, read_secret, state_of
+from gsocks.files import as_utf8, create_secret, open_guarded, read_secret, replace_secret, state_of
 
 log = logging.getLogger("gsocks.test")
 
@@ -186,3 +187,20 @@ def test_text_of_windows_is_read_as_utf_8(raw: bytes) -> None:
 def test_what_is_no_utf_16_is_refused() -> None:
     with pytest.raises(UnicodeDecodeError):
         as_utf8(b"\xff\xfea")
+
+
+def test_a_full_disk_leaves_no_part_of_a_secret_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    old = tmp_path / "old"
+    old.write_bytes(b"before")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        create_secret(tmp_path / "new", "secret")
+    with pytest.raises(OSError, match="No space left"):
+        replace_secret(old, b"secret")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert old.read_bytes() == b"before"

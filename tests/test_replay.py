@@ -7,11 +7,12 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from gsocks import replay
 from gsocks.replay import WINDOW_MS, ReplayGuard, now_ms
 from tests.support.engine import open_descriptors
 from tests.support.waiting import TOO_LONG, eventually
@@ -371,3 +372,55 @@ def test_workers_that_meet_new_keys_at_once_give_each_one_region(small: ReplayGu
     results = [worker.result() for worker in workers]
     assert sum(sum(result) for result in results) == 10 * 16
     assert small.admit(token(0), NOW, key(10), NOW), "by the region that is shared"
+
+
+class Clock:
+    """The two clocks of a machine, of which one may be set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.real, self.boot = NOW, 5_000
+        monkeypatch.setattr(replay, "now_ms", lambda: self.real)
+        monkeypatch.setattr(replay, "_since_boot_ms", lambda: self.boot)
+
+    def pass_by(self, milliseconds: int) -> None:
+        self.real += milliseconds
+        self.boot += milliseconds
+
+
+@pytest.mark.parametrize("step", [-7_200_000, 7_200_000])
+def test_a_clock_that_is_set_after_the_start_locks_no_client_out(
+    step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    with closing(ReplayGuard()) as made:
+        clock.pass_by(1000)
+        assert made.admit(token(0), clock.real, KEY)
+        clock.real += step
+        assert made.admit(token(1), clock.real, KEY)
+        assert not made.admit(token(2), clock.real - 1001, KEY), "from before the start"
+
+
+def test_a_hello_is_not_accepted_again_when_its_time_comes_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    with closing(ReplayGuard()) as made:
+        clock.pass_by(100_000)
+        said = clock.real
+        assert made.admit(token(0), said, KEY)
+        clock.pass_by(10 * WINDOW_MS)
+        clock.real -= 10 * WINDOW_MS
+        assert made.admit(token(1), said, KEY), "its time is as good as before"
+        assert not made.admit(token(0), said, KEY)
+
+
+def test_why_a_hello_is_refused_is_told_with_how_far_off_its_clock_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+    with closing(ReplayGuard()) as made:
+        clock.pass_by(5000)
+        assert "its clock is 1 h 1 min behind this one, 30 s are" in made.refusal(NOW - 3_660_000)
+        assert "its clock is 2 min 0 s ahead of this one" in made.refusal(clock.real + 120_000)
+        assert "before the start of this server, 5 s ago" in made.refusal(NOW - 1)
+        assert made.refusal(clock.real) == "a hello seen before"

@@ -115,7 +115,7 @@ def _direct(spec: ExitSpec, deps: ExitDeps, _: Exit) -> Exit:
 def _tunnel(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
     return TunnelExit(
         spec.address,
-        read_key(spec.key_file) if spec.key_file is not None else Key.parse(spec.key or ""),
+        _key(spec),
         Detour(through, deps.timeouts),
         ciphers=cipher_named(spec.cipher) | Cipher.SECRETBOX,
         timeout=deps.timeouts.connect,
@@ -124,6 +124,12 @@ def _tunnel(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
         pool=deps.pool,
         transport=_transport(spec, deps),
     )
+
+
+def _key(spec: ExitSpec) -> Key:
+    if spec.key_from is not None:
+        return spec.key_from.read()
+    return read_key(spec.key_file) if spec.key_file is not None else Key.parse(spec.key or "")
 
 
 def _transport(spec: ExitSpec, deps: ExitDeps) -> ClientTransport | None:

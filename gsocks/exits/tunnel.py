@@ -16,6 +16,7 @@ from gsocks.errors import (
     ConnectFailed,
     ConnectTimeout,
     ExitFailed,
+    ExitUnproven,
     GsocksError,
     LimitReached,
     OutOfResources,
@@ -69,6 +70,9 @@ class TunnelExit:
     #: seconds in which a client whose protocol lets it send first does so after it has received
     #: success; a request waits no longer for bytes that are sent with it (``fast_open``)
     first_words_within = 0.005
+    #: seconds for which requests fail at once after the server has not proved to know the key; the
+    #: pool tries more often
+    unproven_for = 20.0
 
     def __init__(
         self,
@@ -92,6 +96,8 @@ class TunnelExit:
         self._transport = transport
         #: None before the first request: a list may have 100,000 exits that are never asked
         self._doubts: Deadlines | None = None
+        #: why the server did not prove to know the key, and when, until it does
+        self._unproven: tuple[float, str] | None = None
         self.pool = Pool(self._open_tunnel, label=self.label, settings=pool)
 
     def connect(self, request: Request) -> Connected:
@@ -200,6 +206,7 @@ class TunnelExit:
 
     def _take(self, asked: int = 0) -> tuple[ClientTunnel, bool]:
         """A tunnel for a request that was sent in so many, and whether it is a fresh one."""
+        self._fail_at_once(asked)
         try:
             return (self.pool.take_new(), True) if asked + 1 >= MAX_TUNNELS else self.pool.take()
         except ExitFailed as error:
@@ -209,6 +216,28 @@ class TunnelExit:
             raise
         except (StreamError, ConnectFailed) as error:
             raise self.failed(error, asked) from None
+
+    def _fail_at_once(self, asked: int) -> None:
+        """Raise ExitUnproven if the server is known not to prove that it knows the key.
+
+        Each request would wait for as long as the first one.  The pool tries on meanwhile; without
+        one, a request does after a while.
+        """
+        if self._unproven is None or self.pool.ready:
+            return
+        since, why = self._unproven
+        if time.monotonic() - since < self.unproven_for:
+            self.pool.wake()
+            failure = ExitUnproven(f"{self.label}: {why}")
+            failure.asked, failure.is_last = asked, True
+            raise failure
+
+    def verify(self) -> None:
+        """Open one tunnel, which the pool keeps.  Raises GsocksError if the server can't be used.
+
+        What it raises is what requests fail by at once, until the server can be used.
+        """
+        self.pool.give_back(self._open_tunnel())
 
     def _ask_waiting(
         self,
@@ -242,22 +271,31 @@ class TunnelExit:
             self.pool.distrust(sent_at)
 
     def _open_tunnel(self) -> ClientTunnel:
-        tunnel = call_with_timeout(self._reach_timeout, self._connect_and_agree, on_timeout=None)
-        if tunnel is None:
-            raise ExitFailed(
-                f"no answer in {self._reach_timeout:g} s: another key, clocks more than 30 s apart,"
-                " or no gsocks server at that address"
-            )
+        try:
+            tunnel = call_with_timeout(self._reach_timeout, self.agree, on_timeout=None)
+            if tunnel is None:
+                raise ExitUnproven(
+                    f"no answer in {self._reach_timeout:g} s: another key, clocks more than 30 s"
+                    " apart, or no gsocks server at that address"
+                )
+        except ExitUnproven as error:
+            self._unproven = time.monotonic(), str(error)
+            raise
+        self._unproven = None
         return tunnel
 
-    def _connect_and_agree(self) -> ClientTunnel:
+    def agree(self, time_ms: int | None = None) -> ClientTunnel:
+        """A new tunnel; ``time_ms``: the time that its hello tells, the machine's by default.
+
+        Runs under the caller's timeout.  Raises ConnectFailed, StreamError.
+        """
         sock = self._dialer.connect(self._server)
         try:
             if self._transport is None:
-                return connect_tunnel(sock, self._key, self._ciphers)
+                return connect_tunnel(sock, self._key, self._ciphers, time_ms=time_ms)
             sock = layered = LayeredSocket(sock)
             self._transport.begin(layered)
-            return connect_tunnel(layered, self._key, self._ciphers, LayeredClientTunnel)
+            return connect_tunnel(layered, self._key, self._ciphers, LayeredClientTunnel, time_ms)
         except BaseException:
             sock.close()
             raise
