@@ -4,6 +4,7 @@
 #             the locked ones on every Python from 3.10 on that the machine has; noxfile.py
 # make lint   style and types
 # make docs   the documents with the API reference as a site; a broken reference fails
+# make data   the man page and the completions in share/, from the parser of the command line
 # make dist   the wheel and the sdist, into dist/
 # make lock   renews the exact versions in requirements/, by which all other targets install
 # make fuzz   every grammar that a stranger reaches, each for FUZZ_SECONDS
@@ -28,7 +29,7 @@ SOAK_SECONDS ?= 1800
 MUTANTS ?= 300
 EXITS := $(CURDIR)/build/exits
 
-.PHONY: run test test-matrix lint docs lock dist fuzz mutation exits soak bench bench-quick bench-gateway bench-compare bench-counts clean
+.PHONY: run test test-matrix lint docs lock data dist fuzz mutation exits soak bench bench-quick bench-gateway bench-compare bench-counts clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/gsocks -c config.example.yaml
@@ -89,6 +90,9 @@ bench-compare: $(VENV)/installed
 
 bench-counts: $(VENV)/installed
 	$(BIN)/python -m bench.budgets $(ARGS)
+
+data: $(VENV)/installed-dev
+	$(BIN)/python -m release.data_files
 
 dist: $(VENV)/installed $(VENV)/installed-tools
 	rm -rf build dist

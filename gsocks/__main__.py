@@ -15,6 +15,10 @@ def start() -> int:
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if interruptible:
         signal.signal(signal.SIGINT, _end)
+    # before what takes most of a second
+    from gsocks.cli.command_line import hide_secrets
+
+    hide_secrets()
     from gsocks.main import main
 
     try:

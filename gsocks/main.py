@@ -11,18 +11,19 @@ from pathlib import Path
 from gsocks import __version__
 from gsocks.address import Address
 from gsocks.cli.check import check, check_destination
+from gsocks.cli.commands import add_commands, add_config, duration
 from gsocks.cli.exits import probe_exits
 from gsocks.cli.forward import forward
 from gsocks.cli.import_ import import_list
 from gsocks.cli.keygen import keygen
 from gsocks.cli.passwd import passwd
 from gsocks.cli.process import INTERRUPTED
-from gsocks.cli.run import run, run_live
+from gsocks.cli.report import SORTS
+from gsocks.cli.run import run
 from gsocks.errors import BadAddress, ConfigError
 from gsocks.http.url import WebUrl
 from gsocks.rotation.probe import ProbeTarget
 from gsocks.service.supervisor import MISTAKE
-from gsocks.units import parse_duration
 
 _ABOUT = """\
 An encrypted SOCKS5 tunnel with a pool of ready connections, and a rotating proxy.
@@ -32,13 +33,21 @@ An encrypted SOCKS5 tunnel with a pool of ready connections, and a rotating prox
   gsocks check -c config.yaml    report a mistake in it, or what it would run
       --to HOST:PORT [--user NAME]    or which rule decides about a destination
   gsocks exits -c config.yaml    probe all exits at once, and report which of them work
-      [--url URL | --to HOST:PORT] [--json] [--at-once N] [--timeout 10s] [--all]
+      [--url URL | --to HOST:PORT] [--working] [--sort speed] [-o FILE] [--json] ...
   gsocks import FILE             convert a list of exits to one URL a line, report what is skipped
       [-o FILE] [--scheme socks5] [--with-credentials]
   gsocks forward PORT:HOST:PORT  forward a port through an exit, as ssh -L does, or several
       --exit URL | --exit-file FILE | -c config.yaml  [--udp] [--allow-remote]
+  gsocks local --exit URL        a local end without a config; each key is an option, or
+      --set timeouts.idle=5m          --print-config shows the config that it means
+  gsocks server --key-file FILE  a server, gsocks rotate LIST a rotating proxy, the same way
+  gsocks share -c server.yaml    print the URL for the other end, and a QR code
+  gsocks doctor [-c FILE]        say what is wrong: descriptors, clocks, names, exits, keys
+  gsocks init [local|server|gateway]  write a commented config to begin with
+  gsocks help [TOPIC]            explain a command, a key of the config or a subject
+  gsocks completion SHELL        print the completions for bash, zsh or fish
   gsocks keygen [FILE]           make the key that both ends share
-  gsocks passwd                  hash a password, for local.users
+  gsocks passwd [--file FILE NAME]  hash a password, for local.users or a users file
 """
 
 _EXAMPLE = """\
@@ -55,7 +64,7 @@ and exits, SIGHUP reloads keys, users and exits.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``gsocks``; returns the exit status."""
     try:
-        options = _parser().parse_args(arguments)
+        options = make_parser().parse_args(arguments)
         return int(options.run(options))
     except ConfigError as error:
         print(f"gsocks: {error}", file=sys.stderr)
@@ -66,10 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gsocks",
-        usage="gsocks -c FILE | gsocks {check,exits,import,forward,keygen,passwd} ...",
+        usage="gsocks -c FILE | gsocks COMMAND ...",
         description=_ABOUT,
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,11 +88,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--live", action="store_true", help="show exits, connections and the log on the terminal"
     )
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run)  # without a command
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog="gsocks")
 
     checked = commands.add_parser("check", help="report a mistake in a config, or what it runs")
-    _add_config(checked)
+    add_config(checked)
     checked.add_argument(
         "--to", metavar="HOST:PORT", help="report which rule decides about that destination"
     )
@@ -93,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     checked.set_defaults(run=_check)
 
     probed = commands.add_parser("exits", help="probe all exits at once, report which of them work")
-    _add_config(probed)
+    add_config(probed)
     what = probed.add_mutually_exclusive_group()
     what.add_argument("--url", metavar="URL", help="fetch that page, which may report an address")
     what.add_argument("--to", metavar="HOST:PORT", help="connect to that destination")
@@ -105,6 +114,19 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", metavar="10s", default="10s", help="time limit for each exit (10s)"
     )
     probed.add_argument("--all", action="store_true", help="status 0 only if all exits work")
+    probed.add_argument(
+        "--working", action="store_true", help="list only those that work, and count the others"
+    )
+    probed.add_argument(
+        "--sort", metavar="BY", choices=tuple(SORTS), default="order", help=" | ".join(SORTS)
+    )
+    probed.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="write those that work to that file (mode 0600), with passwords and keys",
+    )
     probed.set_defaults(run=_probe_exits)
 
     imported = commands.add_parser("import", help="convert a list of exits to one URL a line")
@@ -127,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     forwarding = commands.add_parser(
         "forward", help="forward ports through an exit, as ssh -L does"
     )
-    _add_config(forwarding)
+    add_config(forwarding)
     forwarding.add_argument(
         "forwards",
         metavar="[ADDRESS:]PORT:HOST:PORT",
@@ -166,19 +188,18 @@ def _parser() -> argparse.ArgumentParser:
     key.set_defaults(run=lambda options: keygen(options.file))
 
     password = commands.add_parser("passwd", help="hash a password, for local.users")
-    password.set_defaults(run=lambda _: passwd())
+    password.add_argument("--file", metavar="FILE", type=Path, help="change that users file")
+    password.add_argument("user", metavar="NAME", nargs="?", help="the user whose line it is")
+    password.add_argument("--delete", action="store_true", help="remove that line")
+    password.set_defaults(
+        run=lambda options: passwd(options.file, options.user, delete=options.delete)
+    )
+    add_commands(commands, parser)
     return parser
 
 
-def _add_config(command: argparse.ArgumentParser) -> None:
-    # a default would overwrite the -c that stands before the command
-    command.add_argument(
-        "-c", "--config", metavar="FILE", type=Path, default=argparse.SUPPRESS, help="the config"
-    )
-
-
 def _run(options: argparse.Namespace) -> int:
-    return run_live(_config(options)) if options.live else run(_config(options))
+    return run(_config(options), live=options.live)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -194,9 +215,12 @@ def _probe_exits(options: argparse.Namespace) -> int:
         _config(options),
         _target(options),
         at_once=_at_once(options.at_once),
-        timeout=_timeout(options.timeout),
+        timeout=duration(options.timeout, "--timeout"),
         json=options.json,
         need_all=options.all,
+        only_working=options.working,
+        sort=options.sort,
+        output=options.output,
     )
 
 
@@ -246,16 +270,6 @@ def _at_once(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,5}", text) or not int(text):
         raise ConfigError("--at-once: expected a whole number from 1 to 99999")
     return int(text)
-
-
-def _timeout(text: str) -> float:
-    try:
-        seconds = parse_duration(text)
-    except ValueError as error:
-        raise ConfigError(f"--timeout: {error}") from None
-    if not seconds:
-        raise ConfigError("--timeout: expected a duration above zero")
-    return seconds
 
 
 def _destination(text: str) -> Address:

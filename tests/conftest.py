@@ -58,6 +58,16 @@ def pytest_runtest_logfinish() -> None:
 
 
 @pytest.fixture
+def own_log() -> Iterator[None]:
+    """What a command of the program makes of gsocks' logger is undone when the test is over."""
+    log = logging.getLogger("gsocks")
+    before = log.handlers[:], log.level, log.propagate
+    yield
+    log.handlers[:], log.propagate = before[0], before[2]
+    log.setLevel(before[1])
+
+
+@pytest.fixture
 def never_hangs() -> Iterator[None]:
     # what blocks the whole process blocks gevent's timeout too
     faulthandler.dump_traceback_later(3 * TOO_LONG, exit=True)

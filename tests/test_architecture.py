@@ -31,7 +31,7 @@ LAYERS = [
     {"handshake", "net"},
     {"tunnel", "access"},
     {"request", "settings"},
-    {"http", "dns", "keyfile", "units", "yaml_tree"},
+    {"http", "dns", "keyfile", "key_origin", "units", "yaml_tree"},
     {"crypto", "stream", "address", "messages", "loop_lag"},
     {
         "replay",
@@ -55,7 +55,7 @@ USERS_OF = {
     "nacl": {"crypto", "access.users"},
     "yaml": {"config.yaml", "yaml_tree"},
     "wsproto": {"transport.websocket"},
-    "argparse": {"main"},
+    "argparse": {"main", "cli.commands", "cli.completion"},
 }
 
 #: bytes in, bytes out: usable without an event loop

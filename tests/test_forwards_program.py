@@ -162,7 +162,7 @@ def test_the_command_forwards_until_ctrl_c_and_ends_quietly(tmp_path: Path) -> N
         ) as program:
             assert curl(forward_port(program)) == "hello"
             assert curl(forward_port(program, 1)) == "hello"
-            program.wait_for("the command line has a key or a password, which all users")
+            program.wait_for("the command line has a key or a password: it is hidden from ps now")
             program.signal(signal.SIGINT)
             assert program.end() == 0
             assert key not in program.log

@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 
 from gsocks.admin.peers import Peers
-from gsocks.cli.live import LOG_LINES, _View, picture
+from gsocks.cli.live import LOG_LINES, Order, _View, picture
 from tests.support.program import gsocks
 from tests.support.waiting import TOO_LONG
 
@@ -105,6 +105,48 @@ def test_it_fits_the_screen_however_many_exits_there_are() -> None:
 def test_exits_that_were_not_asked_for_are_counted() -> None:
     text = seen([exit_("a"), exit_("b")], count=100_000)
     assert "and 99998 more" in text
+
+
+def narrow(exits: list[dict[str, Any]], order: Order | None = None, height: int = 24) -> str:
+    known = {
+        "workers": 2,
+        "loop": {"turns": [90, 98, 99, 100, 100, 100, 100, 100, 100], "longest": 0.021},
+        "inbounds": {},
+        "exits": exits,
+        "exit_counts": {"local": len(exits)},
+        "exit_states": {"ok": len(exits) - 1, "down": 1},
+        "sessions": {"local": 4},
+    }
+    console = Console(width=80, height=height, record=True, file=io.StringIO())
+    console.print(picture(known, 2.5, ["x" * 200], height, 80, order))
+    return console.export_text()
+
+
+def test_eighty_columns_are_enough_for_states_counts_and_the_last_error() -> None:
+    text = narrow([exit_("a", state="down", last_error="socks5://a:1080: Connection refused"),
+                   exit_("berlin-with-a-long-name")])  # fmt: skip
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "2 exits: 1 ok, 1 down  (q quits, s sorts, now by trouble" in text
+    assert re.search(r"a +socks5://a:10.* +down +0 +0 +0 +50 +Connection", text)
+
+
+def test_keys_sort_and_scroll() -> None:
+    order, exits = Order(), [exit_(f"e{n:03}", failed=n) for n in range(100)]
+    assert order.pressed(b"s")
+    assert order.pressed(b"s")
+    assert order.by == "failures"
+    assert "e099" in narrow(exits, order)
+    assert order.pressed(b"\x1b[6~")
+    assert order.first == order.page
+    assert "e099" not in narrow(exits, order)
+    assert order.pressed(b"k")
+    assert f"{order.page - 1} above" in narrow(exits, order)
+    for _ in range(100):
+        order.pressed(b" ")
+    assert "e000" in narrow(exits, order)
+    assert order.pressed(b"g")
+    assert order.first == 0
+    assert not order.pressed(b"x")
 
 
 def test_what_a_stranger_wrote_is_shown_as_it_is() -> None:

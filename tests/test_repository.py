@@ -55,7 +55,8 @@ def test_the_package_takes_its_version_and_its_license_from_one_place() -> None:
 
 
 def test_a_wheel_holds_every_module_and_the_license(tmp_path: Path) -> None:
-    for name in ("gsocks", "pyproject.toml", "README.md", "LICENSE"):
+    names = ("gsocks", "share", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md")
+    for name in (*names, "config.example.yaml"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "."]
@@ -65,6 +66,10 @@ def test_a_wheel_holds_every_module_and_the_license(tmp_path: Path) -> None:
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "gsocks").rglob("*.py")}
     assert modules == {name for name in held if name.endswith(".py")}
     assert {"gsocks/py.typed", f"gsocks-{gsocks.__version__}.dist-info/licenses/LICENSE"} <= held
+    data = f"gsocks-{gsocks.__version__}.data/data/share"
+    beside = ("man/man1/gsocks.1", "zsh/site-functions/_gsocks", "doc/gsocks/config.example.yaml")
+    assert {f"{data}/{name}" for name in beside} <= held
+    assert {"gsocks/cli/templates/gateway.yaml", "gsocks/cli/topics/signals.txt"} <= held
 
 
 @pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: path.name)

@@ -83,6 +83,7 @@ def take(
         "loop": {"turns": lag.counts(), "seconds": lag.seconds, "longest": lag.longest},
         "inbounds": described,
         "exit_counts": {section: len(each.roster) for section, each in exit_groups.items()},
+        **({} if most is None else {"exit_states": _states(exit_groups, now)}),
         "exits": list(_exits(exit_groups, which, now, most)),
         "domains": list(_domains(exit_groups, which if most is None else NONE, now)),
         "sessions": {section: len(each.sessions) for section, each in exit_groups.items()},
@@ -102,6 +103,14 @@ def _exits(
                 give_way()
         elif (named := group.roster.named(which)) is not None:
             yield {"section": section, **exit_(named, now)}
+
+
+def _states(exit_groups: Mapping[str, ExitGroup], now: float) -> Json:
+    """How many exits of all sections are in each state, the best state first."""
+    counts: Counter[str] = Counter()
+    for group in exit_groups.values():
+        counts.update(state(member, now) for member in _in_turns(group.roster))
+    return {name: counts[name] for name in (*STATES[-2:], *STATES[-3::-1]) if counts[name]}
 
 
 def _in_turns(members: Iterable[Member]) -> Iterator[Member]:

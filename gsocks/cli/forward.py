@@ -13,24 +13,18 @@ from msgspec.structs import replace
 
 from gsocks import config
 from gsocks.address import Address
+from gsocks.cli.exit_file import VARIABLE, exit_lines
 from gsocks.cli.process import check_descriptor_limit, log_to_stderr
+from gsocks.cli.warn import warn_of_secrets
 from gsocks.config.routes import parse_ports
 from gsocks.errors import ConfigError
 from gsocks.exits.spec import ExitSpec
-from gsocks.files import as_utf8, read_secret
 from gsocks.messages import Mistake
 from gsocks.net.listen import is_local
 from gsocks.service.activation import Inherited
 from gsocks.service.service import Service
-from gsocks.units import format_size
 
 log = logging.getLogger("gsocks")
-
-#: the environment variable of an exit
-VARIABLE = "GSOCKS_EXIT"
-
-#: bytes of a file of exits
-MAX_FILE = 65536
 
 # [ADDRESS:]PORTS:HOST:PORTS, or a Unix socket's or a passed one's listening side
 _PORTS = r"[0-9]{1,5}(?:-[0-9]{1,5})?"
@@ -82,11 +76,7 @@ def forward(
     settings, inherited = make(), Inherited.take()
     check_descriptor_limit(settings)
     if any(_shows_secret(each) for each in exits):
-        log.warning(
-            "the command line has a key or a password, which all users of this machine can see"
-            " (--exit-file FILE, --exit @FILE and %s hide it)",
-            VARIABLE,
-        )
+        warn_of_secrets(f"--exit-file FILE, --exit @FILE and {VARIABLE} hide it from the start")
     name = Path("gsocks forward") if path is None else path
     return Service(name, settings, inherited=inherited, load=make).run()
 
@@ -151,23 +141,9 @@ def _written(exits: Sequence[str]) -> list[ExitSpec]:
 
 def _in_file(path: Path) -> list[ExitSpec]:
     """The exits in a file, one a line; a ``#`` at the beginning of a line makes it a comment."""
-    try:
-        raw = read_secret(path, MAX_FILE + 1, log)
-        if len(raw) > MAX_FILE:
-            raise ConfigError(f"{path}: longer than {format_size(MAX_FILE)}")
-        text = as_utf8(raw).decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not UTF-8") from None
-    found = [
-        _parse(line.strip(), f"{path}: line {number}", path.parent)
-        for number, line in enumerate(text.splitlines(), 1)
-        if line.strip() and not line.startswith("#")
+    return [
+        _parse(line, f"{path}: line {number}", path.parent) for number, line in exit_lines(path)
     ]
-    if not found:
-        raise ConfigError(f"{path}: has no exit")
-    return found
 
 
 def _parse(text: str, place: str, base: Path = Path()) -> ExitSpec:

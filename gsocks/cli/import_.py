@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from urllib.parse import quote
 
+from gsocks.cli.exit_line import exit_line
 from gsocks.errors import ConfigError
-from gsocks.exits.spec import ExitSpec
 from gsocks.files import replace_secret
 from gsocks.messages import Mistake
 from gsocks.rotation.lists import MAX_SIZE, ListOptions, read_list
@@ -40,9 +37,9 @@ def import_list(
         raise ConfigError(f"{path}: {error}") from None
     if output is None:
         for spec in found.exits:
-            print(_line(spec, with_credentials=with_credentials))
+            print(exit_line(spec, with_credentials=with_credentials))
     elif found.exits:
-        _write(output, "".join(f"{_line(spec, with_credentials=True)}\n" for spec in found.exits))
+        _write(output, "".join(f"{exit_line(spec)}\n" for spec in found.exits))
     for place, reason in found.skipped:
         print(f"{path}: {place} skipped: {reason}", file=sys.stderr)
     duplicates = f", {found.duplicates} duplicates" if found.duplicates else ""
@@ -70,29 +67,3 @@ def _write(path: Path, text: str) -> None:
         replace_secret(path, text.encode())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or type(error).__name__}") from None
-
-
-def _line(spec: ExitSpec, *, with_credentials: bool) -> str:
-    """A line that a list of exits may have; with masked credentials, it is one to look at."""
-    url = spec.url if with_credentials else replace(spec, via=None).label
-    return " ".join([url, *_options(spec, with_credentials=with_credentials)])
-
-
-def _options(spec: ExitSpec, *, with_credentials: bool) -> Iterator[str]:
-    if spec.via is not None and not with_credentials:
-        yield f"via={quote(spec.via.label, safe=':/@*')}"
-    if spec.name is not None:
-        yield f"name={spec.name}"
-    if spec.country is not None:
-        yield f"country={spec.country}"
-    if spec.tags:
-        yield f"tags={','.join(spec.tags)}"
-    if spec.weight != 1.0:
-        yield f"weight={spec.weight:g}"
-    if spec.max_connections is not None:
-        yield f"max_connections={spec.max_connections}"
-    if spec.requests_per_minute is not None:
-        yield f"requests_per_minute={spec.requests_per_minute}"
-    for name, bound in ({} if spec.budget is None else spec.budget._asdict()).items():
-        if bound is not None:
-            yield f"{name}={bound:g}" if isinstance(bound, float) else f"{name}={bound}"

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
+import termios
 import time
+import tty
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import gevent
+from gevent.event import Event
 from gevent.os import nb_read
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -38,6 +43,44 @@ INTERVAL = 1.0
 LOG_LINES = 8
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+#: columns from which on there is room for addresses and traffic
+WIDE = 110
+
+#: exits that are asked for where they are not sorted by trouble, which the program does itself
+MOST_SORTED = 5000
+
+#: a key, or the sequence of one that has no character
+_KEYS = re.compile(rb"\x1b\[[0-9;]*[A-Za-z~]|.", re.DOTALL)
+
+#: lines and pages that a key scrolls by
+_SCROLLS = {
+    b"j": (1, 0),
+    b"\x1b[B": (1, 0),
+    b"k": (-1, 0),
+    b"\x1b[A": (-1, 0),
+    b" ": (0, 1),
+    b"\x1b[6~": (0, 1),
+    b"b": (0, -1),
+    b"\x1b[5~": (0, -1),
+}
+
+_SORT_KEYS: dict[str, Callable[[Json], tuple[Any, ...]]] = {
+    # failing exits first, then the busiest
+    "trouble": lambda each: (
+        each["state"] in ("ok", "unproven"),
+        -each["open"],
+        -each["connected"],
+        STATES.index(each["state"]),
+    ),
+    "load": lambda each: (-each["open"], -each["connected"]),
+    "failures": lambda each: (-each["failed"], -each["connected"]),
+    "slowness": lambda each: (-(each["connect_seconds"] or 0.0),),
+    "traffic": lambda each: (-each["up"] - each["down"],),
+    "name": lambda each: (each["name"],),
+}
+
+SORTS = tuple(_SORT_KEYS)
 
 _COLOURS = {
     "ok": "green",
@@ -106,6 +149,9 @@ class _View:
         self._folder = folder
         self._lines: deque[str] = deque(maxlen=200)
         self._before: tuple[float, int] | None = None
+        self.order = Order()
+        #: a key has changed what is to be shown
+        self._changed = Event()
 
     def run(self) -> int:
         for signum in _FORWARDED:
@@ -113,11 +159,19 @@ class _View:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         reader = gevent.spawn(self._read)
         console = Console()
+        reader.rawlink(lambda _: self._changed.set())
         try:
-            with Live(console=console, screen=True, auto_refresh=False) as live:
+            with (
+                _keys_at_once() as has_keys,
+                Live(console=console, screen=True, auto_refresh=False) as live,
+            ):
+                keys = gevent.spawn(self._read_keys) if has_keys else None
                 while not reader.ready() and sys.stdout.isatty():
                     live.update(self._query(console), refresh=True)
-                    reader.join(INTERVAL)
+                    self._changed.wait(INTERVAL)
+                    self._changed.clear()
+                if keys is not None:
+                    keys.kill()
         except OSError:
             if sys.stdout.isatty():
                 raise
@@ -151,38 +205,120 @@ class _View:
             *lines, kept = (kept + data).split(b"\n")
             self._lines.extend(line.decode("utf-8", "replace") for line in lines)
 
+    def _read_keys(self) -> None:
+        """Do what the keys say; ends with the terminal."""
+        os.set_blocking(sys.stdin.fileno(), False)
+        with suppress(OSError):
+            while data := nb_read(sys.stdin.fileno(), 64):
+                for key in _KEYS.findall(data):
+                    if key in (b"q", b"Q"):
+                        self._forward(signal.SIGTERM)
+                    elif self.order.pressed(key):
+                        self._changed.set()
+
     def _query(self, console: Console) -> RenderableType:
         # no more exits than the screen has lines: there may be 100,000
+        order = self.order
+        most = order.first + console.height if order.by == SORTS[0] else MOST_SORTED
         peers = Peers(sorted(self._folder.glob("*.sock")))
-        snapshots = peers.snapshots(ALL, most=console.height)
+        snapshots = peers.snapshots(ALL, most=most)
         if not snapshots:
             return Text("starting...")
         snapshot, now = merged(snapshots), time.monotonic()
         closed = sum(sum(each["outcomes"].values()) for each in snapshot["inbounds"].values())
         before, self._before = self._before, (now, closed)
         rate = None if before is None else (closed - before[1]) / (now - before[0])
-        return picture(snapshot, rate, self._lines, console.height)
+        return picture(snapshot, rate, self._lines, console.height, console.width, order)
+
+
+@contextmanager
+def _keys_at_once() -> Iterator[bool]:
+    """Have the terminal pass each key on as it comes; whether there is one to read from."""
+    if not sys.stdin.isatty():
+        yield False
+        return
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin)
+        yield True
+    finally:
+        with suppress(OSError, termios.error):  # the terminal may be gone
+            os.set_blocking(sys.stdin.fileno(), True)
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+class Order:
+    """Which exits are on the screen: how they are sorted, and which is the first one."""
+
+    def __init__(self) -> None:
+        #: one of SORTS
+        self.by = SORTS[0]
+        #: exits that are scrolled past
+        self.first = 0
+        #: lines of the table, by which a page is scrolled
+        self.page = 10
+
+    def pressed(self, key: bytes) -> bool:
+        """Whether the key has a meaning, which is done then."""
+        if key in (b"s", b"S"):
+            self.by = SORTS[(SORTS.index(self.by) + 1) % len(SORTS)]
+            self.first = 0
+        elif key in _SCROLLS:
+            lines, pages = _SCROLLS[key]
+            self.first = max(0, self.first + lines + pages * self.page)
+        elif key in (b"g", b"\x1b[H", b"\x1b[1~"):
+            self.first = 0
+        else:
+            return False
+        return True
+
+    def sorted(self, exits: Sequence[Json]) -> list[Json]:
+        """All that are known, in their order."""
+        return sorted(exits, key=_SORT_KEYS[self.by])
 
 
 def picture(
-    snapshot: Json, rate: float | None, lines: Iterable[str], height: int
+    snapshot: Json,
+    rate: float | None,
+    lines: Iterable[str],
+    height: int,
+    width: int = WIDE,
+    order: Order | None = None,
 ) -> RenderableType:
-    """The screen: listeners, failing and busy exits, the end of the log.
+    """The screen: listeners, counts of exits, failing and busy exits, the end of the log.
 
-    ``rate``: connections closed in a second; ``height``: lines of the screen.
+    ``rate``: connections closed in a second; ``height``, ``width``: of the screen.
     """
+    order = Order() if order is None else order
     inbounds = [_inbound(name, inbound) for name, inbound in snapshot["inbounds"].items()]
     sessions = sum(snapshot["sessions"].values())
     speed = "" if rate is None else f", {rate:.1f} closed a second"
     workers = plural(snapshot["workers"], "worker")
     lag = loop_lag(snapshot)
     loop = f", loop lag p99 {1000 * lag['p99']:.0f} ms, longest {1000 * lag['longest']:.0f} ms"
-    head = Text(f"gsocks: {workers}, {plural(sessions, 'session')}{speed}{loop}", "bold")
+    head = Text(
+        f"gsocks: {workers}, {plural(sessions, 'session')}{speed}{loop}", "bold", no_wrap=True
+    )
     tail = [Text(line, "dim", no_wrap=True) for line in list(lines)[-LOG_LINES:]]
-    # without the head, the listeners, the headings of the table, "and N more" and the log
-    room = max(3, height - len(inbounds) - len(tail) - 7)
     count = sum(snapshot["exit_counts"].values())
-    return Group(head, *inbounds, _exits(snapshot["exits"], count, room), *tail)
+    states = _states(snapshot.get("exit_states", {}), count, order)
+    # without the head, the listeners, the headings of the table, "and N more" and the log
+    room = max(3, height - len(inbounds) - len(tail) - 8)
+    order.page = room
+    order.first = min(order.first, max(0, count - room))
+    table = _exits(order.sorted(snapshot["exits"]), count, room, width, order.first)
+    for line in (head, states, *inbounds, *tail):
+        line.overflow = "ellipsis"
+    return Group(head, states, *inbounds, table, *tail)
+
+
+def _states(states: Mapping[str, int], count: int, order: Order) -> Text:
+    """How many exits there are of each state, and what the keys do."""
+    text = Text(f"{plural(count, 'exit')}: ", no_wrap=True)
+    parts = [Text(f"{number} {name}", _COLOURS[name]) for name, number in states.items()]
+    text.append_text(Text(", ").join(parts))
+    text.append(f"  (q quits, s sorts, now by {order.by}, arrows scroll)", "dim")
+    return text
 
 
 def _inbound(name: str, inbound: Json) -> Text:
@@ -193,36 +329,43 @@ def _inbound(name: str, inbound: Json) -> Text:
     return Text(f"{name} {where}: {inbound['connections']} open; {ended}; {traffic}", no_wrap=True)
 
 
-def _exits(exits: Sequence[Json], count: int, room: int) -> RenderableType:
-    """Failing exits first, then the busiest; ``count``: all exits, of which these are some."""
-    order = sorted(
-        exits,
-        key=lambda each: (
-            each["state"] in ("ok", "unproven"),
-            -each["open"],
-            -each["connected"],
-            STATES.index(each["state"]),
-        ),
-    )
+def _exits(exits: Sequence[Json], count: int, room: int, width: int, first: int) -> RenderableType:
+    """``exits`` in their order, of which those before ``first`` are scrolled past; ``count``: all
+    that there are."""
+    wide = width >= WIDE
     table = Table(box=None, pad_edge=False, expand=True)
-    for title in ("exit", "label", "address", "country", "state"):
-        table.add_column(title, no_wrap=True, overflow="ellipsis")
-    for title in ("open", "connected", "failed", "ms", "up", "down"):
+    table.add_column("exit", no_wrap=True, overflow="ellipsis", max_width=None if wide else 12)
+    for title in ("label", "address", "country", "state") if wide else ("label", "state"):
+        shared = 1 if title == "label" and not wide else None
+        table.add_column(title, no_wrap=True, overflow="ellipsis", ratio=shared)
+    titles = ("open", "connected", "failed", "ms", "up", "down")
+    for title in titles if wide else ("open", "conn", "fail", "ms"):
         table.add_column(title, justify="right", no_wrap=True)
-    for each in order[:room]:
-        back = f" {each['back_in']:.0f} s" if each["back_in"] else ""
-        table.add_row(
-            Text(each["name"]),
-            Text(each["label"]),
-            each["address"] or "",
-            each["country"] or "",
-            Text(each["state"] + back, _COLOURS[each["state"]]),
-            str(each["open"]),
-            str(each["connected"]),
-            str(each["failed"]),
-            "-" if each["connect_seconds"] is None else f"{1000 * each['connect_seconds']:.0f}",
-            format_size(each["up"]),
-            format_size(each["down"]),
-        )
-    hidden = count - min(len(order), room)
-    return Group(table, Text(f"and {hidden} more", "dim")) if hidden > 0 else table
+    table.add_column("last error", no_wrap=True, overflow="ellipsis", ratio=None if wide else 1)
+    shown = exits[first : first + room]
+    for each in shown:
+        table.add_row(*_row(each, wide=wide))
+    hidden = count - first - len(shown)
+    if hidden <= 0:
+        return table
+    above = f", {first} above" if first else ""
+    return Group(table, Text(f"and {hidden} more{above}", "dim"))
+
+
+def _row(each: Json, *, wide: bool) -> Iterator[str | Text]:
+    back = f" {each['back_in']:.0f} s" if each["back_in"] else ""
+    yield Text(each["name"])
+    yield Text(each["label"])
+    if wide:
+        yield each["address"] or ""
+        yield each["country"] or ""
+    yield Text(each["state"] + back, _COLOURS[each["state"]])
+    yield str(each["open"])
+    yield str(each["connected"])
+    yield str(each["failed"])
+    yield "-" if each["connect_seconds"] is None else f"{1000 * each['connect_seconds']:.0f}"
+    if wide:
+        yield format_size(each["up"])
+        yield format_size(each["down"])
+    error = each.get("last_error") or ""
+    yield Text(error.removeprefix(f"{each['label']}: "), "red")

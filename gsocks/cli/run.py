@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from gsocks import config
@@ -13,38 +14,49 @@ from gsocks.service.service import Service
 from gsocks.service.supervisor import MISTAKE
 
 
-def run(path: Path) -> int:
-    """Serve until a signal stops it."""
-    return _serve(path, config.load(path), Inherited.take())
+def run(path: Path, *, live: bool = False) -> int:
+    """Serve what the file ``path`` describes until a signal stops it.  Raises ConfigError."""
+    return serve(path, config.load(path), live=live)
 
 
-def run_live(path: Path) -> int:
-    """Serve in a child process, whose state is shown on the terminal."""
-    settings = config.load(path)
+def serve(
+    path: Path,
+    settings: config.Config,
+    load: Callable[[], config.Config] | None = None,
+    *,
+    live: bool = False,
+) -> int:
+    """Serve ``settings``; ``path`` and ``load`` are as for Service.
+
+    ``live``: in a child process, whose state is shown on the terminal.
+    """
     inherited = Inherited.take()  # which is not meant for a child process
+    if not live:
+        return _serve(path, settings, inherited, load)
     if not sys.stdout.isatty():
         raise ConfigError("--live needs a terminal")
     try:
-        from gsocks.cli import live
+        from gsocks.cli import live as view
     except ImportError:
         raise ConfigError("--live needs rich (pip install 'gsocks[cli]')") from None
 
-    def serve(socket_folder: Path) -> int:
+    def serve_in(socket_folder: Path) -> int:
         try:
-            return _serve(path, settings, inherited, socket_folder)
+            return _serve(path, settings, inherited, load, socket_folder)
         except ConfigError as error:
             print(f"gsocks: {error}", file=sys.stderr)
             return MISTAKE
 
-    return live.show(serve)
+    return view.show(serve_in)
 
 
 def _serve(
     path: Path,
     settings: config.Config,
     inherited: Inherited,
+    load: Callable[[], config.Config] | None,
     socket_folder: Path | None = None,
 ) -> int:
     log_to_stderr(settings.log)
     check_descriptor_limit(settings)
-    return Service(path, settings, socket_folder, inherited).run()
+    return Service(path, settings, socket_folder, inherited, load).run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -17,6 +18,7 @@ from gsocks.access.rules import ALLOW_ALL, Rules, Verdict
 from gsocks.access.users import Users, go_on
 from gsocks.access.users_file import FileUsers
 from gsocks.address import Address, IPAddress, ip_of
+from gsocks.admin.token import read_token
 from gsocks.crypto import Key, KeyRing
 from gsocks.errors import ConfigError, ConnectFailed, StateFailed
 from gsocks.exits import ExitDeps, ExitSpec
@@ -49,53 +51,102 @@ def describe(path: Path, settings: config.Config) -> Iterator[str]:
 
     Raises ConfigError for a mistake that only another file or the whole of it shows.
     """
-    with _at(str(path)):
-        yield from _described(settings)
+    for part in parts_of(path, settings):
+        with _at(str(path)):
+            yield from part
 
 
-def _described(settings: config.Config) -> Iterator[str]:
-    refuse_loops(settings)
-    refuse_denied(settings)
+def parts_of(path: Path, settings: config.Config) -> Iterator[Iterable[str]]:
+    """The same in parts, each of which raises its own ConfigError, while others go on."""
     created = missing_keys(settings)
+    yield _checked(refuse_loops, settings)
+    yield _checked(refuse_denied, settings)
     if shares_exits(settings) and settings.forwards is not None:
-        yield f"forwards: {_listens(settings.forwards)}, exits: those of local"
+        yield [f"forwards: {_listens(settings.forwards)}, exits: those of local"]
     for name, section in sections(settings):
-        rules = rules_of(section)
-        lists = [(each, read_source(each)) for each in section.exit_sources]
-        exits = _all_exits(section, [found for _, found in lists])
         for at, spec in enumerate(section.exits):
-            with _at(f"{name}.exits[{at}]"):
-                _check_files(spec, created)
-        for spec in set(exits).difference(section.exits):
-            _check_files(spec, created)
-        yield f"{name}: {_listens(section)}, exits: {_exit_labels(section, exits)}"
-        if rules.forget_self:
-            yield f"{name}: rules allow this machine's public addresses ('deny self' denies them)"
-        for origin, found in lists:
-            if found is not None:
-                yield from _skipped_entries(origin, found)
-                yield from _own_listeners_in(name, settings, origin, found)
+            yield _checked_exit(f"{name}.exits[{at}]", spec, created)
+        yield _described(name, section, settings, created)
     local, server = settings.local, settings.server
-    users = make_users(local) if local is not None else None
-    if users is not None:
-        yield f"local: users {_first_of(users.names) or 'none yet, so no login succeeds'}"
-    if local is not None and local.sessions != SessionSettings():
-        yield f"local: {_session_lifetime(local.sessions)}"
+    if local is not None:
+        yield _described_users(local)
+        if local.sessions != SessionSettings():
+            yield [f"local: {_session_lifetime(local.sessions)}"]
     if server is not None:
         for key, source in server.keys.items():
             if source.file not in created:
-                with _at(f"server.keys.{key}"):
-                    _key(source)
-        yield f"server: keys {_first_of(server.keys)}"
-        make_transport(server)
-        if server.transport.kind != "tcp":
-            yield f"server: tunnels travel in {_travel(server.transport)}"
+                yield _checked_key(key, source)
+        yield [f"server: keys {_first_of(server.keys)}"]
+        yield _described_transport(server)
     if settings.state is not None:
-        yield _state(Path(settings.state.file))
-    for path in created:
-        if not path.parent.is_dir():
-            raise ConfigError(f"server.keys: {path} can't be created: there is no such folder")
-        yield f"server: {path} will be created at the first start"
+        yield [_state(Path(settings.state.file))]
+    for each in created:
+        yield _to_be_created("server.keys", "server", each)
+    if settings.admin is not None:
+        yield _described_token(token_file(settings.admin, path))
+
+
+def _checked(check: Callable[[config.Config], object], settings: config.Config) -> Iterator[str]:
+    check(settings)
+    yield from ()
+
+
+def _checked_exit(at: str, spec: ExitSpec, created: Container[Path]) -> Iterator[str]:
+    with _at(at):
+        _check_files(spec, created)
+    yield from ()
+
+
+def _checked_key(name: str, source: config.KeySource) -> Iterator[str]:
+    with _at(f"server.keys.{name}"):
+        key_of(source)
+    yield from ()
+
+
+def _described(
+    name: str, section: SomeSection, settings: config.Config, created: Container[Path]
+) -> Iterator[str]:
+    rules = rules_of(section)
+    lists = [(each, read_source(each)) for each in section.exit_sources]
+    exits = _all_exits(section, [found for _, found in lists])
+    for spec in set(exits).difference(section.exits):
+        _check_files(spec, created)
+    yield f"{name}: {_listens(section)}, exits: {_exit_labels(section, exits)}"
+    if rules.forget_self:
+        yield f"{name}: rules allow this machine's public addresses ('deny self' denies them)"
+    for origin, found in lists:
+        if found is not None:
+            yield from _skipped_entries(origin, found)
+            yield from _own_listeners_in(name, settings, origin, found)
+
+
+def _described_users(local: config.Local) -> Iterator[str]:
+    users = make_users(local)
+    if users is not None:
+        yield f"local: users {_first_of(users.names) or 'none yet, so no login succeeds'}"
+
+
+def _described_transport(server: config.Server) -> Iterator[str]:
+    make_transport(server)
+    if server.transport.kind != "tcp":
+        yield f"server: tunnels travel in {_travel(server.transport)}"
+
+
+def _to_be_created(at: str, name: str, path: Path) -> Iterator[str]:
+    """Raises ConfigError if the folder of a file that a start makes can't take it."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(f"{at}: {path} can't be created: there is no such folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{at}: {path} can't be created: its folder can't be written")
+    yield f"{name}: {path} will be created at the first start"
+
+
+def _described_token(path: Path) -> Iterator[str]:
+    if path.exists():
+        read_token(path)
+    else:
+        yield from _to_be_created("admin.token_file", "admin", path)
 
 
 def explain_rules(
@@ -219,7 +270,7 @@ def make_users(local: config.Local, give_way: Callable[[], object] = go_on) -> U
 
 def make_key_ring(server: config.Server) -> KeyRing:
     """The keys of ``server``.  Raises ConfigError."""
-    return KeyRing({name: _key(source) for name, source in server.keys.items()})
+    return KeyRing({name: key_of(source) for name, source in server.keys.items()})
 
 
 def make_transport(server: config.Server) -> ServerTransport:
@@ -228,7 +279,9 @@ def make_transport(server: config.Server) -> ServerTransport:
         return ServerTransport(server.transport)
 
 
-def _key(source: config.KeySource) -> Key:
+def key_of(source: config.KeySource) -> Key:
+    if source.origin is not None:
+        return source.origin.read()
     return read_key(source.file) if source.file is not None else Key.parse(source.key or "")
 
 
@@ -412,6 +465,8 @@ def _check_files(spec: ExitSpec, created: Container[Path]) -> None:
     """Read the files of an exit and of those on the way to it.  Raises ConfigError."""
     if spec.key_file is not None and spec.key_file not in created:
         read_key(spec.key_file)
+    if spec.key_from is not None:
+        spec.key_from.read()
     if spec.tls is not None:
         load_tls(spec.tls)
     if spec.via is not None:

@@ -1,0 +1,1 @@
+"""What is built around the package: data files, the Debian package, the image."""
