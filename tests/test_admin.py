@@ -18,6 +18,7 @@ import pytest
 from gevent.event import Event
 from prometheus_client.parser import text_string_to_metric_families as families
 
+from gsocks.access.misspelt import ignored_names
 from gsocks.access.rules import ALLOW_ALL
 from gsocks.address import Address
 from gsocks.admin import metrics, server
@@ -231,6 +232,7 @@ def test_metrics_are_what_prometheus_reads(desk: Desk) -> None:
     assert told["gsocks_requests_total", (("inbound", "local"), ("outcome", ""))] == 1
     assert told["gsocks_sessions", (("section", "local"),)] == 1
     assert told["gsocks_workers", ()] == 1
+    assert told["gsocks_user_names_ignored_total", ()] == ignored_names.count
 
 
 def test_metrics_of_many_exits_are_written_in_turns(desk: Desk) -> None:

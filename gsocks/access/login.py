@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple, TypeAlias
 
+from gsocks.access.misspelt import ignored_names, misspelt
 from gsocks.access.username import read_credentials
 from gsocks.access.username_style import STANDARD, UserNameStyle
 from gsocks.errors import AuthenticationFailed, BadParameters
@@ -54,7 +55,7 @@ class Authenticator(NamedTuple):
 
         A name without a password may be that of the user of the client's machine, which Java and
         SOCKS4 clients send if they were given no other.  Where none is required, it selects nothing
-        if it has no valid parameters.
+        if it has no valid parameters; what seems to be misspelt is told in the log.
 
         Raises AuthenticationFailed, BadParameters (only after the password has proved right: the
         message would tell other clients about the exits), and the errors of ``verify_password``.
@@ -67,7 +68,12 @@ class Authenticator(NamedTuple):
         if isinstance(found, BadParameters):
             if verify is not None or password:
                 raise found
+            ignored_names.note(name, str(found))
             found = ANY
+        elif verify is None and found is ANY and name:
+            why = misspelt(name, tuple(self.styles))
+            if why:
+                ignored_names.note(name, why)
         selector = found if self.selector is ANY else found.merge(self.selector)
         return Identity(None if verify is None else user, selector)
 

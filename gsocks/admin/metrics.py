@@ -65,6 +65,11 @@ class _Once:
             "Lines that the log's reader was too slow for",
             value=self._snapshot["log_dropped"],
         )
+        yield CounterMetricFamily(
+            "gsocks_user_names_ignored",
+            "Logins of user names that select nothing, since their parameters are misspelt",
+            value=self._snapshot["ignored_names"],
+        )
         yield from _inbounds(self._snapshot["inbounds"])
         yield from _states(self._snapshot["exits"])
         yield from _exits(self._snapshot["exits"])

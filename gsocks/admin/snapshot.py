@@ -14,6 +14,7 @@ from heapq import nsmallest
 from itertools import chain, islice
 from typing import Any, TypeAlias
 
+from gsocks.access.misspelt import ignored_names
 from gsocks.admin.counters import ConnectionCounters, Count
 from gsocks.exits.tunnel import TunnelExit
 from gsocks.inbound.context import Inbound
@@ -80,6 +81,7 @@ def take(
     return {
         "workers": 1,
         "log_dropped": dropped_lines(),
+        "ignored_names": ignored_names.count,
         "loop": {"turns": lag.counts(), "seconds": lag.seconds, "longest": lag.longest},
         "inbounds": described,
         "exit_counts": {section: len(each.roster) for section, each in exit_groups.items()},
@@ -269,6 +271,7 @@ def merged(snapshots: Iterable[Json]) -> Json:
     for other in others:
         whole["workers"] += other["workers"]
         whole["log_dropped"] += other["log_dropped"]
+        whole["ignored_names"] += other["ignored_names"]
         whole["loop"] = _added_loop(whole["loop"], other["loop"])
         for name, inbound in other["inbounds"].items():
             whole["inbounds"][name] = _added(whole["inbounds"].get(name), inbound)
