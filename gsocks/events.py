@@ -19,7 +19,8 @@ MAX_TEXT = 300
 #: what an event may be
 KINDS = (
     "ejected",
-    "returned",
+    "down",
+    "up",
     "banned",
     "unbanned",
     "drained",
@@ -28,7 +29,6 @@ KINDS = (
     "exits",
     "reloaded",
     "not_reloaded",
-    "started",
 )
 
 

@@ -39,6 +39,7 @@ class LoopLag:
         "clock",
         "ended",
         "longest",
+        "recent",
         "seconds",
     )
 
@@ -52,6 +53,8 @@ class LoopLag:
         self.seconds = 0.0
         #: seconds of the longest turn; 0 if none was longer than the first bucket
         self.longest = 0.0
+        #: the same since :meth:`take_longest`
+        self.recent = 0.0
         #: when the latest turn ended, in seconds of :func:`time.perf_counter`; while a turn goes
         #: on, its begin is later
         self.ended = time.perf_counter()
@@ -73,6 +76,11 @@ class LoopLag:
         """How many turns took no longer than each of ``BUCKETS``; the last item: all turns."""
         return list(accumulate((self._short, *self._counts)))
 
+    def take_longest(self) -> float:
+        """Seconds of the longest turn since the last call; 0 as for :attr:`longest`."""
+        longest, self.recent = self.recent, 0.0
+        return longest
+
     def _end(self) -> None:
         """Count a turn: everything is done, and the loop is about to poll."""
         self.ended = now = time.perf_counter()
@@ -83,6 +91,7 @@ class LoopLag:
             return
         self._counts[bisect_left(BUCKETS, seconds) - 1] += 1
         self.longest = max(self.longest, seconds)
+        self.recent = max(self.recent, seconds)
         if seconds > LONG_TURN:
             self._on_long_turn(seconds)
 

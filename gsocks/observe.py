@@ -63,6 +63,10 @@ class _Trace:
         _connection.debug(f"%s {message}", self._id, *args, extra={"id": self._id})
 
 
+#: tries that are told of; a request that is retried has more than exits
+MAX_TRIES = 32
+
+
 class Try(NamedTuple):
     """An exit's try of a request that has failed."""
 
@@ -82,6 +86,7 @@ class Details:
     __slots__ = (
         "address",
         "answered",
+        "began",
         "choice",
         "connect",
         "connected",
@@ -98,10 +103,12 @@ class Details:
         self.exit = ""
         #: the address that sites see, or else the one that the exit has bound; empty: not known
         self.address = ""
-        #: what it asked of the exits, in words
-        self.selector = ""
+        #: what it asked of the exits: its str is in words
+        self.selector: object = ""
         #: the tries that have failed
         self.tries: list[Try] = []
+        #: monotonic seconds: when the latest try began; 0: none did
+        self.began = 0.0
         #: seconds from the begin of the try until it was connected; None: it was not
         self.connect: float | None = None
         #: monotonic seconds: when it was connected, and when the first byte came back; 0: never
@@ -114,6 +121,17 @@ class Details:
         self.ready: int | None = None
         #: how the exit was chosen
         self.choice = ""
+
+    def tried(self, exit: str, began: float) -> None:  # noqa: A002
+        """An exit is tried."""
+        self.exit = exit
+        self.began = began
+
+    def failed(self, exit: str, began: float, word: str, detail: str) -> None:  # noqa: A002
+        """A try has failed."""
+        self.exit = exit
+        if len(self.tries) < MAX_TRIES:
+            self.tries.append(Try(exit, began, time.monotonic(), word, detail))
 
 
 class Record:
@@ -206,7 +224,10 @@ class Record:
 
 
 class Observer(Protocol):
-    """Gets each record when its connection or request has ended."""
+    """Gets each record when its connection or request has ended.
+
+    One that has an attribute ``wants_details``, which is true, finds :attr:`Record.details` set.
+    """
 
     def ended(self, record: Record) -> None:
         """Runs in the hub or in a connection's greenlet: it must not block."""

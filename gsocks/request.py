@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gsocks.address import Address
 from gsocks.messages import shown
-from gsocks.observe import Trace, no_trace
+from gsocks.observe import Details, Trace, no_trace
 from gsocks.units import format_duration
 
 #: characters of a session's id, of a tag and of an exit's name
@@ -143,3 +143,5 @@ class Request(NamedTuple):
     trace: Trace = no_trace
     #: in how many tunnels the exit that gets it has asked its server for it before
     asked: int = 0
+    #: takes what is told of it beyond its access line; None: no observer wants that
+    details: Details | None = None

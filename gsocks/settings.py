@@ -108,6 +108,21 @@ else:
 Count = Annotated[int, Meta(ge=1, description="a whole number from 1")]
 CountOrZero = Annotated[int, Meta(ge=0, description="a whole number from 0")]
 Status = Annotated[int, Meta(ge=100, le=599, description="a status from 100 to 599")]
+Part = Annotated[
+    float, Meta(gt=0, le=1, description="a number above 0 and not above 1, such as 0.1")
+]
+Redaction = Annotated[
+    Literal["none", "hosts"], Meta(description="a kind of redaction (known: none, hosts)")
+]
+CollectorUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://[^/@\s]+(/[^\s@]*)?$", description="a URL of a collector (http, https)"
+    ),
+]
+ServiceName = Annotated[
+    str, Meta(min_length=1, max_length=100, description="a name of 1 to 100 characters")
+]
 Switch = Annotated[bool, Meta(description="true or false")]
 Transport = Annotated[
     Literal["tcp", "tls", "ws", "wss"],
@@ -240,6 +255,33 @@ class ReuseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     total: CountOrZero = 512
     #: After so long an unused connection is closed.
     max_idle: Seconds = 30.0
+
+
+class RequestLogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The request log: one row for each request, beside the state file, see
+    [history.md](history.md)."""
+
+    #: For how long a row is kept.
+    keep: Seconds = 7 * 86400.0
+    #: Bytes of the file; the oldest rows are deleted before there are more.
+    max_size: Size = 2 * 1024**3
+    #: The part of the requests that is logged, drawn at random.
+    sample: Part = 1.0
+    #: `hosts`: destinations as pseudonyms, the same for the same host until the next restart, and
+    #: no text of an error.
+    redact: Redaction = "none"
+
+
+class TracingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Traces of requests for OpenTelemetry (`pip install 'gsocks[otel]'`), see
+    [history.md](history.md)."""
+
+    #: Where a collector takes traces by OTLP over HTTP.
+    endpoint: CollectorUrl = "http://127.0.0.1:4318/v1/traces"
+    #: The part of the requests that is traced, drawn at random.
+    sample: Part = 1.0
+    #: Their `service.name`.
+    service: ServiceName = "gsocks"
 
 
 class HealthSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -160,7 +160,7 @@ def test_more_names_than_are_kept_count_as_other(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counters_module, "MAX_SERIES", 2)
-    monkeypatch.setattr(counters_module, "MAX_OUTCOMES", 1)
+    monkeypatch.setitem(counters_module._MOST, "outcome", 1)
     for name in "abcd":
         worker.count(ended(name, user=name, outcome=name))
     totals = worker.asked().totals("user", START)
@@ -171,7 +171,8 @@ def test_more_names_than_are_kept_count_as_other(
 def test_the_series_of_all_has_quantiles_open_connections_and_the_longest_turn(
     clock: Clock,
 ) -> None:
-    worker = Worker(clock, open_connections=lambda: 7, longest_turn=lambda: 0.03)
+    worker = Worker(clock, open_connections=lambda: 7)
+    worker.counters.longest_turn = lambda: 0.03
     for connect in (0.02, 0.02, 0.02, 2.0):
         worker.count(ended(connect=connect))
     clock.now += 10

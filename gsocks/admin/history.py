@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 from gsocks.admin.peers import Peers
+from gsocks.errors import HistoryFailed
 from gsocks.events import EVENTS, MAX_EVENTS, Event
 from gsocks.history.cells import ALL, KINDS, STEPS, Point, add, point, points
 from gsocks.history.requests import RequestLog
@@ -25,8 +27,10 @@ SAME = 2.0
 class AskedHistory:
     """The history of all workers.
 
-    ``requests``: the request log; None: it is off.  Every method blocks the calling greenlet until
-    the other workers have answered, or are left out since they have not in time.
+    ``requests``: the request log; None: it is off.  ``kept``: minutes and hours of all workers in a
+    file, of a month and over restarts; None: those in memory count.  Every method blocks the
+    calling greenlet until the other workers have answered, or are left out since they have not in
+    time.
     """
 
     def __init__(
@@ -34,15 +38,17 @@ class AskedHistory:
         counters: Counters,
         peers: Peers,
         requests: RequestLog | None = None,
+        kept: Counters | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._counters = counters
         self._peers = peers
         self.requests = requests
+        self._kept = kept
         self._clock = clock
 
     def names(self, kind: str) -> list[str]:
-        """The names of the series of a kind (:data:`gsocks.history.cells.KINDS`)."""
+        """The names of the series of a kind (:data:`gsocks.history.cells.KINDS`), of this day."""
         found = set(self._counters.names(kind))
         for answer in self._ask(f"names?kind={quote(kind)}"):
             found.update(answer)
@@ -54,10 +60,13 @@ class AskedHistory:
         """A point for each step from ``since`` (wall clock) until now, empty where nothing was.
 
         ``step``: one of :data:`gsocks.history.cells.STEPS`; ``since`` None: for as long as that
-        step exists in memory.
+        step exists in memory.  From a file the latest 10 s may be missing.
         """
         now = self._clock()
         since = now - STEPS[step] if since is None else since
+        if self._kept is not None and _is_kept(kind, step):
+            with suppress(HistoryFailed):
+                return points(self._kept.cells(kind, name, since, step), since, step, now)
         query = f"cells?kind={quote(kind)}&name={quote(name)}&since={since}&step={step}"
         whole: dict[int, list[float]] = {}
         for cells in (self._counters.cells(kind, name, since, step), *self._ask(query)):
@@ -73,6 +82,10 @@ class AskedHistory:
         """All series of a kind, each as one point from ``since`` until now: for tables of the worst
         exits, the busiest users."""
         now = self._clock()
+        if self._kept is not None and _is_kept(kind, step):
+            with suppress(HistoryFailed):
+                kept = self._kept.totals(kind, since, step)
+                return {name: point(int(since), cell, now - since) for name, cell in kept.items()}
         whole = self._counters.totals(kind, since, step)
         for answer in self._ask(f"totals?kind={quote(kind)}&since={since}&step={step}"):
             for name, cell in answer.items():
@@ -97,6 +110,11 @@ class AskedHistory:
     def _ask(self, target: str) -> Iterable[Any]:
         answers = self._peers.ask("GET", f"/own/history/{target}")
         return [each.body for each in answers if each.status == HTTPStatus.OK]
+
+
+def _is_kept(kind: str, step: int) -> bool:
+    """Whether a file has it."""
+    return step in (60, 3600) and kind != "host"
 
 
 def own(counters: Counters, what: str, query: Mapping[str, str]) -> Any:

@@ -267,7 +267,7 @@ def _fields(struct: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo
 def mistakes_together(config: Config) -> Iterator[Mistake]:
     """The mistakes that only several keys or sections together show."""
     checks = (_check_sections, _check_local, _check_server, _check_forwards, _check_admin)
-    for check in (*checks, _check_addresses):
+    for check in (*checks, _check_requests, _check_addresses):
         if (found := _mistake_of(check, config)) is not None:
             yield found
 
@@ -314,6 +314,11 @@ def _check_admin(config: Config) -> None:
                 " unencrypted (allow_remote: true if that is intended)",
                 ".admin.listen",
             )
+
+
+def _check_requests(config: Config) -> None:
+    if config.requests is not None and config.state is None:
+        raise Mistake("needs state (file: PATH), beside which it is kept", ".requests")
 
 
 def _check_addresses(config: Config) -> None:

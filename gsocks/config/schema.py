@@ -33,11 +33,13 @@ from gsocks.settings import (
     Limits,
     PerHostSettings,
     PoolSettings,
+    RequestLogSettings,
     ReuseSettings,
     Seconds,
     SessionSettings,
     Switch,
     Timeouts,
+    TracingSettings,
     TransportSettings,
     UdpSettings,
 )
@@ -325,6 +327,9 @@ class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     token_file: FilePath | None = None
     #: Whether it may listen where other machines can reach it: it is not encrypted.
     allow_remote: Switch = False
+    #: Whether the histograms of `/metrics` have exemplars, which name a request's id, where the
+    #: client asks for OpenMetrics.
+    exemplars: Switch = False
 
 
 class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -332,6 +337,8 @@ class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     #: An SQLite file on a local disk, made with mode 0600 at the first start. It keeps sessions,
     #: the health and the bans of exits, and what their budgets have left, for the next start.
+    #: Beside it are the counters of 30 days (`FILE-history`, with `admin`) and the request log
+    #: (`FILE-requests`, with `requests`).
     file: FilePath
 
 
@@ -350,3 +357,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     admin: Admin | None = None
     #: Left out: a restart begins anew.
     state: State | None = None
+    #: Left out: requests are not logged one by one. Needs `state`.
+    requests: RequestLogSettings | None = None
+    #: Left out: there are no traces.
+    tracing: TracingSettings | None = None

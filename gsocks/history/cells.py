@@ -11,8 +11,8 @@ from typing import NamedTuple
 STEPS = {10: 3600, 60: 86400, 3600: 86400}
 
 #: all requests; and those of an exit (``SECTION/NAME``), of a user, of an outcome, of a listener's
-#: name in the log
-KINDS = ("total", "exit", "user", "outcome", "inbound")
+#: name in the log, and to a host, of which there are hours alone, in memory alone
+KINDS = ("total", "exit", "user", "outcome", "inbound", "host")
 
 #: the name of the only series of the kind ``total``
 ALL = ""

@@ -41,6 +41,11 @@ from gsocks.turns import give_way
 #: series of a kind; what comes beyond is counted as ``other``
 MAX_SERIES = 20_000
 MAX_OUTCOMES = 100
+MAX_HOSTS = 2000
+
+_MOST = {"outcome": MAX_OUTCOMES, "host": MAX_HOSTS}
+
+_HOUR = 3600
 
 #: steps of a slice
 _SLICE = {10: 30, 60: 60, 3600: 24}
@@ -68,20 +73,23 @@ class Change(NamedTuple):
 class MemoryCounters:
     """See :class:`gsocks.history.series.Counters`.
 
-    ``open_connections``: how many there are now; ``longest_turn``: seconds of the longest turn of
-    the loop since the last call.
+    ``open_connections``: how many there are now.
     """
 
     def __init__(
         self,
         clock: Callable[[], float],
         open_connections: Callable[[], int] = lambda: 0,
-        longest_turn: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._clock = clock
         self._open = open_connections
-        self._longest = longest_turn
+        #: seconds of the longest turn of the loop since the last call
+        self.longest_turn: Callable[[], float] = lambda: 0.0
+        #: whether the hosts of destinations are counted
+        self.keeps_hosts = True
         self._counted: dict[_Common, list[float]] = {}
+        #: requests, failed ones and bytes by the host of their destination
+        self._hosts: dict[str, list[float]] = {}
         #: tries that have failed although another exit has served the request
         self._tried: dict[str, int] = {}
         self._all = [0.0] * ALL_PLACES
@@ -116,6 +124,8 @@ class MemoryCounters:
         cell[UP] += record.up
         cell[DOWN] += record.down
         cell[TOTAL] += now - record.start
+        if self.keeps_hosts and record.dest:
+            self._count_host(record)
         if details is None:
             return
         if details.connect is not None:
@@ -133,6 +143,19 @@ class MemoryCounters:
                 name = f"{section}/{each.exit}"
                 self._tried[name] = self._tried.get(name, 0) + 1
 
+    def _count_host(self, record: Record) -> None:
+        host, _, _ = record.dest.rpartition(":")
+        cell = self._hosts.get(host)
+        if cell is None:
+            if len(self._hosts) >= MAX_HOSTS:
+                host = OTHER
+            cell = self._hosts.setdefault(host, [0.0] * PLACES)
+        cell[REQUESTS] += 1.0
+        if record.outcome != "ok":
+            cell[FAILED] += 1.0
+        cell[UP] += record.up
+        cell[DOWN] += record.down
+
     def fold(self) -> None:
         """Add what was counted to the series.  Gives way to others if that is much."""
         now = self._clock()
@@ -141,6 +164,7 @@ class MemoryCounters:
         seconds, self._folded = max(0.0, now - self._folded), now
         counted, self._counted = self._counted, {}
         tried, self._tried = self._tried, {}
+        hosts, self._hosts = self._hosts, {}
         everything, self._all = self._all, [0.0] * ALL_PLACES
         series: dict[Key, list[float]] = {}
         for common, cell in counted.items():
@@ -155,10 +179,13 @@ class MemoryCounters:
         for name, count in tried.items():
             series.setdefault(("exit", name), [0.0] * PLACES)[FAILED] += count
         everything[OPEN] += self._open() * seconds
-        everything[LAG] = self._longest()
+        everything[LAG] = self.longest_turn()
         series["total", ALL] = everything
         for key, cell in series.items():
             self._store(self._known(key), cell, at)
+            give_way()
+        for host, cell in hosts.items():
+            self._store(self._known(("host", host)), cell, at)
             give_way()
         self._forget(now)
 
@@ -166,13 +193,16 @@ class MemoryCounters:
         kind, name = key
         names = self._names.setdefault(kind, set())
         if name not in names:
-            if len(names) >= (MAX_OUTCOMES if kind == "outcome" else MAX_SERIES):
+            if len(names) >= _MOST.get(kind, MAX_SERIES):
                 return kind, OTHER
             names.add(name)
         return key
 
     def _store(self, key: Key, cell: Sequence[float], at: int) -> None:
+        is_host = key[0] == "host"
         for step, slices in self._slices.items():
+            if is_host and step != _HOUR:
+                continue
             number, place = divmod(at // step, _SLICE[step])
             each = slices.setdefault(number, {})
             own = each.get(key)
@@ -187,8 +217,8 @@ class MemoryCounters:
                     own[index] += value
             if size > PLACES:
                 own[begin + LAG] = lag
-        if self.changes is not None:
-            for step in (60, 3600):
+        if self.changes is not None and not is_host:
+            for step in (60, _HOUR):
                 changed = (step, at // step * step, *key)
                 before = self.changes.get(changed)
                 if before is None:

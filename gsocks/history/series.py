@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 #: the cells of one series, each with the time of its begin by the wall clock, in this order; a step
 #: without requests may be left out.  See gsocks/history/cells.py
 Cells: TypeAlias = list[tuple[int, Sequence[float]]]
+
+
+class ExitInfo(NamedTuple):
+    """What is known of an exit, for the report: it may be gone by then."""
+
+    #: its URL without secrets
+    label: str
+    country: str
+    tags: str
+    #: what a GB costs; None: not known
+    cost_per_gb: float | None
 
 
 class Counters(Protocol):

@@ -92,6 +92,7 @@ class ActiveRequest:
 
     def look_up(self, request: Request, answer: Answer) -> None:
         """Have an exit look up what ``request`` asks for, and answer with that."""
+        request = self._with_details(request)
         self._note_request(request, answer.protocol, "", ())
         try:
             self._acquire_quota(request)
@@ -133,6 +134,7 @@ class ActiveRequest:
         ``after``: as for :meth:`gsocks.rotation.group.ExitGroup.connect`.  Raises ConnectFailed,
         ClientError; the request is finished then.
         """
+        request = self._with_details(request)
         self._note_request(request, protocol, "", ())
         return self._limited(request, partial(self._connect, request, waiter, after))
 
@@ -154,6 +156,7 @@ class ActiveRequest:
         ``tunnel``, ``alone``: as for :meth:`gsocks.rotation.group.ExitGroup.forward`.  ``pin``:
         that of the client's connection.  Raises as :meth:`connect` does.
         """
+        request = self._with_details(request)
         self._note_request(request, protocol, method, failed)
         forward = self._context.exit_group.forward
         connect = partial(
@@ -200,6 +203,19 @@ class ActiveRequest:
                 wanted,
             )
 
+    def _with_details(self, request: Request) -> Request:
+        """The request that takes its details to where they come about."""
+        details = self.record.details
+        if details is None:
+            return request
+        details.selector = request.selector
+        return request._replace(details=details)
+
+    def _note_failure(self, error: GsocksError) -> None:
+        details = self.record.details
+        if details is not None and error.status:
+            details.status = error.status
+
     def _limited(self, request: Request, connect: Callable[[], _Made]) -> _Made:
         """What ``connect`` makes, within the user's quota; finishes the request if it fails."""
         try:
@@ -208,8 +224,11 @@ class ActiveRequest:
             with outbound:
                 outbound.stream = self._context.quota.limited(outbound.stream, request)
             self.record.trace("connected by exit %s, bound to %s", outbound.name, outbound.bound)
+            if self.record.details is not None:
+                outbound.describe(self.record.details)
             return outbound
         except (ConnectFailed, ClientError) as error:
+            self._note_failure(error)
             self.finish(error.word, str(error))
             raise
         except BaseException:

@@ -18,7 +18,7 @@ from gsocks.address import Address
 from gsocks.errors import Evicted, GsocksError, StreamClosed, StreamError
 from gsocks.inbound.active_request import ActiveRequest
 from gsocks.inbound.context import ListenerContext
-from gsocks.observe import Record, Trace, new_connection_id, no_trace, trace_of
+from gsocks.observe import Details, Record, Trace, new_connection_id, no_trace, trace_of
 from gsocks.sock import AnySocket
 from gsocks.stream import close_after_reply, close_with_fin
 
@@ -174,7 +174,10 @@ class ClientConnection:
 
     def new_record(self, began: float) -> Record:
         """That of the only request of the connection, which began then."""
-        return Record(self.context.name, str(self.client), self.id, self.trace, began)
+        record = Record(self.context.name, str(self.client), self.id, self.trace, began)
+        if self.context.wants_details:
+            record.details = Details()
+        return record
 
     def next_request(self) -> ActiveRequest:
         """A request that begins now on a connection that may have many, under a number."""
@@ -182,7 +185,10 @@ class ClientConnection:
 
     def next_record(self) -> Record:
         """That of such a request."""
-        return Record(self.context.name, str(self.client), *self._next_id())
+        record = Record(self.context.name, str(self.client), *self._next_id())
+        if self.context.wants_details:
+            record.details = Details()
+        return record
 
     def _next_id(self) -> tuple[str, Trace]:
         self.requests += 1
@@ -195,6 +201,8 @@ class ClientConnection:
 
     def _new_request(self, request_id: str, trace: Trace) -> ActiveRequest:
         record = Record(self.context.name, str(self.client), request_id, trace)
+        if self.context.wants_details:
+            record.details = Details()
         return ActiveRequest(self.context, record)
 
     # --- eviction ----------------------------------------------------------------------------

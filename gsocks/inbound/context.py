@@ -68,6 +68,7 @@ class ListenerContext:
         "silent",
         "stopping",
         "timeouts",
+        "wants_details",
     )
 
     def __init__(
@@ -87,6 +88,8 @@ class ListenerContext:
         self.quota = quota
         self.timeouts = timeouts
         self._observer = observer
+        #: whether records have details
+        self.wants_details: bool = getattr(observer, "wants_details", False)
         #: whether the listener accepts no more, and open connections are to end soon
         self.stopping = False
         #: requests that the hub connects, and the attempt of each

@@ -226,6 +226,9 @@ def _finish(
 ) -> None:
     """Report an exchange and release its exit."""
     why, refusal = exchange.unanswered, exchange.refusal
+    details = active.record.details
+    if details is not None:
+        details.status = exchange.status or (0 if refusal is None else refusal.status or 0)
     if why in (Unanswered.STATUS, Unanswered.DOUBT) and totals.error is None:
         active.finish(f"http_{exchange.status}")
     elif why is Unanswered.EXIT and refusal is not None:

@@ -27,6 +27,8 @@ class HubRequest(ActiveRequest):
     def _begin(self) -> None:
         """Connect: in a greenlet, if that has to wait for anything but the destination."""
         context = self._context
+        if self.record.details is not None:
+            self._request = self._with_details(self._request)
         try:
             begun = context.exit_group.begin(self._request, self)
         except BaseException:  # a fault of gsocks: the client must not wait for ever
@@ -46,6 +48,8 @@ class HubRequest(ActiveRequest):
         del context.connecting[self]
         try:
             outbound.stream = context.quota.limited(outbound.stream, self._request)
+            if self.record.details is not None:
+                outbound.describe(self.record.details)
             unsent = self._answer_now(outbound)
         except StreamError as error:
             outbound.abort()

@@ -34,7 +34,7 @@ from gsocks.net.datagram import MAX_DATAGRAM, address_of, split
 from gsocks.net.greenlets import GreenletPool
 from gsocks.net.idle import IdleTimer
 from gsocks.net.local_address import ROOM, Ancillary, answering, tell_local_address
-from gsocks.observe import NullObserver, Record, new_connection_id, trace_of
+from gsocks.observe import Details, NullObserver, Record, new_connection_id, trace_of
 from gsocks.request import UDP_ASSOCIATE, Request
 from gsocks.rotation.build import SomeExit, make_exit_group
 from gsocks.rotation.group import ExitGroup
@@ -362,6 +362,8 @@ class UdpForward:
     def _new_record(self, client: Address) -> Record:
         connection_id = new_connection_id()
         record = Record(self.name, str(client), connection_id, trace_of(connection_id))
+        if self.context.wants_details:
+            record.details = Details()
         record.dest = str(self._to)
         return record
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from gevent.lock import BoundedSemaphore
 
 from gsocks.errors import ConfigError
+from gsocks.events import note
 from gsocks.exits import ExitDeps, ExitSpec
 from gsocks.rotation.build import make_offers
 from gsocks.rotation.group import ExitGroup
@@ -63,7 +64,9 @@ class ExitUpdater:
         with without_collection():
             changes = group.update(make_offers(exits, self._exit_deps, group))
         if changes.added or changes.removed:
-            log.info("%s: %s", self._inbound, _in_words(changes, len(group.roster)))
+            words = _in_words(changes, len(group.roster))
+            log.info("%s: %s", self._inbound, words)
+            note("exits", f"{self._inbound}: {words}")
 
 
 def _in_words(changes: Changes, count: int) -> str:

@@ -26,6 +26,7 @@ from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from gsocks.errors import FetchFailed
+from gsocks.events import note
 from gsocks.exits import trust as trust_system
 from gsocks.exits.fetch import Page, fetch
 from gsocks.http.url import WebUrl
@@ -173,11 +174,13 @@ class Checks:
     def _passed(self, member: Member) -> None:
         if member.health.is_down:
             log.info("exit %s (%s) is up again", member.name, member.label)
+            note("up", "its checks pass again", exit=member.name)
         self._evidence.checked(member, True, time.monotonic())
 
     def _failed(self, member: Member, why: str) -> None:
         if not member.health.is_down:
             log.warning("exit %s (%s) is down: %s", member.name, member.label, why)
+            note("down", f"its checks fail: {why}", exit=member.name)
         self._evidence.checked(member, False, time.monotonic())
 
     def _compare(self, member: Member) -> None:

@@ -14,6 +14,7 @@ from gsocks.deadline import call_with_timeout
 from gsocks.errors import ExitDoubtful, GsocksError
 from gsocks.exits.forward import HttpConnection, open_connection
 from gsocks.exits.kept import KeptConnections
+from gsocks.observe import Details
 from gsocks.request import CONNECT, Request
 from gsocks.rotation.budgets import Budgets
 from gsocks.rotation.evidence import Evidence
@@ -106,6 +107,14 @@ class Outbound:
         """The name of the exit."""
         return self._reached.member.name
 
+    def describe(self, details: Details) -> None:
+        """Tell which exit has connected the request, and how."""
+        reached, bound = self._reached, self.bound
+        details.exit = reached.member.name
+        details.address = reached.member.address or ("" if bound.is_unspecified else bound.host)
+        details.connect = reached.took
+        details.connected = reached.began + reached.took
+
     def answered(self) -> None:
         """A byte has come back from the destination: the exit has served the request.
 
@@ -167,6 +176,8 @@ class Outbound:
             return
         self._answered = True
         member, request, now = self._reached.member, self._request, time.monotonic()
+        if request.details is not None:
+            request.details.answered = now
         group.roster.request_done(member)
         group.evidence.answered(member, request, now, began=self._reached.began, took=took)
         session = request.selector.session

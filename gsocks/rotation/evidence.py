@@ -32,6 +32,7 @@ from typing import NamedTuple, TypeAlias
 
 from gsocks.address import Address
 from gsocks.errors import Fault, GsocksError
+from gsocks.events import note
 from gsocks.lru import LruCache
 from gsocks.request import LOOK_UPS, Request
 from gsocks.rotation.health import client_of, destination_of, domain_of
@@ -444,6 +445,7 @@ class Evidence:
         log.warning(
             "exit %s (%s) is ejected for %.0f s: %s", member.name, member.label, seconds, why
         )
+        note("ejected", f"ejected for {seconds:.0f} s: {why}", exit=member.name)
         if self.on_failed is not None:
             self.on_failed(member)
 
@@ -459,6 +461,7 @@ class Evidence:
 
     def _ejected_for(self, member: Member, scope: str, why: str) -> None:
         log.warning("exit %s (%s) is ejected for %s: %s", member.name, member.label, scope, why)
+        note("ejected", f"ejected for {scope}: {why}", exit=member.name, subject=scope)
 
 
 class _Trouble(NamedTuple):

@@ -227,12 +227,17 @@ class Failover:
 
     def _note_attempt(self, chosen: Member, on_attempt: Callable[[str], None]) -> None:
         on_attempt(chosen.label)
+        if self._request.details is not None:
+            tell_choice(self._request, self._roster, chosen)
         trying = "retrying" if self._attempts else "trying"
         self._request.trace("%s exit %s (%s)", trying, chosen.name, chosen.label)
 
     def _note_failure(self, chosen: Member, error: GsocksError) -> None:
         """File the failure of an attempt.  Raises it, or a better one, if it is the request's."""
         self._request.trace("exit %s failed: %s: %s", chosen.name, error.word, error)
+        if self._request.details is not None:
+            began = self._began[chosen]
+            self._request.details.failed(chosen.name, began, error.word, str(error))
         if error.asked:
             self._asked[chosen] = error.asked
         try:
@@ -600,6 +605,24 @@ class Failover:
         if self._strict:
             return self._sessions.kept(session, self._request.selector, now) == chosen.name
         return self._kept(session, now) is chosen
+
+
+def tell_choice(request: Request, roster: Roster, chosen: Member) -> None:
+    """Tell the details of ``request`` which exit is tried, and from how many it was chosen."""
+    details = request.details
+    if details is None:
+        return
+    details.tried(chosen.name, time.monotonic())
+    if details.matching is None:
+        details.matching, details.ready = roster.tell(request)
+    if request.selector.session is not None:
+        details.choice = f"of session {request.selector.session}"
+    elif request.selector.exit is not None:
+        details.choice = "named by the client"
+    elif details.matching == 1:
+        details.choice = "the only one"
+    else:
+        details.choice = roster.policy_word
 
 
 def note_connected(

@@ -22,6 +22,7 @@ from gsocks.errors import (
     GsocksError,
     NoExit,
 )
+from gsocks.events import note
 from gsocks.exits.base import Attempt, Connected, Exit, PendingBind
 from gsocks.exits.forward import HttpConnection, key_for, open_connection
 from gsocks.exits.kept import KeptConnections
@@ -34,7 +35,7 @@ from gsocks.rotation.beginning import Beginning, Begun
 from gsocks.rotation.budgets import Budgets
 from gsocks.rotation.connected import HttpOutbound, Outbound
 from gsocks.rotation.evidence import Evidence
-from gsocks.rotation.failover import Failover, Reached
+from gsocks.rotation.failover import Failover, Reached, tell_choice
 from gsocks.rotation.first_attempt import FirstAttempt
 from gsocks.rotation.health import domain_of
 from gsocks.rotation.hedging import Hedge
@@ -250,6 +251,8 @@ class ExitGroup:
             return None
         exit_ = member.exit
         begun.attempted(exit_.label)
+        if request.details is not None:
+            tell_choice(request, self.roster, member)
         self.roster.request_sent(member, now)
         if not member.begins:
             return FirstAttempt(member, now)
@@ -272,7 +275,11 @@ class ExitGroup:
         return beginning
 
     def _timed_out(self, request: Request) -> ConnectTimeout:
-        return ConnectTimeout(f"{request.dest}: not connected within {self.timeout:g} s")
+        error = ConnectTimeout(f"{request.dest}: not connected within {self.timeout:g} s")
+        details = request.details
+        if details is not None and details.exit:
+            details.failed(details.exit, details.began, error.word, str(error))
+        return error
 
     def forward(
         self,
@@ -490,6 +497,7 @@ class ExitGroup:
             self.roster.domains.succeeded(member.name, domain_of(domain), now)
         elif self.roster.domains.failed(member.name, domain_of(domain), now):
             log.warning("exit %s (%s) is ejected for %s", member.name, member.label, domain)
+            note("ejected", f"ejected for {domain}: reported", exit=member.name, subject=domain)
 
     def ban(self, name: str, seconds: float, domain: str | None = None) -> None:
         """Don't use an exit for that many seconds, or only not for one domain and its subdomains.
@@ -502,6 +510,7 @@ class ExitGroup:
         else:
             member.banned_until = now + seconds
             self.roster.member_changed(member, now)
+        note("banned", f"banned for {seconds:g} s{_for(domain)}", exit=name, subject=domain or "")
 
     def unban(self, name: str, domain: str | None = None) -> None:
         """End the ban and the ejection of an exit.  Raises NoExit, BadAddress."""
@@ -512,6 +521,7 @@ class ExitGroup:
             member.banned_until = -math.inf
             member.health.succeeded(now)
             self.roster.member_changed(member, now)
+        note("unbanned", f"unbanned{_for(domain)}", exit=name, subject=domain or "")
 
     def drain(self, name: str, draining: bool = True) -> None:
         """Send an exit no new requests, while open connections go on; or use it again.
@@ -521,6 +531,8 @@ class ExitGroup:
         member = self._named(name)
         member.draining = draining
         self.roster.member_changed(member, time.monotonic())
+        kind = "drained" if draining else "undrained"
+        note(kind, "draining" if draining else "draining stopped", exit=name)
 
     def exit_of(self, user: str | None, session: str) -> str | None:
         """The name of a session's exit; None if it has none."""
@@ -535,6 +547,10 @@ class ExitGroup:
         if member is None:
             raise NoExit(f"no exit is called {name!r}")
         return member
+
+
+def _for(domain: str | None) -> str:
+    return "" if domain is None else f" for {domain}"
 
 
 def _judged(request: Request) -> Address:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import count, islice
 from operator import attrgetter
@@ -537,6 +538,24 @@ class Roster:
             or member.is_full
             or max(member.banned_until, member.rested_at, member.spent_until) > now
         )
+
+    def tell(self, request: Request) -> tuple[int | None, int | None]:
+        """How many exits match ``request``, and how many of them are ready to serve it; None: that
+        is not known without going through them."""
+        name = request.selector.exit
+        if len(self._members) == 1 or name is not None:
+            only = next(iter(self._members.values())) if name is None else self.named(name)
+            return (0, 0) if only is None else (1, int(only.tier in READY))
+        view = self._views.known(_criteria(request))
+        if view is None:
+            return None, None  # to make it may take longer than a turn
+        return view.size, sum(view.counts[tier] for tier in READY)
+
+    @property
+    def policy_word(self) -> str:
+        """The policy as a config names it."""
+        words = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self._policy).__name__).lower()
+        return words.removeprefix("at_")
 
     def _view(self, request: Request) -> View[Member] | None:
         """The exits that fit; None if the request names its exit."""

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from gsocks.events import note
 from gsocks.lru import LruCache
 from gsocks.request import ExitSelector
 from gsocks.rotation.outbound_address import network_of
@@ -222,6 +223,7 @@ class Sessions:
                 where,
                 why,
             )
+            _note_move(key, last, chosen.name, why)
         session.settle(chosen, now)
         self._note(key, session, now)
         return chosen
@@ -297,6 +299,7 @@ class Sessions:
         log.info(
             "session %s moves from exit %s to %s: %s", _shown(key), session.exit, chosen.name, why
         )
+        _note_move(key, session.exit, chosen.name, why)
         session.settle(chosen, now)
         session.is_served = session.is_bound = True
         if self.changed is not None:
@@ -528,6 +531,11 @@ def _where(before: str | None, after: str | None) -> str:
 
 def _are_near(one: str, other: str) -> bool:
     return network_of(one) == network_of(other)
+
+
+def _note_move(key: SessionKey, last: str | None, chosen: str, why: str) -> None:
+    text = f"moves from exit {last} to {chosen}: {why}"
+    note("moved", text, exit=chosen, subject=_shown(key))
 
 
 def _shown(key: SessionKey) -> str:

@@ -260,6 +260,11 @@ class Views(Generic[M]):
 
     # --- views ------------------------------------------------------------------------------
 
+    def known(self, criteria: Criteria) -> View[M] | None:
+        """The view of the exits that match, if there is one already."""
+        view = self._views.peek(criteria)
+        return view if view is not None and view.filled else None
+
     def view(self, criteria: Criteria) -> View[M]:
         """The view of the exits that match."""
         while True:

@@ -80,6 +80,10 @@ def parts_of(path: Path, settings: config.Config) -> Iterator[Iterable[str]]:
         yield _described_transport(server)
     if settings.state is not None:
         yield [_state(Path(settings.state.file))]
+        if settings.admin is not None or settings.requests is not None:
+            from gsocks.history.files import describe as describe_history
+
+            yield describe_history(settings.state, settings.requests)
     for each in created:
         yield _to_be_created("server.keys", "server", each)
     if settings.admin is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from functools import partial
@@ -28,7 +30,9 @@ from gsocks.admin.server import AdminServer
 from gsocks.admin.token import read_or_make_token
 from gsocks.crypto import KeyRing, fast_ciphers
 from gsocks.errors import ConfigError, StateFailed
+from gsocks.events import note
 from gsocks.forward import ForwardServer
+from gsocks.history.series import ExitInfo
 from gsocks.inbound.context import Inbound
 from gsocks.inbound.options import ForwardOptions
 from gsocks.inbound.quota import UserQuota
@@ -72,6 +76,7 @@ from gsocks.transport.server import ServerTransport
 from gsocks.turns import give_way, without_collection
 
 if TYPE_CHECKING:
+    from gsocks.history.history import History
     from gsocks.rotation.state_sync import StateSync
 
 log = logging.getLogger("gsocks")
@@ -130,6 +135,9 @@ class Service:
         #: why the state file could not be used before the fork
         self._state_trouble: str | None = None
         self._counters = ConnectionCounters(NullObserver())
+        self._history: History | None = None
+        #: of the pseudonyms of the request log
+        self._history_key = b""
         self._token = ""
         self._in_worker = False
         #: one reload after the other: the file that was read last counts
@@ -161,6 +169,8 @@ class Service:
             self._keys = make_key_ring(server)
             self._transport = make_transport(server)
         self._prepare_state()
+        if self._settings.requests is not None:
+            self._history_key = os.urandom(32)
         count = worker_count(self._settings.workers)
         if self._socket_folder is not None:
             self._worker_sockets = _worker_sockets(self._socket_folder, count)
@@ -236,6 +246,8 @@ class Service:
             self._make_listeners(guard)
             # who has spawned whom costs a walk up the stack at each spawn; nothing here reads it
             gevent.config.track_greenlet_tree = False
+            if self._history is not None:
+                self._history.counters.longest_turn = watchdog.lag.take_longest
             self._make_admins(number, watchdog.lag)
             self._restore_state(alone=index is None)
             # before the listeners accept: an early signal must find its handler
@@ -247,6 +259,8 @@ class Service:
             self._started = True
             for listener in self._listeners:
                 listener.start()
+            if self._history is not None:
+                self._history.start()
             for admin in self._all_admins:
                 admin.start()
             _tune_garbage_collector()
@@ -264,10 +278,12 @@ class Service:
         observer: Observer = AccessLog() if self._settings.log.access else NullObserver()
         if self._settings.admin is not None or self._worker_sockets:
             observer = self._counters = ConnectionCounters(observer)
+        self._history = self._make_history()
         settings = self._settings
         server, local, forwards = settings.server, settings.local, settings.forwards
         if server is not None:
             exits = self._make_exit_group("server", server)
+            told = self._told("server", observer)
             quota = UserQuota(server.limits)
             self._servers = [
                 RemoteServer(
@@ -281,7 +297,7 @@ class Service:
                     clients=server.clients,
                     proxy_protocol_from=server.proxy_protocol_from,
                     quota=quota,
-                    observer=observer,
+                    observer=told,
                 )
                 for opening, _ in self._at.server
             ]
@@ -290,6 +306,7 @@ class Service:
         if local is not None:
             exits, self._users = self._make_exit_group("local", local), make_users(local)
             authenticator = make_authenticator(self._users)
+            told = self._told("local", observer)
             quota = UserQuota(local.limits)
             self._locals = [
                 LocalServer(
@@ -310,7 +327,7 @@ class Service:
                     clients=local.clients,
                     proxy_protocol_from=local.proxy_protocol_from,
                     quota=quota,
-                    observer=observer,
+                    observer=told,
                 )
                 for opening, listener in self._at.local
             ]
@@ -319,16 +336,16 @@ class Service:
 
     def _make_forwards(self, forwards: config.Forwards, observer: Observer) -> None:
         if shares_exits(self._settings):
-            exits = self._exit_groups["local"]
+            exits, section = self._exit_groups["local"], "local"
         else:
-            exits = self._make_exit_group("forwards", forwards)
+            exits, section = self._make_exit_group("forwards", forwards), "forwards"
         options = ForwardOptions(
             timeouts=forwards.timeouts,
             limits=forwards.limits,
             clients=forwards.clients,
             proxy_protocol_from=forwards.proxy_protocol_from,
             quota=UserQuota(forwards.limits),
-            observer=observer,
+            observer=self._told(section, observer),
             allow_remote=forwards.allow_remote,
             udp=forwards.udp,
         )
@@ -336,6 +353,45 @@ class Service:
             kind = UdpForward if leg.route.udp else ForwardServer
             selector = leg.route.selector
             self._forwards.append(kind(opening.socket, leg.to, exits, options, selector=selector))
+
+    def _make_history(self) -> History | None:
+        """What counts requests by time and logs them; None: nothing asks for that."""
+        settings = self._settings
+        if settings.admin is None and settings.requests is None:
+            return None
+        # here, since many programs do without it, and without SQLite
+        from gsocks.history.counters import MemoryCounters
+        from gsocks.history.files import open_files
+        from gsocks.history.history import History
+
+        counters = MemoryCounters(
+            time.time, lambda: sum(each.connections for each in self._listeners)
+        )
+        counters.keeps_hosts = settings.requests is None or settings.requests.redact == "none"
+        counter_file, request_file = open_files(settings.state, settings.requests)
+        return History(
+            counters,
+            counter_file,
+            request_file,
+            settings.requests,
+            exits=self._exit_info,
+            key=self._history_key,
+        )
+
+    def _exit_info(self, name: str) -> ExitInfo | None:
+        """What is known of an exit by the name of its series."""
+        section, _, exit_ = name.partition("/")
+        group = self._exit_groups.get(section)
+        member = None if group is None else group.roster.named(exit_)
+        if member is None:
+            return None
+        spending = member.spending
+        cost = None if spending is None else spending.budget.cost_per_gb
+        return ExitInfo(member.label, member.country or "", " ".join(member.tags), cost)
+
+    def _told(self, section: str, then: Observer) -> Observer:
+        """The observer of the listeners whose exits are those of ``section``."""
+        return then if self._history is None else self._history.observer(section, then)
 
     def _make_exit_group(self, name: str, section: config.Section) -> ExitGroup:
         watcher = ExitListWatcher(section.exits, section.exit_sources, self._resolver)
@@ -364,11 +420,12 @@ class Service:
         """The admin API of all workers, and that of this process alone at its Unix socket."""
         commands = Commands(self._listeners, self._exit_groups, self._counters, lag)
         others = [path for number, path in enumerate(self._worker_sockets) if number != worker]
-        app = App(commands, Peers(others), self._token)
+        counters = None if self._history is None else self._history.counters
+        app = App(commands, Peers(others), self._token, counters)
         self._admins = [AdminServer(opening.socket, app) for opening, _ in self._at.admin]
         if self._worker_sockets:
             own = listen_at(UnixPath(str(self._worker_sockets[worker])))
-            self._own_admin = AdminServer(own, App(commands, Peers(), None))
+            self._own_admin = AdminServer(own, App(commands, Peers(), None, counters))
 
     def _restore_state(self, *, alone: bool) -> None:
         if self._settings.state is not None:
@@ -454,6 +511,8 @@ class Service:
                 for each in self._listeners
             ]
         )
+        if self._history is not None:
+            self._history.close()
         if self._state is not None:
             self._state.close()
         for admin in self._all_admins:
@@ -470,6 +529,7 @@ class Service:
                 server.replace_keys(self._keys)
             if self._replace_exits():
                 log.info("reloaded: keys, users and exits of %s", self._path)
+                note("reloaded", "keys, users and exits")
 
     def _read_again(self) -> bool:
         """Take keys, users, exits and certificate from their files, or keep all of them.
@@ -488,6 +548,7 @@ class Service:
                 make_users(settings.local, give_way)
         except ConfigError as error:
             log.error("not reloaded, the previous config stays: %s", error)
+            note("not_reloaded", str(error))
             return False
         if not self._in_worker and (names := config.needing_restart(settings, found)):
             log.warning("%s: a restart is needed for %s", self._path, ", ".join(names))
@@ -503,6 +564,7 @@ class Service:
             self._users.replace(local.users)
         except ConfigError as error:
             log.error("not reloaded, the previous users stay: %s", error)
+            note("not_reloaded", str(error))
             return False
         return True
 
