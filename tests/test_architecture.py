@@ -37,6 +37,7 @@ LAYERS = [
         "replay",
         "observe",
         "events",
+        "histograms",
         "log_output",
         "errors",
         "files",

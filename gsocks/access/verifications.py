@@ -22,6 +22,7 @@ from gevent.event import AsyncResult
 from gevent.threadpool import ThreadPool
 
 from gsocks.errors import LoginsBusy
+from gsocks.histograms import LOGINS
 from gsocks.per_hub import PerHub
 
 #: concurrent verifications in each process; further ones wait.  Two take 128 MiB.
@@ -83,7 +84,9 @@ class Verifications:
 
     def call(self, function: Callable[[], T]) -> T:
         """What ``function`` returns, which runs in a thread, during a turn."""
+        began = time.monotonic()
         result: T = self._threads.apply(function)
+        LOGINS.add(time.monotonic() - began)
         return result
 
     # --- turns ------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class App:
         parsed = parse_qs(str(environ.get("QUERY_STRING", "")))
         query = {name: values[-1] for name, values in parsed.items()}
         if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
-            return self._get(path, query)
+            return self._get(path, query, str(environ.get("HTTP_ACCEPT", "")))
         if environ["REQUEST_METHOD"] == "POST":
             self._execute(environ, path, query)
             return _json({"done": True})
@@ -101,7 +101,7 @@ class App:
 
     # --- queries ----------------------------------------------------------------------------
 
-    def _get(self, path: list[str], query: Mapping[str, str]) -> tuple[str, bytes]:
+    def _get(self, path: list[str], query: Mapping[str, str], accept: str) -> tuple[str, bytes]:
         match path:
             case ["own", "snapshot"] if self._token is None:
                 most = int(query["most"]) if "most" in query else None
@@ -124,7 +124,7 @@ class App:
             case ["sessions"]:
                 return _json(self._sessions(_limit(query)))
             case ["metrics"]:
-                return self._metrics()
+                return self._metrics(accept)
         raise ApiError(HTTPStatus.NOT_FOUND, "known: /status, /exits, /sessions, /metrics")
 
     def _snapshot(self, which: str = snapshot.ALL) -> Json:
@@ -142,7 +142,7 @@ class App:
             latest.setdefault((each["section"], each["user"] or "", each["session"]), each)
         return list(latest.values())[:limit]
 
-    def _metrics(self) -> tuple[str, bytes]:
+    def _metrics(self, accept: str) -> tuple[str, bytes]:
         try:
             from gsocks.admin import metrics
         except ImportError:
@@ -150,6 +150,8 @@ class App:
                 HTTPStatus.NOT_IMPLEMENTED,
                 "metrics need prometheus_client (pip install 'gsocks[metrics]')",
             ) from None
+        if metrics.wants_openmetrics(accept):
+            return metrics.OPENMETRICS, metrics.exposition(self._snapshot(), openmetrics=True)
         return metrics.CONTENT_TYPE, metrics.exposition(self._snapshot())
 
     # --- commands ---------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from gsocks.admin import snapshot
 from gsocks.admin.counters import ConnectionCounters
 from gsocks.admin.snapshot import Json
 from gsocks.errors import BadAddress, NoExit
+from gsocks.history.latency import RequestLatencies
 from gsocks.inbound.context import Inbound
 from gsocks.loop_lag import LoopLag
 from gsocks.rotation.group import ExitGroup
@@ -73,7 +74,7 @@ B = TypeVar("B", bound=_Body)
 class Commands:
     """Works on the listeners and on the exit groups of one process.
 
-    ``exit_groups``: by the names of their sections.
+    ``exit_groups``: by the names of their sections.  ``latencies``: of requests; None: not counted.
     """
 
     def __init__(
@@ -82,17 +83,23 @@ class Commands:
         exit_groups: Mapping[str, ExitGroup],
         counters: ConnectionCounters,
         lag: LoopLag,
+        latencies: RequestLatencies | None = None,
     ) -> None:
         self._inbounds = inbounds
         self._exit_groups = exit_groups
         self._counters = counters
         self._lag = lag
+        self._latencies = latencies
+        #: how many requests were not logged, since the file could not take them
+        self.log_lost: Callable[[], int] = lambda: 0
 
     def snapshot(self, which: str = snapshot.ALL, most: int | None = None) -> Json:
         """See :func:`gsocks.admin.snapshot.take`."""
-        return snapshot.take(
+        taken = snapshot.take(
             self._inbounds, self._exit_groups, self._counters, self._lag, which, most
         )
+        histograms = snapshot.histograms(self._latencies)
+        return {**taken, "histograms": histograms, "requests_lost": self.log_lost()}
 
     def sessions(self, limit: int) -> list[Json]:
         """See :func:`gsocks.admin.snapshot.sessions`."""

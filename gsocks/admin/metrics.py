@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -12,7 +14,8 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.samples import Sample
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics_latest
+from prometheus_client.samples import Exemplar, Sample
 
 from gsocks.admin.snapshot import STATES, Json
 from gsocks.loop_lag import BUCKETS
@@ -21,15 +24,37 @@ from gsocks.turns import give_way
 #: exits that have series of their own; those beyond are counted together as ``other``
 MAX_EXITS = 500
 
-#: of :func:`exposition`
+#: of :func:`exposition`, and of that in OpenMetrics
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+#: what each histogram is about; those with a listener have its label
+_HISTOGRAMS = {
+    "connect": "Times until an exit had connected a request, from the begin of that try",
+    "first_byte": "Times until the first byte came back, from the begin of the request",
+    "duration": "Times of requests from their begin to their end",
+    "argon2": "Verifications of passwords",
+    "dns_lookup": "Questions to name servers",
+}
+_NAMES = {"duration": "request_duration"}
 
 
-def exposition(snapshot: Json) -> bytes:
-    """The metrics of ``snapshot``, for a scrape; made in turns with the event loop's other work."""
+def wants_openmetrics(accept: str) -> bool:
+    """Whether a client's Accept field asks for OpenMetrics."""
+    return "application/openmetrics-text" in accept
+
+
+def exposition(snapshot: Json, *, openmetrics: bool = False) -> bytes:
+    """The metrics of ``snapshot``, for a scrape; made in turns with the event loop's other work.
+
+    Only ``openmetrics`` has exemplars.
+    """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Once(snapshot))
-    return generate_latest(registry)
+    if not openmetrics:
+        return generate_latest(registry)
+    written: bytes = openmetrics_latest(registry)  # type: ignore[no-untyped-call]
+    return written
 
 
 class _InTurns(list[Sample]):
@@ -70,6 +95,12 @@ class _Once:
             "Logins of user names that select nothing, since their parameters are misspelt",
             value=self._snapshot["ignored_names"],
         )
+        yield CounterMetricFamily(
+            "gsocks_requests_lost",
+            "Requests that the request log could not take",
+            value=self._snapshot.get("requests_lost", 0),
+        )
+        yield from _histograms(self._snapshot.get("histograms", {}))
         yield from _inbounds(self._snapshot["inbounds"])
         yield from _states(self._snapshot["exits"])
         yield from _exits(self._snapshot["exits"])
@@ -89,6 +120,31 @@ def _loop(loop: Json) -> Metric:
         buckets=list(zip(bounds, loop["turns"], strict=True)),
         sum_value=loop["seconds"],
     )
+
+
+def _histograms(histograms: Json) -> Iterator[Metric]:
+    for what, text in _HISTOGRAMS.items():
+        named = histograms.get(what, {})
+        labels = [] if "" in named else ["inbound"]
+        name = f"gsocks_{_NAMES.get(what, what)}_seconds"
+        family = HistogramMetricFamily(name, text, labels=labels)
+        for inbound, of in named.items():
+            # bounds as text, with the one beyond all
+            bounds = [*map(str, of["bounds"]), "+Inf"]
+            counts = accumulate(of["counts"])
+            buckets: list[Any] = [
+                (bound, count, _exemplar(of["exemplars"].get(str(place))))
+                for place, (bound, count) in enumerate(zip(bounds, counts, strict=True))
+            ]
+            family.add_metric([inbound] if labels else [], buckets, of["seconds"])
+        yield family
+
+
+def _exemplar(found: list[Any] | None) -> Exemplar | None:
+    if found is None:
+        return None
+    name, seconds, at = found
+    return Exemplar({"request_id": name}, seconds, at)
 
 
 def _inbounds(inbounds: Json) -> Iterator[Metric]:

@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 from gsocks.access.misspelt import ignored_names
 from gsocks.admin.counters import ConnectionCounters, Count
 from gsocks.exits.tunnel import TunnelExit
+from gsocks.histograms import LOGINS, LOOK_UPS, Histogram
+from gsocks.history.latency import RequestLatencies
 from gsocks.inbound.context import Inbound
 from gsocks.log_output import dropped_lines
 from gsocks.loop_lag import LoopLag, quantile
@@ -223,6 +225,27 @@ def sessions(exit_groups: Mapping[str, ExitGroup], limit: int) -> list[Json]:
     return found
 
 
+def histograms(latencies: RequestLatencies | None) -> Json:
+    """How long things take, by what it is and the name of a listener, or an empty one."""
+    found: Json = {
+        "argon2": {"": _histogram(LOGINS)},
+        "dns_lookup": {"": _histogram(LOOK_UPS)},
+    }
+    for name, times in () if latencies is None else latencies.inbounds.items():
+        for what in ("connect", "first_byte", "duration"):
+            found.setdefault(what, {})[name] = _histogram(getattr(times, what))
+    return found
+
+
+def _histogram(of: Histogram) -> Json:
+    return {
+        "bounds": list(of.bounds),
+        "counts": list(of.counts),
+        "seconds": of.seconds,
+        "exemplars": {str(place): list(each) for place, each in of.exemplars.items()},
+    }
+
+
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 4)
 
@@ -273,6 +296,8 @@ def merged(snapshots: Iterable[Json]) -> Json:
         whole["log_dropped"] += other["log_dropped"]
         whole["ignored_names"] += other["ignored_names"]
         whole["loop"] = _added_loop(whole["loop"], other["loop"])
+        whole["requests_lost"] += other["requests_lost"]
+        whole["histograms"] = _added_histograms(whole["histograms"], other["histograms"])
         for name, inbound in other["inbounds"].items():
             whole["inbounds"][name] = _added(whole["inbounds"].get(name), inbound)
         for section, count in other["sessions"].items():
@@ -284,6 +309,23 @@ def merged(snapshots: Iterable[Json]) -> Json:
         for each in other["domains"]:
             domains.setdefault((each["section"], each["exit"], each["domain"]), each)
     return {**whole, "exits": list(exits.values()), "domains": list(domains.values())}
+
+
+def _added_histograms(one: Json, other: Json) -> Json:
+    both = {what: dict(named) for what, named in one.items()}
+    for what, named in other.items():
+        for name, of in named.items():
+            mine = both.setdefault(what, {}).get(name)
+            if mine is None:
+                both[what][name] = of
+                continue
+            both[what][name] = {
+                "bounds": of["bounds"],
+                "counts": [sum(pair) for pair in zip(mine["counts"], of["counts"], strict=True)],
+                "seconds": mine["seconds"] + of["seconds"],
+                "exemplars": {**of["exemplars"], **mine["exemplars"]},
+            }
+    return both
 
 
 def _added_loop(one: Json, other: Json) -> Json:

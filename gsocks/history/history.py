@@ -24,6 +24,7 @@ from gevent.threadpool import ThreadPool
 from gsocks.errors import HistoryFailed
 from gsocks.history.cells import add
 from gsocks.history.counters import MemoryCounters
+from gsocks.history.latency import RequestLatencies
 from gsocks.history.requests import EVERY_REQUEST, Page, RequestFilter, RequestRow, TryRow, host_of
 from gsocks.history.series import Cells, ExitInfo
 from gsocks.observe import Observer, Record
@@ -115,6 +116,8 @@ class History:
         self._key = key
         self._random = random or Random()  # noqa: S311 - which requests are a sample
         self.also: list[Also] = []
+        #: histograms of times; None: there are none
+        self.latencies: RequestLatencies | None = None
         #: requests that were not logged, since the file could not be used or was too slow
         self.dropped = 0
         self._pending: deque[Ended] = deque()
@@ -131,6 +134,11 @@ class History:
 
     def __repr__(self) -> str:
         return f"<History {self.counters!r} pending={len(self._pending)} dropped={self.dropped}>"
+
+    def count_latencies(self, *, exemplars: bool) -> None:
+        """Have :attr:`latencies` count from now on."""
+        self.latencies = RequestLatencies(exemplars=exemplars)
+        self.also.append(self.latencies)
 
     def observer(self, section: str, then: Observer) -> SectionObserver:
         """The observer of the listeners whose exits are those of ``section``."""

@@ -19,6 +19,7 @@ from gsocks.dns.client import DnsClient
 from gsocks.dns.name_server import NameServer
 from gsocks.dns.query import Found
 from gsocks.errors import ConfigError, ConnectFailed, NameNotFound
+from gsocks.histograms import LOOK_UPS
 from gsocks.net.lookups import LookUps
 from gsocks.net.name_cache import NameCache
 from gsocks.settings import DnsSettings
@@ -199,7 +200,11 @@ class Resolver:
     def _look_up(self, name: str, share: Hashable) -> _Entry:
         cache = self._cache
         ip = ip_of(name)
-        found = self._source.look_up(name) if ip is None else self._source.reverse(ip)
+        began = time.monotonic()
+        try:
+            found = self._source.look_up(name) if ip is None else self._source.reverse(ip)
+        finally:
+            LOOK_UPS.add(time.monotonic() - began)
         settings, ttl = self._settings, found.ttl
         if found.addresses or found.names:
             seconds = min(max(ttl or 0.0, settings.min_ttl), settings.max_ttl)

@@ -369,7 +369,7 @@ class Service:
         )
         counters.keeps_hosts = settings.requests is None or settings.requests.redact == "none"
         counter_file, request_file = open_files(settings.state, settings.requests)
-        return History(
+        history = History(
             counters,
             counter_file,
             request_file,
@@ -377,6 +377,9 @@ class Service:
             exits=self._exit_info,
             key=self._history_key,
         )
+        if settings.admin is not None:
+            history.count_latencies(exemplars=settings.admin.exemplars)
+        return history
 
     def _exit_info(self, name: str) -> ExitInfo | None:
         """What is known of an exit by the name of its series."""
@@ -418,7 +421,11 @@ class Service:
 
     def _make_admins(self, worker: int, lag: LoopLag) -> None:
         """The admin API of all workers, and that of this process alone at its Unix socket."""
-        commands = Commands(self._listeners, self._exit_groups, self._counters, lag)
+        history = self._history
+        latencies = None if history is None else history.latencies
+        commands = Commands(self._listeners, self._exit_groups, self._counters, lag, latencies)
+        if history is not None:
+            commands.log_lost = lambda: history.dropped
         others = [path for number, path in enumerate(self._worker_sockets) if number != worker]
         counters = None if self._history is None else self._history.counters
         app = App(commands, Peers(others), self._token, counters)
