@@ -11,6 +11,8 @@
 # make mutation  puts MUTANTS small faults into the core, which its tests must find; takes an hour
 # make exits  all the real proxies that gsocks is tested with as exits, Debian's and others, as root;
 #             builds those of Go, PyPI and npm; gost (no Go module by its version) has to be on PATH
+# make clients  all the client programs of docs/clients.md through gsocks, Debian's and others; builds those of
+#             Go, Rust, Java, npm and PyPI, says which of Debian's are not here, and writes the table
 # make soak   200 clients for SOAK_SECONDS, half an hour, while exits die and return, other peers attack,
 #             the config is reloaded and workers are killed
 # make bench        gsocks beside other proxies, 35 to 60 minutes, into docs/benchmarks.md
@@ -28,8 +30,9 @@ TESTERS ?= 4
 SOAK_SECONDS ?= 1800
 MUTANTS ?= 300
 EXITS := $(CURDIR)/build/exits
+CLIENTS := $(CURDIR)/build/clients
 
-.PHONY: run test test-matrix lint docs lock data dist fuzz mutation exits soak bench bench-quick bench-gateway bench-compare bench-counts clean
+.PHONY: run test test-matrix lint docs lock data dist fuzz mutation exits clients soak bench bench-quick bench-gateway bench-compare bench-counts clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/gsocks -c config.example.yaml
@@ -68,6 +71,22 @@ build/exits/made: tests/exits/requirements.txt tests/exits/goproxy/main.go tests
 	$(PYTHON) -m venv $(EXITS)/venv
 	$(EXITS)/venv/bin/pip install --quiet --disable-pip-version-check -r tests/exits/requirements.txt
 	npm install --silent --no-audit --no-fund --prefix $(EXITS)/node proxy-chain@3.0.1
+	touch $@
+
+clients: $(VENV)/installed-dev build/clients/made
+	$(BIN)/python -m tests.clients
+
+build/clients/made: $(shell find tests/clients/built -type f)
+	mkdir -p $(CLIENTS)/bin
+	cp -r tests/clients/built/go/. tests/clients/built/java $(CLIENTS)
+	cd $(CLIENTS) && go build -o bin/goclients .
+	cargo build --quiet --release --locked --manifest-path tests/clients/built/rust/Cargo.toml --target-dir $(CLIENTS)/rust
+	cp $(CLIENTS)/rust/release/rustclients $(CLIENTS)/bin
+	cp tests/clients/built/rust/Cargo.lock $(CLIENTS)
+	mvn --quiet --file $(CLIENTS)/java/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CLIENTS)/java/lib
+	$(PYTHON) -m venv $(CLIENTS)/venv
+	$(CLIENTS)/venv/bin/pip install --quiet --disable-pip-version-check -r tests/clients/built/requirements.txt
+	npm install --silent --no-audit --no-fund --prefix $(CLIENTS)/node $$(cd tests/clients/built/node && cat packages.txt)
 	touch $@
 
 soak: $(VENV)/installed-dev
