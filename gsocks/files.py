@@ -169,10 +169,23 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def warn_of_readers(path: Path, mode: int, has_secrets: bool) -> None:
-    """Log once that ``path``, which has secrets, can be read by others, as its ``mode`` says."""
-    if _is_news(path, mode if has_secrets and mode & 0o077 else None):
+def warn_of_readers(path: Path, status: os.stat_result, has_secrets: bool) -> None:
+    """Log once that ``path``, which has secrets, can be read by others, as its status says."""
+    if _is_news(path, status.st_mode if has_secrets and _others_may_read(status) else None):
         log.warning("%s has secrets and can be read by others (chmod 600 mends it)", path)
+
+
+def _others_may_read(status: os.stat_result) -> bool:
+    """Whether others than its owner may.
+
+    A file of another owner, as root, that is for the group of this process alone, as of a service,
+    is for no others.
+    """
+    if status.st_mode & 0o007:
+        return True
+    uid, gid = os.geteuid(), status.st_gid
+    is_given = status.st_uid != uid and gid == os.getegid() and _is_own_group(uid, gid)
+    return bool(status.st_mode & 0o070) and not is_given
 
 
 def read_secret(path: Path, size: int, log: logging.Logger) -> bytes:
@@ -183,7 +196,7 @@ def read_secret(path: Path, size: int, log: logging.Logger) -> bytes:
     """
     with open_guarded(path) as file:
         content = file.read(size)
-        mode = os.fstat(file.fileno()).st_mode
-    if _is_news(path, mode if mode & 0o077 else None):
+        status = os.fstat(file.fileno())
+    if _is_news(path, status.st_mode if _others_may_read(status) else None):
         log.warning("%s can be read by others than its owner (chmod 600 mends it)", path)
     return content

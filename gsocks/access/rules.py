@@ -159,6 +159,24 @@ class Rules:
         return f"Rules({[rule.text for rule in self.rules]!r})"
 
 
+class ReplaceableRules(Rules):
+    """Rules that a reload replaces in place, wherever they are held."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, rules: Rules) -> ReplaceableRules:
+        """The same rules, of which nothing else holds this object."""
+        own = object.__new__(cls)
+        own.replace(rules)
+        return own
+
+    def replace(self, rules: Rules) -> None:
+        """Have the next decision made by ``rules``."""
+        for name in ("rules", "_index", "_known"):
+            object.__setattr__(self, name, getattr(rules, name))
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Rule:
     """One rule.  ``str`` returns its source; rules are equal if they have the same meaning."""

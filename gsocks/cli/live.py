@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import gevent
@@ -32,8 +31,10 @@ from rich.text import Text
 from gsocks.admin.peers import Peers
 from gsocks.admin.snapshot import ALL, STATES, Json, loop_lag, merged
 from gsocks.cli.process import INTERRUPTED
+from gsocks.errors import ConfigError
 from gsocks.messages import plural
 from gsocks.service.child import die_with_parent
+from gsocks.service.socket_folder import socket_folder
 from gsocks.units import format_size
 
 #: seconds between two updates of the screen
@@ -101,7 +102,9 @@ def show(program: Callable[[Path], int]) -> int:
     ``program`` gets the folder for the Unix sockets of its workers.  Signals are forwarded to it.
     The caller must have no gevent hub and no other thread.
     """
-    with TemporaryDirectory(prefix="gsocks-") as folder:
+    with socket_folder() as folder:
+        if folder is None:
+            raise ConfigError("--live needs a folder for a Unix socket (TMPDIR, XDG_RUNTIME_DIR)")
         parent = os.getpid()
         log, log_end = os.pipe()
         # which are then forwarded; a Ctrl-C that came in a hook of the fork would be lost
@@ -109,9 +112,9 @@ def show(program: Callable[[Path], int]) -> int:
         child = os.fork()
         if not child:
             os.close(log)
-            _run_child(program, Path(folder), log_end, parent, mask)
+            _run_child(program, folder, log_end, parent, mask)
         os.close(log_end)
-        return _View(child, log, Path(folder)).run()
+        return _View(child, log, folder).run()
 
 
 def _run_child(

@@ -1,6 +1,6 @@
 """The configuration file: YAML in, frozen structs out, and each mistake reported in one line."""
 
-from gsocks.config.changes import needing_restart, reloaded
+from gsocks.config.changes import changes, needing_restart, reloaded
 from gsocks.config.convert import completed, load, parse
 from gsocks.config.routes import Leg, Route
 from gsocks.config.schema import (
@@ -37,6 +37,7 @@ __all__ = [
     "Routes",
     "Section",
     "Server",
+    "changes",
     "completed",
     "load",
     "needing_restart",

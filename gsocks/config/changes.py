@@ -11,7 +11,13 @@ from gsocks.config.schema import Config, Section
 from gsocks.errors import ConfigError
 
 #: the keys of a section that a reload replaces
-_RELOADED = ("exits", "exit_sources", "users", "keys", "transport")
+_RELOADED = (
+    *("exits", "exit_sources", "users", "keys", "transport"),
+    *("rules", "limits", "tries", "hedge"),
+)
+
+#: limits that what is open counts by, and which so stay as they were
+_LASTING = ("per_user", "bandwidth_per_user", "bandwidth_per_connection", "request_body")
 
 
 def reloaded(running: Config, found: Config) -> Config:
@@ -33,8 +39,23 @@ def reloaded(running: Config, found: Config) -> Config:
         section, other = getattr(running, name), getattr(found, name)
         if section is not None and other is not None:
             keys = [key for key in _RELOADED if key in section.__struct_fields__]
-            changed[name] = replace(section, **{key: getattr(other, key) for key in keys})
+            found_keys = {key: getattr(other, key) for key in keys}
+            lasting = {key: getattr(section.limits, key) for key in _LASTING}
+            found_keys["limits"] = replace(other.limits, **lasting)
+            if _is_open(name, section) != _is_open(name, other):
+                found_keys["rules"] = section.rules
+            changed[name] = replace(section, **found_keys)
     return replace(running, **changed)
+
+
+def _is_open(name: str, section: Section) -> bool:
+    """Whether it is a section of forwards whose destinations need no rules."""
+    return name == "forwards" and section.rules is None
+
+
+def changes(before: Config, after: Config) -> list[str]:
+    """The keys by which ``after`` differs from ``before``; those of limits and the like in full."""
+    return [path for path in _differences(before, after, "") if path]
 
 
 def _own_exits(config: Config) -> bool:
@@ -44,7 +65,7 @@ def _own_exits(config: Config) -> bool:
 
 def needing_restart(running: Config, found: Config) -> list[str]:
     """The keys by which ``found`` differs and which a reload does not replace."""
-    return [path for path in _differences(running, found, "") if path]
+    return changes(reloaded(running, found), found)
 
 
 def _differences(before: object, after: object, path: str) -> Iterator[str]:
@@ -53,6 +74,5 @@ def _differences(before: object, after: object, path: str) -> Iterator[str]:
             yield path
         return
     for name in before.__struct_fields__:
-        if name not in _RELOADED:
-            at = f"{path}.{name}" if path else name
-            yield from _differences(getattr(before, name), getattr(after, name), at)
+        at = f"{path}.{name}" if path else name
+        yield from _differences(getattr(before, name), getattr(after, name), at)

@@ -134,7 +134,7 @@ def read_file(path: Path) -> str:
     try:
         with open_guarded(path) as file:
             raw = file.read(MAX_FILE_SIZE + 1)
-            mode = os.fstat(file.fileno()).st_mode
+            status = os.fstat(file.fileno())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     if len(raw) > MAX_FILE_SIZE:
@@ -151,7 +151,7 @@ def read_file(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}: line {line}: not UTF-8") from None
-    warn_of_readers(path, mode, _SECRETS.search(text) is not None)
+    warn_of_readers(path, status, _SECRETS.search(text) is not None)
     return text
 
 

@@ -76,6 +76,10 @@ class Admission:
         #: open connections
         self.connections = 0
 
+    def replace_limits(self, limits: Limits) -> None:
+        """Have newcomers admitted by ``limits``; open connections are not affected."""
+        self._limits = limits
+
     def __repr__(self) -> str:
         return (
             f"<Admission {self.connections} connections, {self.handshakes} in handshake,"

@@ -42,6 +42,7 @@ from gsocks.net.unix import UnixAddress, UnixClient
 from gsocks.observe import NullObserver
 from gsocks.rotation.build import SomeExit, make_exit_group
 from gsocks.rotation.group import ExitGroup
+from gsocks.settings import Limits
 from gsocks.sock import AnySocket, Socket
 from gsocks.stream import close_with_fin, tune
 
@@ -154,6 +155,12 @@ class Listener(StreamServer):
     def connections(self) -> int:
         """How many are open."""
         return self.context.admission.connections
+
+    def replace_limits(self, limits: Limits) -> None:
+        """Have newcomers admitted by ``limits``; open connections are not affected."""
+        self.limits = limits
+        self.max_accept = min(MAX_ACCEPT, max(1, limits.handshakes // 4))
+        self.context.admission.replace_limits(limits)
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop listening; reset what is still open after ``timeout`` seconds (default 1)."""

@@ -38,6 +38,7 @@ from gsocks.observe import Details, NullObserver, Record, new_connection_id, tra
 from gsocks.request import UDP_ASSOCIATE, Request
 from gsocks.rotation.build import SomeExit, make_exit_group
 from gsocks.rotation.group import ExitGroup
+from gsocks.settings import Limits
 from gsocks.sock import READ
 from gsocks.stream import scratch_of_this_hub
 from gsocks.turns import turn_is_over
@@ -271,6 +272,10 @@ class UdpForward:
         #: set while no sender is alive
         self._none_left = Event()
         self._none_left.set()
+
+    def replace_limits(self, limits: Limits) -> None:
+        """Have new senders admitted by ``limits``; those that are served are not affected."""
+        self.context.admission.replace_limits(limits)
 
     def __repr__(self) -> str:
         return f"<UdpForward {self.bound} to {self._to}, {self.connections} associations>"

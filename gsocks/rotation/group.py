@@ -140,6 +140,13 @@ class ExitGroup:
         """
         return len(self.roster) != 1 or any(member.heeds_names for member in self.roster)
 
+    def replace_tries(self, tries: int, hedge: float | None) -> None:
+        """How many exits the next requests may try, and after how long a second one joins."""
+        self._tries = tries
+        if self._hedge is not None:
+            self._hedge.close()
+        self._hedge = None if hedge is None else Hedge(hedge)
+
     def add_service(self, service: Service) -> None:
         """Start and close ``service`` together with this group."""
         self._services.append(service)

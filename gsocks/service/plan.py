@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from gsocks import config
 from gsocks.access.explain import Explanation, explain
-from gsocks.access.rules import ALLOW_ALL, Rules, Verdict
+from gsocks.access.rules import ALLOW_ALL, ReplaceableRules, Rules, Verdict
 from gsocks.access.users import Users, go_on
 from gsocks.access.users_file import FileUsers
 from gsocks.address import Address, IPAddress, ip_of
@@ -259,7 +259,10 @@ def token_file(settings: config.Admin, config_file: Path) -> Path:
 
 def exit_deps(section: config.Section, resolver: Resolver) -> ExitDeps:
     """What the exits of ``section`` need."""
-    return ExitDeps(rules_of(section), resolver, timeouts=section.timeouts, pool=section.pool)
+    rules = rules_of(section)
+    if rules is not ALLOW_ALL:
+        rules = ReplaceableRules.of(rules)
+    return ExitDeps(rules, resolver, timeouts=section.timeouts, pool=section.pool)
 
 
 def make_users(local: config.Local, give_way: Callable[[], object] = go_on) -> Users | None:

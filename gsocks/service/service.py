@@ -8,18 +8,18 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import gevent
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from gsocks import config
+from gsocks.access.rules import ReplaceableRules, Rules
 from gsocks.access.username_style import STANDARD
 from gsocks.access.users import Users
 from gsocks.admin.app import App
@@ -29,8 +29,9 @@ from gsocks.admin.peers import Peers
 from gsocks.admin.server import AdminServer
 from gsocks.admin.token import read_or_make_token
 from gsocks.crypto import KeyRing, fast_ciphers
-from gsocks.errors import ConfigError, StateFailed
+from gsocks.errors import ConfigError, ExitUnproven, GsocksError, StateFailed
 from gsocks.events import note
+from gsocks.exits.tunnel import TunnelExit
 from gsocks.forward import ForwardServer
 from gsocks.history.series import ExitInfo
 from gsocks.inbound.context import Inbound
@@ -48,14 +49,16 @@ from gsocks.net.unix import UnixAddress, listen_at
 from gsocks.observe import AccessLog, NullObserver, Observer, log_as_worker
 from gsocks.replay import ReplayGuard
 from gsocks.rotation.apply import ExitUpdater
-from gsocks.rotation.build import make_authenticator, make_exit_group
+from gsocks.rotation.build import FEW_EXITS, make_authenticator, make_exit_group
 from gsocks.rotation.group import ExitGroup
 from gsocks.rotation.session import Sessions
 from gsocks.rotation.watch import ExitListWatcher
 from gsocks.server import RemoteServer
 from gsocks.service.activation import Inherited
+from gsocks.service.notify import Heartbeats, Notifier
 from gsocks.service.openings import Opening, Openings
 from gsocks.service.plan import (
+    SomeSection,
     check_reach,
     describe,
     exit_deps,
@@ -64,14 +67,16 @@ from gsocks.service.plan import (
     make_users,
     missing_keys,
     refuse_loops,
+    rules_of,
     sections,
     shares_exits,
     token_file,
     warn_of_own_listeners,
 )
+from gsocks.service.socket_folder import socket_folder
 from gsocks.service.supervisor import accept_reloads, run_workers, worker_count
 from gsocks.service.watchdog import Watchdog
-from gsocks.settings import ReuseSettings, TransportSettings
+from gsocks.settings import Limits, ReuseSettings, TransportSettings
 from gsocks.transport.server import ServerTransport
 from gsocks.turns import give_way, without_collection
 
@@ -84,6 +89,9 @@ log = logging.getLogger("gsocks")
 #: live objects after which Python's garbage collector runs; its default of 700 is reached every few
 #: connections
 GC_THRESHOLD = 20_000
+
+#: seconds between two signs of life of a worker, where no supervisor wants them more often
+HEARTBEAT = 5.0
 
 #: seconds for which a thread that reads a list may keep the interpreter from the event loop
 SWITCH_INTERVAL = 0.0005
@@ -109,6 +117,10 @@ class Service:
     ) -> None:
         self._path = path
         self._settings = settings
+        self._notifier = Notifier.take()
+        self._heartbeats = Heartbeats(worker_count(settings.workers))
+        #: a timer of the hub, by which a supervisor knows that it turns
+        self._beats: Any = None
         self._socket_folder = socket_folder
         self._load = partial(config.load, path) if load is None else load
         self._openings = Openings(
@@ -128,6 +140,8 @@ class Service:
         self._forwards: list[ForwardServer | UdpForward] = []
         self._exit_groups: dict[str, ExitGroup] = {}
         self._updaters: dict[str, ExitUpdater] = {}
+        #: of each section
+        self._rules: dict[str, Rules] = {}
         self._admins: list[AdminServer] = []
         #: the admin for the other workers
         self._own_admin: AdminServer | None = None
@@ -177,9 +191,9 @@ class Service:
         if count == 1:
             return self._serve(guard)
         self._log_how_to_try()
-        with TemporaryDirectory(prefix="gsocks-") as folder:
-            if not self._worker_sockets:
-                self._worker_sockets = _worker_sockets(Path(folder), count)
+        with socket_folder() as folder:
+            if not self._worker_sockets and folder is not None:
+                self._worker_sockets = _worker_sockets(folder, count)
             return run_workers(
                 count,
                 lambda index: self._serve_as_worker(guard, index),
@@ -188,6 +202,8 @@ class Service:
                 reload=self._read_again,
                 # no client is to wait for workers that accept no more
                 stopping=self._openings.close,
+                notifier=self._notifier,
+                heartbeats=self._heartbeats,
             )
 
     def _open(self) -> None:
@@ -268,11 +284,48 @@ class Service:
             self._log_addresses()
             if index is None:
                 self._log_how_to_try()
+        self._begin_to_beat(number)
+        gevent.spawn(self._verify_exits, tell=not number)
         watchdog.start()
         self._stopped.wait()
         watchdog.stop()
+        self._beats.stop()
+        self._beats.close()
         log.info("shut down")
         return 0
+
+    def _begin_to_beat(self, number: int) -> None:
+        """Show that it serves, and that the loop turns, as often as a supervisor wants."""
+
+        def beat() -> None:
+            self._heartbeats.beat(number)
+            if not self._in_worker:
+                self._notifier.alive()
+
+        interval = self._notifier.interval or HEARTBEAT
+        self._beats = gevent.get_hub().loop.timer(interval, interval, ref=False)
+        self._beats.start(beat)
+        beat()
+        if not self._in_worker:
+            self._notifier.ready("serving")
+
+    def _verify_exits(self, *, tell: bool) -> None:
+        """Look whether gsocks servers accept key and clock, before a request has to find out.
+
+        Not those of lists, of which most are never asked.
+        """
+        for name, section in sections(self._settings):
+            if len(section.exits) > FEW_EXITS or section.exit_sources:
+                continue
+            for member in list(self._exit_groups[name].roster):
+                if isinstance(member.exit, TunnelExit):
+                    try:
+                        member.exit.verify()
+                    except ExitUnproven as error:
+                        if tell:
+                            log.error("%s: exit %s: %s", name, member.name, error)
+                    except GsocksError as error:  # it may be started later
+                        log.debug("%s: exit %s: %s", name, member.name, error)
 
     def _make_listeners(self, guard: ReplayGuard) -> None:
         observer: Observer = AccessLog() if self._settings.log.access else NullObserver()
@@ -399,6 +452,7 @@ class Service:
     def _make_exit_group(self, name: str, section: config.Section) -> ExitGroup:
         watcher = ExitListWatcher(section.exits, section.exit_sources, self._resolver)
         deps = exit_deps(section, self._resolver)
+        self._rules[name] = deps.rules
         with without_collection(at_start=True):
             exits = watcher.begin()
             warn_of_own_listeners(name, self._settings, exits)
@@ -494,6 +548,8 @@ class Service:
             self._stop(0)
             return
         self._draining = True
+        if not self._in_worker:
+            self._notifier.stopping("draining connections")
         open_now = plural(sum(each.connections for each in self._listeners), "connection")
         log.info("shutting down, draining %s (SIGTERM again closes all)", open_now)
         self._stop(None)
@@ -529,14 +585,41 @@ class Service:
     def _reload(self) -> None:
         """SIGHUP: replace keys, users, exits and certificate; open connections stay as they are."""
         with self._reloading:
-            if not self._read_again() or not self._replace_users():
-                return
+            if not self._in_worker:
+                self._notifier.reloading()
+            try:
+                self._reload_now()
+            finally:
+                if not self._in_worker:
+                    self._notifier.ready("serving")
+
+    def _reload_now(self) -> None:
+        if self._read_again() and self._replace_users():
             for server in self._servers:
                 server.replace_transport(self._transport)
                 server.replace_keys(self._keys)
+            self._replace_bounds()
             if self._replace_exits():
                 log.info("reloaded: keys, users and exits of %s", self._path)
                 note("reloaded", "keys, users and exits")
+
+    def _replace_bounds(self) -> None:
+        """Take rules, limits and tries of the config that was read."""
+        settings = self._settings
+        for name, group in self._exit_groups.items():
+            section, held = getattr(settings, name), self._rules[name]
+            if isinstance(held, ReplaceableRules):
+                held.replace(rules_of(section))
+            group.replace_tries(section.tries, section.hedge)
+        parts: tuple[tuple[Sequence[_HasLimits], SomeSection | None], ...] = (
+            (self._servers, settings.server),
+            (self._locals, settings.local),
+            (self._forwards, settings.forwards),
+        )
+        for listeners, part in parts:
+            if part is not None:
+                for listener in listeners:
+                    listener.replace_limits(part.limits)
 
     def _read_again(self) -> bool:
         """Take keys, users, exits and certificate from their files, or keep all of them.
@@ -557,8 +640,12 @@ class Service:
             log.error("not reloaded, the previous config stays: %s", error)
             note("not_reloaded", str(error))
             return False
-        if not self._in_worker and (names := config.needing_restart(settings, found)):
-            log.warning("%s: a restart is needed for %s", self._path, ", ".join(names))
+        if not self._in_worker:
+            names = config.changes(self._settings, settings)
+            told = ", ".join(names) or "nothing but what lies in other files"
+            log.info("%s: changed: %s", self._path, told)
+            if ignored := config.needing_restart(settings, found):
+                log.warning("%s: a restart is needed for %s", self._path, ", ".join(ignored))
         self._settings, self._keys, self._transport = settings, keys, transport
         return True
 
@@ -591,6 +678,10 @@ class Service:
             log.error("%s: exits not reloaded, the previous ones stay: %s", name, error)
             return False
         return True
+
+
+class _HasLimits(Protocol):
+    def replace_limits(self, limits: Limits) -> None: ...
 
 
 class _Places(NamedTuple):

@@ -18,6 +18,7 @@ from typing import Literal, NoReturn
 from gsocks.backoff import Backoff
 from gsocks.errors import ConfigError
 from gsocks.service.child import die_with_parent
+from gsocks.service.notify import Heartbeats, Notifier
 from gsocks.units import format_duration
 
 #: exit status of a mistake in the command line or the config, as argparse has it; restarting a
@@ -29,6 +30,9 @@ MIN_UPTIME = 5.0
 #: seconds before a failed start is retried: the first time, and the maximum
 FIRST_DELAY = 1.0
 MAX_DELAY = 30.0
+
+#: seconds between two looks whether all workers serve
+READY_EVERY = 0.05
 
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -45,6 +49,8 @@ def run_workers(
     log: logging.Logger,
     reload: Callable[[], bool] = lambda: True,
     stopping: Callable[[], object] = lambda: None,
+    notifier: Notifier | None = None,
+    heartbeats: Heartbeats | None = None,
 ) -> int:
     """Run ``work(index)`` in ``count`` processes until a signal stops them.
 
@@ -57,6 +63,9 @@ def run_workers(
     that exits without a signal is restarted.  ``stopping`` is called in the parent when the workers
     are told to stop.
 
+    ``notifier``: is told when all workers serve, and that the parent lives; a worker whose
+    ``heartbeats`` have stopped for as long as the watchdog allows is killed, and restarted.
+
     The caller must have no gevent hub, no other thread and no use for SIGCHLD.  A second SIGTERM
     or SIGINT kills the workers.  Returns 0 after a clean stop, else the highest status of a worker
     (128 plus the signal that killed it).  If all workers fail early with status 2, the supervisor
@@ -66,7 +75,10 @@ def run_workers(
     disposition = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        return _Supervisor(count, work, mask, log, reload, stopping).run()
+        supervisor = _Supervisor(count, work, mask, log, reload, stopping)
+        supervisor.notifier = notifier or Notifier()
+        supervisor.heartbeats = heartbeats or Heartbeats(count)
+        return supervisor.run()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGCHLD, disposition)
@@ -109,6 +121,10 @@ class _Supervisor:
         self._log = log
         self._reload = reload
         self._on_stop = stopping
+        self.notifier = Notifier()
+        self.heartbeats = Heartbeats(count)
+        #: whether the notifier knows that all workers serve
+        self._told_ready = False
         #: the signal that stops the workers, once there was one
         self._stopping: signal.Signals | None = None
         #: the highest status of the workers that exited after it
@@ -120,6 +136,7 @@ class _Supervisor:
                 self._start_due()
             elif not self._running():
                 return self._status
+            self._notify()
             signum = self._next_signal()
             if signum == signal.SIGCHLD:
                 self._reap()
@@ -127,8 +144,10 @@ class _Supervisor:
                     self._log.error("no worker can run with this config: giving up")
                     return MISTAKE
             elif signum == signal.SIGHUP:
+                self.notifier.reloading()
                 if self._reload():
                     self._forward(signal.SIGHUP)
+                self._told_ready = False
             elif signum is not None:
                 self._stop(signum)
 
@@ -138,10 +157,32 @@ class _Supervisor:
     def _next_signal(self) -> signal.Signals | None:
         """The next signal, or None when a worker is due."""
         waiting = [worker.due for worker in self._workers if not worker.pid]
-        if self._stopping is not None or not waiting:
+        now = time.monotonic()
+        seconds = [] if self._stopping is not None else [each - now for each in waiting]
+        if self.notifier.interval is not None:
+            seconds.append(self.notifier.interval)
+        if not self._told_ready and self._stopping is None:
+            seconds.append(READY_EVERY)
+        if not seconds:
             return signal.Signals(signal.sigwait(_SIGNALS))
-        info = signal.sigtimedwait(_SIGNALS, max(0.0, min(waiting) - time.monotonic()))
+        info = signal.sigtimedwait(_SIGNALS, max(0.0, min(seconds)))
         return None if info is None else signal.Signals(info.si_signo)
+
+    def _notify(self) -> None:
+        """Tell the notifier of what it does not know yet, and end workers that hang."""
+        self.notifier.alive()
+        if self._stopping is not None:
+            return
+        if not self._told_ready and self.heartbeats.all_serve:
+            self._told_ready = True
+            self.notifier.ready(f"serving with {len(self._workers)} workers")
+        limit = self.notifier.watchdog
+        for worker in self._running() if limit is not None else ():
+            last = self.heartbeats.last(worker.index)
+            if last and limit is not None and time.monotonic() - last > limit:
+                self._log.error("worker %d hangs for %.0f s: killing it", worker.index, limit)
+                self.heartbeats.forget(worker.index)
+                os.kill(worker.pid, signal.SIGKILL)
 
     # --- starting ---------------------------------------------------------------------------
 
@@ -153,6 +194,7 @@ class _Supervisor:
 
     def _start(self, worker: _Worker, now: float) -> None:
         parent = os.getpid()
+        self.heartbeats.forget(worker.index)
         try:
             pid = os.fork()
         except OSError as error:
@@ -236,6 +278,7 @@ class _Supervisor:
             self._forward(signal.SIGKILL)
             return
         self._log.info("%s: shutting down the workers", signum.name)
+        self.notifier.stopping("shutting down the workers")
         if self._stopping is None:
             self._on_stop()
         self._stopping = signum
