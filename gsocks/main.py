@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gsocks import __version__
 from gsocks.address import Address
+from gsocks.cli import history_commands
 from gsocks.cli.check import check, check_destination
 from gsocks.cli.commands import add_commands, add_config, duration
 from gsocks.cli.exits import probe_exits
@@ -46,6 +47,10 @@ An encrypted SOCKS5 tunnel with a pool of ready connections, and a rotating prox
   gsocks init [local|server|gateway]  write a commented config to begin with
   gsocks help [TOPIC]            explain a command, a key of the config or a subject
   gsocks completion SHELL        print the completions for bash, zsh or fish
+  gsocks requests -c FILE        search the request log: --since 1h --outcome '!ok' ...
+  gsocks top -c FILE             show which exits, users, hosts have most requests
+  gsocks explain ID -c FILE      tell one request's story: candidates, choice, tries
+  gsocks report -c FILE          what each provider's exits cost, carried and failed [--html FILE]
   gsocks keygen [FILE]           make the key that both ends share
   gsocks passwd [--file FILE NAME]  hash a password, for local.users or a users file
 """
@@ -195,6 +200,7 @@ def make_parser() -> argparse.ArgumentParser:
         run=lambda options: passwd(options.file, options.user, delete=options.delete)
     )
     add_commands(commands, parser)
+    history_commands.add_commands(commands)
     return parser
 
 

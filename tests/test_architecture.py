@@ -56,7 +56,7 @@ USERS_OF = {
     "nacl": {"crypto", "access.users"},
     "yaml": {"config.yaml", "yaml_tree"},
     "wsproto": {"transport.websocket"},
-    "argparse": {"main", "cli.commands", "cli.completion"},
+    "argparse": {"main", "cli.commands", "cli.completion", "cli.history_commands"},
 }
 
 #: bytes in, bytes out: usable without an event loop

@@ -26,7 +26,8 @@ from gsocks.history import request_file as request_file_module
 from gsocks.history.cells import ALL
 from gsocks.history.counter_file import CounterFile
 from gsocks.history.counters import MemoryCounters
-from gsocks.history.history import Ended, FileCounters, History, pseudonym, row_of
+from gsocks.history.history import Ended, FileCounters, History, row_of
+from gsocks.history.pseudonym import pseudonym
 from gsocks.history.request_file import RequestFile
 from gsocks.history.requests import (
     RecentRequests,

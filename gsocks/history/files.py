@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from gsocks.errors import HistoryFailed
+from gsocks.errors import ConfigError, HistoryFailed
 from gsocks.settings import RequestLogSettings
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ def open_files(
     if requests is not None:
         request_file = RequestFile(request_path(state), requests.max_size)
     return CounterFile(counter_path(state)), request_file
+
+
+def check_tracing() -> None:
+    """Raises ConfigError if there is nothing to trace with."""
+    if find_spec("opentelemetry.sdk") is None or find_spec("opentelemetry.exporter") is None:
+        raise ConfigError("tracing: needs OpenTelemetry (pip install 'gsocks[otel]')")
 
 
 def describe(state: StateSettings, requests: RequestLogSettings | None) -> list[str]:

@@ -8,7 +8,6 @@ there is room, and the file is tried again later: a full disk loses history and 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections import deque
@@ -25,7 +24,8 @@ from gsocks.errors import HistoryFailed
 from gsocks.history.cells import add
 from gsocks.history.counters import MemoryCounters
 from gsocks.history.latency import RequestLatencies
-from gsocks.history.requests import EVERY_REQUEST, Page, RequestFilter, RequestRow, TryRow, host_of
+from gsocks.history.pseudonym import KEY_SIZE, pseudonym
+from gsocks.history.requests import EVERY_REQUEST, Page, RequestFilter, RequestRow, TryRow
 from gsocks.history.series import Cells, ExitInfo
 from gsocks.observe import Observer, Record
 from gsocks.settings import RequestLogSettings
@@ -41,10 +41,6 @@ MAX_PENDING = 20_000
 
 #: changes of counters that wait to be written; more are forgotten
 MAX_CHANGES = 200_000
-
-#: bytes of the key of a pseudonym, and hexadecimal digits of it
-_KEY_SIZE = 32
-_PSEUDONYM = 16
 
 _Made = TypeVar("_Made")
 
@@ -63,6 +59,9 @@ class Also(Protocol):
 
     def ended(self, section: str, record: Record, now: float) -> None:
         """A request has ended; ``now``: monotonic seconds.  Never blocks."""
+
+    def close(self) -> None:
+        """Nothing comes any more.  Blocks for seconds at most."""
 
 
 class SectionObserver:
@@ -107,7 +106,7 @@ class History:
         request_file: RequestFile | None = None,
         settings: RequestLogSettings | None = None,
         exits: Callable[[str], ExitInfo | None] = lambda _: None,
-        key: bytes = bytes(_KEY_SIZE),
+        key: bytes = bytes(KEY_SIZE),
         random: Random | None = None,
     ) -> None:
         self.counters = counters
@@ -203,6 +202,8 @@ class History:
                     thread.apply(each.file.close)
             self._thread = None
             thread.kill()
+        for also in self.also:
+            also.close()
         for reader in (self.requests, self.kept_counters):
             if reader is not None:
                 reader.close()
@@ -457,13 +458,3 @@ def row_of(each: Ended, wall: float, key: bytes | None = None) -> RequestRow:
         ready=details.ready,
         choice=details.choice,
     )
-
-
-def pseudonym(dest: str, key: bytes) -> str:
-    """``HOST:PORT`` with another name, the same for the same host while the key is."""
-    if not dest:
-        return ""
-    host = host_of(dest)
-    port = dest.rpartition(":")[2]
-    digest = hashlib.blake2b(host.encode("utf-8", "surrogateescape"), key=key).hexdigest()
-    return f"h-{digest[:_PSEUDONYM]}:{port}"

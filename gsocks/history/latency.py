@@ -26,6 +26,9 @@ class RequestLatencies:
         self._exemplars = exemplars
         self.inbounds: dict[str, Latencies] = {}
 
+    def close(self) -> None:
+        """There is nothing to close."""
+
     def ended(self, _section: str, record: Record, now: float) -> None:
         """A request has ended."""
         times = self.inbounds.get(record.inbound)

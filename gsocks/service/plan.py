@@ -36,7 +36,13 @@ from gsocks.rotation.lists import ExitList
 from gsocks.rotation.probe import ProbeTarget
 from gsocks.rotation.sources import Source, UrlSource
 from gsocks.rotation.watch import ExitListWatcher, read_source
-from gsocks.settings import PoolSettings, SessionSettings, Timeouts, TransportSettings
+from gsocks.settings import (
+    PoolSettings,
+    SessionSettings,
+    Timeouts,
+    TracingSettings,
+    TransportSettings,
+)
 from gsocks.transport.options import OVER_WEBSOCKET
 from gsocks.transport.server import ServerTransport
 from gsocks.units import format_duration
@@ -84,6 +90,8 @@ def parts_of(path: Path, settings: config.Config) -> Iterator[Iterable[str]]:
             from gsocks.history.files import describe as describe_history
 
             yield describe_history(settings.state, settings.requests)
+    if settings.tracing is not None:
+        yield _described_tracing(settings.tracing)
     for each in created:
         yield _to_be_created("server.keys", "server", each)
     if settings.admin is not None:
@@ -134,6 +142,13 @@ def _described_transport(server: config.Server) -> Iterator[str]:
     make_transport(server)
     if server.transport.kind != "tcp":
         yield f"server: tunnels travel in {_travel(server.transport)}"
+
+
+def _described_tracing(tracing: TracingSettings) -> Iterator[str]:
+    from gsocks.history.files import check_tracing
+
+    check_tracing()
+    yield f"tracing: sent to {tracing.endpoint}"
 
 
 def _to_be_created(at: str, name: str, path: Path) -> Iterator[str]:

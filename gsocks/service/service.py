@@ -18,7 +18,7 @@ import gevent
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
-from gsocks import config
+from gsocks import __version__, config
 from gsocks.access.rules import ReplaceableRules, Rules
 from gsocks.access.username_style import STANDARD
 from gsocks.access.users import Users
@@ -185,6 +185,10 @@ class Service:
         self._prepare_state()
         if self._settings.requests is not None:
             self._history_key = os.urandom(32)
+        if self._settings.tracing is not None:
+            from gsocks.history.files import check_tracing
+
+            check_tracing()
         count = worker_count(self._settings.workers)
         if self._socket_folder is not None:
             self._worker_sockets = _worker_sockets(self._socket_folder, count)
@@ -410,7 +414,7 @@ class Service:
     def _make_history(self) -> History | None:
         """What counts requests by time and logs them; None: nothing asks for that."""
         settings = self._settings
-        if settings.admin is None and settings.requests is None:
+        if settings.admin is None and settings.requests is None and settings.tracing is None:
             return None
         # here, since many programs do without it, and without SQLite
         from gsocks.history.counters import MemoryCounters
@@ -432,6 +436,11 @@ class Service:
         )
         if settings.admin is not None:
             history.count_latencies(exemplars=settings.admin.exemplars)
+        if settings.tracing is not None:
+            from gsocks.history.tracing import Tracing
+
+            key = None if counters.keeps_hosts else self._history_key
+            history.also.append(Tracing(settings.tracing, __version__, key))
         return history
 
     def _exit_info(self, name: str) -> ExitInfo | None:
