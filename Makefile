@@ -5,7 +5,10 @@
 # make lint   style and types
 # make docs   the documents with the API reference as a site; a broken reference fails
 # make data   the man page and the completions in share/, from the parser of the command line
-# make dist   the wheel and the sdist, into dist/
+# make dist   the wheel and the sdist, into dist/, the same bytes from the same commit
+# make install [PREFIX=/opt/gsocks] [EXTRAS='[cli]']  a venv of its own there, and links to it
+# make uninstall  removes what make install has made
+# make deb    a Debian package with a venv of its own in /opt/gsocks, into dist/
 # make lock   renews the exact versions in requirements/, by which all other targets install
 # make fuzz   every grammar that a stranger reaches, each for FUZZ_SECONDS
 # make mutation  puts MUTANTS small faults into the core, which its tests must find; takes an hour
@@ -32,7 +35,7 @@ MUTANTS ?= 300
 EXITS := $(CURDIR)/build/exits
 CLIENTS := $(CURDIR)/build/clients
 
-.PHONY: run test test-matrix lint docs lock data dist fuzz mutation exits clients soak bench bench-quick bench-gateway bench-compare bench-counts clean
+.PHONY: run test test-matrix lint docs lock data dist install uninstall deb fuzz mutation exits clients soak bench bench-quick bench-gateway bench-compare bench-counts clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/gsocks -c config.example.yaml
@@ -114,8 +117,32 @@ data: $(VENV)/installed-dev
 	$(BIN)/python -m release.data_files
 
 dist: $(VENV)/installed $(VENV)/installed-tools
-	rm -rf build dist
-	$(BIN)/python -m build --no-isolation
+	rm -rf dist
+	$(BIN)/python -m release.dist dist
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(BIN)/twine check --strict dist/*
+
+# PREFIX has a venv of its own; BINDIR and SHAREDIR get links into it, UNITDIR the units of systemd
+PREFIX ?= /opt/gsocks
+BINDIR ?= /usr/local/bin
+SHAREDIR ?= /usr/local/share
+UNITDIR ?= /etc/systemd/system
+EXTRAS ?=
+
+install:
+	$(PYTHON) -m venv --clear $(DESTDIR)$(PREFIX)
+	$(DESTDIR)$(PREFIX)/bin/pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements/build.txt -r requirements/run.txt
+	$(DESTDIR)$(PREFIX)/bin/pip install --quiet --disable-pip-version-check --no-build-isolation .$(EXTRAS)
+	$(DESTDIR)$(PREFIX)/bin/pip uninstall --quiet --yes setuptools
+	deploy/link.sh "$(DESTDIR)" "$(PREFIX)" "$(BINDIR)" "$(SHAREDIR)" "$(UNITDIR)"
+
+uninstall:
+	deploy/link.sh --remove "$(DESTDIR)" "$(PREFIX)" "$(BINDIR)" "$(SHAREDIR)" "$(UNITDIR)"
+	rm -rf $(DESTDIR)$(PREFIX)
+
+deb: $(VENV)/installed
+	deploy/debian/build.sh dist
 
 # LOCK_OPTIONS= adds what pyproject.toml has come to need and leaves all other versions alone
 LOCK_OPTIONS ?= --upgrade

@@ -30,6 +30,7 @@ _ABOUT = """\
 An encrypted SOCKS5 tunnel with a pool of ready connections, and a rotating proxy.
 
   gsocks -c config.yaml          run what the file describes: a local end, a server, or both
+      --beside                        while another gsocks is still at its ports
       --live                          and show its exits and connections on the terminal
   gsocks check -c config.yaml    report a mistake in it, or what it would run
       --to HOST:PORT [--user NAME]    or which rule decides about a destination
@@ -44,6 +45,7 @@ An encrypted SOCKS5 tunnel with a pool of ready connections, and a rotating prox
   gsocks server --key-file FILE  a server, gsocks rotate LIST a rotating proxy, the same way
   gsocks share -c server.yaml    print the URL for the other end, and a QR code
   gsocks doctor [-c FILE]        say what is wrong: descriptors, clocks, names, exits, keys
+  gsocks health -c FILE          status 0 if all listeners accept connections
   gsocks init [local|server|gateway]  write a commented config to begin with
   gsocks help [TOPIC]            explain a command, a key of the config or a subject
   gsocks completion SHELL        print the completions for bash, zsh or fish
@@ -92,6 +94,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", metavar="FILE", type=Path, help="the config to run")
     parser.add_argument(
         "--live", action="store_true", help="show exits, connections and the log on the terminal"
+    )
+    parser.add_argument(
+        "--beside",
+        action="store_true",
+        help="start beside another gsocks at the same ports, as for an upgrade",
     )
     parser.set_defaults(run=_run)  # without a command
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog="gsocks")
@@ -205,7 +212,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return run(_config(options), live=options.live)
+    return run(_config(options), live=options.live, beside=options.beside)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ def add_commands(commands: Commands, top: argparse.ArgumentParser) -> None:
     _add_rotate(commands)
     _add_share(commands)
     _add_doctor(commands)
+    _add_health(commands)
     _add_init(commands)
     _add_completion(commands, top)
     _add_help(commands, top)
@@ -207,6 +208,21 @@ def _doctor(options: argparse.Namespace) -> int:
     elif options.exit or options.exit_file:
         settings = loaded(_one_line("local", options, key_files=options.key_file))
     return doctor(options.config, settings, timeout=duration(options.timeout, "--timeout"))
+
+
+def _add_health(commands: Commands) -> None:
+    parser = commands.add_parser("health", help="status 0 if all listeners accept connections")
+    add_config(parser)
+    parser.set_defaults(run=_health)
+
+
+def _health(options: argparse.Namespace) -> int:
+    from gsocks.cli.health import health
+    from gsocks.errors import ConfigError
+
+    if options.config is None:
+        raise ConfigError("no config given (gsocks health -c FILE)")
+    return health(options.config)
 
 
 def _add_init(commands: Commands) -> None:

@@ -14,9 +14,9 @@ from gsocks.service.service import Service
 from gsocks.service.supervisor import MISTAKE
 
 
-def run(path: Path, *, live: bool = False) -> int:
+def run(path: Path, *, live: bool = False, beside: bool = False) -> int:
     """Serve what the file ``path`` describes until a signal stops it.  Raises ConfigError."""
-    return serve(path, config.load(path), live=live)
+    return serve(path, config.load(path), live=live, beside=beside)
 
 
 def serve(
@@ -25,14 +25,15 @@ def serve(
     load: Callable[[], config.Config] | None = None,
     *,
     live: bool = False,
+    beside: bool = False,
 ) -> int:
-    """Serve ``settings``; ``path`` and ``load`` are as for Service.
+    """Serve ``settings``; ``path``, ``load`` and ``beside`` are as for Service.
 
     ``live``: in a child process, whose state is shown on the terminal.
     """
     inherited = Inherited.take()  # which is not meant for a child process
     if not live:
-        return _serve(path, settings, inherited, load)
+        return _serve(path, settings, inherited, load, beside=beside)
     if not sys.stdout.isatty():
         raise ConfigError("--live needs a terminal")
     try:
@@ -42,7 +43,7 @@ def serve(
 
     def serve_in(socket_folder: Path) -> int:
         try:
-            return _serve(path, settings, inherited, load, socket_folder)
+            return _serve(path, settings, inherited, load, socket_folder, beside=beside)
         except ConfigError as error:
             print(f"gsocks: {error}", file=sys.stderr)
             return MISTAKE
@@ -56,7 +57,9 @@ def _serve(
     inherited: Inherited,
     load: Callable[[], config.Config] | None,
     socket_folder: Path | None = None,
+    *,
+    beside: bool,
 ) -> int:
     log_to_stderr(settings.log)
     check_descriptor_limit(settings)
-    return Service(path, settings, socket_folder, inherited, load).run()
+    return Service(path, settings, socket_folder, inherited, load, beside=beside).run()

@@ -164,6 +164,8 @@ class Listener(StreamServer):
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop listening; reset what is still open after ``timeout`` seconds (default 1)."""
+        if self.started and timeout:
+            self._accept_the_rest()
         self.context.stopping = True
         if self.started:
             self.context.exit_group.own_listeners.remove(self.socket)
@@ -179,6 +181,17 @@ class Listener(StreamServer):
             all_closed.wait()
         self._greenlets.close()
         self.context.exit_group.close()
+
+    def _accept_the_rest(self) -> None:
+        """Accept those that wait in the kernel's queue, which would be reset with it."""
+        try:
+            for _ in range(self.backlog):
+                accepted = self._accept()
+                if accepted is None:
+                    break
+                self.handle(*accepted)
+        except OSError:
+            pass  # they are as lost as without the attempt
 
     def drain(self) -> None:
         """Called once when stopping: close connections that are idle."""

@@ -29,19 +29,24 @@ _REASONS = {
 def listen(address: Address, *, reuse_port: bool = False) -> socket.socket:
     """A non-blocking socket that listens on ``address``, whose host is an IP address.
 
-    With ``reuse_port`` other sockets may listen on it too, each with its own queue, and the kernel
-    distributes the clients; without it, none may.  Port 0 means a free port.  Raises ConfigError.
+    With ``reuse_port`` others may listen there already, each with its own queue, and the kernel
+    distributes the clients; without it, none may.  Those that listen there later have to ask for
+    that themselves.  Port 0 means a free port.  Raises ConfigError.
     """
-    return _socket(address, reuse_port=reuse_port, listening=True)
+    sock = _socket(address, reuse_port=reuse_port, listening=True)
+    # only now, as in reserve: a successor may be started beside this process
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    return sock
 
 
-def reserve(address: Address) -> socket.socket:
+def reserve(address: Address, *, beside: bool = False) -> socket.socket:
     """Reserve ``address`` for processes that then call ``listen(..., reuse_port=True)`` on it.
 
     For the parent of workers, which learns whether the address is free and what port 0 became, but
-    accepts no connection itself.  Raises ConfigError.
+    accepts no connection itself.  ``beside``: another gsocks of this user may have it already.
+    Raises ConfigError.
     """
-    sock = _socket(address, reuse_port=False, listening=False)
+    sock = _socket(address, reuse_port=beside, listening=False)
     # Only now: with SO_REUSEPORT before bind, a second gsocks of the same user would get the port
     # too, and half of the first one's clients.  And SO_REUSEADDR is cleared: with it on both
     # sockets, another process could bind as long as none listens.

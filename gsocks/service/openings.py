@@ -47,10 +47,14 @@ class Opening(NamedTuple):
 
 
 class Openings:
-    """All that was opened for ``workers`` processes; ``inherited``: sockets that were passed."""
+    """All that was opened for ``workers`` processes; ``inherited``: sockets that were passed.
 
-    def __init__(self, inherited: Inherited, workers: int) -> None:
+    ``beside``: whether another gsocks of this user may listen at the same ports of TCP.
+    """
+
+    def __init__(self, inherited: Inherited, workers: int, *, beside: bool = False) -> None:
         self._inherited = inherited
+        self._beside = beside
         self._workers = workers
         self._files: list[SocketFile] = []
         self._sockets: list[std_socket.socket] = []
@@ -71,9 +75,9 @@ class Openings:
             found = listen_for_datagrams(endpoint, self._workers)
             return [Opening(_bound(found[0]), tuple(map(self._kept, found)))]
         if self._workers == 1:
-            sock = self._kept(listen(endpoint))
+            sock = self._kept(listen(endpoint, reuse_port=self._beside))
             return [Opening(_bound(sock), (sock,))]
-        sock = self._kept(reserve(endpoint))
+        sock = self._kept(reserve(endpoint, beside=self._beside))
         return [Opening(_bound(sock), (sock,), is_reserved=True)]
 
     def _named(self, endpoint: Activated) -> list[std_socket.socket]:

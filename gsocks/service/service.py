@@ -105,6 +105,7 @@ class Service:
     each worker serves its state at a Unix socket; None: one is made if there are several workers.
     ``inherited``: sockets that were passed to the program.  ``load``: what a reload has instead of
     the content of ``path``.
+    ``beside``: whether it may be started beside another gsocks of this user, whose place it takes.
     """
 
     def __init__(
@@ -114,6 +115,8 @@ class Service:
         socket_folder: Path | None = None,
         inherited: Inherited | None = None,
         load: Callable[[], config.Config] | None = None,
+        *,
+        beside: bool = False,
     ) -> None:
         self._path = path
         self._settings = settings
@@ -124,7 +127,9 @@ class Service:
         self._socket_folder = socket_folder
         self._load = partial(config.load, path) if load is None else load
         self._openings = Openings(
-            Inherited() if inherited is None else inherited, worker_count(settings.workers)
+            Inherited() if inherited is None else inherited,
+            worker_count(settings.workers),
+            beside=beside,
         )
         #: each place to listen, and what the config has there
         self._at: _Places = _Places([], [], [], [])

@@ -50,8 +50,8 @@ function _shtab_gsocks_using
   test "$_shtab_gsocks_cmdpath" = "$argv"
 end
 
-set -g _shtab_gsocks_commands check exits import forward keygen passwd local server rotate share doctor init completion help
-set -g _shtab_gsocks_opts_with_value --allow-anonymous --ask --at-once --checks --clients --config --exit --exit-file --fast-open --file --health --hedge --host --key --key-file --limits --listen --output --per-host --pool --prefer-login --proxy-protocol-from --retry-on --reuse --rotate --rules --scheme --sessions --set --sort --timeout --timeouts --to --transport --tries --udp --url --user --username-style --users --users-file -c -o
+set -g _shtab_gsocks_commands check exits import forward keygen passwd local server rotate share doctor health init completion help requests top explain report
+set -g _shtab_gsocks_opts_with_value --allow-anonymous --ask --at-once --by --checks --client --clients --config --dest --exit --exit-file --fast-open --file --health --hedge --host --html --inbound --key --key-file --limit --limits --listen --outcome --output --per-host --pool --prefer-login --proxy-protocol-from --retry-on --reuse --rotate --rules --scheme --session --sessions --set --since --sort --state --status --text --timeout --timeouts --to --transport --tries --udp --url --user --username-style --users --users-file -c -o
 
 complete -c gsocks -e
 complete -c gsocks -f
@@ -60,6 +60,7 @@ complete -c gsocks -n _shtab_gsocks_using -s h -l help -d 'show this help messag
 complete -c gsocks -n _shtab_gsocks_using -l version -d 'show program'"'"'s version number and exit'
 complete -c gsocks -n _shtab_gsocks_using -s c -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the config to run'
 complete -c gsocks -n _shtab_gsocks_using -l live -d 'show exits, connections and the log on the terminal'
+complete -c gsocks -n _shtab_gsocks_using -l beside -d 'start beside another gsocks at the same ports, as for an upgrade'
 complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a check -d 'report a mistake in a config, or what it runs'
 complete -c gsocks -n '_shtab_gsocks_using check' -s h -l help -d 'show this help message and exit'
 complete -c gsocks -n '_shtab_gsocks_using check' -s c -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the config'
@@ -199,6 +200,9 @@ complete -c gsocks -n '_shtab_gsocks_using doctor' -l exit -x -d 'an exit, or @F
 complete -c gsocks -n '_shtab_gsocks_using doctor' -l exit-file -xka "(__fish_complete_path (commandline -ct))" -d 'a file of exits, one URL a line; or the variable GSOCKS_EXIT has one'
 complete -c gsocks -n '_shtab_gsocks_using doctor' -l key-file -xka "(__fish_complete_path (commandline -ct))" -d 'the key of a gsocks exit'
 complete -c gsocks -n '_shtab_gsocks_using doctor' -l timeout -x -d 'time for each exit (5s)'
+complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a health -d 'status 0 if all listeners accept connections'
+complete -c gsocks -n '_shtab_gsocks_using health' -s h -l help -d 'show this help message and exit'
+complete -c gsocks -n '_shtab_gsocks_using health' -s c -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the config'
 complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a init -d 'write a commented config to begin with'
 complete -c gsocks -n '_shtab_gsocks_using init' -s h -l help -d 'show this help message and exit'
 complete -c gsocks -n '_shtab_gsocks_using init' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'the file, which must be new; - prints it'
@@ -208,3 +212,43 @@ complete -c gsocks -n '_shtab_gsocks_using completion' -s h -l help -d 'show thi
 complete -c gsocks -n '_shtab_gsocks_using completion; and test $_shtab_gsocks_npos -eq 0' -ka "bash zsh fish" -d shell
 complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a help -d 'explain a command, a key of the config or a subject'
 complete -c gsocks -n '_shtab_gsocks_using help' -s h -l help -d 'show this help message and exit'
+complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a requests -d 'search the request log'
+complete -c gsocks -n '_shtab_gsocks_using requests' -s h -l help -d 'show this help message and exit'
+complete -c gsocks -n '_shtab_gsocks_using requests' -s c -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the config'
+complete -c gsocks -n '_shtab_gsocks_using requests' -l state -xka "(__fish_complete_path (commandline -ct))" -d 'the state file, instead of a config that has it'
+complete -c gsocks -n '_shtab_gsocks_using requests' -l since -x -d 'for so long back (1h)'
+complete -c gsocks -n '_shtab_gsocks_using requests' -l exit -x -d 'served by that exit, or tried there; ! before a value: not'
+complete -c gsocks -n '_shtab_gsocks_using requests' -l outcome -x -d 'with that outcome, such as '"'"'!ok'"'"''
+complete -c gsocks -n '_shtab_gsocks_using requests' -l user -x -d 'of that user'
+complete -c gsocks -n '_shtab_gsocks_using requests' -l session -x -d 'of that session'
+complete -c gsocks -n '_shtab_gsocks_using requests' -l dest -x -d 'for that host; .example.com is all of it'
+complete -c gsocks -n '_shtab_gsocks_using requests' -l client -x -d 'of that address'
+complete -c gsocks -n '_shtab_gsocks_using requests' -l inbound -x -d 'of that listener'"'"'s name in the log'
+complete -c gsocks -n '_shtab_gsocks_using requests' -l status -x -d 'with that HTTP status'
+complete -c gsocks -n '_shtab_gsocks_using requests' -l text -x -d 'with that text in destination, exit, user, session or reason'
+complete -c gsocks -n '_shtab_gsocks_using requests' -l limit -x -d 'the latest so many (100)'
+complete -c gsocks -n '_shtab_gsocks_using requests' -l json -d 'an object of JSON a line'
+complete -c gsocks -n '_shtab_gsocks_using requests' -l csv -d 'CSV, with a line of headings'
+complete -c gsocks -n '_shtab_gsocks_using requests' -l follow -d 'go on with those that come'
+complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a top -d 'show which exits, users, hosts have most requests'
+complete -c gsocks -n '_shtab_gsocks_using top' -s h -l help -d 'show this help message and exit'
+complete -c gsocks -n '_shtab_gsocks_using top' -s c -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the config'
+complete -c gsocks -n '_shtab_gsocks_using top' -l state -xka "(__fish_complete_path (commandline -ct))" -d 'the state file, instead of a config that has it'
+complete -c gsocks -n '_shtab_gsocks_using top' -l since -x -d 'for so long back (10m)'
+complete -c gsocks -n '_shtab_gsocks_using top' -l by -xka "exit user outcome dest client session" -d 'what is told apart (exit)'
+complete -c gsocks -n '_shtab_gsocks_using top' -l limit -x -d 'so many lines (20)'
+complete -c gsocks -n '_shtab_gsocks_using top' -l json -d 'a list of objects, once'
+complete -c gsocks -n '_shtab_gsocks_using top' -l once -d 'do not go on showing it'
+complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a explain -d 'tell one request'"'"'s story'
+complete -c gsocks -n '_shtab_gsocks_using explain' -s h -l help -d 'show this help message and exit'
+complete -c gsocks -n '_shtab_gsocks_using explain' -s c -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the config'
+complete -c gsocks -n '_shtab_gsocks_using explain' -l state -xka "(__fish_complete_path (commandline -ct))" -d 'the state file, instead of a config that has it'
+complete -c gsocks -n '_shtab_gsocks_using explain' -l json -d 'a list of objects'
+complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a report -d 'tell what each provider'"'"'s exits cost, carried and failed'
+complete -c gsocks -n '_shtab_gsocks_using report' -s h -l help -d 'show this help message and exit'
+complete -c gsocks -n '_shtab_gsocks_using report' -s c -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the config'
+complete -c gsocks -n '_shtab_gsocks_using report' -l state -xka "(__fish_complete_path (commandline -ct))" -d 'the state file, instead of a config that has it'
+complete -c gsocks -n '_shtab_gsocks_using report' -l since -x -d 'for so long back (7d)'
+complete -c gsocks -n '_shtab_gsocks_using report' -l by -xka "provider exit country tag" -d 'what is told apart (provider)'
+complete -c gsocks -n '_shtab_gsocks_using report' -l html -xka "(__fish_complete_path (commandline -ct))" -d 'write a page with charts too'
+complete -c gsocks -n '_shtab_gsocks_using report' -l json -d 'a list of objects'
