@@ -40,6 +40,7 @@ def test_every_word_of_the_log_is_explained() -> None:
         "fetch_failed",
         "state_failed",
         "state_lost",
+        "history_failed",
     }
     assert told - every_error() == {"stopped"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from gsocks.histograms import OF_CONNECTING, OF_REQUESTS, Histogram
 from gsocks.observe import Record
 
@@ -25,6 +27,11 @@ class RequestLatencies:
     def __init__(self, *, exemplars: bool = False) -> None:
         self._exemplars = exemplars
         self.inbounds: dict[str, Latencies] = {}
+
+    def expect(self, inbounds: Iterable[str]) -> None:
+        """Have histograms of these listeners from the beginning, as rates need their zeros."""
+        for name in inbounds:
+            self.inbounds.setdefault(name, Latencies())
 
     def close(self) -> None:
         """There is nothing to close."""

@@ -491,6 +491,8 @@ class Service:
         """The admin API of all workers, and that of this process alone at its Unix socket."""
         history = self._history
         latencies = None if history is None else history.latencies
+        if latencies is not None:
+            latencies.expect(each.name for each in self._listeners)
         commands = Commands(self._listeners, self._exit_groups, self._counters, lag, latencies)
         if history is not None:
             commands.log_lost = lambda: history.dropped
