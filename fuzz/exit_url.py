@@ -15,6 +15,9 @@ from gsocks.exits.spec import ExitSpec
 SEEDS = [
     b"direct",
     b"direct://?source=203.0.113.0/28",
+    b"direct://?source=2001:db8::/64&interface=wg0&mark=0x1f",
+    b"socks5+unix://user:7f3a9c@/run/tor/socks?weight=2",
+    b"socks5s://user:7f3a9c@10.0.0.7?sni=proxy.example",
     b"socks5://10.0.0.7",
     b"socks5h://user:7f3a%39c@[::1]:1080?weight=2&tags=de,fast&country=de",
     b"socks4a://me@proxy.example:1080/",
@@ -39,6 +42,8 @@ WORDS = [
         b"https://",
         b"gsocks://",
         b"socks5h://",
+        b"socks5s://",
+        b"socks5+unix:///",
     ),
     *(
         b"weight=",
@@ -48,6 +53,8 @@ WORDS = [
         b"via=",
         b"key_file=",
         b"source=",
+        b"interface=",
+        b"mark=",
         b"&",
     ),
     *(b"name=", b"requests_per_minute=", b"%3A%2F%2F", b"%40", b"[::1]", b":1080", b"user:7f3a9c@"),

@@ -23,7 +23,7 @@ from gsocks.rotation.lists import ListOptions, read_list
 from tests.support import needs
 from tests.support.engine import echo, serving
 from tests.support.program import Program, web_server
-from tests.support.proxies import stunnel, tinyproxy
+from tests.support.proxies import microsocks, stunnel, tinyproxy
 from tests.support.waiting import TOO_LONG
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
@@ -82,8 +82,22 @@ def server() -> Iterator[Address]:
         yield address
 
 
-def ask(proxy: Address, server: Address, base: Path, **options: object) -> None:
-    spec = ExitSpec.parse({"url": f"https://{proxy}", **options}, base)
+@pytest.fixture(scope="module")
+def socks(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
+    """microsocks behind stunnel, for clients with a certificate only."""
+    folder = tmp_path_factory.mktemp("socks")
+    wanted = ("verifyChain = yes", f"CAfile = {files}/clients.pem")
+    with (
+        microsocks() as plain,
+        stunnel(folder, files / "server.pem", plain, *wanted) as address,
+    ):
+        yield address
+
+
+def ask(
+    proxy: Address, server: Address, base: Path, scheme: str = "https", **options: object
+) -> None:
+    spec = ExitSpec.parse({"url": f"{scheme}://{proxy}", **options}, base)
     exit_ = make_exit(spec, ExitDeps(ALLOW_ALL))
     stream = exit_.connect(Request(Command.CONNECT, server)).stream
     stream.write(b"hello")
@@ -132,6 +146,19 @@ def test_a_proxy_that_wants_a_certificate_gets_it(
     # an alert that TLS 1.3 sends only after the handshake, unless the reset behind it is faster
     with pytest.raises(errors.ConnectFailed, match=r"certificate required|reset by peer"):
         ask(guarded, server, files, insecure=True)
+
+
+@pytest.mark.parametrize(
+    "own", [{"cert": "client.pem"}, {"cert": "client.crt", "key": "client.key"}]
+)
+def test_socks5_in_tls_has_the_same_trust_and_certificates(
+    own: dict[str, object], socks: Address, server: Address, files: Path
+) -> None:
+    ask(socks, server, files, "socks5s", ca="ca.pem", sni="proxy.example", **own)
+    with pytest.raises(errors.ExitFailed, match="IP address mismatch"):
+        ask(socks, server, files, "socks5s", ca="ca.pem", **own)
+    with pytest.raises(errors.ConnectFailed, match=r"certificate required|reset by peer"):
+        ask(socks, server, files, "socks5s", insecure=True)
 
 
 def test_files_that_have_changed_are_read_again(
@@ -192,9 +219,12 @@ def test_a_file_that_cannot_be_used_is_told_by_its_name(
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"url": "http://h:1", "ca": "x"}, "ca: not for http (only for gsocks, https)"),
+        ({"url": "http://h:1", "ca": "x"}, "ca: not for http (only for gsocks, https, socks5s)"),
         ({"url": "socks5://h", "insecure": True}, "insecure: not for socks5 (only for gsocks, h"),
-        ({"url": "socks5://h", "key": "x"}, "key: not for socks5 (only for gsocks, https)"),
+        (
+            {"url": "socks5://h", "key": "x"},
+            "key: not for socks5 (only for gsocks, https, socks5s)",
+        ),
         ({"url": "https://h:1", "key": "x"}, "key: needs a cert"),
         ({"url": "https://h:1", "insecure": "maybe"}, "insecure: 'maybe' is not true or false"),
         ({"url": "https://h:1", "sni": "a b"}, "sni: 'a b' is not the name of a server"),

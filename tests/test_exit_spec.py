@@ -349,11 +349,12 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
         (
             "sock5://10.0.0.7",
             "unknown scheme sock5:// (did you mean socks5?)"
-            " (known: direct, gsocks, socks5, socks4, socks4a, http, https)",
+            " (known: direct, gsocks, socks5, socks5s, socks4, socks4a, http, https)",
         ),
         (
             "ftp://10.0.0.7",
-            "unknown scheme ftp:// (known: direct, gsocks, socks5, socks4, socks4a, http, https)",
+            "unknown scheme ftp://"
+            " (known: direct, gsocks, socks5, socks5s, socks4, socks4a, http, https)",
         ),
         (
             "10.0.0.7:1080",
@@ -378,7 +379,7 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
         ),
         (
             "direct://u@",
-            "user: not for direct (only for socks5, socks4, socks4a, http, https)",
+            "user: not for direct (only for socks5, socks5s, socks4, socks4a, http, https)",
         ),
         (
             "gsocks://h",
@@ -389,14 +390,15 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
             "key_file: a gsocks exit needs a key or a key_file, and not both",
         ),
         ("socks5://h?key_file=k", "key_file: not for socks5 (only for gsocks)"),
-        ("socks4a://u:p@h", "password: not for socks4a (only for socks5, http, https)"),
-        ("socks4://u:p@h", "password: not for socks4 (only for socks5, http, https)"),
+        ("socks4a://u:p@h", "password: not for socks4a (only for socks5, socks5s, http, https)"),
+        ("socks4://u:p@h", "password: not for socks4 (only for socks5, socks5s, http, https)"),
         ("http://u%3Av:p@h:1", "user: HTTP can't carry a user name with a colon"),
         ("socks5://h?weight=1&weight=2", "weight stands twice behind the ?"),
         (
             "socks5://h?wait=1",
-            "unknown option behind the ? (known: source, cipher, transport, path, host_header,"
-            " insecure, sni, alpn, name, weight, tags, country, max_connections,"
+            "unknown option behind the ? (known: source, interface, mark, cipher, transport,"
+            " path, host_header, insecure, sni, alpn, name, weight, tags, country,"
+            " max_connections,"
             " requests_per_minute, bytes_per_day, bytes_per_month, cost_per_gb, cost_per_month,"
             " key_file, ca, cert, cert_key, via)",
         ),
@@ -404,8 +406,8 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
         (
             {"url": "socks5://h", 7: 1},
             "a key that is not known here (known: url, user, password, key, key_env, key_command,"
-            " source, cipher,"
-            " transport, path, host_header, insecure, sni, alpn, name, weight, tags, country,"
+            " source, interface, mark, cipher, transport,"
+            " path, host_header, insecure, sni, alpn, name, weight, tags, country,"
             " max_connections, requests_per_minute, bytes_per_day, bytes_per_month, cost_per_gb,"
             " cost_per_month, key_file, ca, cert, cert_key, via)",
         ),
@@ -490,7 +492,7 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
         ),
         (
             {"url": "direct", "via": "socks5://h"},
-            "via: not for direct (only for gsocks, socks5, socks4, socks4a, http, https)",
+            "via: not for direct (only for gsocks, socks5, socks5s, socks4, socks4a, http, https)",
         ),
         (
             {"url": "socks5://h", "via": 7},

@@ -194,6 +194,7 @@ def test_a_list_in_base64_needs_no_padding(more: str) -> None:
     [
         ({"type": "http", "tls": True}, f"https://{A}:443"),
         ({"type": "http", "tls": "true"}, f"https://{A}:443"),
+        ({"type": "socks5", "tls": True}, f"socks5s://{A}:443"),
         ({"type": "http", "tls": False}, f"http://{A}:443"),
         ({"proto": "socks5", "type": "elite"}, f"socks5://{A}:443"),
         ({"proto": "socks4"}, f"socks4://{A}:443"),
@@ -219,7 +220,7 @@ def test_an_object_names_its_kind(fields: dict[str, object], expected: str) -> N
         ({"type": "trojan", "username": "u"}, "type: trojan is no kind of exit"),
         ({"type": "hunter2"}, "type: a kind of proxy that is not known"),
         ({"protocol": True}, "protocol: a kind of proxy that is not known"),
-        ({"type": "socks5", "tls": True}, "tls: SOCKS within TLS is no kind of exit"),
+        ({"type": "socks4", "tls": True}, "tls: SOCKS4 within TLS is no kind of exit"),
         ({"method": "aes-256-gcm"}, "Shadowsocks is no kind of exit"),
         ({"uuid": "x"}, "no kind is named, and it has fields of a kind"),
         ({"type": 6, "proxyDNS": True}, "type: pac is no kind of exit"),

@@ -121,8 +121,8 @@ _Cipher = Annotated[
     Literal["secretbox", "aegis256"], Meta(description="a cipher (known: secretbox, aegis256)")
 ]
 _ListScheme = Annotated[
-    Literal["socks5", "socks4", "socks4a", "http", "https"],
-    Meta(description="a scheme (known: socks5, socks4, socks4a, http, https)"),
+    Literal["socks5", "socks5s", "socks4", "socks4a", "http", "https"],
+    Meta(description="a scheme (known: socks5, socks5s, socks4, socks4a, http, https)"),
 ]
 _Place = Annotated[Literal["user", "password"], Meta(description="a place (known: user, password)")]
 _Unit = Annotated[
@@ -253,8 +253,8 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
     cost_per_month: Price | None = None
     #: The exit through which the proxy is reached.
     via: ExitText | None = None
-    #: `https`, or a `transport` with TLS: a file of the certificates that are trusted, in PEM. Left
-    #: out: the system's.
+    #: `https`, `socks5s`, or a `transport` with TLS: a file of the certificates that are trusted,
+    #: in PEM. Left out: the system's.
     ca: FilePath | None = None
     #: The same: whether the exit's certificate is not checked at all.
     insecure: Switch = False
@@ -266,7 +266,9 @@ class ExitKeys(Use, frozen=True, kw_only=True):
     """An exit as a mapping."""
 
     #: `direct`, or `SCHEME://HOST:PORT` with a user and a password, or a key, before an `@`.
-    #: Schemes: `gsocks`, `socks5`, `socks4a`, `socks4` (names are resolved here), `http`, `https`.
+    #: Schemes: `gsocks`, `socks5`, `socks5s` (SOCKS5 in TLS), `socks4a`, `socks4` (names are
+    #: resolved here), `http`, `https`. A proxy at a Unix socket is `socks5+unix:///run/tor/socks`,
+    #: or the same with `http+unix`, `socks4+unix`, `socks4a+unix`.
     url: Text
     #: The name in logs and for clients, in small letters; no two exits have the same. Left out:
     #: eight hex digits, made of the URL without the password (or a user name that has none, which
@@ -278,8 +280,8 @@ class ExitKeys(Use, frozen=True, kw_only=True):
     password: Word | None = None
     #: `gsocks`: the file of the server's key.
     key_file: FilePath | None = None
-    #: `gsocks`: the server's key itself, in base64. `https`: the file with the key of `cert`, if
-    #: that has none.
+    #: `gsocks`: the server's key itself, in base64. `https`, `socks5s`: the file with the key of
+    #: `cert`, if that has none.
     key: Text | None = None
     #: `gsocks`: an environment variable that has the key; not in a list of exits.
     key_env: Variable | None = None
@@ -288,8 +290,8 @@ class ExitKeys(Use, frozen=True, kw_only=True):
     key_command: Command | None = None
     #: `gsocks`: `aegis256` where both ends have AES instructions.
     cipher: _Cipher = "secretbox"
-    #: `https`, or a `transport` with TLS: the name to ask the exit for (SNI), which its certificate
-    #: must have. Left out: the host of the URL.
+    #: `https`, `socks5s`, or a `transport` with TLS: the name to ask the exit for (SNI), which its
+    #: certificate must have. Left out: the host of the URL.
     sni: Word | None = None
     #: `gsocks`: what the tunnels travel in, as `server.transport.kind` at the other end; or `wss`
     #: to a web server in front of a server with `ws`.
@@ -303,8 +305,14 @@ class ExitKeys(Use, frozen=True, kw_only=True):
     alpn: Protocols = ("http/1.1",)
     #: A `transport` with TLS: the file with the key of `cert`, if that has none.
     cert_key: FilePath | None = None
-    #: `direct`: the network whose addresses connections leave from, in turn.
+    #: `direct`: the address, or the network, that connections leave from: its addresses in turn,
+    #: and each session from one of its own.
     source: Text | None = None
+    #: `direct`: the network interface by which connections leave (SO_BINDTODEVICE).
+    interface: Word | None = None
+    #: `direct`: the mark of their packets, as `ip rule` and nftables know it (SO_MARK), such as
+    #: `7` or `0x1f`; needs CAP_NET_ADMIN.
+    mark: Word | None = None
 
 
 class ExitSourceKeys(Use, frozen=True, kw_only=True):

@@ -16,14 +16,16 @@ from gsocks.exits.base import Connected, Exit
 from gsocks.exits.chain import Chain, Detour
 from gsocks.exits.client_tls import ClientTls, FileContexts, prepared
 from gsocks.exits.credentials import Credentials
-from gsocks.exits.direct import DirectExit, SourceNetwork
+from gsocks.exits.direct import DirectExit, SourcedExit, SourceNetwork
 from gsocks.exits.socks import Socks4aExit, Socks4Exit, Socks5Exit
 from gsocks.exits.spec import ExitSpec, TlsOptions
 from gsocks.exits.tunnel import TunnelExit
+from gsocks.exits.unix import UnixSocketExit
 from gsocks.keyfile import read_key
 from gsocks.net.dial import Dialer
 from gsocks.net.own_listeners import OwnListeners
 from gsocks.net.resolve import Resolver
+from gsocks.net.route import Route, warn_if_unusable
 from gsocks.settings import PoolSettings, Timeouts
 from gsocks.transport.client import ClientTransport, WebSocketRequest
 from gsocks.transport.options import OVER_TLS, OVER_WEBSOCKET
@@ -92,6 +94,8 @@ class ExitDeps:
 def make_exit(spec: ExitSpec, deps: ExitDeps) -> Exit:
     """The exit that ``spec`` describes.  Raises ConfigError."""
     make = _KINDS[spec.scheme]
+    if spec.socket is not None:
+        return make(spec, deps, UnixSocketExit(spec.socket, deps.reach_timeout))
     if spec.via is None:
         return make(spec, deps, deps.to_public_proxies if spec.public else deps.to_proxies)
     # the address of a proxy is the operator's choice, so no rules apply to it
@@ -101,15 +105,20 @@ def make_exit(spec: ExitSpec, deps: ExitDeps) -> Exit:
 
 
 def _direct(spec: ExitSpec, deps: ExitDeps, _: Exit) -> Exit:
-    network = spec.source
+    network, route = spec.source, Route(spec.interface, spec.mark)
+    has_route = route != Route()
+    if has_route:
+        warn_if_unusable(route)
     dialer = Dialer(
         deps.rules,
         deps.resolver,
         timeout=deps.timeouts.connect,
-        source=None if network is None else SourceNetwork(network, deps.random),
         freebind=network is not None and network.version == 6,
+        route=route if has_route else None,
     )
-    return DirectExit(dialer, spec.label)
+    if network is None:
+        return DirectExit(dialer, spec.label)
+    return SourcedExit(dialer, SourceNetwork(network, deps.random), spec.label)
 
 
 def _tunnel(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
@@ -156,6 +165,7 @@ def _socks5(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
         through,
         label=spec.label,
         credentials=_credentials(spec),
+        tls=_tls(spec, deps) if spec.scheme == "socks5s" else None,
         timeout=deps.timeouts.connect,
         reach_timeout=deps.reach_timeout,
     )
@@ -198,6 +208,8 @@ def _http(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
 
 def _tls(spec: ExitSpec, deps: ExitDeps) -> ClientTls:
     options = spec.tls or TlsOptions()
+    if spec.scheme == "socks5s":  # ALPN has no name for it
+        options = options._replace(alpn=())
     own = options._replace(sni=None)
     contexts = deps.trust if own == TlsOptions() else _file_contexts(own)
     return ClientTls(options.sni or spec.host, contexts)
@@ -213,6 +225,7 @@ _KINDS: dict[str, Callable[[ExitSpec, ExitDeps, Exit], Exit]] = {
     "direct": _direct,
     "gsocks": _tunnel,
     "socks5": _socks5,
+    "socks5s": _socks5,
     "socks4": _socks4,
     "socks4a": _socks4a,
     "http": _http,

@@ -90,7 +90,7 @@ def _listen(dialer: Dialer, version: int, expected: IPAddress | None) -> socket:
     try:
         tune(sock)  # accepted sockets inherit the options
         if not dialer.bind(sock):
-            sock.bind((_address_towards(version, expected), 0))
+            sock.bind((_address_towards(dialer, version, expected), 0))
         sock.listen(_BACKLOG)
     except OSError as error:
         sock.close()
@@ -101,9 +101,10 @@ def _listen(dialer: Dialer, version: int, expected: IPAddress | None) -> socket:
     return sock
 
 
-def _address_towards(version: int, ip: IPAddress | None) -> str:
+def _address_towards(dialer: Dialer, version: int, ip: IPAddress | None) -> str:
     """This machine's address towards ``ip``, or without one towards the default route."""
     with socket(_FAMILY[version], std_socket.SOCK_DGRAM) as probe:
+        dialer.route(probe)
         probe.settimeout(0.0)  # else gevent would resolve the address in a thread
         try:
             probe.connect((str(ip or _ANYWHERE[version]), _SOME_PORT))  # sends nothing

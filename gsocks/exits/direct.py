@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket as std_socket
 from collections.abc import Callable, Hashable
 from math import gcd
@@ -13,7 +14,7 @@ from gsocks.errors import AddressFamilyNotSupported, ConnectFailed, GsocksError
 from gsocks.exits.base import Connected
 from gsocks.exits.bind import DirectListener
 from gsocks.exits.udp import DirectDatagrams
-from gsocks.net.dial import DialAttempt, Dialer
+from gsocks.net.dial import DialAttempt, Dialer, Source
 from gsocks.request import RESOLVE_PTR, Request
 from gsocks.stream import SocketStream
 
@@ -73,6 +74,56 @@ class DirectExit:
         """Does nothing: no connection is kept idle."""
 
 
+class SourcedExit(DirectExit):
+    """The same from the addresses of a network, of which each session has one of its own."""
+
+    __slots__ = ("_sources",)
+
+    def __init__(self, dialer: Dialer, sources: SourceNetwork, label: str) -> None:
+        super().__init__(dialer.from_source(sources), label)
+        self._sources = sources
+
+    def connect(self, request: Request) -> Connected:
+        """See :meth:`gsocks.exits.base.Exit.connect`."""
+        sock = self._dialer_of(request).connect(request.dest, request.user, request.client)
+        return Connected(SocketStream(sock), Address.from_sockaddr(sock.getsockname()))
+
+    def begin(
+        self, request: Request, done: Callable[[Connected | GsocksError | None], None]
+    ) -> _DirectAttempt | None:
+        """See :meth:`gsocks.exits.base.Begins.begin`."""
+        attempt = _DirectAttempt(done)
+        begun = self._dialer_of(request).begin(attempt, request.dest, request.user)
+        return attempt if begun else None
+
+    def identity(self, request: Request) -> Hashable:
+        """See :meth:`gsocks.exits.forward.Identifies.identity`: without a session each connection
+        has another address."""
+        session = request.selector.session
+        return None if session is None else (super().identity(request), request.user, session)
+
+    def stream_to(self, request: Request) -> SocketStream:
+        """See :meth:`DirectExit.stream_to`."""
+        dialer = self._dialer_of(request)
+        return SocketStream(dialer.connect(request.dest, request.user, request.client))
+
+    def associate(self, request: Request) -> Connected:
+        """See :meth:`gsocks.exits.base.Associates.associate`."""
+        dialer = self._dialer_of(request)
+        return Connected(DirectDatagrams(dialer, request.user, request.client), UNSPECIFIED)
+
+    def bind(self, request: Request) -> DirectListener:
+        """See :meth:`gsocks.exits.base.Binds.bind`."""
+        dialer = self._dialer_of(request)
+        return DirectListener(dialer, request.dest, request.user, request.client)
+
+    def _dialer_of(self, request: Request) -> Dialer:
+        session = request.selector.session
+        if session is None:
+            return self._dialer
+        return self._dialer.from_source(self._sources.of_session(request.user, session))
+
+
 class _DirectAttempt(DialAttempt):
     """A connection to a destination that the hub makes."""
 
@@ -95,8 +146,9 @@ class _DirectAttempt(DialAttempt):
 class SourceNetwork:
     """The ``source`` of a :class:`gsocks.net.dial.Dialer`: every connection from another address.
 
-    All host addresses of ``network`` (of IPv4 not the first and the last, of IPv6 not the first,
-    RFC 4291 section 2.6.1) are used in turn: none is used again before all others were, which a
+    A connection of a session comes from the session's own (:meth:`of_session`).  All others take
+    turns: all host addresses of ``network`` are used (of IPv4 not the first and the last, of IPv6
+    not the first, RFC 4291 section 2.6.1), and none is used again before all others were, which a
     random choice could not guarantee.  Neighbouring addresses are far apart in time, and each
     process starts at another one.
 
@@ -122,10 +174,30 @@ class SourceNetwork:
 
     def __call__(self, family: int) -> tuple[str, int]:
         """The next address, with any port.  Raises AddressFamilyNotSupported."""
+        self._check(family)
+        self._turn = (self._turn + self._step) % self._count
+        return self._address(self._turn)
+
+    def of_session(self, user: str | None, session: str) -> Source:
+        """The source of a session: the same address each time, in every process.
+
+        It is computed from the session's name, so that nothing has to be remembered.
+        """
+        digest = hashlib.blake2b(f"{user or ''}\0{session}".encode(), digest_size=16).digest()
+        number = int.from_bytes(digest, "big") % self._count
+
+        def source(family: int) -> tuple[str, int]:
+            self._check(family)
+            return self._address(number)
+
+        return source
+
+    def _check(self, family: int) -> None:
         if family != self._family:
             raise AddressFamilyNotSupported(f"only goes out from {self._network}")
-        self._turn = (self._turn + self._step) % self._count
-        return str(self._network[self._first + self._turn]), 0
+
+    def _address(self, number: int) -> tuple[str, int]:
+        return str(self._network[self._first + number]), 0
 
 
 def _not_for_hosts(network: IPNetwork) -> tuple[int, int]:

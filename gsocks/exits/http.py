@@ -13,9 +13,8 @@ import h11
 
 from gsocks.address import UNSPECIFIED, Address
 from gsocks.errors import BadResponse, ExitFailed, GsocksError, Truncated
-from gsocks.exits.base import Connected, Exit
-from gsocks.exits.client_tls import ClientTls
-from gsocks.exits.credentials import Credentials, Filled
+from gsocks.exits.base import Connected
+from gsocks.exits.credentials import Filled
 from gsocks.exits.handshake import resumed
 from gsocks.exits.http_refusal import refusal
 from gsocks.exits.proxy import ProxyExit
@@ -37,43 +36,13 @@ MAX_HEAD = 64 * 1024
 class HttpExit(ProxyExit):
     """An HTTP proxy, with ``tls`` over TLS."""
 
-    __slots__ = ("_tls",)
-
-    def __init__(
-        self,
-        proxy: Address,
-        through: Exit,
-        *,
-        label: str,
-        credentials: Credentials | None = None,
-        tls: ClientTls | None = None,
-        timeout: float = 10.0,
-        reach_timeout: float = 3.0,
-    ) -> None:
-        super().__init__(
-            proxy,
-            through,
-            label=label,
-            credentials=credentials,
-            timeout=timeout,
-            reach_timeout=reach_timeout,
-        )
-        self._tls = tls
+    __slots__ = ()
 
     def _attempt(
         self, request: Request, done: Callable[[Connected | GsocksError], None]
-    ) -> HttpAttempt | None:
-        if self._tls is not None:
-            return None
+    ) -> HttpAttempt:
         login = self._login(request)
         return HttpAttempt(self, request.dest, login, done, self._timeout, self._reach_timeout)
-
-    def _greet(self, stream: Stream, login: Filled | None) -> Stream:  # noqa: ARG002
-        if self._tls is None:
-            return stream
-        secured = self._tls.secure(stream)
-        self._in_time(secured.handshake)
-        return secured
 
     def _ask(self, stream: Stream, dest: Address, login: Filled | None) -> Connected:
         answer, behind = _connect(stream, dest, None if login is None else basic(login))

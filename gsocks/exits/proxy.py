@@ -24,6 +24,7 @@ from gsocks.errors import (
     TlsFailed,
 )
 from gsocks.exits.base import Connected, Exit
+from gsocks.exits.client_tls import ClientTls
 from gsocks.exits.credentials import Credentials, Filled
 from gsocks.exits.direct import DirectExit
 from gsocks.exits.forward import identity
@@ -49,12 +50,21 @@ class ProxyExit:
     """The common part of all proxy exits; a subclass has the handshake of its protocol.
 
     ``through``: the exit by which the proxy is reached, which its owner starts and closes.
-    ``credentials``: for the proxy; None for a proxy without.  ``timeout``: seconds from the
+    ``credentials``: for the proxy; None for a proxy without.  ``tls``: what the proxy speaks its
+    protocol in; None: TCP alone.  ``timeout``: seconds from the
     connection to the proxy until the destination is connected; ``reach_timeout``: seconds for each
     part of the handshake that is the proxy's alone (``through`` has its own bound).
     """
 
-    __slots__ = ("_credentials", "_proxy", "_reach_timeout", "_through", "_timeout", "label")
+    __slots__ = (
+        "_credentials",
+        "_proxy",
+        "_reach_timeout",
+        "_through",
+        "_timeout",
+        "_tls",
+        "label",
+    )
 
     def __init__(
         self,
@@ -63,11 +73,13 @@ class ProxyExit:
         *,
         label: str,
         credentials: Credentials | None = None,
+        tls: ClientTls | None = None,
         timeout: float = 10.0,
         reach_timeout: float = 3.0,
     ) -> None:
         self._proxy = proxy
         self._credentials = credentials
+        self._tls = tls
         self._through = through
         self._timeout = timeout
         self._reach_timeout = reach_timeout
@@ -90,7 +102,7 @@ class ProxyExit:
     ) -> ProxyAttempt | None:
         """See :meth:`gsocks.exits.base.Begins.begin`."""
         through = self._through
-        if type(through) is not DirectExit:
+        if self._tls is not None or not isinstance(through, DirectExit):
             return None
         attempt = self._attempt(request, done)
         if attempt is None:
@@ -132,7 +144,15 @@ class ProxyExit:
         credentials for this request.  Returns the stream for the request.  Raises ConnectFailed
         or StreamError.
         """
-        return stream
+        return self._secured(stream)
+
+    def _secured(self, stream: Stream) -> Stream:
+        """``stream`` in TLS, if the proxy speaks that.  Raises as :meth:`_greet`."""
+        if self._tls is None:
+            return stream
+        secured = self._tls.secure(stream)
+        self._in_time(secured.handshake)
+        return secured
 
     def _in_time(self, step: Callable[..., object], *args: object) -> None:
         """Do a step of :meth:`_greet`.  Raises what it raises, and ExitFailed if it takes long."""
@@ -189,7 +209,7 @@ class ProxyExit:
         nearer = Request(CONNECT, self._proxy, request.user, selector=request.selector)
         through = self._through
         try:
-            if type(through) is DirectExit:  # as nearly always
+            if isinstance(through, DirectExit):  # as nearly always
                 return through.stream_to(nearer)
             return through.connect(nearer).stream
         except GsocksError as error:

@@ -10,6 +10,7 @@ take one recv for one message are common (microsocks#105), and hang if two arriv
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from socket import inet_ntoa
 
 from gsocks.address import ATYP_IPV4, UNSPECIFIED, Address, IPAddress
@@ -27,16 +28,19 @@ from gsocks.errors import (
     Forbidden,
     GsocksError,
     HostUnreachable,
+    LimitReached,
     NameNotFound,
     NetworkUnreachable,
+    OutOfResources,
     StreamError,
 )
-from gsocks.exits.base import Connected, Exit
+from gsocks.exits.base import Associates, Connected, Exit
 from gsocks.exits.credentials import Credentials, Filled
 from gsocks.exits.handshake import Opening
 from gsocks.exits.proxy import ProxyExit
 from gsocks.exits.proxy_attempt import Progress, ProxyAttempt
-from gsocks.request import RESOLVE_PTR, Command, Request
+from gsocks.exits.socks_udp import ProxiedDatagrams, ProxiedListener
+from gsocks.request import BIND, RESOLVE_PTR, UDP_ASSOCIATE, Command, Request
 from gsocks.stream import Stream
 
 _HTTP = ord("H")  # how an HTTP server's answer to anything begins
@@ -84,6 +88,7 @@ class Socks5Exit(ProxyExit):
         return _Socks5Attempt(self, request.dest, login, done, self._timeout, self._reach_timeout)
 
     def _greet(self, stream: Stream, login: Filled | None) -> Stream:
+        stream = self._secured(stream)
         opening = Opening(stream)
         self._in_time(_greet, stream, opening, login)
         return opening.rest()
@@ -91,13 +96,60 @@ class Socks5Exit(ProxyExit):
     def _ask(self, stream: Stream, dest: Address, login: Filled | None) -> Connected:  # noqa: ARG002
         opening = Opening(stream)
         stream.write(_CONNECT + dest.encode())
-        version, reply = opening.exactly(2, "its reply")
-        _expect(version, _VERSION)
-        if reply:  # the rest has no more information, and is not always sent
-            raise _failure(reply, dest)
-        opening.exactly(1, "its reply")  # RSV
-        bound = _read_bound(opening)
+        bound = _read_reply(opening, dest)
         return Connected(opening.rest(), bound)
+
+    def associate(self, request: Request) -> Connected:
+        """See :meth:`gsocks.exits.base.Associates.associate`."""
+        if self._tls is not None:
+            raise CommandNotSupported(f"{self.label}: its datagrams would not be in its TLS")
+        through = self._through
+        if not isinstance(through, Associates):
+            raise CommandNotSupported(f"{self.label}: what leads there carries no datagrams")
+        stream, _, relay = self._within(partial(self._command, UDP_ASSOCIATE, UNSPECIFIED), request)
+        # "here", or a name that means nothing elsewhere
+        host = self._proxy.host if relay.is_unspecified else relay.host
+        nearer = Request(UDP_ASSOCIATE, UNSPECIFIED, request.user, selector=request.selector)
+        try:
+            if not relay.port:
+                raise ExitFailed("the proxy relays datagrams at no port")
+            datagrams = through.associate(nearer).stream
+        except BaseException as error:
+            stream.abort()
+            if isinstance(error, CommandNotSupported | LimitReached | OutOfResources):
+                raise
+            if isinstance(error, GsocksError):
+                raise ExitFailed(f"{self.label}: {error}") from None
+            raise
+        made = ProxiedDatagrams(stream, datagrams, Address(host, relay.port))
+        return Connected(made, UNSPECIFIED)
+
+    def bind(self, request: Request) -> ProxiedListener:
+        """See :meth:`gsocks.exits.base.Binds.bind`."""
+        dest = request.dest
+        stream, opening, bound = self._within(partial(self._command, BIND, dest), request)
+        if bound.is_unspecified and self._proxy.ip is not None:
+            bound = Address(self._proxy.host, bound.port)
+        return ProxiedListener(stream, opening, bound, partial(_read_reply, dest=dest), self.label)
+
+    def _command(
+        self, command: Command, dest: Address, request: Request, progress: Progress
+    ) -> tuple[Stream, Opening, Address]:
+        """Ask for what not every proxy serves; the connection, and the address in the reply."""
+        login = self._login(request)
+        stream = self._reach(request)
+        try:
+            greeted = self._greet(stream, login)
+            progress.asked = True
+            opening = Opening(greeted)
+            greeted.write(bytes((_VERSION, command, 0x00)) + dest.encode())
+            return greeted, opening, _read_reply_to_command(opening, dest, command)
+        except (StreamError, ConnectFailed) as error:
+            stream.abort()
+            raise self.broken(error, progress) from None
+        except BaseException:  # not served, timed out or killed
+            stream.abort()
+            raise
 
     def look_up(self, request: Request) -> Address:
         """See :meth:`gsocks.exits.base.LooksUp.look_up`; Tor can, and what has its extensions."""
@@ -232,6 +284,32 @@ def _failure(reply: int, dest: Address) -> ConnectFailed:
         return kind(f"{dest}: {words}")
     kind = ExitFailed if reply == _COMMAND_NOT_SUPPORTED else ExitDoubtful
     return kind(f"{dest}: the proxy failed (reply {reply:#04x})")
+
+
+def _read_reply(opening: Opening, dest: Address) -> Address:
+    """The bound address of a reply.  Raises ConnectFailed if that is a failure, StreamError."""
+    version, reply = opening.exactly(2, "its reply")
+    _expect(version, _VERSION)
+    if reply:  # the rest has no more information, and is not always sent
+        raise _failure(reply, dest)
+    opening.exactly(1, "its reply")  # RSV
+    return _read_bound(opening)
+
+
+def _read_reply_to_command(opening: Opening, dest: Address, command: Command) -> Address:
+    """The same for a command that not every proxy serves.  Raises CommandNotSupported, too."""
+    try:
+        version, reply = opening.exactly(2, "its reply")
+    except StreamError:  # as many do instead of saying so
+        reply = _COMMAND_NOT_SUPPORTED
+    else:
+        _expect(version, _VERSION)
+    if reply == _COMMAND_NOT_SUPPORTED:
+        raise CommandNotSupported(f"the proxy does not serve {command.name}")
+    if reply:
+        raise _failure(reply, dest)
+    opening.exactly(1, "its reply")  # RSV
+    return _read_bound(opening)
 
 
 def _read_bound(opening: Opening) -> Address:

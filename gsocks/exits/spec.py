@@ -1,6 +1,8 @@
 """The written form of an exit, as a URL or a mapping, and its meaning: an :class:`ExitSpec`.
 
     direct                               direct://?source=203.0.113.0/28
+    direct://?interface=wg0&mark=7       socks5+unix:///run/tor/socks
+    socks5s://10.0.0.7:1080              (SOCKS5 in TLS)
     gsocks://KEY@vps.example.com:8388    socks5://user:password@10.0.0.7:1080
     socks4a://user@10.0.0.7              http://user:password@10.0.0.7:3128
     gsocks://KEY@vps.example.com:443?transport=wss&path=/updates
@@ -20,7 +22,7 @@ was meant to be the secret.
 from __future__ import annotations
 
 import math
-import os.path
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +40,8 @@ from gsocks.exits import credentials
 from gsocks.exits.budget import Budget
 from gsocks.key_origin import KeyOrigin, parse_command, parse_variable
 from gsocks.messages import Mistake, did_you_mean, shown, unknown_key
+from gsocks.net.endpoint import MAX_PATH
+from gsocks.net.route import parse_interface, parse_mark
 from gsocks.request import as_country, as_exit, as_tag
 from gsocks.transport.options import (
     KINDS,
@@ -55,6 +59,7 @@ SCHEMES: dict[str, int | None] = {
     "direct": None,
     "gsocks": 8388,
     "socks5": 1080,
+    "socks5s": 1080,
     "socks4": 1080,
     "socks4a": 1080,
     "http": None,
@@ -68,6 +73,13 @@ CIPHERS = ("secretbox", "aegis256")
 _ALIASES = {"socks5h": "socks5"}
 
 _WITHOUT_PASSWORD = ("socks4", "socks4a")
+
+#: proxies to which TLS is spoken
+_IN_TLS = ("https", "socks5s")
+
+#: behind a scheme: the proxy is at a Unix socket, whose path stands in place of a host
+_AT_SOCKET = "+unix"
+_MAY_BE_AT_SOCKET = ("socks5", "socks4", "socks4a", "http")
 
 #: each name of a scheme, and its text that all exits share
 _NAMES = {name: name for name in SCHEMES} | _ALIASES
@@ -156,8 +168,13 @@ class ExitSpec:
     key_file: Path | None = None
     #: where else the key comes from; only a config says so, never a list
     key_from: KeyOrigin | None = None
-    #: the addresses that ``direct`` goes out from, in turn
+    #: the path of the Unix socket behind which the proxy is, instead of host and port
+    socket: str | None = None
+    #: the addresses that ``direct`` goes out from: in turn, and each session from one
     source: IPNetwork | None = None
+    #: the network interface by which ``direct`` goes out, and the mark of its packets
+    interface: str | None = None
+    mark: int | None = None
     cipher: str = CIPHERS[0]
     #: of https, and of gsocks where its transport has TLS
     tls: TlsOptions | None = None
@@ -206,14 +223,19 @@ class ExitSpec:
     def label(self) -> str:
         """The exit for logs and screens: ``socks5://user:***@10.0.0.7:1080``."""
         if self.scheme == "direct":
-            return "direct" if self.source is None else f"direct://?source={self.source}"
+            options = [
+                f"{name}={value}"
+                for name in ("source", "interface", "mark")
+                if (value := getattr(self, name)) is not None
+            ]
+            return f"direct://?{'&'.join(options)}" if options else "direct"
         user = ""
         if self.user is not None:
             user = credentials.quoted(self.user) + ("" if self.password is None else ":***") + "@"
             # where others have a password, a name that stands alone is a provider's API key
             if not self.password and self.scheme not in _WITHOUT_PASSWORD:
                 user = "***@"
-        text = f"{self.scheme}://{user}{self.address}"
+        text = f"{self._scheme}://{user}{self._place}"
         return text if self.via is None else f"{text} via {self.via.label}"
 
     @property
@@ -246,7 +268,17 @@ class ExitSpec:
         if self.via is not None:
             options["via"] = self.via.url
         query = "&".join(f"{name}={quote(text, safe='')}" for name, text in options.items())
-        return f"{self.scheme}://{secret}{self.address}" + ("?" + query if query else "")
+        return f"{self._scheme}://{secret}{self._place}" + ("?" + query if query else "")
+
+    @property
+    def _scheme(self) -> str:
+        """As a URL has it."""
+        return self.scheme if self.socket is None else f"{self.scheme}{_AT_SOCKET}"
+
+    @property
+    def _place(self) -> str:
+        """Where the proxy is, as a URL has it."""
+        return str(self.address) if self.socket is None else quote(self.socket)
 
     @property
     def hops(self) -> int:
@@ -260,7 +292,12 @@ class ExitSpec:
 
     @property
     def passes_session(self) -> bool:
-        """Whether it, or an exit on the way to it, is given the sessions that clients ask for."""
+        """Whether it, or an exit on the way to it, is given the sessions that clients ask for.
+
+        Each has an address of its own where there are several.
+        """
+        if self.source is not None and self.source.num_addresses > 1:
+            return True
         own = credentials.passes_session((self.user or "") + (self.password or ""))
         return own or (self.via is not None and self.via.passes_session)
 
@@ -320,13 +357,19 @@ def _parse(
     return _build(scheme, address, in_url | options, base, hops, given)
 
 
-def _split(url: str) -> tuple[str, Address | None, dict[str, object]]:
-    """A URL's scheme, its host and port (none for direct), and the options that it holds."""
+def _split(url: str) -> tuple[str, Address | str | None, dict[str, object]]:
+    """A URL's scheme, where it leads, and the options that it holds.
+
+    That is a host and a port, or the path of a Unix socket; of direct it is none.
+    """
     scheme, rest = _split_scheme(url)
     secret, _, rest = rest.rpartition("@")
     place, _, query = rest.partition("?")
+    at_socket = scheme.endswith(_AT_SOCKET)
+    scheme = scheme.removesuffix(_AT_SOCKET)
     options = _credentials(scheme, secret) if secret else {}
-    return scheme, _address(scheme, place.removesuffix("/")), options | _query(query, scheme)
+    where = _socket(place) if at_socket else _address(scheme, place.removesuffix("/"))
+    return scheme, where, options | _query(query, scheme)
 
 
 def _split_scheme(url: str) -> tuple[str, str]:
@@ -336,6 +379,9 @@ def _split_scheme(url: str) -> tuple[str, str]:
     if not mark or not _SCHEME.fullmatch(scheme):
         raise Mistake("not an exit (expected direct, or a URL such as socks5://10.0.0.7:1080)")
     scheme = scheme.lower()
+    plain = scheme.removesuffix(_AT_SOCKET)
+    if plain != scheme and _NAMES.get(plain) in _MAY_BE_AT_SOCKET:
+        return _NAMES[plain] + _AT_SOCKET, rest
     scheme = _NAMES.get(scheme, scheme)
     if scheme not in SCHEMES:
         guess = did_you_mean(scheme, SCHEMES)
@@ -365,6 +411,19 @@ def _address(scheme: str, text: str) -> Address | None:
         raise Mistake(f"the host behind {scheme}:// is neither a name nor an IP address") from None
 
 
+def _socket(text: str) -> str:
+    """The path of a Unix socket."""
+    path = _decoded(text)
+    if not path.startswith("/") or path.endswith("/") or not path.isprintable():
+        raise Mistake(
+            "what stands behind +unix:// is not the path of a socket"
+            " (expected e.g. socks5+unix:///run/tor/socks)"
+        )
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise Mistake(f"a Unix socket's path has at most {MAX_PATH} bytes, and this one more")
+    return path
+
+
 @lru_cache(1024)
 def _port(text: str) -> int:
     return int(text)
@@ -381,7 +440,7 @@ def _credentials(scheme: str, text: str) -> dict[str, object]:
 
 
 def _query(text: str, scheme: str) -> dict[str, object]:
-    secret = _SECRET - {"key"} if scheme == "https" else _SECRET  # there it is a file
+    secret = _SECRET - {"key"} if scheme in _IN_TLS else _SECRET  # there it is a file
     allowed = [name for name in _OPTIONS if name not in secret]
     found: dict[str, object] = {}
     for pair in filter(None, text.split("&")):
@@ -403,7 +462,7 @@ def _decoded(text: str) -> str:
 
 def _build(
     scheme: str,
-    address: Address | None,
+    where: Address | str | None,
     options: dict[str, object],
     base: Path,
     hops: int,
@@ -413,19 +472,23 @@ def _build(
     for name, value in options.items():
         if not _is_for(name, scheme):
             raise Mistake(f"not for {scheme} (only for {', '.join(_ONLY_FOR[name])})", f".{name}")
-        kind = "cert_key" if name == "key" and scheme == "https" else name
+        kind = "cert_key" if name == "key" and scheme in _IN_TLS else name
         read[name] = _option(name, value, base, hops, kind)
         if name == "tags" and "tags" in given:
             read[name] = tuple(dict.fromkeys(given["tags"] + read[name]))
     if scheme == "gsocks":
         _gather_origin(read)
         _gather_transport(read, options)
-    elif scheme == "https":
+    elif scheme in _IN_TLS:
         _gather_tls(read, options, "key")
     if not read.keys().isdisjoint(Budget._fields):
         read["budget"] = _budget(*(read.pop(name, None) for name in Budget._fields))
-    if address is not None:
-        read |= {"host": address.host, "port": address.port}
+    if isinstance(where, Address):
+        read |= {"host": where.host, "port": where.port}
+    elif where is not None:
+        if "via" in read:
+            raise Mistake("not for a Unix socket, which is on this machine", ".via")
+        read["socket"] = where
     spec = ExitSpec(scheme, **read)
     if scheme == "gsocks" and (spec.key, spec.key_file, spec.key_from).count(None) != 2:
         raise Mistake("a gsocks exit needs a key or a key_file, and not both", ".key_file")
@@ -655,6 +718,8 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "key_env": parse_variable,
     "key_command": parse_command,
     "source": parse_network,
+    "interface": parse_interface,
+    "mark": parse_mark,
     "cipher": _cipher,
     "transport": parse_kind,
     "path": parse_url_path,
@@ -696,9 +761,9 @@ _KEY_ORIGINS = ("key_env", "key_command")
 _SECRET = frozenset({"user", "password", "key", *_KEY_ORIGINS})
 
 _ONLY_FOR = {
-    "user": ("socks5", "socks4", "socks4a", "http", "https"),
-    "password": ("socks5", "http", "https"),  # SOCKS4 has no passwords
-    "key": ("gsocks", "https"),
+    "user": ("socks5", "socks5s", "socks4", "socks4a", "http", "https"),
+    "password": ("socks5", "socks5s", "http", "https"),  # SOCKS4 has no passwords
+    "key": ("gsocks", *_IN_TLS),
     "key_file": ("gsocks",),
     "key_env": ("gsocks",),
     "key_command": ("gsocks",),
@@ -709,9 +774,11 @@ _ONLY_FOR = {
     "alpn": ("gsocks",),
     "cert_key": ("gsocks",),
     "source": ("direct",),
-    "ca": ("gsocks", "https"),
-    "insecure": ("gsocks", "https"),
-    "sni": ("gsocks", "https"),
-    "cert": ("gsocks", "https"),
-    "via": ("gsocks", "socks5", "socks4", "socks4a", "http", "https"),
+    "interface": ("direct",),
+    "mark": ("direct",),
+    "ca": ("gsocks", *_IN_TLS),
+    "insecure": ("gsocks", *_IN_TLS),
+    "sni": ("gsocks", *_IN_TLS),
+    "cert": ("gsocks", *_IN_TLS),
+    "via": ("gsocks", "socks5", "socks5s", "socks4", "socks4a", "http", "https"),
 }

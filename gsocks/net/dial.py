@@ -10,6 +10,7 @@ that greenlet ends the race, and closes every socket that has not won.
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import socket as std_socket
@@ -42,6 +43,7 @@ from gsocks.errors import (
 from gsocks.net.deadlines import Deadlines
 from gsocks.net.own_listeners import OwnListeners
 from gsocks.net.resolve import Resolver
+from gsocks.net.route import Route
 from gsocks.sock import READ, WRITE, AnySocket, Socket
 from gsocks.stream import tune
 
@@ -73,6 +75,7 @@ class Dialer:
         "_own",
         "_prefer",
         "_resolver",
+        "_route",
         "_rules",
         "_source",
         "timeout",
@@ -87,13 +90,15 @@ class Dialer:
         prefer: Literal[4, 6] = 6,
         source: Source | None = None,
         freebind: bool = False,
+        route: Route | None = None,
         own_listeners: OwnListeners | None = None,
     ) -> None:
         """A dialer for requests, or with ``ALLOW_ALL`` for the operator's own servers.
 
         ``timeout``: seconds for name resolution and connection together.  ``prefer``: the IP
         version that a race begins with.  ``freebind``: ``source`` may return addresses that are
-        configured on no interface of this machine.  ``own_listeners``: the listeners that are never
+        configured on no interface of this machine.  ``route``: by which way its sockets go; None:
+        the kernel chooses.  ``own_listeners``: the listeners that are never
         connected to, for a dialer that connects to their exits.
         """
         self._rules = rules
@@ -101,10 +106,17 @@ class Dialer:
         self._prefer = prefer
         self._source = source
         self._freebind = freebind
+        self._route = route
         self._own = own_listeners
         self.timeout = timeout
         #: of the attempts that the hub carries
         self._deadlines = Deadlines(timeout)
+
+    def from_source(self, source: Source) -> Dialer:
+        """The same, but from another source."""
+        made = copy.copy(self)
+        made._source = source
+        return made
 
     @property
     def allows_all(self) -> bool:
@@ -125,7 +137,7 @@ class Dialer:
             if not self.allows_all:
                 self.allowed_addresses(dest, user)
             return self._connect_to_only(dest)
-        race = _Race(dest.port, self._source, self._freebind, self._own)
+        race = _Race(dest.port, self._source, self._freebind, self._route, self._own)
         try:
             sock = call_with_timeout(
                 self.timeout, self._connect, dest, user, client, race, on_timeout=None
@@ -153,7 +165,7 @@ class Dialer:
             host = str(known)
         elif self._rules is not ALLOW_ALL:
             self._judge(dest, user)
-        sock = _begin(host, port, self._source, self._freebind, self._own)
+        sock = _begin(host, port, self._source, self._freebind, self._route, self._own)
         attempt.begun(sock, dest, self._deadlines)
         return True
 
@@ -240,17 +252,23 @@ class Dialer:
         self._judge(Address(str(ip), SOME_PORT), user)
         return self._resolver.reverse(ip, user, client)
 
+    def route(self, sock: AnySocket) -> None:
+        """Have ``sock`` go the way of this dialer.  Raises ExitFailed."""
+        if self._route is not None:
+            self._route.apply(sock)
+
     def bind(self, sock: AnySocket) -> bool:
-        """Bind ``sock`` to the source address of this dialer, and to any port.
+        """Bind ``sock`` to the source address of this dialer, and to any port; it goes its way.
 
         False if the kernel chooses the address.  Raises ConnectFailed if no address of that
         family may be used, and OSError.
         """
+        self.route(sock)
         return _bind(sock, self._source, self._freebind)
 
     def _connect_to_only(self, dest: Address) -> Socket:
         """Connect to a destination that is an IP address: there is nothing to race."""
-        sock = _begin(dest.host, dest.port, self._source, self._freebind, self._own)
+        sock = _begin(dest.host, dest.port, self._source, self._freebind, self._route, self._own)
         try:
             if call_with_timeout(self.timeout, wait_write, sock.fileno(), on_timeout=True):
                 raise ConnectTimeout(f"{dest}: no answer within {self.timeout:g} s")
@@ -332,14 +350,20 @@ class DialAttempt:
 class _Race:
     """Attempts to connect to one port at several addresses; owns their sockets."""
 
-    __slots__ = ("_freebind", "_own", "_port", "_source", "failures", "under_way")
+    __slots__ = ("_freebind", "_own", "_port", "_route", "_source", "failures", "under_way")
 
     def __init__(
-        self, port: int, source: Source | None, freebind: bool, own: OwnListeners | None
+        self,
+        port: int,
+        source: Source | None,
+        freebind: bool,
+        route: Route | None,
+        own: OwnListeners | None,
     ) -> None:
         self._port = port
         self._source = source
         self._freebind = freebind
+        self._route = route
         self._own = own
         #: the attempts that have no result yet, by descriptor, in the order of their start
         self.under_way: dict[int, Socket] = {}
@@ -349,7 +373,7 @@ class _Race:
     def start(self, ip: IPAddress) -> bool:
         """Begin to connect to ``ip``; False if that failed at once."""
         try:
-            sock = _begin(str(ip), self._port, self._source, self._freebind, self._own)
+            sock = _begin(str(ip), self._port, self._source, self._freebind, self._route, self._own)
         except ConnectFailed as failure:
             self.failures.append(failure)
             return False
@@ -398,7 +422,12 @@ class _Race:
 
 
 def _begin(
-    host: str, port: int, source: Source | None, freebind: bool, own: OwnListeners | None
+    host: str,
+    port: int,
+    source: Source | None,
+    freebind: bool,
+    route: Route | None,
+    own: OwnListeners | None,
 ) -> Socket:
     """A socket that is connecting to an IP address.  Raises ConnectFailed."""
     ip = None if own is None else ip_of(host)
@@ -412,6 +441,8 @@ def _begin(
         raise connect_failure(error) from None
     try:
         tune(sock)
+        if route is not None:
+            route.apply(sock)
         if source is not None:
             # The kernel chooses the port in connect(), when the destination is known: else one
             # source address would have only its 28,000 ephemeral ports for all destinations.

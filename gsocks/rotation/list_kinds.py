@@ -95,7 +95,9 @@ def with_tls(scheme: str) -> str:
     """The scheme of the same kind of proxy that is reached by TLS.  Raises Mistake."""
     if scheme in ("http", "https"):
         return "https"
-    raise Mistake("SOCKS within TLS is no kind of exit")
+    if scheme == "socks5":
+        return "socks5s"
+    raise Mistake("SOCKS4 within TLS is no kind of exit")
 
 
 def _check_no_kinds(words: list[str]) -> None:

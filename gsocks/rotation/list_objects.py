@@ -72,7 +72,7 @@ def describe_object(item: Mapping[object, object], scheme: str) -> Described:
     }
     if (country := _country(fields) or _flag(fields)) is not None:
         options["country"] = country
-    if kind == "https":
+    if kind in ("https", "socks5s"):
         options |= _tls_options(fields)
     name = fields.get("name")
     if _is_one("name", name):

@@ -151,6 +151,8 @@ def _check_foreign(spec: ExitSpec, options: ListOptions) -> ExitSpec:
     while link is not None and link is not given.get("via"):
         if link.scheme == "direct" or link.key_file is not None:
             raise Mistake("a list from a URL can't say direct or name a key_file")
+        if link.socket is not None:
+            raise Mistake("a list from a URL can't name a Unix socket")
         if link.scheme == "gsocks" and not options.gsocks:
             raise Mistake("a gsocks server in a list from a URL (gsocks: true allows them)")
         for name in ("ca", "cert", "key"):
