@@ -137,6 +137,10 @@ class BadRequest(ClientError):
     """Bytes that violate the client's protocol."""
 
 
+class Http2NotServed(BadRequest):
+    """A connection that begins as HTTP/2, which is told so in HTTP/2."""
+
+
 class HeadTooLarge(BadRequest):
     """The head of an HTTP request exceeds :data:`gsocks.http.head.MAX_HEAD`."""
 

@@ -85,7 +85,10 @@ class LocalServer(Listener):
         self._associations = Associations(options.udp)
         self._fast_open = options.fast_open
         self._http_settings = HttpSettings(
-            self.limits.request_body, frozenset(options.retry_on), options.fast_open
+            self.limits.request_body,
+            frozenset(options.retry_on),
+            options.fast_open,
+            options.via,
         )
         #: whether connections are accepted with their first bytes
         self._is_deferred = False

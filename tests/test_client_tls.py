@@ -94,8 +94,12 @@ def socks(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Add
         yield address
 
 
-def ask(
-    proxy: Address, server: Address, base: Path, scheme: str = "https", **options: object
+def ask(proxy: Address, server: Address, base: Path, **options: object) -> None:
+    ask_by("https", proxy, server, base, options)
+
+
+def ask_by(
+    scheme: str, proxy: Address, server: Address, base: Path, options: dict[str, object]
 ) -> None:
     spec = ExitSpec.parse({"url": f"{scheme}://{proxy}", **options}, base)
     exit_ = make_exit(spec, ExitDeps(ALLOW_ALL))
@@ -154,11 +158,12 @@ def test_a_proxy_that_wants_a_certificate_gets_it(
 def test_socks5_in_tls_has_the_same_trust_and_certificates(
     own: dict[str, object], socks: Address, server: Address, files: Path
 ) -> None:
-    ask(socks, server, files, "socks5s", ca="ca.pem", sni="proxy.example", **own)
+    trusting = {**own, "ca": "ca.pem"}
+    ask_by("socks5s", socks, server, files, {**trusting, "sni": "proxy.example"})
     with pytest.raises(errors.ExitFailed, match="IP address mismatch"):
-        ask(socks, server, files, "socks5s", ca="ca.pem", **own)
+        ask_by("socks5s", socks, server, files, trusting)
     with pytest.raises(errors.ConnectFailed, match=r"certificate required|reset by peer"):
-        ask(socks, server, files, "socks5s", insecure=True)
+        ask_by("socks5s", socks, server, files, {"insecure": True})
 
 
 def test_files_that_have_changed_are_read_again(

@@ -128,7 +128,11 @@ def test_several_sources_are_several_exits_of_one_rotation() -> None:
 
 def test_a_session_of_a_million_addresses_costs_no_more_than_one_of_a_few() -> None:
     source = SourceNetwork(ip_network("2001:db8::/64"), Random(1))
-    drawn = {source.of_session(None, f"s{n}")(std_socket.AF_INET6)[0] for n in range(10_000)}
+    drawn = set()
+    for number in range(10_000):
+        found = source.of_session(None, f"s{number}")(std_socket.AF_INET6)
+        assert found is not None
+        drawn.add(found[0])
     assert len(drawn) == 10_000
     assert all(ip_address(each) in ip_network("2001:db8::/64") for each in drawn)
     with pytest.raises(errors.AddressFamilyNotSupported):

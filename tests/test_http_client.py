@@ -87,7 +87,7 @@ REFUSED: dict[str, tuple[int, bytes]] = {
         400,
         b"CONNECT ORIGIN HTTP/1.1\r\nHost: ORIGIN\r\nTransfer-Encoding: chunked\r\n\r\n",
     ),
-    "HTTP/2": (400, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+    "HTTP/2": (400, b"GET / HTTP/2.0\r\n\r\nSM\r\n\r\n"),
     "SSH": (400, b"SSH-2.0-OpenSSH_9.6\r\n"),
     "too much": (431, POST + b"X: " + b"y" * MAX_HEAD),
 }

@@ -92,6 +92,9 @@ def test_a_request_goes_on_as_it_is_but_for_what_is_between_client_and_proxy(
             b"cookie: c=d\r\n"
             b"X-Empty: \r\n"
             b"X-Wide: \xe4\r\n"
+            b"Trailer: X-Checksum\r\n"
+            b"TE: trailers\r\n"
+            b"Connection: TE\r\n"
             b"\r\n"
         )
         heard.say(ok(b""))

@@ -454,6 +454,17 @@ def test_a_list_from_elsewhere_has_no_say_over_this_machine(line: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "line", ["socks5+unix:///run/tor/socks", "socks5://9.9.9.9 via=http+unix:///run/docker.sock"]
+)
+def test_a_list_from_elsewhere_names_no_unix_socket(line: str) -> None:
+    for options in (ListOptions(), ListOptions(public=True)):
+        found = parse_list(f"9.9.9.9:80\n{line}\n".encode(), options)
+        assert [skipped.reason for skipped in found.skipped] == [
+            "a list from a URL can't name a Unix socket"
+        ]
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "10.0.0.7:80",

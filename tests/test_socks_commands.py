@@ -351,7 +351,7 @@ def test_a_program_that_accepts_slowly_is_waited_for_and_not_for_ever(path: Path
         listener.listen(0)
         first.connect(str(path))
         exit_ = UnixSocketExit(str(path), 0.1)
-        with pytest.raises(errors.ConnectFailed, match="nobody accepts there"):
+        with pytest.raises(errors.ConnectFailed, match="no program accepts there"):
             exit_.connect(Request(CONNECT, PEER))
         patient = UnixSocketExit(str(path), 20)
         connecting = gevent.spawn(patient.connect, Request(CONNECT, PEER))

@@ -37,6 +37,7 @@ from gsocks.config.schema import (
     ListenAddress,
     ListenAddresses,
     Local,
+    Pseudonym,
     Routes,
     RuleLines,
     Secret,
@@ -52,12 +53,13 @@ from gsocks.dns.name_server import NameServer
 from gsocks.errors import BadAddress, ConfigError
 from gsocks.exits.spec import DIRECT, ExitSpec, parse_path
 from gsocks.files import as_utf8, open_guarded, warn_of_readers
+from gsocks.http.token import TOKEN
 from gsocks.http.url import WebUrl
 from gsocks.key_origin import KeyOrigin, parse_command, parse_variable
 from gsocks.messages import Mistake, shown, unknown_key
 from gsocks.net.endpoint import Endpoint, UnixPath, parse_endpoint
 from gsocks.net.listen import is_local
-from gsocks.request import ExitSelector, as_country, as_exit, as_session, as_tag
+from gsocks.request import MAX_WORD, ExitSelector, as_country, as_exit, as_session, as_tag
 from gsocks.rotation.sources import Source, parse_source
 from gsocks.settings import (
     CheckUrls,
@@ -395,6 +397,7 @@ def _parsers(base: Path) -> _Parsers:
         Size: _size,
         Rate: _rate,
         Statuses: _statuses,
+        Pseudonym: _pseudonym,
         Networks: _networks,
         Addresses: partial(_addresses, base=base),
         ListenAddresses: partial(_listen_addresses, base=base),
@@ -454,6 +457,12 @@ def _statuses(tree: Tree) -> Statuses:
             raise Mistake(f"{shown(item)} is not a status of a failure (expected e.g. 429)", at)
         found[int(item)] = None
     return Statuses(found)
+
+
+def _pseudonym(tree: Tree) -> Pseudonym:
+    if not isinstance(tree, str) or not re.fullmatch(TOKEN, tree) or len(tree) > MAX_WORD:
+        raise Mistake(f"{shown(tree)} is not a name for Via (expected e.g. gsocks)")
+    return Pseudonym(tree)
 
 
 def _networks(tree: Tree) -> Networks:

@@ -33,6 +33,7 @@ from gsocks.config.schema import (
     ListenAddresses,
     Local,
     Log,
+    Pseudonym,
     Routes,
     RuleLines,
     Section,
@@ -43,6 +44,7 @@ from gsocks.config.schema import (
     UserNameStyles,
 )
 from gsocks.exits.spec import MAX_WEIGHT, MIN_WEIGHT
+from gsocks.request import MAX_WORD
 from gsocks.rotation.sources import INTERVAL
 from gsocks.settings import (
     CheckSettings,
@@ -490,6 +492,7 @@ VALUES: dict[Any, Values] = {
         "rules",
         {"type": "array", "items": {"type": "string", "pattern": "^(allow|deny) "}, "minItems": 1},
     ),
+    Pseudonym: Values("word", {**_TEXT, "maxLength": MAX_WORD}),
     Statuses: Values(
         "statuses",
         {"type": "array", "items": {"type": "integer", "minimum": 400, "maximum": 599}},

@@ -116,6 +116,12 @@ class Statuses(tuple[int, ...]):
     __slots__ = ()
 
 
+class Pseudonym(str):
+    """A name of a proxy in Via: a host, or a word of RFC 9110 section 5.6.2."""
+
+    __slots__ = ()
+
+
 class FilePath(str):
     """A file that need not exist yet."""
 
@@ -235,6 +241,9 @@ class Local(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: HTTP exit's own answer to CONNECT. Not if the request belongs to a session. The last answer
     #: is passed on, whatever it is. Left out: none.
     retry_on: Statuses = Statuses()
+    #: This proxy's name in the Via field of plain HTTP requests and responses (RFC 9110 section
+    #: 7.6.3), such as `gsocks`. Left out: there is no Via, and servers are not told of the proxy.
+    via: Pseudonym | None = None
     #: Whether HTTP clients without credentials are asked for some (407), as `ask` of an address,
     #: which counts over this. Left out: where a session is expected, see there.
     ask: Switch | None = None

@@ -55,7 +55,7 @@ class UnixSocketExit:
 
     def _connect(self, sock: Socket) -> None:
         if not call_with_timeout(self._timeout, self._try, sock, on_timeout=False):
-            raise ConnectFailed(f"{self._path}: nobody accepts there")
+            raise ConnectFailed(f"{self._path}: no program accepts there")
 
     def _try(self, sock: Socket) -> bool:
         while True:

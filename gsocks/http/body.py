@@ -6,8 +6,8 @@ chunks of this proxy's own.
 
 h11 can parse bodies too.  But its regular expression needs seconds for a trailer that begins with
 a few KiB of spaces, in which no other connection is served; and it accepts some chunks that other
-programs read differently.  Trailers are dropped anyway (see gsocks.http.forward), so they are only
-skipped here.
+programs read differently.  Trailers are skipped, unless the client has said that it wants them (see
+gsocks.http.forward); of those that are kept, each is a valid field, whatever the sender is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Protocol
 import h11
 
 from gsocks.errors import BadRequest, BodyTooLarge
-from gsocks.http.head import MAX_HEAD
+from gsocks.http.head import MAX_HEAD, wants_trailers
 from gsocks.http.message import header
 from gsocks.http.token import TOKEN
 from gsocks.turns import give_way
@@ -31,10 +31,20 @@ _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[^\r\n\0]*)?")
 # Some servers send spaces behind the size.
 _LENIENT_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n\0]*)?")
 _TRAILER = re.compile(rf"{TOKEN}:[^\r\n\0]*".encode("ascii"))
+#: of a trailer that is kept
+_KEPT_TRAILER = re.compile(rf"({TOKEN}):[ \t]*([\t -~\x80-\xff]*)".encode("latin-1"))
+#: more than any message has
+_MAX_TRAILERS = 64
+
+Trailers = list[tuple[bytes, bytes]]
 
 
 class Body(Protocol):
     """The decoder of a body, fed with the bytes as they arrive."""
+
+    @property
+    def trailers(self) -> Sequence[tuple[bytes, bytes]]:
+        """The fields behind it, if they were to be kept."""
 
     #: whether it was not valid as it came: the sender may have meant another end
     repaired: bool
@@ -58,6 +68,7 @@ class Sized:
     """A body of a given number of bytes."""
 
     repaired = False
+    trailers = ()
 
     def __init__(self, size: int) -> None:
         self._left = size
@@ -79,6 +90,7 @@ class UntilEof:
     """A body that ends where the sender closes its direction."""
 
     repaired = False
+    trailers = ()
 
     def __init__(self) -> None:
         self.complete = False
@@ -95,11 +107,13 @@ class Chunked:
     """A chunked body: chunks, each behind a line with its size, then trailers.
 
     ``lenient``: lines may end in LF only, a size may have blanks behind it, and trailers may be
-    anything.
+    anything.  ``keep_trailers``: whether :attr:`trailers` has those that are valid fields.
     """
 
-    def __init__(self, *, lenient: bool = False) -> None:
+    def __init__(self, *, lenient: bool = False, keep_trailers: bool = False) -> None:
         self._lenient = lenient
+        self._keeps_trailers = keep_trailers
+        self.trailers: Trailers = []
         self.repaired = False
         self._buffer = bytearray()
         #: bytes at its beginning in which the end of the current line was looked for
@@ -165,6 +179,10 @@ class Chunked:
                     raise BadRequest("behind the last chunk is a line that is no field")
                 self.repaired = True
             self.complete = not line
+            if line and self._keeps_trailers and len(self.trailers) < _MAX_TRAILERS:
+                field = _KEPT_TRAILER.fullmatch(line)
+                if field is not None:
+                    self.trailers.append((field[1], field[2].rstrip(b" \t")))
         elif self._behind_chunk:
             if line:
                 raise BadRequest("a chunk is longer than its size")
@@ -206,6 +224,10 @@ class Coded:
     def __init__(self, body: Body, codings: Sequence[bytes]) -> None:
         self._body = body
         self._decoders = [_Inflater(coding) for coding in reversed(codings)]
+
+    @property
+    def trailers(self) -> Sequence[tuple[bytes, bytes]]:
+        return self._body.trailers
 
     @property
     def complete(self) -> bool:
@@ -283,6 +305,10 @@ class Limited:
         self.repaired = False
 
     @property
+    def trailers(self) -> Sequence[tuple[bytes, bytes]]:
+        return self._body.trailers
+
+    @property
     def complete(self) -> bool:
         return self._body.complete
 
@@ -304,14 +330,21 @@ def body_of_request(request: h11.Request, limit: int | None = None) -> Body:
     A Content-Length is checked by :func:`gsocks.http.head.check_length`.
     """
     if header(request, b"transfer-encoding") is not None:
-        return Chunked() if limit is None else Limited(Chunked(), limit)
+        chunked = Chunked(keep_trailers=wants_trailers(request))
+        return chunked if limit is None else Limited(chunked, limit)
     return Sized(int(header(request, b"content-length") or 0))
 
 
-def body_of_response(response: h11.Response, method: bytes, codings: Sequence[bytes] = ()) -> Body:
+def body_of_response(
+    response: h11.Response,
+    method: bytes,
+    codings: Sequence[bytes] = (),
+    *,
+    keep_trailers: bool = False,
+) -> Body:
     """The body behind the head of ``response`` to a request of that method.
 
-    ``codings``: its transfer codings besides chunked.
+    ``codings``: its transfer codings besides chunked.  ``keep_trailers``: as of :class:`Chunked`.
     """
     without_body = (NO_CONTENT, NOT_MODIFIED)
     if method == b"HEAD" or response.status_code in without_body:
@@ -319,7 +352,7 @@ def body_of_response(response: h11.Response, method: bytes, codings: Sequence[by
     length = header(response, b"content-length")
     body: Body
     if header(response, b"transfer-encoding") is not None:
-        body = Chunked(lenient=True)
+        body = Chunked(lenient=True, keep_trailers=keep_trailers)
     else:
         body = UntilEof() if length is None else Sized(int(length))
     return Coded(body, codings) if codings else body

@@ -3,11 +3,13 @@
 Hop-by-hop fields are removed (RFC 9110 section 7.6.1), and so are the client's credentials for this
 proxy.  All other fields are forwarded in their order and spelling.
 
-No field reveals the proxy to the origin server.  RFC 9110 section 7.6.3 requires Via; a user of
-a private proxy wants neither that nor X-Forwarded-For.
+No field reveals the proxy to the origin server, unless its owner wants Via.  RFC 9110 section 7.6.3
+requires that; a user of a private proxy wants neither it nor X-Forwarded-For.
 
-Trailers are dropped, as RFC 9110 section 6.5.1 allows: a recipient that merges them into the head
-would let them bypass the checks of the head.
+Trailers are passed on in both directions if the client has said that it takes some (TE: trailers),
+which is passed on then.  Else they are dropped, as RFC 9110 section 6.5.1 allows: a recipient that
+merges them into the head would let them bypass the checks of the head.  So those that may stand in
+the head alone are always dropped (gsocks/http/write.py).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import h11
 
 from gsocks.address import Address
 from gsocks.http import message
-from gsocks.http.head import HTTP_PORT, RequestTarget, options
+from gsocks.http.head import HTTP_PORT, RequestTarget, options, wants_trailers
 from gsocks.http.message import Field, Message, field, full_items, header
 from gsocks.http.persistence import authenticates_connection
 from gsocks.http.status import foreign_members, next_hop
@@ -55,11 +57,12 @@ def to_origin(
     absolute: bool = False,
     authorization: str | None = None,
     persistent: bool = False,
+    via: str | None = None,
 ) -> h11.Request:
     """``request`` as it is sent to the origin server, or in ``absolute`` form to a proxy.
 
     ``authorization``: the Proxy-Authorization for that proxy.  ``persistent``: the connection is to
-    stay open behind the response.
+    stay open behind the response.  ``via``: the proxy's own name, for Via.
 
     Its Host is that of the URL (RFC 9112 section 3.2.2).  An Upgrade is forwarded where it can
     work: in a request without a body, and not to h2c, which RFC 9113 has deprecated.
@@ -76,11 +79,21 @@ def to_origin(
         fields.append(field(b"Max-Forwards", str(left - 1).encode("ascii")))
     if header(request, b"transfer-encoding") is not None:
         fields.append(field(b"Transfer-Encoding", b"chunked"))
+    of_connection = b""
+    if wants_trailers(request):
+        _announce(request, fields)
+        fields.append(field(b"TE", b"trailers"))
+        of_connection = b"TE, "
     protocols = _upgrade(request)
     if protocols:
-        fields += [field(b"Connection", b"Upgrade"), field(b"Upgrade", protocols)]
+        fields.append(field(b"Connection", of_connection + b"Upgrade"))
+        fields.append(field(b"Upgrade", protocols))
     elif not persistent:
-        fields.append(field(b"Connection", b"close"))
+        fields.append(field(b"Connection", of_connection + b"close"))
+    elif of_connection:
+        fields.append(field(b"Connection", b"TE"))
+    if via is not None:
+        fields.append(_via(request.http_version, via))
     if authorization is not None:
         fields.append(field(b"Proxy-Authorization", authorization.encode("ascii")))
     path = _absolute(target, host) if absolute else target.path
@@ -106,15 +119,27 @@ def forwards_left(request: h11.Request) -> int | None:
     return int(digits or b"0") if len(digits) < len(str(_MAX_HOPS)) else _MAX_HOPS
 
 
-def to_client(response: h11.Response, via: str, *, closing: bool) -> h11.Response:
+def to_client(
+    response: h11.Response,
+    via: str,
+    *,
+    closing: bool,
+    trailers: bool = False,
+    own_name: str | None = None,
+) -> h11.Response:
     """``response`` as it is sent to the client, with the exit ``via`` in Proxy-Status.
 
-    ``closing``: the client's connection can't be reused.  What writes it frames the body.
+    ``closing``: the client's connection can't be reused.  ``trailers``: the client takes some.
+    ``own_name``: the proxy's, for Via.  What writes it frames the body.
     """
     # Chunked overrides a length (RFC 9112 section 6.3), and 204 has neither.
     chunked = header(response, b"transfer-encoding") is not None
     dropped = {_LENGTH} if chunked or response.status_code == NO_CONTENT else set()
     fields = [*_returned(response, dropped), field(b"Proxy-Status", next_hop(via))]
+    if trailers:
+        _announce(response, fields)
+    if own_name is not None:
+        fields.append(_via(response.http_version, own_name))
     is_challenge = response.status_code == UNAUTHORIZED
     if is_challenge and authenticates_connection(response) and not header(response, _SUPPORT):
         # WinINet begins NTLM and Negotiate only at a proxy that says so (RFC 4559 section 6)
@@ -135,6 +160,19 @@ def informational(response: h11.InformationalResponse) -> h11.InformationalRespo
         headers=[(raw, value) for raw, _, value in fields],
         reason=response.reason,
     )
+
+
+def _announce(received: Message, fields: list[Field]) -> None:
+    """Pass on which trailers are to come."""
+    if header(received, b"trailer") is not None:
+        names = b", ".join(options(received, b"trailer"))
+        if names:
+            fields.append(field(b"Trailer", names))
+
+
+def _via(version: bytes, name: str) -> Field:
+    """This proxy's own Via (RFC 9110 section 7.6.3), behind those of the proxies before it."""
+    return field(b"Via", version + b" " + name.encode("ascii"))
 
 
 def _kept(received: Message, dropped: Collection[bytes]) -> list[Field]:

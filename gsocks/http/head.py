@@ -24,7 +24,7 @@ from urllib.parse import unquote_to_bytes
 import h11
 
 from gsocks.address import MAX_NAME, Address, decode_name, ip_of
-from gsocks.errors import BadAddress, BadRequest, BodyTooLarge, HeadTooLarge
+from gsocks.errors import BadAddress, BadRequest, BodyTooLarge, HeadTooLarge, Http2NotServed
 from gsocks.http.message import Message, has_odd_bytes, header
 from gsocks.http.token import TOKEN
 
@@ -65,6 +65,9 @@ _AUTHORITY = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{0,5}))?")
 # always the port.
 _UNBRACKETED = re.compile(r"([0-9A-Fa-f:.]+):([0-9]{1,5})")
 
+#: the beginning of a connection of HTTP/2 whose client does not ask before (RFC 9113 section 3.4)
+_HTTP2 = b"PRI * HTTP/2.0\r\n"
+
 _WORDS = re.compile(r"[A-Za-z -]+")
 
 #: the default port of http:// and ws://
@@ -99,6 +102,11 @@ def find_end(data: bytes | bytearray, seen: int) -> int:
         for pattern, what in _AMBIGUOUS_BARE if is_bare else _AMBIGUOUS:
             if pattern.search(data, max(0, seen - 1), end or len(data)):
                 raise BadRequest(what)
+    if data.startswith(_HTTP2):
+        raise Http2NotServed(
+            "HTTP/2 without asking (prior knowledge, h2c): this proxy speaks HTTP/1.1, which the"
+            " client has to be told (curl: without --http2-prior-knowledge)"
+        )
     line_end = data.find(b"\n", seen)
     if line_end >= 0 and data.find(b"\n") == line_end:
         check_request_line(bytes(data[: line_end if is_bare else line_end - 1]))
@@ -235,6 +243,14 @@ def options(message: Message, name: bytes) -> list[bytes]:
         return []
     values = (value for found, value in message.headers if found == name)
     return [member.strip() for value in values for member in value.split(b",") if member.strip()]
+
+
+def wants_trailers(request: h11.Request) -> bool:
+    """Whether the sender of ``request`` takes trailers, by its TE (RFC 9110 section 10.1.4)."""
+    if header(request, b"te") is None or request.http_version < b"1.1":
+        return False
+    words = (option.partition(b";")[0].strip().lower() for option in options(request, b"te"))
+    return b"trailers" in words
 
 
 def error_reason(error: h11.RemoteProtocolError) -> str:

@@ -13,7 +13,7 @@ from gsocks.http.body import Body
 from gsocks.http.head import Event
 from gsocks.http.persistence import authenticates_connection, is_persistent
 from gsocks.http.response import ResponseReader, take_head
-from gsocks.http.write import END, RequestWriter
+from gsocks.http.write import RequestWriter, end_of
 from gsocks.stream import Stream
 from gsocks.turns import give_way
 
@@ -119,7 +119,7 @@ class Origin:
         if ended:
             body.feed_eof()
         if body.complete:
-            parts.append(END)
+            parts.append(end_of(body))
         elif ended:
             raise Truncated("the server closed the connection before its response was complete")
         return parts

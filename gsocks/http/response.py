@@ -18,7 +18,7 @@ import h11
 
 from gsocks.errors import BadResponse
 from gsocks.http.body import CODINGS, MAX_CODINGS, Body, body_of_response
-from gsocks.http.head import error_reason
+from gsocks.http.head import error_reason, wants_trailers
 from gsocks.http.message import parse_response
 from gsocks.http.token import TOKEN
 
@@ -110,7 +110,9 @@ class ResponseReader:
 
     def body(self, response: h11.Response) -> Body:
         """What finds the end of the body behind ``response``, the last head."""
-        return body_of_response(response, self._request.method, self._codings)
+        request = self._request
+        keeps = wants_trailers(request)
+        return body_of_response(response, request.method, self._codings, keep_trailers=keeps)
 
     def _next_event(self, head: bytes) -> _Head:
         http = self._http

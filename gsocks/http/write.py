@@ -10,6 +10,7 @@ from http.client import NO_CONTENT, NOT_MODIFIED
 
 import h11
 
+from gsocks.http.body import Body
 from gsocks.http.head import Event, options
 from gsocks.http.message import encode_fields, encode_request, full_items, header
 
@@ -22,8 +23,35 @@ def chunk(data: bytes) -> bytes:
 
 
 LAST_CHUNK = b"0\r\n\r\n"
-#: the end of any message, which has no trailers here
+#: the end of a message without trailers
 END = h11.EndOfMessage()
+
+# What may stand in the head alone: it frames or routes the message, asks or proves who sends it,
+# says how the body is to be read, or is about one connection (RFC 9110 section 6.5.1).
+_NO_TRAILERS = frozenset(
+    b"""
+    accept-encoding age allow authorization cache-control connection content-encoding
+    content-length content-range content-type cookie date expect expires host if-match
+    if-modified-since if-none-match if-range if-unmodified-since keep-alive location max-forwards
+    origin pragma proxy-authenticate proxy-authentication-info proxy-authorization
+    proxy-connection proxy-status range retry-after set-cookie te trailer transfer-encoding
+    upgrade vary via warning www-authenticate
+    """.split()
+)
+
+
+def end_of(body: Body) -> h11.EndOfMessage:
+    """The end of a message with that body, with the trailers that may be passed on."""
+    if not body.trailers:
+        return END
+    kept = [each for each in body.trailers if each[0].lower() not in _NO_TRAILERS]
+    return h11.EndOfMessage(headers=kept) if kept else END
+
+
+def _last_chunk(part: h11.EndOfMessage) -> bytes:
+    if part is END:
+        return LAST_CHUNK
+    return b"0\r\n" + encode_fields(full_items(part.headers))
 
 
 class RequestWriter:
@@ -40,7 +68,9 @@ class RequestWriter:
         """A part of the body."""
         if type(part) is h11.Data:  # isinstance() of an abstract class is slow
             return chunk(part.data) if self._chunked else part.data
-        return LAST_CHUNK if self._chunked else b""
+        if not self._chunked:
+            return b""
+        return _last_chunk(part) if type(part) is h11.EndOfMessage else LAST_CHUNK
 
 
 class AnswerWriter:
@@ -64,7 +94,7 @@ class AnswerWriter:
             return chunk(part.data) if self._chunked else part.data
         if type(part) is h11.EndOfMessage:
             self.complete = self._persistent
-            return LAST_CHUNK if self._chunked else b""
+            return _last_chunk(part) if self._chunked else b""
         if type(part) is h11.Response:
             return self._head(part)
         if type(part) is h11.InformationalResponse:

@@ -16,6 +16,7 @@ from gsocks.errors import (
     ClientError,
     ClientGone,
     GsocksError,
+    Http2NotServed,
     StreamClosed,
     StreamError,
     TransferCodingNotSupported,
@@ -34,7 +35,7 @@ from gsocks.http.head import (
 )
 from gsocks.http.message import parse_request
 from gsocks.http.status import answer_for, next_hop
-from gsocks.http.write import END, AnswerWriter
+from gsocks.http.write import END, AnswerWriter, end_of
 from gsocks.sock import AnySocket, receive_now
 from gsocks.stream import CHUNK, READ, SocketStream, reset, send_all
 from gsocks.turns import give_way
@@ -47,6 +48,17 @@ MAX_BLANK = 64
 
 #: seconds in which a client has to take an answer of the proxy's own
 WRITE_TIMEOUT = 10.0
+
+
+def _http2_frame(kind: int, payload: bytes) -> bytes:
+    """A frame of the whole connection (RFC 9113 section 4.1)."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, 0)) + bytes(4) + payload
+
+
+#: SETTINGS, with which a server begins, and GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 section 7)
+HTTP2_REFUSAL = _http2_frame(0x04, b"") + _http2_frame(
+    0x07, bytes(4) + (0x0D).to_bytes(4, "big") + b"this proxy speaks HTTP/1.1"
+)
 
 
 def connected_answer(via: str) -> bytes:
@@ -207,7 +219,7 @@ class Client:
             self._parts.append(h11.Data(content))
         if self._body.complete:
             self._ahead += self._body.trailing_data
-            self._parts.append(END)
+            self._parts.append(end_of(self._body))
             self.heard_out = True
 
     def _receive(self) -> bytes:
@@ -236,6 +248,9 @@ class Client:
 
         :attr:`reusable` tells whether the client may ask again; not if this is the ``last`` answer.
         """
+        if isinstance(error, Http2NotServed):
+            self._say(HTTP2_REFUSAL)
+            return
         closing = last or not self._may_ask_again(error)
         self.answered(*answer_for(error, closing=closing))
 
@@ -244,9 +259,13 @@ class Client:
         parts: list[Event] = [response]
         if self._method != b"HEAD":
             parts.append(h11.Data(body))
+        self._say(b"".join([self._writer.encode(part) for part in (*parts, END)]))
+
+    def _say(self, data: bytes) -> None:
+        """Send an answer of the proxy's own.  Never raises."""
         try:
             with gevent.Timeout(WRITE_TIMEOUT, StreamClosed("takes no answer")):
-                self.send([*parts, END])
+                send_all(self._sock, data)
         except StreamError:
             self.abort()  # the client is gone; the access log has the cause
 

@@ -30,7 +30,7 @@ from gsocks.errors import (
 )
 from gsocks.exits.absolute import REFUSALS
 from gsocks.http.forward import informational, to_client, to_origin
-from gsocks.http.head import Event, RequestTarget
+from gsocks.http.head import Event, RequestTarget, wants_trailers
 from gsocks.http.message import header
 from gsocks.http.origin import Origin
 from gsocks.http.persistence import authenticates_connection
@@ -85,7 +85,7 @@ class Exchange:
     ``timeouts.idle``: seconds without a byte in either direction after which it is given up;
     ``half_closed``: the same once the client has ended its direction behind the request;
     ``connect``: an exit has half of it for the beginning of its answer, and after that one that has
-    worked before is asked whether it answers at all.
+    worked before is asked whether it answers at all.  ``via``: the proxy's own name, for Via.
     """
 
     def __init__(
@@ -96,8 +96,11 @@ class Exchange:
         outbound: HttpOutbound,
         timeouts: Timeouts,
         rules: RetryRules,
+        via: str | None = None,
     ) -> None:
         self._client = client
+        self._via = via
+        self._takes_trailers = wants_trailers(request)
         self._client_knows_1xx = request.http_version >= b"1.1"  # RFC 9110 section 15.2
         self._outbound = outbound
         self._http = http = outbound.http
@@ -112,6 +115,7 @@ class Exchange:
             absolute=http.proxy is not None,
             authorization=http.authorization,
             persistent=self._persistent or own,
+            via=via,
         )
         self._origin = Origin(outbound.stream, sent)
         self._timeouts = timeouts
@@ -255,7 +259,15 @@ class Exchange:
                 self._outbound.responded(part.status_code)
                 # A client that is answered early may or may not send the rest of its request.
                 closing = not self._client.heard_out
-                passed.append(to_client(part, self._outbound.exit, closing=closing))
+                passed.append(
+                    to_client(
+                        part,
+                        self._outbound.exit,
+                        closing=closing,
+                        trailers=self._takes_trailers,
+                        own_name=self._via,
+                    )
+                )
             else:
                 self._answered = type(part) is h11.EndOfMessage
                 passed.append(part)

@@ -57,7 +57,7 @@ class Forwarding:
     """The attempts of one request.
 
     ``retry_on``: statuses after which another exit is tried.  ``pin``: that of the client's
-    connection.
+    connection.  ``via``: the proxy's own name, for Via.
     """
 
     def __init__(
@@ -68,7 +68,9 @@ class Forwarding:
         request: Request,
         retry_on: frozenset[int],
         pin: Pin,
+        via: str | None = None,
     ) -> None:
+        self._via = via
         self._connection = connection
         self._context = connection.context
         self._client = client
@@ -106,8 +108,9 @@ class Forwarding:
                 method=self._received.head.method.decode("ascii"),
                 failed=self._tried,
                 repeatable=self._repeatable,
-                tunnel=self._is_upgrade,
-                alone=self._is_bound,
+                tunnel=False,
+                # another protocol goes through CONNECT, but where the proxy refuses that
+                alone=self._is_bound or self._is_upgrade,
                 pin=self._pin,
             )
         except (ConnectFailed, ClientError) as error:
@@ -193,7 +196,13 @@ class Forwarding:
             rules = RetryRules(True, self._retry_on, self._may_retry, self._has_doubted)
         received = self._received
         exchange = Exchange(
-            self._client, received.head, received.target, outbound, self._context.timeouts, rules
+            self._client,
+            received.head,
+            received.target,
+            outbound,
+            self._context.timeouts,
+            rules,
+            self._via,
         )
         try:
             return exchange, exchange.run()

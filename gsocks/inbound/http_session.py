@@ -29,6 +29,8 @@ class HttpSettings(NamedTuple):
     retry_on: frozenset[int]
     #: whether a CONNECT may be answered before it is connected
     fast_open: bool
+    #: the proxy's own name in Via; None: it has none
+    via: str | None = None
 
 
 class HttpSession:
@@ -145,4 +147,6 @@ class HttpSession:
         )
         if tunnelled:
             return active.carry(request, client, client.stream(), connection)
-        return Forwarding(connection, client, received, request, retry_on, self._pin).run(active)
+        via = self._settings.via
+        forwarding = Forwarding(connection, client, received, request, retry_on, self._pin, via)
+        return forwarding.run(active)

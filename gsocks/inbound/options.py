@@ -66,6 +66,8 @@ class LocalOptions(ListenerOptions):
     fast_open: bool = False
     #: statuses of HTTP answers after which the request is sent through another exit, if one is left
     retry_on: Collection[int] = ()
+    #: this proxy's name in Via of plain HTTP messages (RFC 9110 section 7.6.3); None: no Via
+    via: str | None = None
     #: the exit selector of every client; a client's own parameters in its user name count over it
     selector: ExitSelector = ANY
     #: how clients write these parameters: the name of a style, a mapping or a list, as in a config

@@ -386,6 +386,7 @@ class Service:
                     prefer_login=local.prefers_login(listener),
                     fast_open=local.fast_open,
                     retry_on=local.retry_on,
+                    via=local.via,
                     clients=local.clients,
                     proxy_protocol_from=local.proxy_protocol_from,
                     quota=quota,
