@@ -1,4 +1,5 @@
-"""What it costs to choose among many exits: ``python -m bench.choice [--exits N] [--rounds N]``.
+"""What it costs to choose among many exits:
+``python -m bench.choice [--exits N] [--rounds N] [--instructions]``.
 
 An exit group with N exits (100,000) of 100 countries and 20 tags, half of them ejected, is compared
 with one of 10 exits, of which none is: by the CPU time of a choice alone (the roster's, or that of
@@ -6,19 +7,27 @@ the sessions), and by that of a whole request through the exit group, whose exit
 nothing.  A real request costs some 300 us more, at either number.
 
 Rounds of both are interleaved, and the best of each counts: it is the one that other processes have
-disturbed least.
+disturbed least.  ``--instructions`` counts those of user code instead, under callgrind, which are
+the same whatever else runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import os
+import re
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+from bench.compare.counts import missing
 from gsocks.access.rules import ALLOW_ALL
 from gsocks.address import UNSPECIFIED, Address
 from gsocks.exits.base import Connected
@@ -142,16 +151,77 @@ def _ignore(_: str) -> None:
     """Nothing is made of it."""
 
 
-def cost(work: Callable[[], None]) -> float:
-    """Microseconds of CPU time for each request of a round."""
+#: what one call costs
+Measure: TypeAlias = Callable[[Callable[[], None]], float]
+
+
+def cpu_time(work: Callable[[], None]) -> float:
+    """Microseconds of CPU time."""
     begun = time.process_time()
     work()
-    return (time.process_time() - begun) / REQUESTS * 1e6
+    return (time.process_time() - begun) * 1e6
 
 
-def main() -> None:
+class Instructions:
+    """Thousands of instructions of this process, which runs under callgrind.
+
+    ``folder``: where callgrind writes its counts, and has its pipes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._tell("instrumentation", "on")
+        self._own = 0.0
+        # what it takes to ask
+        self._own = min(self(_nothing) for _ in range(5))
+
+    def __call__(self, work: Callable[[], None]) -> float:
+        self._take()
+        work()
+        return self._take() - self._own
+
+    def _take(self) -> float:
+        self._tell("dump")
+        (file,) = self._folder.glob(f"{os.getpid()}.*")
+        text = file.read_text()
+        file.unlink()
+        return int(re.findall(r"^totals: (\d+)$", text, re.MULTILINE)[-1]) / 1000
+
+    def _tell(self, *command: str) -> None:
+        asked = ["vgdb", f"--vgdb-prefix={self._folder}/vgdb", f"--pid={os.getpid()}", *command]
+        subprocess.run(asked, capture_output=True, timeout=120, check=True)
+
+
+def _nothing() -> None:
+    """Costs what it costs to measure."""
+
+
+def count_instructions() -> int:
+    """Run this program under callgrind; its exit status."""
+    if obstacle := missing():
+        print(f"no counts: {obstacle}", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory(prefix="gsocks-choice-") as folder:
+        valgrind = (
+            "valgrind",
+            "--quiet",
+            "--tool=callgrind",
+            "--instr-atstart=no",
+            f"--callgrind-out-file={folder}/%p",
+            f"--vgdb-prefix={folder}/vgdb",
+        )
+        ours = (sys.executable, "-m", "bench.choice", *sys.argv[1:], "--folder", folder)
+        environment = {**os.environ, "PYTHONHASHSEED": "0"}
+        return subprocess.run([*valgrind, *ours], env=environment, check=False).returncode
+
+
+def main() -> int:
     options = _parser().parse_args()
-    print(f"{'us of CPU':30}{'choice':>20}{'request':>24}")
+    if options.instructions and options.folder is None:
+        return count_instructions()
+    measure: Measure = cpu_time if options.folder is None else Instructions(options.folder)
+    unit = "us of CPU" if options.folder is None else "thousand instructions"
+    print(f"{unit:30}{'choice':>20}{'request':>24}")
     print(f"{'':30}{'10':>8}{options.exits:>12,}{'10':>8}{options.exits:>12,}{'ratio':>8}")
     for policy in options.policies:
         few, many = make_group(policy, 10), make_group(policy, options.exits)
@@ -160,11 +230,19 @@ def main() -> None:
         gc.freeze()
         for name, selector in SELECTORS.items():
             for session in SESSIONS:
-                _row(f"{policy}, {name}, {session}", few, many, selector, session, options.rounds)
+                row = f"{policy}, {name}, {session}"
+                _row(row, few, many, selector, session, options.rounds, measure)
+    return 0
 
 
 def _row(
-    name: str, few: ExitGroup, many: ExitGroup, selector: ExitSelector, session: str, rounds: int
+    name: str,
+    few: ExitGroup,
+    many: ExitGroup,
+    selector: ExitSelector,
+    session: str,
+    rounds: int,
+    measure: Measure,
 ) -> None:
     costs: list[list[float]] = [[], [], [], []]
     loads = [Load(group, selector, session) for group in (few, many)]
@@ -173,8 +251,8 @@ def _row(
     for _ in range(rounds):
         for number, load in enumerate(loads):
             if session == "no session":
-                costs[number].append(cost(load.choices))
-            costs[2 + number].append(cost(load.whole))
+                costs[number].append(measure(load.choices) / REQUESTS)
+            costs[2 + number].append(measure(load.whole) / REQUESTS)
     best = [min(each, default=float("nan")) for each in costs]
     ratio = best[3] / best[2]
     print(
@@ -192,8 +270,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--policies", nargs="+", choices=list(POLICIES), default=list(POLICIES), metavar="NAME"
     )
+    parser.add_argument("--instructions", action="store_true", help="count instructions (valgrind)")
+    # of the process under callgrind
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
