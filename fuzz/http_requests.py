@@ -30,6 +30,7 @@ from gsocks.exits.base import Connected
 from gsocks.handshake import printable
 from gsocks.inbound.active_request import ActiveRequest, Endable
 from gsocks.inbound.connection import ClientConnection
+from gsocks.inbound.http_client import HTTP2_REFUSAL
 from gsocks.local import LocalServer
 from gsocks.observe import Record, Trace
 from gsocks.request import Request
@@ -62,6 +63,9 @@ SEEDS = [
     b"\x00GET http://u:p@a/b#c HTTP/1.1\r\nHost: b\r\n\r\n",
     b"\x00GET http://a/caf\xe9?\xc3\xbc HTTP/1.1\r\nHost: a\r\nAuthorization: x\r\n\r\n",
     b"\x00HEAD http://[::1]:8080/x HTTP/1.1\r\nHost: [::1]:8080\r\nTE: trailers\r\n\r\n",
+    b"\x00PUT" + _TO + b"TE: trailers\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: y\r\n\r\n",
+    b"\x00PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"\x00" + _GET + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"\x00POST" + _TO + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
     b"\x00POST" + _TO + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     b"\x02POST" + _TO + b"Content-Length: 5\r\n\r\nhel",
@@ -95,6 +99,7 @@ WORDS = [
         b"Upgrade: ",
         b"Expect: 100-continue\r\n",
         b"TE: ",
+        b"trailers",
         b"X: y\r\n",
         b"\r\n\r\n",
     ),
@@ -356,7 +361,9 @@ class Wanted(NamedTuple):
         assert (head.method, head.target, head.modern) == (self.message.method, self.url.path, True)
         host = read_authority(read_host(head) or b"")
         assert Dest(3, host.host, host.port).is_said_by(*asked.dest), asked
-        assert set(head.members(b"connection")) <= {b"close", b"upgrade"}
+        takes = _takes_trailers(self.message)
+        assert set(head.members(b"connection")) <= {b"close", b"upgrade", *([b"te"] * takes)}
+        assert head.members(b"te") == [b"trailers"] * takes, asked
         counted = {b"max-forwards"} if _forwards(self.message) is not None else set()
         assert _forwards(head) == (_forwards(self.message) or 0) - 1 or not counted, asked
         named = {
@@ -371,6 +378,12 @@ class Wanted(NamedTuple):
         others = _others(self.message, named | {b"expect"})
         assert _others(head, named | {b"expect"}) == others, asked
         assert not head.values(b"proxy-authorization"), asked
+
+
+def _takes_trailers(message: Message) -> bool:
+    """Whether its client does, so that the server is told."""
+    words = [word.partition(b";")[0].strip() for word in message.members(b"te")]
+    return message.modern and b"trailers" in words
 
 
 def _others(message: Message, but: set[bytes]) -> list[tuple[bytes, bytes]]:
@@ -465,7 +478,8 @@ def _read_answers(told: bytes, asked: list[Asked]) -> list[tuple[bytes, bool]]:
     Each server's answer has come, each refusal is told, and nothing stands behind an end.
     """
     answers: list[tuple[bytes, bool]] = []
-    take, served, ends = Taker(told), 0, False
+    # which has no answers, but one refusal
+    take, served, ends = Taker(told.removesuffix(HTTP2_REFUSAL)), 0, False
     while take.rest:
         assert not ends, told
         found = _ANSWER_HEAD.match(take.rest)

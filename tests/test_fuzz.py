@@ -86,7 +86,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "frames": (gsocks.tunnel._Taker, "__call__", take_what_there_is),
     "hello": (gsocks.tunnel, "preferred", lambda offer: Cipher.SECRETBOX),
     "http_requests": (gsocks.inbound.http_client, "check_framing", lambda request: None),
-    "http_answers": (gsocks.http.response, "body_of_response", lambda *head: Sized(5)),
+    "http_answers": (gsocks.http.response, "body_of_response", lambda *head, **_: Sized(5)),
     "dns_answer": (gsocks.dns.message._Records, "_ip", lambda *_: UNSPECIFIED.ip),
     "username": (gsocks.access.username, "parse_duration", lambda text: 1.0),
     "exit_list": (gsocks.rotation.lists, "_check_foreign", lambda spec, *_: spec),
