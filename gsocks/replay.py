@@ -62,6 +62,11 @@ class ReplayGuard:
     hello is as old as before, and so is this guard.
     """
 
+    #: milliseconds by which the time of a hello may differ, and for which it is remembered then
+    window_ms = WINDOW_MS
+    #: whether one more than a bucket has room for takes the place of the oldest, or is refused
+    forgets_oldest = False
+
     def __init__(
         self, started_ms: int | None = None, keys: int = 1, capacity: int = 131_072
     ) -> None:
@@ -88,7 +93,7 @@ class ReplayGuard:
         reload may give it another one.  All times are milliseconds since 1970.
         """
         now = now_ms() if now is None else now
-        if abs(now - time_ms) > WINDOW_MS or time_ms < self._start_ms:
+        if abs(now - time_ms) > self.window_ms or time_ms < self._start_ms:
             return False
         owner = hashlib.blake2b(key, digest_size=_OWNER_SIZE, key=self._salt).digest()
         entry = hashlib.blake2b(owner + token, digest_size=8 + _TOKEN_SIZE, key=self._salt)
@@ -96,7 +101,8 @@ class ReplayGuard:
         bucket = int.from_bytes(digest[:8], "big") % self._buckets
         with self._lock:
             region = self._region_of(owner, now)
-            return self._enter(region, bucket, digest[8:], expires=time_ms + WINDOW_MS, now=now)
+            expires = time_ms + self.window_ms
+            return self._enter(region, bucket, digest[8:], expires=expires, now=now)
 
     @property
     def _start_ms(self) -> int:
@@ -154,7 +160,8 @@ class ReplayGuard:
 
     def _look(self, region: int, bucket: int, token: bytes, now: int) -> tuple[bool, int | None]:
         """Whether a hello is in its bucket; where a free entry is, None: the bucket is full."""
-        memory, free, oldest = self._memory, None, now
+        memory, free = self._memory, None
+        oldest = 1 << 64 if self.forgets_oldest else now
         start = self._tables + (region * self._buckets + bucket) * _BUCKET_SIZE
         for at in range(start, start + _BUCKET_SIZE, _ENTRY_SIZE):
             if memory[at : at + _TOKEN_SIZE] == token:

@@ -27,7 +27,7 @@ LAYERS = [
     {"exits"},
     {"relay", "transport"},
     {"pool"},
-    {"ageing"},
+    {"ageing", "shadowsocks"},
     {"handshake", "net"},
     {"tunnel", "access"},
     {"request", "settings"},
@@ -53,10 +53,12 @@ LAYERS = [
 
 #: the modules that may use a library which the others must not know
 USERS_OF = {
-    "nacl": {"crypto", "access.users"},
+    "nacl": {"crypto", "access.users", "shadowsocks.ciphers"},
     "yaml": {"config.yaml", "yaml_tree"},
     "wsproto": {"transport.websocket"},
     "argparse": {"main", "cli.commands", "cli.completion", "cli.history_commands"},
+    "cryptography": {"shadowsocks.ciphers", "shadowsocks.keys"},
+    "blake3": {"shadowsocks.keys"},
 }
 
 #: bytes in, bytes out: usable without an event loop

@@ -349,12 +349,12 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
         (
             "sock5://10.0.0.7",
             "unknown scheme sock5:// (did you mean socks5?)"
-            " (known: direct, gsocks, socks5, socks5s, socks4, socks4a, http, https)",
+            " (known: direct, gsocks, socks5, socks5s, socks4, socks4a, http, https, ss)",
         ),
         (
             "ftp://10.0.0.7",
             "unknown scheme ftp://"
-            " (known: direct, gsocks, socks5, socks5s, socks4, socks4a, http, https)",
+            " (known: direct, gsocks, socks5, socks5s, socks4, socks4a, http, https, ss)",
         ),
         (
             "10.0.0.7:1080",
@@ -390,8 +390,11 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
             "key_file: a gsocks exit needs a key or a key_file, and not both",
         ),
         ("socks5://h?key_file=k", "key_file: not for socks5 (only for gsocks)"),
-        ("socks4a://u:p@h", "password: not for socks4a (only for socks5, socks5s, http, https)"),
-        ("socks4://u:p@h", "password: not for socks4 (only for socks5, socks5s, http, https)"),
+        (
+            "socks4a://u:p@h",
+            "password: not for socks4a (only for socks5, socks5s, http, https, ss)",
+        ),
+        ("socks4://u:p@h", "password: not for socks4 (only for socks5, socks5s, http, https, ss)"),
         ("http://u%3Av:p@h:1", "user: HTTP can't carry a user name with a colon"),
         ("socks5://h?weight=1&weight=2", "weight stands twice behind the ?"),
         (
@@ -492,7 +495,8 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
         ),
         (
             {"url": "direct", "via": "socks5://h"},
-            "via: not for direct (only for gsocks, socks5, socks5s, socks4, socks4a, http, https)",
+            "via: not for direct"
+            " (only for gsocks, socks5, socks5s, socks4, socks4a, http, https, ss)",
         ),
         (
             {"url": "socks5://h", "via": 7},

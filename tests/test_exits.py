@@ -1409,7 +1409,7 @@ def test_a_reset_at_the_end_of_a_chain_is_a_reset_here(proxies: dict[str, str]) 
 
 def test_there_is_an_exit_for_every_scheme() -> None:
     for scheme in SCHEMES:
-        key = f"{KEY.text()}@" if scheme == "gsocks" else ""
+        key = {"gsocks": f"{KEY.text()}@", "ss": "aes-256-gcm:password@"}.get(scheme, "")
         url = scheme if scheme == "direct" else f"{scheme}://{key}127.0.0.1:9"
         way = make_exit(ExitSpec.parse(url), deps())
         assert way.label.startswith(scheme)

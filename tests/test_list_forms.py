@@ -221,7 +221,8 @@ def test_an_object_names_its_kind(fields: dict[str, object], expected: str) -> N
         ({"type": "hunter2"}, "type: a kind of proxy that is not known"),
         ({"protocol": True}, "protocol: a kind of proxy that is not known"),
         ({"type": "socks4", "tls": True}, "tls: SOCKS4 within TLS is no kind of exit"),
-        ({"method": "aes-256-gcm"}, "Shadowsocks is no kind of exit"),
+        ({"method": "rc4-md5"}, "cipher: not a method of Shadowsocks that is supported"),
+        ({"type": "ss", "cipher": "aes-256-gcm", "plugin": "obfs"}, "needs a plugin"),
         ({"uuid": "x"}, "no kind is named, and it has fields of a kind"),
         ({"type": 6, "proxyDNS": True}, "type: pac is no kind of exit"),
     ],
@@ -265,11 +266,51 @@ def test_what_stands_beside_lists_under_their_kinds_is_no_entry() -> None:
     assert not listed.skipped
 
 
-def test_the_servers_of_sip008_are_skipped_by_their_kind() -> None:
+def test_the_servers_of_sip008_are_read() -> None:
     server = {"server": A, "server_port": 8388, "password": "hunter2", "method": "aes-256-gcm"}
-    listed = read_list(json.dumps({"version": 1, "servers": [server]}).encode(), HERE)
-    assert not listed.exits
-    assert listed.skipped == (("entry 1", "Shadowsocks is no kind of exit"),)
+    extras = {"id": "27b8a625", "remarks": "a server", "plugin": "", "plugin_opts": ""}
+    servers = [server, {**server, **extras, "server": B}, {**server, "plugin": "v2ray-plugin"}]
+    listed = read_list(json.dumps({"version": 1, "servers": servers}).encode(), HERE)
+    assert [spec.url for spec in listed.exits] == [
+        f"ss://aes-256-gcm:hunter2@{host}:8388" for host in (A, B)
+    ]
+    assert listed.skipped == (("entry 3", "needs a plugin of Shadowsocks, and none is supported"),)
+
+
+@pytest.mark.parametrize(
+    ("entry", "url"),
+    [
+        ({"type": "ss", "cipher": "aes-128-gcm", "password": "p w"}, "aes-128-gcm:p%20w"),
+        ({"type": "ss", "cipher": "AEAD_AES_256_GCM", "password": "p"}, "aes-256-gcm:p"),
+        ({"type": "shadowsocks", "method": "aes-128-gcm", "password": "p"}, "aes-128-gcm:p"),
+    ],
+)
+def test_an_entry_of_clash_or_sing_box_is_a_shadowsocks_server(
+    entry: dict[str, object], url: str
+) -> None:
+    item = {"name": "a node", "server": A, "port": 8388, "udp": True, **entry}
+    (spec,) = read_list(json.dumps({"proxies": [item]}).encode(), HERE).exits
+    assert spec.url == f"ss://{url}@{A}:8388"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"ss://YWVzLTI1Ni1nY206cHc@{A}:8388/?outline=1#berlin",
+        f"ss://aes-256-gcm:pw@{A}:8388#berlin",
+        f"ss://{base64.b64encode(f'aes-256-gcm:pw@{A}:8388'.encode()).decode()}#berlin",
+    ],
+)
+def test_a_line_may_be_any_form_of_a_shadowsocks_url(line: str) -> None:
+    (spec,) = read_list(line.encode(), HERE).exits
+    assert (spec.url, spec.name) == (f"ss://aes-256-gcm:pw@{A}:8388", "berlin")
+
+
+def test_a_subscription_in_base64_may_have_shadowsocks_servers() -> None:
+    lines = f"ss://YWVzLTI1Ni1nY206cHc=@{A}:8388#x%20y\nvmess://hunter2\n"
+    listed = read_list(base64.b64encode(lines.encode()), HERE)
+    assert [spec.url for spec in listed.exits] == [f"ss://aes-256-gcm:pw@{A}:8388"]
+    assert len(listed.skipped) == 1
 
 
 def test_a_byte_that_is_not_utf_8_spoils_its_own_entry_only() -> None:

@@ -79,6 +79,7 @@ from gsocks.settings import (
     UdpSettings,
     UrlPath,
 )
+from gsocks.shadowsocks.methods import METHODS
 from gsocks.units import format_duration, format_size
 
 BEGIN = "<!-- keys: written by python -m gsocks.config.document -->"
@@ -120,7 +121,7 @@ _DURATION: Schema = {
     ]
 }
 _Cipher = Annotated[
-    Literal["secretbox", "aegis256"], Meta(description="a cipher (known: secretbox, aegis256)")
+    str, Meta(description=f"a cipher (known: secretbox, aegis256, {', '.join(METHODS)})")
 ]
 _ListScheme = Annotated[
     Literal["socks5", "socks5s", "socks4", "socks4a", "http", "https"],
@@ -269,8 +270,9 @@ class ExitKeys(Use, frozen=True, kw_only=True):
 
     #: `direct`, or `SCHEME://HOST:PORT` with a user and a password, or a key, before an `@`.
     #: Schemes: `gsocks`, `socks5`, `socks5s` (SOCKS5 in TLS), `socks4a`, `socks4` (names are
-    #: resolved here), `http`, `https`. A proxy at a Unix socket is `socks5+unix:///run/tor/socks`,
-    #: or the same with `http+unix`, `socks4+unix`, `socks4a+unix`.
+    #: resolved here), `http`, `https`, and `ss` (Shadowsocks), whose URLs are those of SIP002. A
+    #: proxy at a Unix socket is `socks5+unix:///run/tor/socks`, or the same with `http+unix`,
+    #: `socks4+unix`, `socks4a+unix`.
     url: Text
     #: The name in logs and for clients, in small letters; no two exits have the same. Left out:
     #: eight hex digits, made of the URL without the password (or a user name that has none, which
@@ -278,7 +280,8 @@ class ExitKeys(Use, frozen=True, kw_only=True):
     name: Word | None = None
     #: The proxy's user name, if it is not in the URL.
     user: Word | None = None
-    #: The proxy's password, if it is not in the URL.
+    #: The proxy's password, if it is not in the URL; of a method of 2022 its key in base64, or
+    #: several with colons between them.
     password: Word | None = None
     #: `gsocks`: the file of the server's key.
     key_file: FilePath | None = None
@@ -290,7 +293,8 @@ class ExitKeys(Use, frozen=True, kw_only=True):
     #: `gsocks`: a command that prints the key, as a list of words, without a shell; not in a list
     #: of exits.
     key_command: Command | None = None
-    #: `gsocks`: `aegis256` where both ends have AES instructions.
+    #: `gsocks`: `aegis256` where both ends have AES instructions. `ss`: its method, if it is not in
+    #: the URL.
     cipher: _Cipher = "secretbox"
     #: `https`, `socks5s`, or a `transport` with TLS: the name to ask the exit for (SNI), which its
     #: certificate must have. Left out: the host of the URL.

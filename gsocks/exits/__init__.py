@@ -206,6 +206,21 @@ def _http(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
     )
 
 
+def _shadowsocks(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
+    # here, since most programs do without it
+    from gsocks.exits.shadowsocks import ShadowsocksExit
+
+    return ShadowsocksExit(
+        spec.address,
+        through,
+        spec.cipher,
+        spec.password or "",
+        label=spec.label,
+        timeout=deps.timeouts.connect,
+        reach_timeout=deps.reach_timeout,
+    )
+
+
 def _tls(spec: ExitSpec, deps: ExitDeps) -> ClientTls:
     options = spec.tls or TlsOptions()
     if spec.scheme == "socks5s":  # ALPN has no name for it
@@ -230,4 +245,5 @@ _KINDS: dict[str, Callable[[ExitSpec, ExitDeps, Exit], Exit]] = {
     "socks4a": _socks4a,
     "http": _http,
     "https": _http,
+    "ss": _shadowsocks,
 }

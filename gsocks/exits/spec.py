@@ -6,6 +6,7 @@
     gsocks://KEY@vps.example.com:8388    socks5://user:password@10.0.0.7:1080
     socks4a://user@10.0.0.7              http://user:password@10.0.0.7:3128
     gsocks://KEY@vps.example.com:443?transport=wss&path=/updates
+    ss://METHOD:PASSWORD@vps.example.com:8388, and the other forms of gsocks/shadowsocks/url.py
 
 or a mapping with the same under ``url`` and options beside it.  The options may as well follow
 the URL as its query (``socks5://10.0.0.7?weight=2&tags=de,residential``), which is how a list of
@@ -43,6 +44,8 @@ from gsocks.messages import Mistake, did_you_mean, shown, unknown_key
 from gsocks.net.endpoint import MAX_PATH
 from gsocks.net.route import parse_interface, parse_mark
 from gsocks.request import as_country, as_exit, as_tag
+from gsocks.shadowsocks.methods import check_packages, keys_of, method_named
+from gsocks.shadowsocks.url import split as split_shadowsocks
 from gsocks.transport.options import (
     KINDS,
     OVER_TLS,
@@ -64,6 +67,7 @@ SCHEMES: dict[str, int | None] = {
     "socks4a": 1080,
     "http": None,
     "https": None,
+    "ss": 8388,
 }
 
 #: how a tunnel's frames may be sealed
@@ -175,6 +179,7 @@ class ExitSpec:
     #: the network interface by which ``direct`` goes out, and the mark of its packets
     interface: str | None = None
     mark: int | None = None
+    #: of gsocks; of ss its method
     cipher: str = CIPHERS[0]
     #: of https, and of gsocks where its transport has TLS
     tls: TlsOptions | None = None
@@ -230,7 +235,9 @@ class ExitSpec:
             ]
             return f"direct://?{'&'.join(options)}" if options else "direct"
         user = ""
-        if self.user is not None:
+        if self.scheme == "ss":
+            user = f"{self.cipher}:***@"
+        elif self.user is not None:
             user = credentials.quoted(self.user) + ("" if self.password is None else ":***") + "@"
             # where others have a password, a name that stands alone is a provider's API key
             if not self.password and self.scheme not in _WITHOUT_PASSWORD:
@@ -247,7 +254,9 @@ class ExitSpec:
         if self.scheme == "direct":
             return self.label
         secret = ""
-        if self.key is not None:
+        if self.scheme == "ss":
+            secret = f"{self.cipher}:{quote(self.password or '', safe='')}@"
+        elif self.key is not None:
             secret = self.key + "@"
         elif self.user is not None:
             secret = quote(self.user, safe="")
@@ -259,7 +268,7 @@ class ExitSpec:
             options["key_file"] = str(self.key_file)
         if self.key_from is not None:  # what no URL may say; here it tells two exits apart
             options["key_from"] = repr(self.key_from)
-        if self.cipher != CIPHERS[0]:
+        if self.cipher != CIPHERS[0] and self.scheme != "ss":
             options["cipher"] = self.cipher
         if self.transport is not None:
             options |= self.transport.in_url()
@@ -363,6 +372,8 @@ def _split(url: str) -> tuple[str, Address | str | None, dict[str, object]]:
     That is a host and a port, or the path of a Unix socket; of direct it is none.
     """
     scheme, rest = _split_scheme(url)
+    if scheme == "ss":
+        return _split_shadowsocks(rest)
     secret, _, rest = rest.rpartition("@")
     place, _, query = rest.partition("?")
     at_socket = scheme.endswith(_AT_SOCKET)
@@ -370,6 +381,19 @@ def _split(url: str) -> tuple[str, Address | str | None, dict[str, object]]:
     options = _credentials(scheme, secret) if secret else {}
     where = _socket(place) if at_socket else _address(scheme, place.removesuffix("/"))
     return scheme, where, options | _query(query, scheme)
+
+
+def _split_shadowsocks(rest: str) -> tuple[str, Address | None, dict[str, object]]:
+    found = split_shadowsocks(rest)
+    options: dict[str, object] = {}
+    if found.method is not None:
+        options |= {"cipher": found.method, "password": found.password}
+    if found.name is not None:
+        try:
+            options["name"] = as_exit(found.name)
+        except ValueError:
+            pass  # it is prose
+    return "ss", _address("ss", found.place), options | _query(found.query, "ss")
 
 
 def _split_scheme(url: str) -> tuple[str, str]:
@@ -472,7 +496,7 @@ def _build(
     for name, value in options.items():
         if not _is_for(name, scheme):
             raise Mistake(f"not for {scheme} (only for {', '.join(_ONLY_FOR[name])})", f".{name}")
-        kind = "cert_key" if name == "key" and scheme in _IN_TLS else name
+        kind = _OTHER_MEANINGS.get((scheme, name), name)
         read[name] = _option(name, value, base, hops, kind)
         if name == "tags" and "tags" in given:
             read[name] = tuple(dict.fromkeys(given["tags"] + read[name]))
@@ -492,7 +516,9 @@ def _build(
     spec = ExitSpec(scheme, **read)
     if scheme == "gsocks" and (spec.key, spec.key_file, spec.key_from).count(None) != 2:
         raise Mistake("a gsocks exit needs a key or a key_file, and not both", ".key_file")
-    if spec.password is not None and spec.user is None:
+    if scheme == "ss":
+        _check_shadowsocks(spec)
+    elif spec.password is not None and spec.user is None:
         raise Mistake("needs a user", ".password")
     if scheme in ("http", "https") and ":" in credentials.literals(spec.user or ""):
         # Basic credentials are user:password (RFC 7617 section 2).
@@ -508,6 +534,18 @@ def _gather_origin(read: dict[str, Any]) -> None:
         raise Mistake("needs either a key_env or a key_command", ".key_command")
     if found:
         read["key_from"] = found[0]
+
+
+def _check_shadowsocks(spec: ExitSpec) -> None:
+    """Raise Mistake unless method and password go together."""
+    if spec.password is None or spec.cipher in CIPHERS:
+        raise Mistake("a Shadowsocks exit needs a cipher (its method) and a password", ".password")
+    method = method_named(spec.cipher)
+    try:
+        check_packages(method)
+        keys_of(method, spec.password)
+    except ConfigError as error:
+        raise Mistake(str(error), ".password") from None
 
 
 def _gather_transport(read: dict[str, Any], own: Mapping[str, object]) -> None:
@@ -545,6 +583,8 @@ def _check_places(spec: ExitSpec) -> None:
     """Checks the places that each request's values are filled into.  Raises Mistake."""
     if "{" not in (spec.user or "") and "{" not in (spec.password or ""):
         return
+    if spec.scheme == "ss":  # which has no templates
+        return
     # a password may have braces that mean nothing
     if credentials.has_unknown_place(spec.user or ""):
         known = " ".join(credentials.PLACES)
@@ -580,7 +620,9 @@ def _option(name: str, value: object, base: Path, hops: int, kind: str = "") -> 
     if kind == "via":
         return _via(value, base, hops - 1)
     try:
-        return parse_path(value, base) if kind in _FILES else _PARSERS[kind](value)
+        if kind in _FILES:
+            return parse_path(value, base)
+        return (_PARSERS.get(kind) or _PARSERS_OF_OTHERS[kind])(value)
     except (ValueError, ConfigError) as error:
         raise Mistake(str(error), f".{name}") from None
 
@@ -603,6 +645,20 @@ def _credential(value: object) -> str:
     if len(value.encode()) > _LONGEST_CREDENTIAL * (4 if "{" in value else 1):
         raise ValueError(f"is longer than {_LONGEST_CREDENTIAL} bytes")
     credentials.check(value)
+    return value
+
+
+def _method(value: object) -> str:
+    if isinstance(value, str):
+        return method_named(value).name
+    raise ValueError("is not text")
+
+
+def _shadowsocks_password(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError("is not printable text (in YAML, quotes make it text)")
+    if credentials.passes_session(value) or credentials.passes_country(value):
+        raise ValueError("can't be a template, since Shadowsocks has no sessions")
     return value
 
 
@@ -739,6 +795,18 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "cost_per_month": _cost,
 }
 
+#: options that mean something else for a scheme
+_OTHER_MEANINGS = {
+    **{(scheme, "key"): "cert_key" for scheme in _IN_TLS},
+    ("ss", "cipher"): "method",
+    ("ss", "password"): "shadowsocks_password",
+}
+
+_PARSERS_OF_OTHERS: dict[str, Callable[[object], object]] = {
+    "method": _method,
+    "shadowsocks_password": _shadowsocks_password,
+}
+
 _FILES = ("key_file", "ca", "cert", "cert_key")
 
 _OPTIONS = (*_PARSERS, *_FILES, "via")
@@ -762,12 +830,12 @@ _SECRET = frozenset({"user", "password", "key", *_KEY_ORIGINS})
 
 _ONLY_FOR = {
     "user": ("socks5", "socks5s", "socks4", "socks4a", "http", "https"),
-    "password": ("socks5", "socks5s", "http", "https"),  # SOCKS4 has no passwords
+    "password": ("socks5", "socks5s", "http", "https", "ss"),  # SOCKS4 has no passwords
     "key": ("gsocks", *_IN_TLS),
     "key_file": ("gsocks",),
     "key_env": ("gsocks",),
     "key_command": ("gsocks",),
-    "cipher": ("gsocks",),
+    "cipher": ("gsocks", "ss"),
     "transport": ("gsocks",),
     "path": ("gsocks",),
     "host_header": ("gsocks",),
@@ -780,5 +848,5 @@ _ONLY_FOR = {
     "insecure": ("gsocks", *_IN_TLS),
     "sni": ("gsocks", *_IN_TLS),
     "cert": ("gsocks", *_IN_TLS),
-    "via": ("gsocks", "socks5", "socks5s", "socks4", "socks4a", "http", "https"),
+    "via": ("gsocks", "socks5", "socks5s", "socks4", "socks4a", "http", "https", "ss"),
 }

@@ -91,17 +91,18 @@ def _canonical(head: bytes) -> bytes | None:
 
 def without_header(packet: bytes) -> bytes | None:
     """What a client has sent, in wire form; None if it is to be dropped."""
-    return _in_canonical_form(packet, 3) if packet[:3] == _UNFRAGMENTED else None
+    return in_canonical_form(packet, 3) if packet[:3] == _UNFRAGMENTED else None
 
 
 def with_source(datagram: bytes) -> bytes | None:
     """What the other end of a tunnel has sent for a client, in wire form; None if it is to be
     dropped: what a datagram comes from is an address, and never a name."""
-    return None if datagram[:1] == bytes((ATYP_NAME,)) else _in_canonical_form(datagram)
+    return None if datagram[:1] == bytes((ATYP_NAME,)) else in_canonical_form(datagram)
 
 
-def _in_canonical_form(datagram: bytes, start: int = 0) -> bytes | None:
-    """The datagram that begins at ``start``; None if that is none, or its address can't be one."""
+def in_canonical_form(datagram: bytes, start: int = 0) -> bytes | None:
+    """The datagram that begins at ``start``, in wire form; None if that is none, or its address
+    can't be one."""
     try:
         head, payload = split(datagram, start)
     except BadRequest:

@@ -25,6 +25,8 @@ _SCHEMES = {
     "socks4": "socks4",
     "socks4a": "socks4a",
     "socksv4": "socks4",
+    "ss": "ss",
+    "shadowsocks": "ss",
 }
 
 #: the same for SOCKS by its version alone
@@ -33,7 +35,7 @@ _VERSIONS = {"5": "socks5", "4": "socks4", "4a": "socks4a"}
 #: kinds of proxies, and of groups of them, which are no exits
 _OTHERS = _words(
     """
-    vmess vless trojan ss ssr shadowsocks shadowsocksr wireguard wg hysteria hysteria2 hy2
+    vmess vless trojan ssr shadowsocksr wireguard wg hysteria hysteria2 hy2
     tuic snell ssh anytls mieru juicity naive mtproto mtproxy masque sudoku tor openvpn
     ssl-vpn raw direct reject block dns pac selector urltest url-test fallback load-balance
     relay select http2 http3 quic warp brook shadowtls tailscale

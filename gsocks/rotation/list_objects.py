@@ -42,8 +42,8 @@ _OPTIONS = {
     "requests_per_minute": ("requestsperminute",),
 }
 
-#: fields of a server of Shadowsocks, which names no kind (SIP008)
-_OF_SHADOWSOCKS = frozenset({"method", "plugin"})
+#: the field of a server of Shadowsocks, which names no kind (SIP008)
+_OF_SHADOWSOCKS = "method"
 #: the same of other kinds of proxies that are no exits
 _OF_OTHERS = frozenset({"cipher", "uuid", "alterid", "privatekey", "psk", "flow", "obfs"})
 
@@ -74,6 +74,8 @@ def describe_object(item: Mapping[object, object], scheme: str) -> Described:
         options["country"] = country
     if kind in ("https", "socks5s"):
         options |= _tls_options(fields)
+    elif kind == "ss":
+        options = _shadowsocks_options(fields, options)
     name = fields.get("name")
     if _is_one("name", name):
         options["name"] = name
@@ -168,8 +170,8 @@ def _scheme(fields: Mapping[str, object], default: str) -> str:
             raise mistake.prefixed(f".{name}") from None
         if found is not None:
             break
-    if found is None and not _OF_SHADOWSOCKS.isdisjoint(fields):
-        raise Mistake("Shadowsocks is no kind of exit")
+    if found is None and _OF_SHADOWSOCKS in fields:
+        found = "ss"
     if found is None and not _OF_OTHERS.isdisjoint(fields):
         raise Mistake("no kind is named, and it has fields of a kind that is no exit")
     if found == "socks5" and fields.get("version") in ("4", "4a"):  # as sing-box has it
@@ -185,6 +187,17 @@ def _scheme(fields: Mapping[str, object], default: str) -> str:
         return with_tls(found)
     except Mistake as mistake:
         raise mistake.prefixed(".tls") from None
+
+
+def _shadowsocks_options(fields: Mapping[str, object], options: Described) -> Described:
+    """Method and password as SIP008, Clash and sing-box have them.  Raises Mistake."""
+    plugin = fields.get("plugin")
+    if plugin is not None and plugin not in _FALSE:
+        raise Mistake("needs a plugin of Shadowsocks, and none is supported")
+    found = {name: value for name, value in options.items() if name != "user"}
+    if (method := _text(fields, ("method", "cipher"))) is not None:
+        found["cipher"] = method
+    return found
 
 
 def _tls_options(fields: Mapping[str, object]) -> Described:
