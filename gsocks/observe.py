@@ -81,7 +81,10 @@ class Try(NamedTuple):
 
 
 class Details:
-    """What is told of a request beyond its access line, if an observer wants it."""
+    """What is told of a request beyond its access line, if an observer wants it.
+
+    ``story``: whether also how its exit was chosen.
+    """
 
     __slots__ = (
         "address",
@@ -95,10 +98,12 @@ class Details:
         "ready",
         "selector",
         "status",
+        "story",
         "tries",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, story: bool = True) -> None:
+        self.story = story
         #: the name of the exit that served it, or was tried last
         self.exit = ""
         #: the address that sites see, or else the one that the exit has bound; empty: not known
@@ -226,7 +231,8 @@ class Record:
 class Observer(Protocol):
     """Gets each record when its connection or request has ended.
 
-    One that has an attribute ``wants_details``, which is true, finds :attr:`Record.details` set.
+    One that has an attribute ``wants_details``, which is true, finds :attr:`Record.details` set;
+    with one ``wants_story`` that is false without how exits were chosen, which costs more to find.
     """
 
     def ended(self, record: Record) -> None:

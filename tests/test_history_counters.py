@@ -152,14 +152,27 @@ def test_memory_is_bounded_and_the_oldest_is_dropped_first(
     for hour in range(6):
         worker.count_at(START + hour * 3600, ended())
     points = worker.asked().series("exit", "local/a", START, 60)
-    assert [round((each.at - START) / 3600) for each in points if each.requests] == [4, 5]
+    assert [round((each.at - START) / 3600) for each in points if each.requests] == [5]
     assert sum(each.requests for each in worker.asked().series("exit", "local/a", START, 3600)) == 6
+
+
+def test_a_series_for_which_there_is_no_room_has_hours_all_the_same(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(counters_module.MAX_BYTES, 10, 1)
+    for name in "abc":
+        worker.count(ended(name, user=None))
+    asked = worker.asked()
+    by_ten = [asked.series("exit", f"local/{name}", START, 10)[0].requests for name in "abc"]
+    by_hour = [asked.series("exit", f"local/{name}", START, 3600)[0].requests for name in "abc"]
+    assert (sum(by_ten), by_hour) == (1, [1, 1, 1])
+    assert worker.counters._bytes[10] < 10_000
 
 
 def test_more_names_than_are_kept_count_as_other(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(counters_module, "MAX_SERIES", 2)
+    monkeypatch.setitem(counters_module._MOST, "user", 2)
     monkeypatch.setitem(counters_module._MOST, "outcome", 1)
     for name in "abcd":
         worker.count(ended(name, user=name, outcome=name))

@@ -181,6 +181,16 @@ def test_rows_are_deleted_by_age_and_by_the_size_of_the_file(tmp_path: Path) -> 
         assert file.path.stat().st_size <= MB
 
 
+def test_a_log_that_is_full_between_two_deletions_gives_up_its_oldest_rows(tmp_path: Path) -> None:
+    with closing(RequestFile(tmp_path / "r", MB)) as file:
+        for n in range(60):
+            file.add(row(time=100.0 + n, detail="x" * 500) for _ in range(50))
+        left = file.search(limit=1000).rows
+        assert left[0].time == 159.0
+        assert len(left) > 500
+        assert file.path.stat().st_size <= MB
+
+
 @pytest.mark.parametrize("content", [b"no database", b""])
 def test_a_file_that_is_no_log_is_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "r"

@@ -39,19 +39,21 @@ from gsocks.observe import Record
 from gsocks.turns import give_way
 
 #: series of a kind; what comes beyond is counted as ``other``
-MAX_SERIES = 20_000
+MAX_SERIES = 12_000
+MAX_USERS = 5_000
 MAX_OUTCOMES = 100
 MAX_HOSTS = 2000
 
-_MOST = {"outcome": MAX_OUTCOMES, "host": MAX_HOSTS}
+_MOST = {"user": MAX_USERS, "outcome": MAX_OUTCOMES, "host": MAX_HOSTS}
 
 _HOUR = 3600
 
 #: steps of a slice
 _SLICE = {10: 30, 60: 60, 3600: 24}
 
-#: bytes of the arrays of a step, beyond which the oldest slices are dropped.  The latest two stay
-MAX_BYTES = {10: 16 << 20, 60: 48 << 20, 3600: 48 << 20}
+#: bytes of the arrays of a step, beyond which the oldest slices are dropped, and then what is new
+#: has none; of hours the number of series is the bound
+MAX_BYTES = {10: 16 << 20, 60: 48 << 20}
 
 #: an exit with its section, a user, an outcome, a listener
 _Common: TypeAlias = tuple[str, str, str | None, str, str]
@@ -208,6 +210,8 @@ class MemoryCounters:
             own = each.get(key)
             size = len(cell)
             if own is None:
+                if not self._has_room(step, number):
+                    continue
                 own = each[key] = array("d", bytes(8 * size * _SLICE[step]))
                 self._bytes[step] += 8 * len(own)
             begin = place * size
@@ -226,23 +230,32 @@ class MemoryCounters:
                 else:
                     add(before, cell)
 
+    def _has_room(self, step: int, number: int) -> bool:
+        """Whether a series may have an array in that slice, after older ones were dropped."""
+        most, slices = MAX_BYTES.get(step), self._slices[step]
+        while most is not None and self._bytes[step] > most:
+            if min(slices) == number:
+                return not slices[number]
+            self._drop(step, min(slices))
+        return True
+
+    def _drop(self, step: int, number: int) -> None:
+        dropped = self._slices[step].pop(number)
+        self._bytes[step] -= sum(8 * len(each) for each in dropped.values())
+
     def _forget(self, now: float) -> None:
-        """Drop what is too old, and what is too much."""
+        """Drop what is too old."""
         for step, slices in self._slices.items():
             length = step * _SLICE[step]
-            while slices:
-                oldest = min(slices)
-                is_over = (oldest + 1) * length <= now - STEPS[step]
-                is_much = self._bytes[step] > MAX_BYTES[step] and len(slices) > 2
-                if not is_over and not is_much:
-                    break
-                self._bytes[step] -= sum(8 * len(each) for each in slices.pop(oldest).values())
-        if not any(self._names.values()):
-            return
-        used = {key for slices in self._slices[3600].values() for key in slices}
-        if sum(map(len, self._names.values())) > len(used):
-            for kind, names in self._names.items():
-                self._names[kind] = {name for name in names if (kind, name) in used}
+            while slices and (min(slices) + 1) * length <= now - STEPS[step]:
+                self._drop(step, min(slices))
+                if step == _HOUR:
+                    self._forget_names()
+
+    def _forget_names(self) -> None:
+        used = {key for slices in self._slices[_HOUR].values() for key in slices}
+        for kind, names in self._names.items():
+            self._names[kind] = {name for name in names if (kind, name) in used}
 
     # --- queries ----------------------------------------------------------------------------
 

@@ -73,6 +73,8 @@ class SectionObserver:
         self._history = history
         self._section = section
         self._then = then
+        #: the counters do without it
+        self.wants_story = history.requests is not None
 
     def ended(self, record: Record) -> None:
         """See :meth:`gsocks.observe.Observer.ended`."""

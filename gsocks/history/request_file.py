@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from gsocks.errors import HistoryFailed
 from gsocks.history.requests import (
     EVERY_REQUEST,
     MAX_PAGE,
@@ -102,31 +103,49 @@ class RequestFile(HistoryFile):
         super().__init__(path, max_size)
 
     def add(self, rows: Iterable[RequestRow]) -> None:
-        """Add rows; their numbers don't count."""
-        self.write([(_INSERT, [_values(row) for row in rows])])
+        """Add rows; their numbers don't count.  If the file is full, the oldest ones give way."""
+        statement = [(_INSERT, [_values(row) for row in rows])]
+        try:
+            self.write(statement)
+        except HistoryFailed:
+            if not self.path.exists() or self._used_bytes() < self.max_size / 2:
+                raise  # not this file is full, but the disk, or something else is wrong
+            self._delete_oldest()
+            self.write(statement)
 
     def prune(self, before: float) -> None:
         """Delete what is older than that (wall clock), and the oldest if the file is nearly full.
 
         What is free within it is given back to the disk, a little at a time.
         """
-        connection = self.open()
         self.write([("DELETE FROM requests WHERE time < ?", [(before,)])])
+        if self._used_bytes() > self.max_size * (100 - _PART) / 100:
+            self._delete_oldest()
+        try:
+            self.open().execute("PRAGMA incremental_vacuum(1000)").fetchall()
+        except sqlite3.Error as error:
+            raise self.failure(error) from None
+
+    def _used_bytes(self) -> int:
+        connection = self.open()
         try:
             (page,) = connection.execute("PRAGMA page_size").fetchone()
             (pages,) = connection.execute("PRAGMA page_count").fetchone()
             (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-            used = (pages - free) * page
-            if used > self.max_size * (100 - _PART) / 100:
-                low, high = connection.execute(
-                    "SELECT min(number), max(number) FROM requests"
-                ).fetchone()
-                if low is not None:
-                    end = low + max(1, (high - low) * _PART // 100)
-                    self.write([("DELETE FROM requests WHERE number < ?", [(end,)])])
-            connection.execute("PRAGMA incremental_vacuum(1000)").fetchall()
         except sqlite3.Error as error:
             raise self.failure(error) from None
+        return int(pages - free) * int(page)
+
+    def _delete_oldest(self) -> None:
+        """Delete a part of the rows."""
+        try:
+            query = "SELECT min(number), max(number) FROM requests"
+            low, high = self.open().execute(query).fetchone()
+        except sqlite3.Error as error:
+            raise self.failure(error) from None
+        if low is not None:
+            end = low + max(1, (high - low) * _PART // 100)
+            self.write([("DELETE FROM requests WHERE number < ?", [(end,)])])
 
     def search(
         self,

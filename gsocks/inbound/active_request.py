@@ -206,10 +206,10 @@ class ActiveRequest:
     def _with_details(self, request: Request) -> Request:
         """The request that takes its details to where they come about."""
         details = self.record.details
-        if details is None:
+        if details is None or details is request.details:
             return request
-        details.selector = request.selector
-        return request._replace(details=details)
+        # half as long as _replace; details are the last field
+        return Request(*request[:-1], details)
 
     def _note_failure(self, error: GsocksError) -> None:
         details = self.record.details

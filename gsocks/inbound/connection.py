@@ -176,7 +176,7 @@ class ClientConnection:
         """That of the only request of the connection, which began then."""
         record = Record(self.context.name, str(self.client), self.id, self.trace, began)
         if self.context.wants_details:
-            record.details = Details()
+            record.details = Details(self.context.wants_story)
         return record
 
     def next_request(self) -> ActiveRequest:
@@ -187,7 +187,7 @@ class ClientConnection:
         """That of such a request."""
         record = Record(self.context.name, str(self.client), *self._next_id())
         if self.context.wants_details:
-            record.details = Details()
+            record.details = Details(self.context.wants_story)
         return record
 
     def _next_id(self) -> tuple[str, Trace]:
@@ -202,7 +202,7 @@ class ClientConnection:
     def _new_request(self, request_id: str, trace: Trace) -> ActiveRequest:
         record = Record(self.context.name, str(self.client), request_id, trace)
         if self.context.wants_details:
-            record.details = Details()
+            record.details = Details(self.context.wants_story)
         return ActiveRequest(self.context, record)
 
     # --- eviction ----------------------------------------------------------------------------

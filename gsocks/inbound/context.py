@@ -69,6 +69,7 @@ class ListenerContext:
         "stopping",
         "timeouts",
         "wants_details",
+        "wants_story",
     )
 
     def __init__(
@@ -90,6 +91,7 @@ class ListenerContext:
         self._observer = observer
         #: whether records have details
         self.wants_details: bool = getattr(observer, "wants_details", False)
+        self.wants_story: bool = getattr(observer, "wants_story", True)
         #: whether the listener accepts no more, and open connections are to end soon
         self.stopping = False
         #: requests that the hub connects, and the attempt of each

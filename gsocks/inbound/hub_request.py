@@ -27,7 +27,7 @@ class HubRequest(ActiveRequest):
     def _begin(self) -> None:
         """Connect: in a greenlet, if that has to wait for anything but the destination."""
         context = self._context
-        if self.record.details is not None:
+        if self.record.details is not self._request.details:
             self._request = self._with_details(self._request)
         try:
             begun = context.exit_group.begin(self._request, self)

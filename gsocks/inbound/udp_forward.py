@@ -368,7 +368,7 @@ class UdpForward:
         connection_id = new_connection_id()
         record = Record(self.name, str(client), connection_id, trace_of(connection_id))
         if self.context.wants_details:
-            record.details = Details()
+            record.details = Details(self.context.wants_story)
         record.dest = str(self._to)
         return record
 

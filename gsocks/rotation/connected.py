@@ -33,6 +33,10 @@ log = logging.getLogger("gsocks.rotation")
 _GATEWAY_ERRORS = frozenset({403, 502, 503, 504})
 
 
+#: an exit that does not tell what it has bound
+_UNSPECIFIED = frozenset({"0.0.0.0", "::"})
+
+
 class Group(Protocol):
     """What an outbound needs of the exit group that has made it."""
 
@@ -109,9 +113,9 @@ class Outbound:
 
     def describe(self, details: Details) -> None:
         """Tell which exit has connected the request, and how."""
-        reached, bound = self._reached, self.bound
+        reached, host = self._reached, self.bound.host
         details.exit = reached.member.name
-        details.address = reached.member.address or ("" if bound.is_unspecified else bound.host)
+        details.address = reached.member.address or ("" if host in _UNSPECIFIED else host)
         details.connect = reached.took
         details.connected = reached.began + reached.took
 

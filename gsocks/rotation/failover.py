@@ -613,6 +613,9 @@ def tell_choice(request: Request, roster: Roster, chosen: Member) -> None:
     if details is None:
         return
     details.tried(chosen.name, time.monotonic())
+    if not details.story:
+        return
+    details.selector = request.selector
     if details.matching is None:
         details.matching, details.ready = roster.tell(request)
     if request.selector.session is not None:

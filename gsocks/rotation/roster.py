@@ -121,6 +121,9 @@ class Roster:
         self._settings = settings
         self._random = random
         self._policy = policy or RoundRobin()
+        words = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self._policy).__name__).lower()
+        #: the policy as a config names it
+        self.policy_word = words.removeprefix("at_")
         self._few = few
         self._give_way = give_way
         self._members: dict[object, Member] = {}
@@ -550,12 +553,6 @@ class Roster:
         if view is None:
             return None, None  # to make it may take longer than a turn
         return view.size, sum(view.counts[tier] for tier in READY)
-
-    @property
-    def policy_word(self) -> str:
-        """The policy as a config names it."""
-        words = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self._policy).__name__).lower()
-        return words.removeprefix("at_")
 
     def _view(self, request: Request) -> View[Member] | None:
         """The exits that fit; None if the request names its exit."""
