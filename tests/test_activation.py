@@ -113,7 +113,9 @@ forwards:
             assert run("curl", "-sS", f"http://127.0.0.1:{ports[1]}/text/hi").stdout == "hi"
             token = (tmp_path / "admin.token").read_text().strip()
             header = f"Authorization: Bearer {token}"
-            status = run("curl", "-sS", "-H", header, f"http://127.0.0.1:{ports[2]}/status").stdout
+            status = run(
+                "curl", "-sS", "-H", header, f"http://127.0.0.1:{ports[2]}/v1/status"
+            ).stdout
             assert f'"127.0.0.1:{ports[0]}", "unix:{tmp_path}/s"' in status
             assert ask_udp(ports[3], b"hello") == b"echo hello"
             program.signal(signal.SIGTERM)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket as std_socket
 import stat
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 import gevent
+import msgspec
 import pytest
 from gevent.event import Event
 from prometheus_client.parser import text_string_to_metric_families as families
@@ -22,13 +24,18 @@ from gsocks.access.misspelt import ignored_names
 from gsocks.access.rules import ALLOW_ALL
 from gsocks.address import Address
 from gsocks.admin import metrics, server
-from gsocks.admin.app import MAX_BODY, App
+from gsocks.admin.api import Api
+from gsocks.admin.app import App
 from gsocks.admin.commands import Commands
 from gsocks.admin.counters import MAX_OUTCOMES, ConnectionCounters
+from gsocks.admin.history import AskedHistory
 from gsocks.admin.peers import Peers
+from gsocks.admin.routes import MAX_BODY, Role
 from gsocks.admin.server import AdminServer
+from gsocks.admin.sign_in import LIFETIME, SignedIn
 from gsocks.admin.snapshot import from_lines, merged, to_lines
-from gsocks.admin.token import read_or_make_token
+from gsocks.admin.token import Token, Tokens, read_or_make_token
+from gsocks.admin.worker_app import WorkerApp
 from gsocks.errors import ConfigError
 from gsocks.exits.direct import DirectExit
 from gsocks.local import LocalServer
@@ -48,6 +55,8 @@ from tests.support.turns import turns_of_others
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
 TOKEN = "abcdefghijklmnopqrstuvwxyz"
+VIEWER = "0123456789abcdefghij"
+TOKENS = Tokens([Token.of("admin", Role.OPERATOR, TOKEN), Token.of("eve", Role.VIEWER, VIEWER)])
 
 
 def direct(name: str, **how: Any) -> Offer:
@@ -67,13 +76,20 @@ class Answer(NamedTuple):
 class Desk:
     """A listener with exits, and the admin API beside it."""
 
-    def __init__(self, *offers: Offer, others: tuple[Path, ...] = ()) -> None:
+    def __init__(
+        self,
+        *offers: Offer,
+        others: tuple[Path, ...] = (),
+        history: AskedHistory | None = None,
+    ) -> None:
         self.counters = ConnectionCounters(Seen())
         self.ways = ExitGroup(offers, ALLOW_ALL, random=Random(1))
         self.inbound = LocalServer(("127.0.0.1", 0), self.ways, observer=self.counters)
         self.lag = LoopLag(lambda _: None)
         self.commands = Commands([self.inbound], {"local": self.ways}, self.counters, self.lag)
-        self.server = AdminServer(("127.0.0.1", 0), App(self.commands, Peers(others), TOKEN))
+        self.api = Api(self.commands, Peers(others), history)
+        self.app = App(self.api, TOKENS, b"k" * 32, Peers(others), sleep=lambda _: None)
+        self.server = AdminServer(("127.0.0.1", 0), self.app)
 
     def raw(self, data: bytes) -> Answer:
         with connect(self.server.bound) as sock:
@@ -125,18 +141,19 @@ def desk() -> Iterator[Desk]:
 
 
 @pytest.mark.parametrize("token", ["", "x", TOKEN[:-1], TOKEN + "x", "\u00e9" * 26])
-@pytest.mark.parametrize("target", ["/exits", "/metrics", "/nothing", "/own/snapshot"])
+@pytest.mark.parametrize("target", ["/v1/exits", "/metrics", "/nothing", "/own/snapshot"])
 def test_without_the_token_a_query_is_refused(desk: Desk, token: str, target: str) -> None:
     answer = desk.ask("GET", target, token=token)
     assert answer.status == 401
     assert answer.fields["WWW-Authenticate"] == 'Bearer realm="gsocks"'
-    assert answer.said == {"error": "expected Authorization: Bearer TOKEN"}
+    assert answer.fields["Content-Type"] == "application/problem+json"
+    assert (answer.said["status"], answer.said["title"]) == (401, "Unauthorized")
 
 
 def test_without_the_token_a_command_is_refused(desk: Desk) -> None:
-    answer = desk.ask("POST", "/exits/a/drain", token="x")
+    answer = desk.ask("POST", "/v1/exits/a/drain", token="x")
     assert answer.status == 401
-    assert [each["state"] for each in desk.get("/exits")] == ["unproven", "unproven"]
+    assert [each["state"] for each in desk.get("/v1/exits")["items"]] == ["unproven", "unproven"]
 
 
 @pytest.mark.parametrize("line", [b"\x05\x01\x00 secret\r\n", b"GET / HTTP/9.9\r\n", b"%s\r\n"])
@@ -160,7 +177,7 @@ def test_the_paths_for_other_workers_are_not_served_at_the_admins_address(desk: 
 
 def test_the_exits_are_listed_with_their_counts(desk: Desk, echo_server: Address) -> None:
     desk.used(ExitSelector(exit="a"))
-    a, b = desk.get("/exits")
+    a, b = desk.get("/v1/exits")["items"]
     assert (a["name"], a["label"], a["section"]) == ("a", "direct a", "local")
     assert (a["country"], a["tags"], a["state"]) == ("de", ["x"], "ok")
     assert (a["connected"], a["failed"], a["open"], a["back_in"]) == (1, 0, 0, 0.0)
@@ -170,18 +187,18 @@ def test_the_exits_are_listed_with_their_counts(desk: Desk, echo_server: Address
 
 def test_the_exits_can_be_filtered(desk: Desk) -> None:
     def names(query: str) -> list[str]:
-        return [each["name"] for each in desk.get(f"/exits?{query}")]
+        return [each["name"] for each in desk.get(f"/v1/exits?{query}")["items"]]
 
     assert names("country=de") == names("tag=x") == ["a"]
     assert names("state=unproven&section=local") == ["a", "b"]
     assert names("section=server") == []
-    answer = desk.ask("GET", "/exits?colour=red")
-    assert (answer.status, answer.said) == (400, {"error": "no such filter: colour"})
+    answer = desk.ask("GET", "/v1/exits?colour=red")
+    assert (answer.status, answer.said["parameter"]) == (422, "colour")
 
 
 def test_a_snapshot_may_have_the_exits_that_are_not_used_and_the_busiest_alone() -> None:
     for desk in open_desk(*(direct(f"e{number}") for number in range(100))):
-        desk.post("/exits/e40/ban", {"seconds": 60})
+        desk.post("/v1/exits/e40/ban", {"seconds": 60})
         assert desk.used(ExitSelector(exit="e70")) == "e70"
         taken = desk.commands.snapshot(most=3)
         assert [each["name"] for each in taken["exits"][:2]] == ["e40", "e70"]
@@ -192,27 +209,27 @@ def test_a_snapshot_may_have_the_exits_that_are_not_used_and_the_busiest_alone()
 
 def test_the_status_counts_connections_and_how_they_ended(desk: Desk, echo_server: Address) -> None:
     with through(desk.inbound.bound, echo_server) as sock:
-        inbound = desk.get("/status")["inbounds"]["local"]
+        inbound = desk.get("/v1/status")["inbounds"]["local"]
         assert inbound["connections"] == 1
         assert inbound["listen"] == [str(desk.inbound.bound)]
         sock.sendall(b"hello")
         sock.shutdown(std_socket.SHUT_WR)
         assert read_to_end(sock) == b"hello"
     desk.counters._then.next()  # type: ignore[attr-defined]
-    inbound = desk.get("/status")["inbounds"]["local"]
+    inbound = desk.get("/v1/status")["inbounds"]["local"]
     assert (inbound["outcomes"], inbound["up"], inbound["down"]) == ({"ok": 1}, 5, 5)
 
 
 def test_the_sessions_are_listed_with_their_exits(desk: Desk) -> None:
     for session in ("one", "two"):
         desk.used(ExitSelector(session=session))
-    sessions = desk.get("/sessions")
+    sessions = desk.get("/v1/sessions")["items"]
     assert [each["session"] for each in sessions] == ["two", "one"]
     assert {each["exit"] for each in sessions} <= {"a", "b"}
     assert sessions[0]["user"] is None
-    assert len(desk.get("/sessions?limit=1")) == 1
-    assert desk.ask("GET", "/sessions?limit=many").status == 400
-    assert desk.get("/status")["sessions"] == {"local": 2}
+    assert len(desk.get("/v1/sessions?limit=1")["items"]) == 1
+    assert desk.ask("GET", "/v1/sessions?limit=many").status == 422
+    assert desk.get("/v1/status")["sessions"] == {"local": 2}
 
 
 def test_metrics_are_what_prometheus_reads(desk: Desk) -> None:
@@ -255,7 +272,7 @@ def test_the_turns_of_the_loops_are_shown(peers: tuple[Desk, Desk]) -> None:
         each.lag.stop()
     turns = desk.lag.counts()[-1] + other.lag.counts()[-1]
     assert turns > 0
-    loop = desk.get("/status")["loop"]
+    loop = desk.get("/v1/status")["loop"]
     assert loop["turns"] == turns
     assert loop["p50"] <= loop["p99"] <= loop["p99.9"]
     family = next(
@@ -294,48 +311,48 @@ def test_outcomes_that_never_end_are_counted_together() -> None:
 
 
 def test_a_banned_exit_gets_no_request_until_it_is_unbanned(desk: Desk) -> None:
-    assert desk.post("/exits/a/ban", {"seconds": 600}).said == {"done": True}
-    a = desk.get("/exits/a")
+    assert desk.post("/v1/exits/a/ban", {"seconds": 600}).said == {"done": True}
+    a = desk.get("/v1/exits/a")
     assert a["state"] == "banned"
     assert 590 < a["back_in"] <= 600
     assert {desk.used() for _ in range(4)} == {"b"}
-    desk.post("/exits/a/unban")
+    desk.post("/v1/exits/a/unban")
     assert {desk.used() for _ in range(4)} == {"a", "b"}
 
 
 def test_an_exit_banned_for_a_domain_serves_the_others(desk: Desk) -> None:
     here = "127.0.0.1"
-    desk.post("/exits/a/ban", {"seconds": 600, "domain": here})
+    desk.post("/v1/exits/a/ban", {"seconds": 600, "domain": here})
     assert {desk.used() for _ in range(4)} == {"b"}
-    a = desk.get("/exits/a")
+    a = desk.get("/v1/exits/a")
     assert a["state"] == "unproven"
     (pair,) = a["domains"]
     assert (pair["domain"], pair["state"]) == (here, "banned")
-    desk.post("/exits/a/unban", {"domain": here})
-    assert desk.get("/exits/a")["domains"] == []
+    desk.post("/v1/exits/a/unban", {"domain": here})
+    assert desk.get("/v1/exits/a")["domains"] == []
 
 
 def test_a_draining_exit_gets_no_request_until_it_is_undrained(desk: Desk) -> None:
-    desk.post("/exits/a/drain")
-    assert desk.get("/exits/a")["state"] == "draining"
+    desk.post("/v1/exits/a/drain")
+    assert desk.get("/v1/exits/a")["state"] == "draining"
     assert {desk.used() for _ in range(4)} == {"b"}
-    desk.post("/exits/a/undrain")
+    desk.post("/v1/exits/a/undrain")
     assert {desk.used() for _ in range(4)} == {"a", "b"}
 
 
 def test_three_bad_reports_eject_an_exit_for_a_domain(desk: Desk) -> None:
     for _ in range(3):
         said = {"domain": "127.0.0.1", "ok": False, "reason": "captcha"}
-        assert desk.post("/exits/a/report", said).status == 200
+        assert desk.post("/v1/exits/a/report", said).status == 200
     assert {desk.used() for _ in range(4)} == {"b"}
-    desk.post("/exits/a/report", {"domain": "127.0.0.1", "ok": True})
+    desk.post("/v1/exits/a/report", {"domain": "127.0.0.1", "ok": True})
     assert {desk.used() for _ in range(4)} == {"a", "b"}
 
 
 def test_a_session_is_rotated_now(desk: Desk) -> None:
     selector = ExitSelector(session="cart")
     home = desk.used(selector)
-    assert desk.post("/sessions/rotate", {"session": "cart"}).status == 200
+    assert desk.post("/v1/sessions/rotate", {"session": "cart"}).status == 200
     assert desk.used(selector) != home
 
 
@@ -344,27 +361,27 @@ def test_a_report_may_name_a_session_instead_of_its_exit(desk: Desk) -> None:
     home = desk.used(selector)
     said = {"session": "cart", "domain": "127.0.0.1", "ok": False}
     for _ in range(3):
-        desk.post("/sessions/report", said)
-    assert desk.get(f"/exits/{home}")["domains"][0]["state"] == "ejected"
-    answer = desk.post("/sessions/report", {**said, "session": "unused"})
-    assert (answer.status, answer.said) == (404, {"error": "session 'unused' has no exit"})
+        desk.post("/v1/sessions/report", said)
+    assert desk.get(f"/v1/exits/{home}")["domains"][0]["state"] == "ejected"
+    answer = desk.post("/v1/sessions/report", {**said, "session": "unused"})
+    assert (answer.status, answer.said["detail"]) == (404, "session 'unused' has no exit")
 
 
 @pytest.mark.parametrize(
     ("target", "body", "status", "error"),
     [
-        ("/exits/x/drain", None, 404, "no exit is called 'x'"),
-        ("/exits/a/paint", None, 404, "no such command"),
-        ("/exits/a/drain?section=server", None, 404, "no section 'server' runs here"),
-        ("/exits/a/ban", None, 400, "missing required field `seconds`"),
-        ("/exits/a/ban", {"seconds": 0}, 400, "> 0"),
-        ("/exits/a/ban", {"seconds": 1e12}, 400, "<= "),
-        ("/exits/a/ban", {"seconds": 1, "colour": "red"}, 400, "colour"),
-        ("/exits/a/ban", {"seconds": 1, "domain": "a b"}, 400, "domain: "),
-        ("/exits/a/ban", b"{", 400, "truncated"),
-        ("/exits/a/ban", b"\xff", 400, "malformed"),
-        ("/exits/a/report", {"domain": "a.example"}, 400, "`ok`"),
-        ("/sessions/rotate", {"session": ""}, 400, "length >= 1"),
+        ("/v1/exits/x/drain", None, 404, "no exit is called 'x'"),
+        ("/v1/exits/a/paint", None, 404, "no such path"),
+        ("/v1/exits/a/drain?section=server", None, 404, "no section 'server' runs here"),
+        ("/v1/exits/a/ban", None, 422, "missing required field `seconds`"),
+        ("/v1/exits/a/ban", {"seconds": 0}, 422, "> 0"),
+        ("/v1/exits/a/ban", {"seconds": 1e12}, 422, "<= "),
+        ("/v1/exits/a/ban", {"seconds": 1, "colour": "red"}, 422, "colour"),
+        ("/v1/exits/a/ban", {"seconds": 1, "domain": "a b"}, 422, "'a b'"),
+        ("/v1/exits/a/ban", b"{", 400, "truncated"),
+        ("/v1/exits/a/ban", b"\xff", 400, "malformed"),
+        ("/v1/exits/a/report", {"domain": "a.example"}, 422, "`ok`"),
+        ("/v1/sessions/rotate", {"session": ""}, 422, "length >= 1"),
     ],
 )
 def test_a_bad_command_is_answered_with_its_error(
@@ -372,18 +389,18 @@ def test_a_bad_command_is_answered_with_its_error(
 ) -> None:
     answer = desk.post(target, body)
     assert answer.status == status
-    assert error in answer.said["error"]
+    assert error in answer.said["detail"]
 
 
 def test_a_body_without_end_is_not_read(desk: Desk) -> None:
-    assert desk.post("/exits/a/ban", b" " * (MAX_BODY + 1)).status == 413
-    head = b"POST /exits/a/ban HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
+    assert desk.post("/v1/exits/a/ban", b" " * (MAX_BODY + 1)).status == 413
+    head = b"POST /v1/exits/a/ban HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer "
     chunked = b"\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n\r\n"
-    assert desk.raw(head + TOKEN.encode() + chunked).status == 400
+    assert desk.raw(head + TOKEN.encode() + chunked).status == 422
 
 
 def test_a_body_in_chunks_is_read_like_any_other(desk: Desk) -> None:
-    head = "POST /exits/a/{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    head = "POST /v1/exits/a/{} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
     head += f"Authorization: Bearer {TOKEN}\r\nTransfer-Encoding: chunked\r\n\r\n"
 
     def told(command: str, body: bytes) -> int:
@@ -391,17 +408,17 @@ def test_a_body_in_chunks_is_read_like_any_other(desk: Desk) -> None:
             head.format(command).encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
         ).status
 
-    desk.post("/exits/a/ban", {"seconds": 60})
+    desk.post("/v1/exits/a/ban", {"seconds": 60})
     assert told("unban", b'{"domain": "shop.example"}') == 200
-    assert desk.get("/exits/a")["state"] == "banned"  # for the domain alone it was lifted
+    assert desk.get("/v1/exits/a")["state"] == "banned"  # for the domain alone it was lifted
     assert told("unban", b" " * (MAX_BODY + 1)) == 413
-    assert desk.get("/exits/a")["state"] == "banned"
+    assert desk.get("/v1/exits/a")["state"] == "banned"
 
 
 @pytest.mark.parametrize("most", ["%C2%B2", "-1", "9" * 5000, ""])
 def test_a_limit_that_is_no_number_is_refused(desk: Desk, most: str) -> None:
-    answer = desk.ask("GET", f"/sessions?limit={most}")
-    assert answer.status == (400 if most else 200)
+    answer = desk.ask("GET", f"/v1/sessions?limit={most}")
+    assert answer.status == 422
 
 
 # --- clients without the token ----------------------------------------------------------------
@@ -421,7 +438,7 @@ def test_clients_that_do_not_show_the_token_can_t_occupy_the_admin(
             closing.enter_context(connect(desk.server.bound))
             for _ in range(server.MAX_CONNECTIONS + 10 * few_strangers)
         ]
-        assert desk.get("/status")["workers"] == 1
+        assert desk.get("/v1/status")["workers"] == 1
         assert silent[0].recv(1) == b""  # the oldest had to go
         assert len(desk.server.strangers) == few_strangers - 1  # and one for the request
     eventually(lambda: not desk.server.strangers)
@@ -430,7 +447,7 @@ def test_clients_that_do_not_show_the_token_can_t_occupy_the_admin(
 def test_a_client_with_the_token_keeps_its_connection_while_others_come(
     few_strangers: int, desk: Desk
 ) -> None:
-    request = f"GET /status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+    request = f"GET /v1/status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
     with connect(desk.server.bound) as sock, ExitStack() as closing:
         sock.sendall(f"{request}\r\n".encode())
         assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
@@ -441,7 +458,7 @@ def test_a_client_with_the_token_keeps_its_connection_while_others_come(
 
 
 def test_a_client_without_the_token_has_one_request(desk: Desk) -> None:
-    answer = desk.raw(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n" * 2)  # until the end
+    answer = desk.raw(b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n" * 2)  # until the end
     assert answer.status == 401
     assert answer.fields["Connection"] == "close"
     assert answer.body.count(b"HTTP/1.1") == 0
@@ -459,8 +476,8 @@ def test_a_client_without_the_token_has_so_much_time(
 _SLOW = {
     "says nothing": b"",
     "stops in its first line": b"GET /sta",
-    "stops in its head": b"GET /status HTTP/1.1\r\nHost: x\r\nAuthor",
-    "stops in its body": b"POST /exits/a/ban HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+    "stops in its head": b"GET /v1/status HTTP/1.1\r\nHost: x\r\nAuthor",
+    "stops in its body": b"POST /v1/exits/a/ban HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
     b"Authorization: Bearer " + TOKEN.encode() + b"\r\n\r\n{",
     "stops in an unwanted body": b"POST /x HTTP/1.1\r\nHost: x\r\n"
     b"Content-Length: 999999999999\r\n\r\n{",
@@ -480,7 +497,7 @@ def test_a_slow_client_is_disconnected_without_a_line_in_the_log(
     with connect(desk.server.bound) as sock:
         sock.sendall(said)
         read_to_end(sock)
-    assert desk.get("/status")["workers"] == 1
+    assert desk.get("/v1/status")["workers"] == 1
     assert capfd.readouterr().err == ""
 
 
@@ -497,7 +514,7 @@ def test_a_client_that_disconnects_early_leaves_no_line_in_the_log(
             read_to_end(sock)
         else:
             sock.setsockopt(std_socket.SOL_SOCKET, std_socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    assert desk.get("/exits/a")["state"] == "unproven"
+    assert desk.get("/v1/exits/a")["state"] == "unproven"
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -508,27 +525,27 @@ def test_a_client_that_sends_byte_by_byte_is_disconnected_too(
 ) -> None:
     monkeypatch.setattr(server, "MAX_REQUEST_SECONDS", 0.1)
     with connect(desk.server.bound) as sock, pytest.raises(OSError, match=r"reset|pipe"):
-        sock.sendall(b"POST /exits/a/drain HTTP/1.1\r\n" + token + end)
+        sock.sendall(b"POST /v1/exits/a/drain HTTP/1.1\r\n" + token + end)
         for _ in range(500):
             sock.sendall(b"x")
             gevent.sleep(0.01)  # as a slow client does
-    assert desk.get("/exits/a")["state"] == "unproven"
+    assert desk.get("/v1/exits/a")["state"] == "unproven"
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_other_methods_are_refused(desk: Desk, method: str) -> None:
-    assert desk.ask(method, "/exits").status == 405
+    assert desk.ask(method, "/v1/exits").status == 405
 
 
 def test_head_has_the_fields_of_get_and_no_body(desk: Desk) -> None:
-    answer = desk.ask("HEAD", "/status")
+    answer = desk.ask("HEAD", "/v1/status")
     assert (answer.status, answer.body) == (200, b"")
 
 
 def test_a_name_may_need_escaping() -> None:
     for desk in open_desk(direct("a b"), direct("b")):
-        assert desk.get("/exits/a%20b")["name"] == "a b"
-        assert desk.post("/exits/a%20b/drain").status == 200
+        assert desk.get("/v1/exits/a%20b")["name"] == "a b"
+        assert desk.post("/v1/exits/a%20b/drain").status == 200
 
 
 # --- many workers -----------------------------------------------------------------------------
@@ -539,7 +556,7 @@ def peers(tmp_path: Path) -> Iterator[tuple[Desk, Desk]]:
     """Two workers; the admin speaks to the first one, which knows where the second one is."""
     meeting = tmp_path / "1.sock"
     for second in open_desk(direct("a"), direct("b")):
-        own = AdminServer(listen_at(UnixPath(str(meeting))), App(second.commands, Peers(), None))
+        own = AdminServer(listen_at(UnixPath(str(meeting))), WorkerApp(second.commands))
         own.start()
         for first in open_desk(direct("a"), direct("b"), others=(meeting, tmp_path / "gone")):
             yield first, second
@@ -553,15 +570,15 @@ def test_the_state_of_several_workers_is_merged(peers: tuple[Desk, Desk]) -> Non
     second.used(ExitSelector(exit="a", session="s2"))
     second.used(ExitSelector(exit="b", session="s1"))
     second.ways.ban("b", 60.0)
-    a, b = first.get("/exits")
+    a, b = first.get("/v1/exits")["items"]
     assert (a["connected"], b["connected"]) == (2, 1)
     assert (a["state"], b["state"]) == ("ok", "banned")
     assert 50 < b["back_in"] <= 60
-    assert first.get("/exits/b")["connected"] == 1
-    status = first.get("/status")
+    assert first.get("/v1/exits/b")["connected"] == 1
+    status = first.get("/v1/status")
     assert status["workers"] == 2
     assert len(status["inbounds"]["local"]["listen"]) == 1
-    assert [(each["session"], each["exit"]) for each in first.get("/sessions")] == [
+    assert [(each["session"], each["exit"]) for each in first.get("/v1/sessions")["items"]] == [
         ("s1", "b"),
         ("s2", "a"),
     ]
@@ -573,7 +590,7 @@ def test_an_exit_that_one_worker_has_not_used_yet_is_what_the_others_know(
     first, second = peers
     second.used(ExitSelector(exit="a"))
     for desk in (first, second):
-        a, b = desk.get("/exits")
+        a, b = desk.get("/v1/exits")["items"]
         assert (a["state"], b["state"]) == ("ok", "unproven")
         assert a["connect_seconds"] > 0
         assert b["connect_seconds"] is None
@@ -581,14 +598,14 @@ def test_an_exit_that_one_worker_has_not_used_yet_is_what_the_others_know(
 
 def test_a_command_is_for_all_workers(peers: tuple[Desk, Desk]) -> None:
     first, second = peers
-    first.post("/exits/a/drain")
+    first.post("/v1/exits/a/drain")
     assert {desk.used() for desk in peers for _ in range(3)} == {"b"}
     home = second.used(ExitSelector(session="far"))
     said = {"session": "far", "domain": "127.0.0.1", "ok": False}
-    assert first.post("/sessions/report", said).status == 200  # known to the other one alone
+    assert first.post("/v1/sessions/report", said).status == 200  # known to the other one alone
     assert second.ways.roster.domains.listed(0.0)
     assert home == "b"
-    assert first.post("/exits/x/drain").status == 404
+    assert first.post("/v1/exits/x/drain").status == 404
 
 
 def test_a_snapshot_is_the_same_for_another_worker(desk: Desk) -> None:
@@ -613,7 +630,7 @@ def test_the_state_of_many_exits_is_taken_while_others_run(
 
     counting = gevent.spawn(count)
     desk.ways.update([direct(f"e{number}") for number in range(200)])
-    for target, body in (("/exits", 2000), ("/metrics", 2000)):
+    for target, body in (("/v1/exits", 2000), ("/metrics", 2000)):
         turns[0] = 0
         assert len(desk.ask("GET", target).body) > body
         assert turns[0] > 100, target
@@ -696,3 +713,188 @@ def test_a_dead_exit_is_listed_with_its_last_error() -> None:
     told = commands.snapshot()["exits"][0]
     assert (told["failed"], told["state"]) == (1, "degraded")
     assert "refused" in told["last_error"].lower()
+
+
+# --- tokens, browsers, the document -----------------------------------------------------------
+
+
+def browser(desk: Desk, method: str, target: str, body: str = "", **fields: str) -> Answer:
+    """What a page of the dashboard sends."""
+    host = f"127.0.0.1:{desk.server.bound.port}"
+    sent = {"Host": host, "Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
+    sent |= {name.replace("_", "-"): value for name, value in fields.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in sent.items() if value)
+    return desk.raw(
+        f"{method} {target} HTTP/1.1\r\n{head}Content-Length: {len(body)}\r\n"
+        f"Connection: close\r\n\r\n{body}".encode()
+    )
+
+
+def signed_in(desk: Desk, token: str = TOKEN) -> str:
+    answer = browser(desk, "POST", "/sign-in", json.dumps({"token": token}))
+    assert answer.status == 200, answer
+    cookie = answer.fields["Set-Cookie"]
+    assert "; HttpOnly; SameSite=Strict" in cookie
+    return cookie.partition(";")[0]
+
+
+def test_a_viewer_sees_and_does_not_act(desk: Desk) -> None:
+    assert desk.ask("GET", "/v1/exits", token=VIEWER).status == 200
+    assert desk.ask("GET", "/v1/me", token=VIEWER).said == {"name": "eve", "role": "viewer"}
+    for route in desk.api.routes:
+        if route.method != "GET":
+            target = route.path.replace("{name}", "a").replace("{section}", "local")
+            assert desk.ask(route.method, target, {}, token=VIEWER).status == 403, target
+    assert desk.get("/v1/exits/a")["state"] == "unproven"
+
+
+def test_a_wrong_token_is_answered_later_each_time_and_the_right_one_at_once(desk: Desk) -> None:
+    slept: list[float] = []
+    desk.app._sleep = slept.append
+    statuses = [desk.ask("GET", "/v1/status", token="x" * 20).status for _ in range(10)]
+    assert statuses == [401] * 9 + [429]
+    assert slept[:6] == [0.25, 0.5, 1.0, 2.0, 4.0, 4.0]
+    assert desk.get("/v1/status")["workers"] == 1
+    assert len(slept) == 10
+
+
+def test_a_browser_signs_in_and_out(desk: Desk) -> None:
+    assert browser(desk, "POST", "/sign-in", '{"token": "no"}').status == 401
+    cookie = signed_in(desk)
+    assert browser(desk, "GET", "/v1/me", Cookie=cookie).said["role"] == "operator"
+    assert browser(desk, "POST", "/v1/exits/a/drain", Cookie=cookie).status == 200
+    assert desk.get("/v1/exits/a")["state"] == "draining"
+    assert browser(desk, "POST", "/sign-out", Cookie=cookie).status == 200
+    assert browser(desk, "GET", "/v1/me", Cookie=cookie).status == 401
+
+
+def test_another_sites_page_changes_nothing(desk: Desk) -> None:
+    cookie = signed_in(desk)
+    for foreign in (
+        {"Origin": "http://evil.example"},
+        {"Origin": ""},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Origin": "http://127.0.0.1:1"},
+    ):
+        answer = browser(desk, "POST", "/v1/exits/a/drain", Cookie=cookie, **foreign)
+        assert answer.status == 403, foreign
+        assert browser(desk, "POST", "/sign-in", f'{{"token": "{TOKEN}"}}', **foreign).status == 403
+    assert browser(desk, "GET", "/v1/exits", Cookie=cookie, Sec_Fetch_Site="cross-site").status
+    assert desk.get("/v1/exits/a")["state"] == "unproven"
+
+
+def test_a_name_that_points_here_is_refused(desk: Desk) -> None:
+    cookie = signed_in(desk)
+    port = desk.server.bound.port
+    for host in ("evil.example", f"evil.example:{port}", "localhost.evil.example", ""):
+        for method, target in (("GET", "/"), ("GET", "/v1/exits"), ("POST", "/sign-in")):
+            answer = browser(
+                desk, method, target, Host=host or "x", Cookie=cookie, Origin=f"http://{host}"
+            )
+            assert answer.status in (401, 421), (host, target)
+    assert browser(desk, "GET", "/", Host=f"[::1]:{port}").status == 200
+    assert browser(desk, "GET", "/", Host=f"localhost:{port}").status == 200
+
+
+def test_a_session_that_is_not_ours_or_has_ended_is_none(desk: Desk) -> None:
+    now = [1e9]
+    sessions = SignedIn(TOKENS, b"k" * 32, lambda: now[0])
+    token = TOKENS.named("eve")
+    assert token is not None
+    value = sessions.begin(token)
+    assert sessions.check(value) == token
+    assert SignedIn(TOKENS, b"k" * 32, lambda: now[0]).check(value) == token  # another worker
+    assert SignedIn(TOKENS, b"l" * 32, lambda: now[0]).check(value) is None
+    assert SignedIn(Tokens([]), b"k" * 32, lambda: now[0]).check(value) is None
+    other = Tokens([Token.of("eve", Role.VIEWER, "another token of eve")])
+    assert SignedIn(other, b"k" * 32, lambda: now[0]).check(value) is None
+    for wrong in ("", "...", value[:-1], "\u00e9", value.replace(".", "!", 1), "a" * 5000):
+        assert sessions.check(wrong) is None
+    now[0] += LIFETIME
+    assert sessions.check(value) is None
+
+
+def test_pages_may_load_nothing_from_elsewhere(desk: Desk) -> None:
+    answer = browser(desk, "GET", "/")
+    policy = answer.fields["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert browser(desk, "GET", "/", If_None_Match=answer.fields["ETag"]).status == 304
+    folder = Path(server.__file__).parent / "web"
+    size = 0
+    for path in folder.iterdir():
+        text = path.read_text()
+        size += len(text.encode())
+        assert "innerHTML" not in text
+        assert "style=" not in text
+        assert not re.search(r"https?://(?!www\.w3\.org)", text), path
+        assert path.name == "index.html" or browser(desk, "GET", f"/web/{path.name}").status == 200
+    assert size < 150 * 1024
+    assert browser(desk, "GET", "/web/../app.py").status == 401
+
+
+def test_the_document_describes_each_route(desk: Desk) -> None:
+    told = desk.get("/openapi.json")
+    assert told["openapi"] == "3.1.0"
+    for route in desk.api.routes:
+        operation = told["paths"][route.path][route.method.lower()]
+        names = [each["name"] for each in operation["parameters"]]
+        assert names == [*route.names, *route.query.__struct_fields__]
+
+
+def test_answers_are_what_the_document_says(desk: Desk) -> None:
+    desk.used(ExitSelector(session="s", exit="a"))
+    for route in desk.api.routes:
+        if route.method == "GET" and route.kind == "application/json":
+            answer = desk.ask("GET", route.path.replace("{name}", "a"))
+            if answer.status == 200:
+                msgspec.convert(answer.said, route.answer)
+            else:
+                assert answer.status in (404, 501), route.path
+
+
+def test_pages_of_exits_miss_none_whatever_changes(desk: Desk) -> None:
+    desk.ways.update([direct(f"e{number:03}") for number in range(25)])
+    for sort in ("name", "failed", "country", "connect_seconds", "success"):
+        for order in ("asc", "desc"):
+            seen: list[str] = []
+            cursor = ""
+            while cursor is not None:
+                target = f"/v1/exits?limit=10&sort={sort}&order={order}&cursor={cursor}"
+                page = desk.get(target)
+                seen += [each["name"] for each in page["items"]]
+                cursor = page["next"]
+            assert len(seen) == len(set(seen)) == 25
+            assert page["total"] == 25
+    for wrong in ("x", "WzFd", "eA"):
+        answer = desk.ask("GET", f"/v1/exits?cursor={wrong}")
+        assert (answer.status, answer.said["parameter"]) == (422, "cursor")
+
+
+def test_several_exits_are_banned_at_once(desk: Desk) -> None:
+    said = {"names": ["a", "gone"], "action": "ban", "seconds": 60}
+    assert desk.post("/v1/exits/actions", said).said == {"done": True, "unknown": ["gone"]}
+    assert desk.get("/v1/exits/a")["state"] == "banned"
+
+
+def test_events_are_told_and_a_client_that_leaves_is_forgotten(desk: Desk) -> None:
+    with connect(desk.server.bound) as sock:
+        sock.sendall(
+            f"GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+        )
+        read = b""
+        while b"event: status" not in read:
+            read += sock.recv(65536)
+        assert b"text/event-stream" in read
+        assert len(desk.api._streams._streams) == 1
+    desk.api.close()
+    eventually(lambda: not desk.api._streams._streams)
+
+
+def test_no_more_clients_follow_the_events_than_may(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gsocks.admin.event_stream.MAX_STREAMS", 0)
+    answer = desk.ask("GET", "/v1/events")
+    assert (answer.status, answer.fields["Retry-After"]) == (503, "10")

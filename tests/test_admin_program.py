@@ -52,16 +52,16 @@ def test_what_the_admin_does_holds_for_every_worker(tmp_path: Path, workers: int
         assert admin.token not in program.log
         program.wait_for("admin: listening on ", workers)
         # whichever worker answers, it tells the same
-        assert {admin.ask("/status")["workers"] for _ in range(2 * workers)} == {workers}
-        assert admin.ask("/exits/there/drain", {}) == {"done": True}
+        assert {admin.ask("/v1/status")["workers"] for _ in range(2 * workers)} == {workers}
+        assert admin.ask("/v1/exits/there/drain", {}) == {"done": True}
         for _ in range(2 * workers):
-            states = {each["name"]: each["state"] for each in admin.ask("/exits")}
+            states = {each["name"]: each["state"] for each in admin.ask("/v1/exits")["items"]}
             assert states == {"here": "unproven", "there": "draining"}
-        own = [each["listen"] for each in admin.ask("/status")["inbounds"].values()]
+        own = [each["listen"] for each in admin.ask("/v1/status")["inbounds"].values()]
         assert len(own) == 1
-        assert admin.ask("/status")["loop"]["turns"] > 0
+        assert admin.ask("/v1/status")["loop"]["turns"] > 0
         with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(f"{admin.at}/exits", timeout=TOO_LONG)
+            urllib.request.urlopen(f"{admin.at}/v1/exits", timeout=TOO_LONG)
         program.process.terminate()
         assert program.end() == 0
 

@@ -213,7 +213,7 @@ def test_a_budget_that_is_used_up_stays_so_over_a_restart(tmp_path: Path) -> Non
             assert program.end() == 0
         with Program("-c", path) as program:
             assert _status(program.port(), url) == 503
-            (metered,) = Admin(program, tmp_path).ask("GET", "/exits")
+            (metered,) = Admin(program, tmp_path).ask("GET", "/v1/exits")["items"]
             assert metered["state"] == "spent"
             assert metered["back_in"] > 0
             assert metered["budget"]["this_month"] > 20_000

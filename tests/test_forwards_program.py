@@ -136,7 +136,7 @@ def test_the_admin_tells_of_forwards(tmp_path: Path) -> None:
 
             def asked(what: str) -> str:
                 header = f"Authorization: Bearer {token}"
-                return run("curl", "-sS", "-H", header, f"http://{admin}/{what}").stdout
+                return run("curl", "-sS", "-H", header, f"http://{admin}/v1/{what}").stdout
 
             status = json.loads(asked("status"))
             assert status["inbounds"]["forward"]["listen"] == [f"127.0.0.1:{port}"]

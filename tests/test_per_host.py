@@ -260,7 +260,7 @@ def test_an_exit_that_a_site_refuses_rests_for_it_as_long_as_asked(
             times=3,
         )
         admin = Admin(program, tmp_path)
-        (resting,) = admin.ask("GET", "/exits/e1")["domains"]
+        (resting,) = admin.ask("GET", "/v1/exits/e1")["domains"]
         assert (resting["domain"], resting["state"]) == ("127.0.0.1", "cooling")
         assert 500 < resting["back_in"] <= 600
         program.signal(signal.SIGTERM)

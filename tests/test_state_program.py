@@ -63,7 +63,7 @@ class Admin:
         return told
 
     def states(self) -> dict[str, str]:
-        return {each["name"]: each["state"] for each in self.ask("GET", "/exits")}
+        return {each["name"]: each["state"] for each in self.ask("GET", "/v1/exits")["items"]}
 
 
 def written(path: Path) -> dict[str, dict[str, Any]]:
@@ -81,7 +81,7 @@ def moved_sessions(program: Program, folder: Path, mirror: str) -> dict[str, str
     port = program.port()
     first = {name: exit_of(port, mirror, f"session-{name}") for name in SESSIONS}
     for name in SESSIONS:
-        Admin(program, folder).ask("POST", "/sessions/rotate", {"session": name})
+        Admin(program, folder).ask("POST", "/v1/sessions/rotate", {"session": name})
     then = {name: exit_of(port, mirror, f"session-{name}") for name in SESSIONS}
     assert all(first[name] != then[name] for name in SESSIONS)
     return then
@@ -125,11 +125,11 @@ def test_bans_and_draining_outlive_a_restart(tmp_path: Path, mirror: str) -> Non
     path = config(tmp_path)
     with running(path) as program:
         admin = Admin(program, tmp_path)
-        admin.ask("POST", "/exits/exit-1/ban", {"seconds": 3600})
-        admin.ask("POST", "/exits/exit-2/ban", {"seconds": 3600, "domain": "example.com"})
-        admin.ask("POST", "/exits/exit-3/drain")
-        admin.ask("POST", "/exits/exit-4/ban", {"seconds": 3600})
-        admin.ask("POST", "/exits/exit-4/unban")
+        admin.ask("POST", "/v1/exits/exit-1/ban", {"seconds": 3600})
+        admin.ask("POST", "/v1/exits/exit-2/ban", {"seconds": 3600, "domain": "example.com"})
+        admin.ask("POST", "/v1/exits/exit-3/drain")
+        admin.ask("POST", "/v1/exits/exit-4/ban", {"seconds": 3600})
+        admin.ask("POST", "/v1/exits/exit-4/unban")
         program.signal(signal.SIGINT)
         assert program.end() == 0
     with running(path) as program:
@@ -138,7 +138,7 @@ def test_bans_and_draining_outlive_a_restart(tmp_path: Path, mirror: str) -> Non
         assert states["exit-1"] == "banned"
         assert states["exit-3"] == "draining"
         assert states["exit-4"] not in ("banned", "draining")
-        (banned,) = admin.ask("GET", "/exits/exit-2")["domains"]
+        (banned,) = admin.ask("GET", "/v1/exits/exit-2")["domains"]
         assert (banned["domain"], banned["state"]) == ("example.com", "banned")
         assert 3500 < banned["back_in"] <= 3600
         port = program.port()
@@ -151,7 +151,7 @@ def test_a_worker_that_is_restarted_keeps_bans(tmp_path: Path) -> None:
     with running(path) as program:
         admin = Admin(program, tmp_path)
         program.wait_for("local: listening on ", times=2)
-        admin.ask("POST", "/exits/exit-1/ban", {"seconds": 3600})
+        admin.ask("POST", "/v1/exits/exit-1/ban", {"seconds": 3600})
 
         def banned() -> bool:
             file = StateFile(tmp_path / "gsocks.db")
@@ -181,7 +181,7 @@ def test_the_state_file_holds_no_password(tmp_path: Path) -> None:
     )
     with running(path) as program:
         admin = Admin(program, tmp_path)
-        admin.ask("POST", "/exits/paid/ban", {"seconds": 3600})
+        admin.ask("POST", "/v1/exits/paid/ban", {"seconds": 3600})
         program.signal(signal.SIGTERM)
         assert program.end() == 0
     content = b"".join(each.read_bytes() for each in tmp_path.glob("gsocks.db*"))

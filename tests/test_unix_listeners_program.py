@@ -154,7 +154,7 @@ def test_the_admin_answers_at_a_unix_socket_to_those_who_have_the_token(tmp_path
 
         def ask(*more: str) -> str:
             command = ["curl", "-sS", "--unix-socket", str(tmp_path / "admin.sock"), *more]
-            return run(*command, "http://localhost/status").stdout
+            return run(*command, "http://localhost/v1/status").stdout
 
         assert f'"listen": ["unix:{tmp_path}/s"]' in ask("-H", f"Authorization: Bearer {token}")
         assert "expected Authorization" in ask()

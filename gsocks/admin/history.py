@@ -7,18 +7,19 @@ one file for all of them, so that it is asked here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from gsocks.admin.peers import Peers
 from gsocks.errors import HistoryFailed
 from gsocks.events import EVENTS, MAX_EVENTS, Event
-from gsocks.history.cells import ALL, KINDS, STEPS, Point, add, point, points
+from gsocks.history.cells import ALL, FAILED, KINDS, REQUESTS, STEPS, Point, add, point, points
 from gsocks.history.requests import RequestLog
 from gsocks.history.series import Counters
+from gsocks.turns import give_way
 
 #: seconds within which the same event at several workers is one: commands reach all of them
 SAME = 2.0
@@ -78,6 +79,33 @@ class AskedHistory:
                     add(before, cell)
         return points(whole.items(), since, step, now)
 
+    def minutes(self, kind: str, names: Sequence[str]) -> dict[str, tuple[list[int], list[int]]]:
+        """The requests of some series in each minute of the last hour, and those that failed."""
+        now = self._clock()
+        first = int(now) // 60 * 60 - 59 * 60
+        found = {name: ([0] * 60, [0] * 60) for name in names}
+        for cells in (
+            _minutes_of(self._counters, kind, names, first),
+            *self._ask_minutes(kind, names, first),
+        ):
+            for name, steps in cells.items():
+                requests, failed = found[name]
+                for at, one, other in steps:
+                    place = (at - first) // 60
+                    if 0 <= place < 60:
+                        requests[place] += one
+                        failed[place] += other
+        return found
+
+    def _ask_minutes(
+        self, kind: str, names: Sequence[str], first: int
+    ) -> Iterable[dict[str, list[tuple[int, int, int]]]]:
+        # of a page of exits, in parts that fit into the first line of a request
+        for begin in range(0, len(names), _NAMES_AT_ONCE):
+            some = [("name", name) for name in names[begin : begin + _NAMES_AT_ONCE]]
+            query = urlencode([("kind", kind), ("since", str(first)), *some])
+            yield from self._ask(f"minutes?{query}")
+
     def totals(self, kind: str, since: float, step: int = 60) -> dict[str, Point]:
         """All series of a kind, each as one point from ``since`` until now: for tables of the worst
         exits, the busiest users."""
@@ -117,8 +145,25 @@ def _is_kept(kind: str, step: int) -> bool:
     return step in (60, 3600) and kind != "host"
 
 
-def own(counters: Counters, what: str, query: Mapping[str, str]) -> Any:
-    """The answer of this process alone, as JSON.  Raises ValueError."""
+#: names of series in one question to another worker
+_NAMES_AT_ONCE = 50
+
+
+def _minutes_of(
+    counters: Counters, kind: str, names: Iterable[str], since: int
+) -> dict[str, list[tuple[int, int, int]]]:
+    """Of each series the minutes, their requests and those that failed."""
+    found = {}
+    for name in names:
+        cells = counters.cells(kind, name, since, 60)
+        found[name] = [(at, int(cell[REQUESTS]), int(cell[FAILED])) for at, cell in cells]
+        give_way()
+    return found
+
+
+def own(counters: Counters, what: str, query: Mapping[str, str], names: Sequence[str] = ()) -> Any:
+    """The answer of this process alone, as JSON; ``names``: of the series, where several are asked
+    for.  Raises ValueError."""
     kind = query.get("kind", "")
     if what == "events":
         since = float(query.get("since", "0"))
@@ -127,6 +172,8 @@ def own(counters: Counters, what: str, query: Mapping[str, str]) -> Any:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}")
     if what == "names":
         return counters.names(kind)
+    if what == "minutes":
+        return _minutes_of(counters, kind, names, int(query.get("since", "0")))
     step, since = int(query.get("step", "60")), float(query.get("since", "0"))
     if step not in STEPS:
         raise ValueError(f"step: expected one of {', '.join(map(str, STEPS))}")

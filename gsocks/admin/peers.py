@@ -14,12 +14,12 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 import gevent
 from gevent.socket import socket
 
-from gsocks.admin.snapshot import Json, from_lines
+from gsocks.admin.snapshot import EVERY_EXIT, Json, WantedExits, from_lines
 
 log = logging.getLogger("gsocks.admin")
 
@@ -45,12 +45,21 @@ class Peers:
     def __init__(self, others: Sequence[Path] = ()) -> None:
         self._others = others
 
-    def snapshots(self, which: str, most: int | None = None) -> list[Json]:
+    def snapshots(
+        self,
+        which: str,
+        most: int | None = None,
+        wanted: WantedExits = EVERY_EXIT,
+        *,
+        domains: bool = True,
+    ) -> list[Json]:
         """Those of all workers that answer in time; see :func:`gsocks.admin.snapshot.take`."""
-        target = f"/own/snapshot?which={quote(which)}"
+        if not self._others:
+            return []
+        query = {"which": which, "domains": str(int(domains)), **wanted._asdict()}
         if most is not None:
-            target += f"&most={most}"
-        responses = self.ask("GET", target, read=from_lines)
+            query["most"] = str(most)
+        responses = self.ask("GET", f"/own/snapshot?{urlencode(query)}", read=from_lines)
         return [response.body for response in responses if response.status == HTTPStatus.OK]
 
     def ask(

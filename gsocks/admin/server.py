@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import logging
 import socket as std_socket
+from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import gevent
 from gevent.pool import Pool
 from gevent.pywsgi import LoggingLogAdapter, WSGIHandler, WSGIServer
 
 from gsocks.address import Address
-from gsocks.admin.app import AUTHENTICATED, App
+from gsocks.admin.wsgi import AUTHENTICATED, ENDLESS, TARGET, Environ, StartResponse
 from gsocks.net.unix import UnixAddress
 from gsocks.turns import give_way
 
@@ -35,6 +36,15 @@ IO_TIMEOUT = 30.0
 #: seconds for a request and its response together: a client that sends a byte now and then would
 #: keep its connection for ever
 MAX_REQUEST_SECONDS = 90.0
+
+#: seconds in which a client has to read what an endless response tells it
+STREAM_TIMEOUT = 10.0
+
+
+class App(Protocol):
+    """A WSGI application (PEP 3333)."""
+
+    def __call__(self, environ: Environ, start_response: StartResponse, /) -> Iterable[bytes]: ...
 
 
 class _InTurns(io.RawIOBase):
@@ -58,6 +68,7 @@ class _Handler(WSGIHandler):
         super().__init__(sock, address, server)
         self.rfile.close()  # a reader of the socket, which stays open
         self.rfile = io.BufferedReader(_InTurns(sock))
+        self._late: gevent.Greenlet[..., object] | None = None
         self._strangers = server.strangers
         self._strangers[self] = None
         if len(self._strangers) > MAX_STRANGERS:
@@ -66,10 +77,24 @@ class _Handler(WSGIHandler):
             oldest.hang_up()
 
     def get_environ(self) -> Any:
-        return {**super().get_environ(), AUTHENTICATED: self._authenticated}
+        return {
+            **super().get_environ(),
+            AUTHENTICATED: self._authenticated,
+            ENDLESS: self._go_on,
+            TARGET: self.path,
+        }
 
     def _authenticated(self) -> None:
         self._strangers.pop(self, None)
+
+    def _go_on(self) -> None:
+        """The response has no end, and each part of it has to be read soon."""
+        if self._late is not None:
+            self._late.kill(block=False)
+        self.socket.settimeout(STREAM_TIMEOUT)
+        # so that a client that reads nothing is behind by seconds, and not by what a buffer takes
+        with suppress(OSError):
+            self.socket.setsockopt(std_socket.SOL_SOCKET, std_socket.SO_SNDBUF, 65536)
 
     def handle(self) -> None:
         late = gevent.spawn_later(STRANGER_SECONDS, self._hang_up_as_stranger)
@@ -81,7 +106,7 @@ class _Handler(WSGIHandler):
             late.kill(block=False)
 
     def handle_one_request(self) -> Any:
-        late = gevent.spawn_later(MAX_REQUEST_SECONDS, self.hang_up)
+        late = self._late = gevent.spawn_later(MAX_REQUEST_SECONDS, self.hang_up)
         try:
             found = super().handle_one_request()
         finally:

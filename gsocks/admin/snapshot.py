@@ -9,10 +9,10 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import nsmallest
 from itertools import chain, islice
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from gsocks.access.misspelt import ignored_names
 from gsocks.admin.counters import ConnectionCounters, Count
@@ -49,6 +49,73 @@ _NOTHING = Count()
 #: in place of an exit's name: all exits, or none of them; neither can be a name
 ALL, NONE = "*", "-"
 
+#: the wall clock when the monotonic one was 0; the same for the life of the process
+_EPOCH = time.time() - time.monotonic()
+
+#: tells where an exit of a section comes from
+SourceOf: TypeAlias = Callable[[str, Member], str]
+
+
+def from_config(_section: str, _member: Member) -> str:
+    """Where nothing else is known."""
+    return "config"
+
+
+class WantedExits(NamedTuple):
+    """Which exits; what is empty selects all.  Texts are in lower case, but for the source."""
+
+    section: str = ""
+    country: str = ""
+    tag: str = ""
+    source: str = ""
+    #: a part of the name, the label, the address, a tag or the last error
+    text: str = ""
+
+    def select(self, section: str, member: Member, source: str) -> bool:
+        """Whether that exit is one of them."""
+        return (
+            (not self.section or section == self.section)
+            and (not self.country or member.country == self.country)
+            and (not self.tag or self.tag in member.tags)
+            and (not self.source or source == self.source)
+            and (not self.text or self._has_text(member))
+        )
+
+    def _has_text(self, member: Member) -> bool:
+        places = (member.name, member.label, member.address or "", member.counts.last_error)
+        return any(self.text in each.lower() for each in (*places, *member.tags))
+
+
+#: all of them
+EVERY_EXIT = WantedExits()
+
+
+class WantedSessions(NamedTuple):
+    """Which sessions; what is empty selects all."""
+
+    section: str = ""
+    user: str = ""
+    exit: str = ""
+    #: a part of the session's name or of the user's, in lower case
+    text: str = ""
+    #: used last at that time, by the wall clock, or before it
+    before: float = math.inf
+
+    def select(self, found: Json) -> bool:
+        """Whether that session is one of them."""
+        user = found["user"] or ""
+        return (
+            (not self.section or found["section"] == self.section)
+            and (not self.user or user == self.user)
+            and (not self.exit or found["exit"] == self.exit)
+            and (not self.text or self.text in f"{found['session']}\n{user}".lower())
+            and found["last_used"] <= self.before
+        )
+
+
+#: all of them
+EVERY_SESSION = WantedSessions()
+
 
 def take(
     inbounds: Iterable[Inbound],
@@ -57,14 +124,21 @@ def take(
     lag: LoopLag,
     which: str = ALL,
     most: int | None = None,
+    wanted: WantedExits = EVERY_EXIT,
+    source_of: SourceOf = from_config,
+    *,
+    domains: bool = True,
 ) -> Json:
     """The state of this process.  ``exit_groups``: by the names of their sections.
 
     ``which``: the name of the exit that is to be in it, or :data:`ALL`, or :data:`NONE`.  ``most``:
     so many of all of a section, those that are not used first and then the busiest, and no domains;
-    None: all.  Other greenlets run meanwhile: there may be 100,000 exits.
+    None: all.  ``wanted``: only these of all; ``source_of``: tells where each comes from;
+    ``domains``: with what exits are not used for.  Other greenlets run meanwhile: there may be
+    100,000 exits.
     """
     now = time.monotonic()
+    with_domains = which if domains and most is None else NONE
     described: dict[str, Json] = {}
     for inbound in inbounds:
         counted = counters.inbounds.get(inbound.name, _NOTHING)
@@ -88,25 +162,32 @@ def take(
         "inbounds": described,
         "exit_counts": {section: len(each.roster) for section, each in exit_groups.items()},
         **({} if most is None else {"exit_states": _states(exit_groups, now)}),
-        "exits": list(_exits(exit_groups, which, now, most)),
-        "domains": list(_domains(exit_groups, which if most is None else NONE, now)),
+        "exits": list(_exits(exit_groups, which, now, most, wanted, source_of)),
+        "domains": list(_domains(exit_groups, with_domains, now)),
         "sessions": {section: len(each.sessions) for section, each in exit_groups.items()},
     }
 
 
 def _exits(
-    exit_groups: Mapping[str, ExitGroup], which: str, now: float, most: int | None
+    exit_groups: Mapping[str, ExitGroup],
+    which: str,
+    now: float,
+    most: int | None,
+    wanted: WantedExits,
+    source_of: SourceOf,
 ) -> Iterator[Json]:
     for section, group in exit_groups.items():
-        if which == ALL:
-            members: Iterable[Member] = group.roster
-            if most is not None:
-                members = nsmallest(most, _in_turns(group.roster), key=_notability)
-            for member in members:
-                yield {"section": section, **exit_(member, now)}
-                give_way()
-        elif (named := group.roster.named(which)) is not None:
-            yield {"section": section, **exit_(named, now)}
+        members: Iterable[Member] = group.roster
+        if which != ALL:
+            named = group.roster.named(which)
+            members = [] if named is None else [named]
+        elif most is not None:
+            members = nsmallest(most, _in_turns(group.roster), key=_notability)
+        for member in members:
+            source = source_of(section, member)
+            if wanted is EVERY_EXIT or wanted.select(section, member, source):
+                yield {"section": section, "source": source, **exit_(member, now)}
+            give_way()
 
 
 def _states(exit_groups: Mapping[str, ExitGroup], now: float) -> Json:
@@ -205,23 +286,30 @@ def loop_lag(snapshot: Json) -> Json:
     }
 
 
-def sessions(exit_groups: Mapping[str, ExitGroup], limit: int) -> list[Json]:
+def sessions(
+    exit_groups: Mapping[str, ExitGroup], limit: int, wanted: WantedSessions = EVERY_SESSION
+) -> list[Json]:
     """The sessions that have an exit, those of the latest use first; ``limit`` of a section."""
     now = time.monotonic()
     found: list[Json] = []
     for section, each in exit_groups.items():
-        latest = list(each.sessions.listing(now))[: -limit - 1 : -1]
-        found += (
-            {
+        of_section = 0
+        for seen in reversed(list(each.sessions.listing(now))):
+            session = {
                 "section": section,
                 "user": seen.key[0] or None,
                 "session": seen.key[1],
                 "exit": seen.exit,
                 "age": round(now - seen.first, 3),
                 "idle": round(now - seen.last, 3),
+                "last_used": round(_EPOCH + seen.last, 6),
             }
-            for seen in latest
-        )
+            if wanted.select(session):
+                found.append(session)
+                of_section += 1
+                if of_section == limit:
+                    break
+            give_way()
     return found
 
 

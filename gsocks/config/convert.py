@@ -27,11 +27,14 @@ from gsocks.address import Address, canonical_host, ip_of
 from gsocks.config.routes import Route, parse_ports
 from gsocks.config.schema import (
     Addresses,
+    AdminToken,
+    AdminTokens,
     Config,
     Exits,
     ExitSources,
     FilePath,
     Forwards,
+    HostNames,
     KeySource,
     KeySources,
     ListenAddress,
@@ -402,6 +405,8 @@ def _parsers(base: Path) -> _Parsers:
         Addresses: partial(_addresses, base=base),
         ListenAddresses: partial(_listen_addresses, base=base),
         Routes: partial(_routes, base=base),
+        AdminTokens: partial(_admin_tokens, base=base),
+        HostNames: _host_names,
         Exits: partial(_exits, base=base),
         ExitSources: partial(_exit_sources, base=base),
         RuleLines: _rules,
@@ -567,6 +572,73 @@ def _route(tree: Tree, base: Path) -> Route:
     if udp and isinstance(here, UnixPath):
         raise Mistake("a Unix socket is not forwarded by UDP", ".udp")
     return Route(here, there, ports, udp, ExitSelector(**options))
+
+
+def _admin_tokens(tree: Tree, base: Path) -> AdminTokens:
+    found: dict[str, AdminToken] = {}
+    for at, item in _items(tree):
+        try:
+            token = _admin_token(item, base)
+        except Mistake as mistake:
+            raise mistake.prefixed(at) from None
+        if token.name in found or token.name == "admin":
+            raise Mistake(f"duplicate name {token.name!r}", f"{at}.name")
+        found[token.name] = token
+    return AdminTokens(found.values())
+
+
+def _admin_token(tree: Tree, base: Path) -> AdminToken:
+    if not isinstance(tree, dict):
+        raise Mistake(
+            f"{shown(tree)} is not a token (expected e.g. {{name: eve, role: viewer, file: eve}})"
+        )
+    options = _options(
+        tree,
+        {
+            "name": _token_name,
+            "role": _role,
+            "file": partial(parse_path, base=base),
+            "sha256": _sha256,
+        },
+    )
+    for name in ("name", "role"):
+        if name not in options:
+            raise Mistake("missing", f".{name}")
+    if ("file" in options) == ("sha256" in options):
+        raise Mistake("a token needs a file or a sha256, and not both", ".file")
+    return AdminToken(**options)
+
+
+def _token_name(tree: Tree) -> str:
+    if not isinstance(tree, str) or not _PLAIN_NAME.fullmatch(tree):
+        raise Mistake(f"{shown(tree)} is not a name (expected 1 to 40 letters, digits, _ -)")
+    return tree
+
+
+def _role(tree: Tree) -> str:
+    if tree not in ("viewer", "operator"):
+        raise Mistake(f"{shown(tree)} is not a role (known: viewer, operator)")
+    return str(tree)
+
+
+def _sha256(tree: Tree) -> str:
+    if not isinstance(tree, str) or not re.fullmatch("[0-9a-fA-F]{64}", tree):
+        raise Mistake("not a SHA-256 (expected 64 hex digits)")
+    return tree
+
+
+def _host_names(tree: Tree) -> HostNames:
+    found = []
+    for at, item in _items([tree] if isinstance(tree, str) else tree):
+        found.append(_host_name(item, at))
+    return HostNames(found)
+
+
+def _host_name(tree: Tree, at: str) -> str:
+    try:
+        return canonical_host(str(tree)).lower()
+    except BadAddress as error:
+        raise Mistake(str(error), at) from None
 
 
 def _text(tree: Tree) -> str:

@@ -24,11 +24,13 @@ from gsocks.access.username_style import MEANINGS, STYLES
 from gsocks.config.schema import (
     Addresses,
     Admin,
+    AdminTokens,
     Config,
     Exits,
     ExitSources,
     FilePath,
     Forwards,
+    HostNames,
     KeySources,
     ListenAddresses,
     Local,
@@ -126,6 +128,9 @@ _Cipher = Annotated[
 _ListScheme = Annotated[
     Literal["socks5", "socks5s", "socks4", "socks4a", "http", "https"],
     Meta(description="a scheme (known: socks5, socks5s, socks4, socks4a, http, https)"),
+]
+_Role = Annotated[
+    Literal["viewer", "operator"], Meta(description="a role (known: viewer, operator)")
 ]
 _Place = Annotated[Literal["user", "password"], Meta(description="a place (known: user, password)")]
 _Unit = Annotated[
@@ -403,6 +408,20 @@ class RouteKeys(msgspec.Struct, frozen=True, kw_only=True):
     strict: Switch = False
 
 
+class AdminTokenKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """A token of the admin."""
+
+    #: Its name, in the log and for sessions of the dashboard.
+    name: Word
+    #: `viewer` sees, `operator` also acts.
+    role: _Role
+    #: A file with the token in one line, of at least 16 characters.
+    file: FilePath | None = None
+    #: The SHA-256 of the token in hex (`printf %s TOKEN | sha256sum`), instead of a file. The token
+    #: has to be random, as `openssl rand -hex 24` makes one: a hash of a word can be guessed at.
+    sha256: Text | None = None
+
+
 class UserNameStyleKeys(msgspec.Struct, frozen=True, kw_only=True):
     """A style of user names as a mapping."""
 
@@ -460,6 +479,8 @@ VALUES: dict[Any, Values] = {
     Routes: Values(
         "routes", {"type": "array", "items": {"$ref": "#/$defs/RouteKeys"}, "minItems": 1}
     ),
+    AdminTokens: Values("tokens", {"type": "array", "items": {"$ref": "#/$defs/AdminTokenKeys"}}),
+    HostNames: Values("names", _one_or_more(_TEXT)),
     Separator: Values("signs", {"type": "string", "pattern": r"^[!-/;-@\[-`{-~]{1,4}$"}),
     Meanings: Values(
         "mapping", {"type": "object", "additionalProperties": {"enum": list(MEANINGS)}}
@@ -621,7 +642,7 @@ def schema() -> Schema:
         ReuseSettings,
         TransportSettings,
     ]
-    structs += [ListenKeys, RouteKeys, ExitKeys, UserNameStyleKeys]
+    structs += [ListenKeys, RouteKeys, ExitKeys, UserNameStyleKeys, AdminTokenKeys]
     sources = {"oneOf": [{"required": ["file"]}, {"required": ["url"]}]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -668,6 +689,7 @@ def tables() -> str:
         _table("`forwards.udp`", "forwards.udp.", keys_of(ForwardUdpSettings)),
         _table("An address of `local.listen` as a mapping", "listen[].", keys_of(ListenKeys)),
         _table("A route of `forwards`", "forwards.routes[].", keys_of(RouteKeys)),
+        _table("A token of `admin`", "admin.tokens[].", keys_of(AdminTokenKeys)),
         _table("A style of user names as a mapping", "username_style.", keys_of(UserNameStyleKeys)),
         _table("An exit as a mapping", "exits[].", keys_of(ExitKeys)),
         _table("A list of exits", "exit_sources[].", keys_of(ExitSourceKeys)),

@@ -326,14 +326,43 @@ class Forwards(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return tuple(leg.listen for leg in self.legs)
 
 
+@dataclass(frozen=True, slots=True)
+class AdminToken:
+    """A token of the admin; it has a file or a hash."""
+
+    name: str
+    role: str
+    file: Path | None = None
+    #: in hex
+    sha256: str | None = field(default=None, repr=False)
+
+
+class AdminTokens(tuple[AdminToken, ...]):
+    """Tokens, no name twice."""
+
+    __slots__ = ()
+
+
+class HostNames(tuple[str, ...]):
+    """Names of hosts, in lower case."""
+
+    __slots__ = ()
+
+
 class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The admin API: JSON and metrics, see [operations.md](operations.md)."""
+    """The admin: dashboard, JSON and metrics, see [admin.md](admin.md)."""
 
     #: IP address and port, or a list of them, as at `local`.
     listen: Addresses = Addresses((Address("127.0.0.1", 9090),))
     #: The bearer token of requests, in one line; made at the first start. Left out: `admin.token`
     #: beside the config.
     token_file: FilePath | None = None
+    #: More tokens, each with a `name` and a `role`, as mappings (below); that of `token_file` is
+    #: called `admin` and is an operator's.
+    tokens: AdminTokens = AdminTokens()
+    #: Names by which browsers reach the dashboard, as behind a TLS proxy, besides addresses and
+    #: `localhost`.
+    hosts: HostNames = HostNames()
     #: Whether it may listen where other machines can reach it: it is not encrypted.
     allow_remote: Switch = False
     #: Whether the histograms of `/metrics` have exemplars, which name a request's id, where the

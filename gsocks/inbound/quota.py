@@ -42,6 +42,8 @@ class UserQuota:
         self._connection_rate = limits.bandwidth_per_connection
         self._clock = clock
         self._open: Counter[str] = Counter()
+        #: whether connections are counted although they are not limited
+        self.counts = limits.per_user is not None
         self._buckets: LruCache[str, _Buckets] = LruCache(self.MAX_USERS)
 
     def __repr__(self) -> str:
@@ -54,19 +56,30 @@ class UserQuota:
 
     def acquire(self, user: str) -> None:
         """One connection of that user more, until :meth:`release`.  Raises LimitReached."""
-        if self._per_user is None:
+        if not self.counts:
             return
-        if self._open[user] >= self._per_user:
+        if self._per_user is not None and self._open[user] >= self._per_user:
             raise LimitReached(f"{user!r} has {self._per_user} connections open already")
         self._open[user] += 1
 
     def release(self, user: str) -> None:
         """One less."""
-        if self._per_user is None:
+        if not self.counts:
             return
         self._open[user] -= 1
         if not self._open[user]:
             del self._open[user]
+
+    def change(
+        self, per_user: int | None, user_rate: float | None, connection_rate: float | None
+    ) -> None:
+        """Change the limits: connections of a user, bytes a second of a user and of a connection.
+
+        Open connections keep their bandwidth.  :attr:`counts` must be true.
+        """
+        self._per_user, self._user_rate = per_user, user_rate
+        self._connection_rate = connection_rate
+        self._buckets = LruCache(self.MAX_USERS)
 
     def limited(self, stream: Stream, request: Request) -> Stream:
         """``stream``, slowed to the bandwidth limits of the request's user and connection."""

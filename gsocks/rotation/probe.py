@@ -82,26 +82,37 @@ def probe(
     ``timeout``: seconds for a page; connecting is bounded by the exits themselves.
     """
 
-    def examine(member: Member) -> ProbeResult:
-        timed = _Timed(member.exit)
+    def examined(member: Member) -> ProbeResult:
         try:
-            address = _probe(timed, wanted, timeout, trust)
-            timed.answered()
-        except GsocksError as error:
-            return ProbeResult(member, str(error).removeprefix(f"{member.label}: "), timed.took)
+            return examine(member, wanted, timeout, trust)
         finally:
             member.exit.close()
-        country = None
-        if address is not None and wanted.countries is not None:
-            country = wanted.countries.of(address)
-        only_answers = wanted.dest is None and not wanted.urls
-        return ProbeResult(member, None, timed.took, address, country, only_answers)
 
     pool = Pool(at_once)
     try:
-        yield from pool.imap_unordered(examine, members)
+        yield from pool.imap_unordered(examined, members)
     finally:
         pool.kill()
+
+
+def examine(
+    member: Member,
+    wanted: ProbeTarget,
+    timeout: float = 10.0,
+    trust: Callable[[], ssl.SSLContext] = trust_system,
+) -> ProbeResult:
+    """The result of one exit, which may be in use."""
+    timed = _Timed(member.exit)
+    try:
+        address = _probe(timed, wanted, timeout, trust)
+        timed.answered()
+    except GsocksError as error:
+        return ProbeResult(member, str(error).removeprefix(f"{member.label}: "), timed.took)
+    country = None
+    if address is not None and wanted.countries is not None:
+        country = wanted.countries.of(address)
+    only_answers = wanted.dest is None and not wanted.urls
+    return ProbeResult(member, None, timed.took, address, country, only_answers)
 
 
 class _Timed:

@@ -134,6 +134,13 @@ class ExitListWatcher:
         self._own, self._watchers = tuple(exits), watchers
         return found
 
+    def origin_of(self, spec: object) -> str:
+        """``config``, or the list that has the exit."""
+        for watcher in self._watchers:
+            if spec in watcher.members and spec not in self._own:
+                return str(watcher.spec)
+        return "config"
+
     def close(self) -> None:
         """Stop watching."""
         _close(self._watchers)
@@ -225,8 +232,16 @@ class _SourceWatcher:
         self.ready = Event()
         self._changed = changed
         self._digest = b""
+        self._members: frozenset[object] | None = None
         self._wake = Event()
         self._greenlet: gevent.Greenlet[[], None] | None = None
+
+    @property
+    def members(self) -> frozenset[object]:
+        """Its exits, to be looked up in; made when they are asked for."""
+        if self._members is None:
+            self._members = frozenset(self.exits)
+        return self._members
 
     def start(self) -> None:
         """Begin to watch; if it watches already, poll at once."""
@@ -263,7 +278,7 @@ class _SourceWatcher:
         if digest != self._digest:
             with without_collection():
                 found = _in_thread(parse_list, raw, self.spec.options)
-            self._digest, self.exits = digest, found.exits
+            self._digest, self.exits, self._members = digest, found.exits, None
             self._log(found)
             self._changed(self)
         self._succeeded()

@@ -18,7 +18,8 @@ from gsocks.access.rules import ALLOW_ALL, ReplaceableRules, Rules, Verdict
 from gsocks.access.users import Users, go_on
 from gsocks.access.users_file import FileUsers
 from gsocks.address import Address, IPAddress, ip_of
-from gsocks.admin.token import read_token
+from gsocks.admin.routes import Role
+from gsocks.admin.token import MAIN, Token, Tokens, read_or_make_token, read_token
 from gsocks.crypto import Key, KeyRing
 from gsocks.errors import ConfigError, ConnectFailed, StateFailed
 from gsocks.exits import ExitDeps, ExitSpec
@@ -96,6 +97,7 @@ def parts_of(path: Path, settings: config.Config) -> Iterator[Iterable[str]]:
         yield _to_be_created("server.keys", "server", each)
     if settings.admin is not None:
         yield _described_token(token_file(settings.admin, path))
+        yield _described_tokens(settings.admin)
 
 
 def _checked(check: Callable[[config.Config], object], settings: config.Config) -> Iterator[str]:
@@ -166,6 +168,11 @@ def _described_token(path: Path) -> Iterator[str]:
         read_token(path)
     else:
         yield from _to_be_created("admin.token_file", "admin", path)
+
+
+def _described_tokens(settings: config.Admin) -> Iterator[str]:
+    if found := [*more_tokens(settings)]:
+        yield f"admin: tokens {', '.join(f'{each.name} ({each.role})' for each in found)}"
 
 
 def explain_rules(
@@ -270,6 +277,26 @@ def token_file(settings: config.Admin, config_file: Path) -> Path:
     if settings.token_file is None:
         return config_file.absolute().parent / "admin.token"
     return Path(settings.token_file)
+
+
+def make_tokens(settings: config.Admin, config_file: Path) -> Tokens:
+    """The tokens of the admin, of which the main one is made if it is missing.
+
+    Raises ConfigError.
+    """
+    main = read_or_make_token(token_file(settings, config_file))
+    return Tokens([Token.of(MAIN, Role.OPERATOR, main), *more_tokens(settings)])
+
+
+def more_tokens(settings: config.Admin) -> Iterator[Token]:
+    """The tokens besides the main one.  Raises ConfigError."""
+    for number, each in enumerate(settings.tokens):
+        with _at(f"admin.tokens[{number}]"):
+            role = Role.named(each.role)
+            if each.sha256 is not None:
+                yield Token(each.name, role, bytes.fromhex(each.sha256))
+            elif each.file is not None:
+                yield Token.of(each.name, role, read_token(each.file))
 
 
 def exit_deps(section: config.Section, resolver: Resolver) -> ExitDeps:

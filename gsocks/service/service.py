@@ -22,12 +22,18 @@ from gsocks import __version__, config
 from gsocks.access.rules import ReplaceableRules, Rules
 from gsocks.access.username_style import STANDARD
 from gsocks.access.users import Users
+from gsocks.admin.api import Api
 from gsocks.admin.app import App
 from gsocks.admin.commands import Commands
 from gsocks.admin.counters import ConnectionCounters
+from gsocks.admin.history import AskedHistory
 from gsocks.admin.peers import Peers
 from gsocks.admin.server import AdminServer
-from gsocks.admin.token import read_or_make_token
+from gsocks.admin.sign_in import KEY_SIZE
+from gsocks.admin.token import Tokens
+from gsocks.admin.worker_app import WorkerApp
+from gsocks.config.convert import read_file
+from gsocks.config.mistakes import mistakes
 from gsocks.crypto import KeyRing, fast_ciphers
 from gsocks.errors import ConfigError, ExitUnproven, GsocksError, StateFailed
 from gsocks.events import note
@@ -51,10 +57,12 @@ from gsocks.replay import ReplayGuard
 from gsocks.rotation.apply import ExitUpdater
 from gsocks.rotation.build import FEW_EXITS, make_authenticator, make_exit_group
 from gsocks.rotation.group import ExitGroup
+from gsocks.rotation.roster import Member
 from gsocks.rotation.session import Sessions
 from gsocks.rotation.watch import ExitListWatcher
 from gsocks.server import RemoteServer
 from gsocks.service.activation import Inherited
+from gsocks.service.control import ServiceControl
 from gsocks.service.notify import Heartbeats, Notifier
 from gsocks.service.openings import Opening, Openings
 from gsocks.service.plan import (
@@ -63,6 +71,7 @@ from gsocks.service.plan import (
     describe,
     exit_deps,
     make_key_ring,
+    make_tokens,
     make_transport,
     make_users,
     missing_keys,
@@ -157,7 +166,12 @@ class Service:
         self._history: History | None = None
         #: of the pseudonyms of the request log
         self._history_key = b""
-        self._token = ""
+        self._tokens = Tokens(())
+        #: signs the sessions of the dashboard in all workers
+        self._sign_in_key = os.urandom(KEY_SIZE)
+        self._control: ServiceControl | None = None
+        self._admin_app: App | None = None
+        self._quotas: dict[str, UserQuota] = {}
         self._in_worker = False
         #: one reload after the other: the file that was read last counts
         self._reloading = BoundedSemaphore()
@@ -182,7 +196,7 @@ class Service:
     def _run(self, guard: ReplayGuard) -> int:
         self._open()
         if self._settings.admin is not None:
-            self._token = read_or_make_token(token_file(self._settings.admin, self._path))
+            self._tokens = make_tokens(self._settings.admin, self._path)
         server = self._settings.server
         if server is not None:
             self._keys = make_key_ring(server)
@@ -346,7 +360,7 @@ class Service:
         if server is not None:
             exits = self._make_exit_group("server", server)
             told = self._told("server", observer)
-            quota = UserQuota(server.limits)
+            quota = self._quotas["server"] = UserQuota(server.limits)
             self._servers = [
                 RemoteServer(
                     opening.socket,
@@ -369,7 +383,7 @@ class Service:
             exits, self._users = self._make_exit_group("local", local), make_users(local)
             authenticator = make_authenticator(self._users)
             told = self._told("local", observer)
-            quota = UserQuota(local.limits)
+            quota = self._quotas["local"] = UserQuota(local.limits)
             self._locals = [
                 LocalServer(
                     defer_accept(opening.socket),
@@ -490,20 +504,64 @@ class Service:
 
     def _make_admins(self, worker: int, lag: LoopLag) -> None:
         """The admin API of all workers, and that of this process alone at its Unix socket."""
-        history = self._history
-        latencies = None if history is None else history.latencies
+        of_requests = self._history
+        latencies = None if of_requests is None else of_requests.latencies
         if latencies is not None:
             latencies.expect(each.name for each in self._listeners)
-        commands = Commands(self._listeners, self._exit_groups, self._counters, lag, latencies)
-        if history is not None:
-            commands.log_lost = lambda: history.dropped
-        others = [path for number, path in enumerate(self._worker_sockets) if number != worker]
+        commands = Commands(
+            self._listeners, self._exit_groups, self._counters, lag, latencies, self._source_of
+        )
+        if of_requests is not None:
+            commands.log_lost = lambda: of_requests.dropped
+        settings = self._settings.admin
         counters = None if self._history is None else self._history.counters
-        app = App(commands, Peers(others), self._token, counters)
-        self._admins = [AdminServer(opening.socket, app) for opening, _ in self._at.admin]
+        if settings is not None:
+            control = self._control = self._make_control()
+            peers = Peers([each for at, each in enumerate(self._worker_sockets) if at != worker])
+            history = None
+            if self._history is not None:
+                kept = self._history.kept_counters
+                history = AskedHistory(self._history.counters, peers, self._history.requests, kept)
+            api = Api(commands, peers, history, control, __version__)
+            app = self._admin_app = App(api, self._tokens, self._sign_in_key, peers, settings.hosts)
+            self._admins = [AdminServer(opening.socket, app) for opening, _ in self._at.admin]
         if self._worker_sockets:
             own = listen_at(UnixPath(str(self._worker_sockets[worker])))
-            self._own_admin = AdminServer(own, App(commands, Peers(), None, counters))
+            revoke = None if self._admin_app is None else self._admin_app.sessions.revoke_nonce
+            self._own_admin = AdminServer(own, WorkerApp(commands, counters, self._control, revoke))
+
+    def _source_of(self, section: str, member: Member) -> str:
+        updater = self._updaters.get(section)
+        return "config" if updater is None else updater.source_of(member)
+
+    def _make_control(self) -> ServiceControl:
+        state, path = self._settings.state, None
+        if state is not None:
+            path = Path(f"{state.file}-changes")
+        elif len(self._worker_sockets) > 1:
+            path = self._worker_sockets[0].parent / "changes"
+        control = ServiceControl(
+            str(self._path),
+            lambda: self._settings,
+            self._load,
+            self._mistakes,
+            path,
+            lasting=state is not None,
+            in_worker=self._in_worker,
+        )
+        control.groups, control.updaters = self._exit_groups, self._updaters
+        control.user_table, control.user_quotas = self._users, self._quotas
+        sections = {"local": self._settings.local, "server": self._settings.server}
+        control.begin({name: each.limits for name, each in sections.items() if each is not None})
+        return control
+
+    def _mistakes(self) -> list[str]:
+        """All of the config file; none where there is no file."""
+        if not self._path.is_file():
+            return []
+        text = read_file(self._path)
+        found = mistakes(text, self._path.absolute().parent, str(self._path))
+        return [str(each) for each in found]
 
     def _restore_state(self, *, alone: bool) -> None:
         if self._settings.state is not None:
@@ -536,7 +594,7 @@ class Service:
         for admin in self._admins:
             if settings is not None:
                 log.info(
-                    "admin: listening on %s%s (JSON and metrics, token in %s)",
+                    "admin: listening on %s%s (dashboard, JSON and metrics, token in %s)",
                     "" if isinstance(admin.bound, UnixAddress) else "http://",
                     admin.bound,
                     token_file(settings, self._path),
@@ -595,6 +653,8 @@ class Service:
             self._history.close()
         if self._state is not None:
             self._state.close()
+        if self._admin_app is not None:
+            self._admin_app.close()
         for admin in self._all_admins:
             admin.stop(0)
         self._stopped.set()
@@ -677,6 +737,8 @@ class Service:
             log.error("not reloaded, the previous users stay: %s", error)
             note("not_reloaded", str(error))
             return False
+        if self._control is not None:
+            self._control.reloaded()
         return True
 
     def _replace_exits(self) -> bool:

@@ -28,4 +28,4 @@ def admin_endless_body(scene: Scene) -> Attacked:
 
 @flood("a client without the token asks the admin again and again")
 def admin_requests(scene: Scene) -> Attacked:
-    return _attacked(scene, b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+    return _attacked(scene, b"GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)

@@ -45,7 +45,7 @@ def short_connections(scene: Scene, port: int, admin: int) -> None:
 
 
 def refused_logins(scene: Scene, port: int, admin: int) -> None:
-    scene.pour(admin, b"GET /exits HTTP/1.1\r\nHost: a\r\n\r\n" * 100, source=_SOURCES[0])
+    scene.pour(admin, b"GET /v1/exits HTTP/1.1\r\nHost: a\r\n\r\n" * 100, source=_SOURCES[0])
 
 
 ATTACKS: list[Callable[[Scene, int, int], None]] = [

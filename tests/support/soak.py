@@ -433,7 +433,7 @@ class Soak:
         return told[0]
 
     def _ask_status(self) -> bytes:
-        head = f"GET /status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self._token}\r\n"
+        head = f"GET /v1/status HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self._token}\r\n"
         with connect(self._admin) as sock:
             sock.sendall(f"{head}Connection: close\r\n\r\n".encode())
             return read_to_end(sock).partition(b"\r\n\r\n")[2]
