@@ -54,11 +54,12 @@ class Peers:
         domains: bool = True,
     ) -> list[Json]:
         """Those of all workers that answer in time; see :func:`gsocks.admin.snapshot.take`."""
-        if not self._others:
-            return []
-        query = {"which": which, "domains": str(int(domains)), **wanted._asdict()}
+        query = {"which": which}
         if most is not None:
             query["most"] = str(most)
+        if not domains:
+            query["domains"] = "0"
+        query.update((name, text) for name, text in wanted._asdict().items() if text)
         responses = self.ask("GET", f"/own/snapshot?{urlencode(query)}", read=from_lines)
         return [response.body for response in responses if response.status == HTTPStatus.OK]
 
