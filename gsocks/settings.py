@@ -117,7 +117,8 @@ Redaction = Annotated[
 CollectorUrl = Annotated[
     str,
     Meta(
-        pattern=r"^https?://[^/@\s]+(/[^\s@]*)?$", description="a URL of a collector (http, https)"
+        pattern=r"^https?://[^/@\s?#]+(/[^\s@?#]*)?$",
+        description="a URL of a collector (http, https)",
     ),
 ]
 ServiceName = Annotated[

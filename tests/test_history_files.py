@@ -18,9 +18,10 @@ from typing import Any
 import gevent
 import pytest
 
+from gsocks import config
 from gsocks.admin.history import AskedHistory
 from gsocks.admin.peers import Peers
-from gsocks.errors import HistoryFailed
+from gsocks.errors import ConfigError, HistoryFailed
 from gsocks.history import history as history_module
 from gsocks.history import request_file as request_file_module
 from gsocks.history.cells import ALL
@@ -454,3 +455,36 @@ def test_without_files_there_are_counters_alone() -> None:
     history.close()
     assert history.requests is None
     assert history.counters.names("exit") == ["local/berlin-1", "local/paris-1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("requests: {}", "requests: needs state (file: PATH), beside which it is kept"),
+        ("state: {file: s}\nrequests: {sample: 0}", "requests.sample: "),
+        ("state: {file: s}\nrequests: {sample: 1.5}", "requests.sample: "),
+        ("state: {file: s}\nrequests: {redact: all}", "requests.redact: "),
+        ("state: {file: s}\nrequests: {keep: forever}", "requests.keep: "),
+        ("tracing: {endpoint: 'http://user:secret@host/'}", "tracing.endpoint: "),
+        ("tracing: {endpoint: 'http://host/?key=x'}", "tracing.endpoint: "),
+        ("tracing: {endpoint: 'grpc://host'}", "tracing.endpoint: "),
+    ],
+)
+def test_a_mistake_in_its_config_is_one_line_without_secrets(
+    tmp_path: Path, text: str, mistake: str
+) -> None:
+    with pytest.raises(ConfigError) as failed:
+        config.parse(f"local: {{listen: '127.0.0.1:0'}}\n{text}\n", tmp_path)
+    assert str(failed.value).startswith(f"config.yaml: {mistake}")
+    assert "\n" not in str(failed.value)
+    assert "secret" not in str(failed.value)
+
+
+def test_a_config_has_the_request_log_as_it_is_written(tmp_path: Path) -> None:
+    text = "{keep: 30d, max_size: 2GB, sample: 0.25, redact: hosts}"
+    found = config.parse(
+        f"local: {{listen: '127.0.0.1:0'}}\nstate: {{file: s}}\nrequests: {text}\n", tmp_path
+    )
+    assert found.requests == RequestLogSettings(
+        keep=30 * 86400.0, max_size=2 * 10**9, sample=0.25, redact="hosts"
+    )
