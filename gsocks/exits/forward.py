@@ -8,7 +8,7 @@ requests to a second server.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import h11
 
@@ -98,7 +98,6 @@ class TakesAbsoluteForm(Protocol):
         """Why the proxy itself did not serve a request for ``dest``, if ``answer`` says that."""
 
 
-@runtime_checkable
 class Forwards(Protocol):
     """An exit with connections of its own for HTTP requests."""
 
@@ -152,7 +151,9 @@ def open_connection(
     alone: bool = False,
 ) -> HttpConnection:
     """A new connection of ``exit_`` for an HTTP request; as :meth:`Forwards.forward`."""
-    if isinstance(exit_, Forwards):
-        return exit_.forward(request, tunnel=tunnel, once=once, alone=alone)
+    # isinstance() of a protocol takes as long as thirty calls
+    forward: Callable[..., HttpConnection] | None = getattr(exit_, "forward", None)
+    if forward is not None:
+        return forward(request, tunnel=tunnel, once=once, alone=alone)
     connected = exit_.connect(request)
     return HttpConnection(*connected, request, key=tunnel_key(exit_, request))
