@@ -409,7 +409,8 @@ def test_a_service_starts_with_the_first_listener_and_closes_with_the_last() -> 
     ("exits", "heeds"),
     [
         (["direct"], False),
-        (["direct://?source=127.0.0.0/8"], False),
+        (["direct://?source=127.0.0.1"], False),
+        (["direct://?source=127.0.0.0/8"], True),
         ([f"gsocks://{Key.generate().text()}@127.0.0.1:1"], False),
         (["socks5://u:p@127.0.0.1:1"], False),
         (["socks5://u-{user}:p@127.0.0.1:1"], False),
