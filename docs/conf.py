@@ -23,6 +23,8 @@ apidoc_modules = [
 
 html_theme = "furo"
 html_title = "gsocks"
+# of extras that a build of the documents does without
+autodoc_mock_imports = ["httpcore", "httpx", "requests", "scrapy", "urllib3"]
 exclude_patterns = ["_build"]
 
 myst_heading_anchors = 3
@@ -34,7 +36,7 @@ nitpick_ignore_regex = [
     # other projects and the standard library, whose inventories a build without network lacks
     (
         r"py:.*",
-        r"(collections|contextlib|difflib|enum|gevent|greenlet|h11|http|ipaddress|json|logging|msgspec|nacl"
+        r"(argparse|collections|contextlib|httpcore|httpx|requests|scrapy|urllib3|difflib|enum|gevent|greenlet|h11|http|ipaddress|json|logging|msgspec|nacl"
         r"|os|pathlib|random|re|rich|signal|socket|ssl|std_socket|time|types|typing|yaml)(\..*)?",
     ),
     # type variables, type aliases and private names in signatures, which have no page

@@ -1,11 +1,8 @@
-"""Scrapy by a gsocks port: a session and a country for each request, another exit after a ban.
+"""Scrapy through a gsocks port, by the middleware of gsocks (extra ``scrapy``)."""
 
-    # settings.py
-    DOWNLOADER_MIDDLEWARES = {"myproject.scrapy_middleware.GsocksMiddleware": 745}
-    GSOCKS_PROXY = "http://127.0.0.1:1080"        # with users: http://alice:password@127.0.0.1:1080
-    GSOCKS_ADMIN = "http://127.0.0.1:9090"        # where bans are reported; left out: nowhere
-    GSOCKS_TOKEN = "..."                          # what stands in admin.token
+from gsocks.integrations.scrapy import GsocksMiddleware, banned
 
+<<<<<<< HEAD
     # in a spider
     yield Request(url)                                            # any exit, another each time
     yield Request(url, meta={"gsocks": {"session": "cart17", "country": "de"}})
@@ -115,3 +112,6 @@ def banned(request: Request) -> Request:
 
 def _in_turn(session: str, turn: int) -> str:
     return f"{session}.{turn}" if turn else session
+=======
+__all__ = ["GsocksMiddleware", "banned"]
+>>>>>>> bdb5d4a (Exits go by their names, and adapters for HTTP libraries ship)

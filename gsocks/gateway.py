@@ -11,7 +11,7 @@ exit's own socket if it has one (direct, SOCKS, HTTP), otherwise one end of a br
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
 import gevent
@@ -27,11 +27,12 @@ from gsocks.errors import (
 )
 from gsocks.exits import ExitDeps
 from gsocks.inbound.bridge import Bridge, loopback_pair
-from gsocks.messages import check_type, shown, unknown_keyword
+from gsocks.messages import shown, unknown_keyword
 from gsocks.net.closing import HasFileno, SocketTracker
 from gsocks.net.resolve import Resolver
 from gsocks.request import Command, ExitSelector, Request, as_country, as_exit, as_tag
 from gsocks.rotation.build import SomeExit, SomeRules, make_exit_group, make_offers, make_rules
+from gsocks.rotation.given_settings import given, listed
 from gsocks.rotation.group import ExitGroup, Outbound
 from gsocks.rotation.session import Sessions
 from gsocks.settings import (
@@ -64,6 +65,7 @@ class Gateway:
     ``exits`` and ``rotate`` are as in the config; or ``exits`` is an ExitGroup, which a gateway may
     share with listeners of its thread.  ``health``, ``checks``, ``sessions`` and
     ``tries``, ``hedge`` and ``per_host`` are as for :func:`gsocks.rotation.build.make_exit_group`.
+    Settings may be mappings as in the config: ``timeouts={"connect": "5s"}``.
     ``dns``: how names are looked up; gateways and listeners of one program have a cache each.
 
     ``rules`` are as in the config, too: by default private addresses are denied, because the URLs
@@ -82,29 +84,26 @@ class Gateway:
         *,
         rules: SomeRules = None,
         rotate: str = "round_robin",
-        timeouts: Timeouts = Timeouts(),
-        pool: PoolSettings = PoolSettings(),
-        health: HealthSettings = HealthSettings(),
-        checks: CheckSettings = CheckSettings(),
+        timeouts: Timeouts | Mapping[str, object] = Timeouts(),
+        pool: PoolSettings | Mapping[str, object] = PoolSettings(),
+        health: HealthSettings | Mapping[str, object] = HealthSettings(),
+        checks: CheckSettings | Mapping[str, object] = CheckSettings(),
         sessions: Sessions | None = None,
         tries: int = 3,
         hedge: float | None = None,
-        per_host: PerHostSettings = PerHostSettings(),
-        dns: DnsSettings = DnsSettings(),
+        per_host: PerHostSettings | Mapping[str, object] = PerHostSettings(),
+        dns: DnsSettings | Mapping[str, object] = DnsSettings(),
         **unknown: NoReturn,
     ) -> None:
         for keyword in unknown:
             known = [*inspect.signature(Gateway).parameters][:-1]
             raise unknown_keyword("Gateway", keyword, known)
-        for name, value, kind in (
-            ("timeouts", timeouts, Timeouts),
-            ("pool", pool, PoolSettings),
-            ("health", health, HealthSettings),
-            ("checks", checks, CheckSettings),
-            ("per_host", per_host, PerHostSettings),
-            ("dns", dns, DnsSettings),
-        ):
-            check_type("Gateway", name, value, kind)
+        timeouts = given("Gateway", "timeouts", timeouts, Timeouts)
+        pool = given("Gateway", "pool", pool, PoolSettings)
+        health = given("Gateway", "health", health, HealthSettings)
+        checks = given("Gateway", "checks", checks, CheckSettings)
+        per_host = given("Gateway", "per_host", per_host, PerHostSettings)
+        dns = given("Gateway", "dns", dns, DnsSettings)
         self._exit_deps = ExitDeps(
             make_rules(rules),
             Resolver(settings=dns),
@@ -270,7 +269,7 @@ def _selector(
             session,
             lifetime,
             None if country is None else as_country(country),
-            tuple(sorted({as_tag(tag) for tag in tags})),
+            tuple(sorted({as_tag(tag) for tag in listed(tags, "tags")})),
             None if exit_ is None else as_exit(exit_),
             strict,
         )

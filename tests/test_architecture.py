@@ -20,7 +20,7 @@ LAYERS = [
     {"main"},
     {"cli"},
     {"service"},
-    {""},  # gsocks itself: what `import gsocks` offers
+    {"", "integrations"},  # gsocks itself: what `import gsocks` offers; adapters for libraries
     {"local", "server", "forward", "gateway", "admin"},
     {"inbound", "config", "history"},
     {"rotation"},

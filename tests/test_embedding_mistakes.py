@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
-from gsocks import ConfigError, Gateway, Key, LocalServer, RemoteServer
+from gsocks import ConfigError, Gateway, Key, LocalServer, RemoteServer, Timeouts
 from gsocks.address import Address
 from gsocks.net.listen import listen
 
 EXIT = "expected direct, a URL such as socks5://10.0.0.7:1080, or an object"
 LISTEN = " is not an address to listen on (expected e.g. 127.0.0.1:1080, "
 HASH = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$" + "dGFn" * 10
+
+
+BAD_IDLE: Any = "y"
 
 
 def local(*arguments: Any, **options: Any) -> Callable[[], object]:
@@ -27,10 +30,32 @@ def gateway(*arguments: Any, **options: Any) -> Callable[[], object]:
 @pytest.mark.parametrize(
     ("make", "kind", "message"),
     [
-        (local(limits={"connections": 5}), TypeError, "LocalServer: limits takes Limits, not dict"),
+        (local(limits=[5]), TypeError, "LocalServer: limits takes Limits, not list"),
+        (
+            local(limits={"connection": 5}),
+            TypeError,
+            "LocalServer: limits has no option",
+        ),
+        (
+            local(timeouts={"idle": "x"}),
+            ConfigError,
+            "LocalServer: timeouts.idle: 'x' is",
+        ),
+        (local(timeouts=Timeouts(idle=BAD_IDLE)), ConfigError, "LocalServer: timeouts.idle: 'y'"),
+        (local(limits={"connections": True}), ConfigError, "LocalServer: limits.connections: true"),
+        (
+            local(clients="10.0.0.0/8"),
+            ConfigError,
+            "LocalServer: clients: '10.0.0.0/8' is not",
+        ),
+        (local(retry_on=429), ConfigError, "LocalServer: retry_on: 429 is not a list of statuses"),
+        (local(users="alice"), ConfigError, "a text is not the users (expected names and their"),
+        (gateway(rules="allow all"), ConfigError, "'allow all' is not a list of rules (expected"),
+        (gateway(timeouts={"connect": []}), ConfigError, "Gateway: timeouts.connect: a list is no"),
+        (gateway(health={"failurs": 3}), TypeError, "Gateway: health has no option failurs (did"),
         (local(timeouts=5), TypeError, "LocalServer: timeouts takes Timeouts, not int"),
         (local(limit=5), TypeError, "LocalServer has no option limit (did you mean limits?)"),
-        (gateway(checks={}), TypeError, "Gateway: checks takes CheckSettings, not dict"),
+        (gateway(checks=3), TypeError, "Gateway: checks takes CheckSettings, not int"),
         (gateway(rotat="random"), TypeError, "Gateway has no option rotat (did you mean rotate?)"),
         (local("127.0.0.1"), ConfigError, f"'127.0.0.1'{LISTEN}"),
         (local("proxy.example:1080"), ConfigError, f"'proxy.example:1080'{LISTEN}"),
@@ -50,6 +75,21 @@ def test_a_mistake_is_told_in_one_clear_line(
         make()
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_settings_may_be_mappings_as_in_a_config() -> None:
+    server = LocalServer("127.0.0.1:0", timeouts={"connect": "5s"}, limits={"connections": 7})
+    assert (server.timeouts.connect, server.timeouts.idle) == (5.0, 600.0)
+    assert server.limits.connections == 7
+    made = Gateway(timeouts={"connect": "5s", "idle": 60}, pool={"size": 0})
+    assert made.exit_group.timeout == 5.0
+    minute: Any = "1m"
+    assert LocalServer("127.0.0.1:0", timeouts=Timeouts(idle=minute)).timeouts.idle == 60.0
+
+
+def test_a_text_where_a_selector_wants_tags_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'de' is not a list of tags"):
+        Gateway().connect("example.com", 443, tags="de")
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", ("", 0), "[::]:0"])

@@ -325,13 +325,17 @@ class ExitSpec:
         return f"<ExitSpec {self.label}>"
 
 
+#: characters of a derived name; one that a number makes unique has more
+DERIVED_NAME_SIZE = 8
+
+
 def derived_name(label: str) -> str:
     """The name of an exit to which the config gives none: the same in every process.
 
     Eight hex digits of BLAKE2b of its label, and so not of its password: exits that differ by
     that alone have the same one.
     """
-    return blake2b(label.encode(), digest_size=4).hexdigest()
+    return blake2b(label.encode(), digest_size=DERIVED_NAME_SIZE // 2).hexdigest()
 
 
 #: straight to the destination: the only exit of a section that configures none

@@ -8,18 +8,19 @@ from typing import Any, TypeVar
 
 from msgspec import Struct
 
-from gsocks.access.networks import SomeNetworks
+from gsocks.access.networks import Networks, SomeNetworks
 from gsocks.access.username_style import STANDARD, SomeStyle
 from gsocks.address import Address
 from gsocks.crypto import Cipher
 from gsocks.errors import ConfigError
 from gsocks.inbound.quota import UserQuota
-from gsocks.messages import check_type, unknown_keyword
+from gsocks.messages import unknown_keyword
 from gsocks.net.listen import is_local
 from gsocks.observe import Observer
 from gsocks.replay import ReplayGuard
 from gsocks.request import ANY, ExitSelector
 from gsocks.rotation.build import SomeRules, SomeUsers
+from gsocks.rotation.given_settings import given, listed
 from gsocks.settings import (
     ForwardUdpSettings,
     Limits,
@@ -36,7 +37,7 @@ class ListenerOptions:
     #: which destinations may be reached; None denies private addresses and allows the rest.
     #: Without meaning where the exits are an ExitGroup, which has rules of its own.
     rules: SomeRules = None
-    #: seconds
+    #: seconds; these and other settings may be given as a mapping, too: ``{"connect": "5s"}``
     timeouts: Timeouts = Timeouts()
     #: counts and bytes a second
     limits: Limits = Limits()
@@ -134,9 +135,25 @@ def collect(
     for keyword in keywords:
         if keyword not in known:
             raise unknown_keyword(owner, keyword, known)
-    given = kind() if options is None else options
-    made = replace(given, **keywords) if keywords else given
-    for field in fields(kind):
-        if isinstance(field.default, Struct):
-            check_type(owner, field.name, getattr(made, field.name), type(field.default))
-    return made
+    base = kind() if options is None else options
+    made = replace(base, **keywords) if keywords else base
+    settings: dict[str, Any] = {
+        field.name: given(owner, field.name, getattr(made, field.name), type(field.default))
+        for field in fields(kind)
+        if isinstance(field.default, Struct)
+    }
+    for name, what in (("clients", "networks"), ("proxy_protocol_from", "networks")):
+        _check_listed(owner, name, getattr(made, name), what)
+    if isinstance(made, LocalOptions):
+        _check_listed(owner, "retry_on", made.retry_on, "statuses")
+    is_same = all(getattr(made, name) is value for name, value in settings.items())
+    return made if is_same else replace(made, **settings)
+
+
+def _check_listed(owner: str, name: str, value: object, what: str) -> None:
+    if value is None or isinstance(value, Networks):
+        return
+    try:
+        listed(value, what)
+    except ConfigError as error:
+        raise ConfigError(f"{owner}: {name}: {error}") from None

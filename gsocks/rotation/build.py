@@ -147,7 +147,11 @@ def make_rules(rules: SomeRules) -> Rules:
     """Rules from their lines.  Raises ConfigError."""
     if rules is None:
         return Rules.default()
-    return rules if isinstance(rules, Rules) else _parsed(tuple(rules))
+    if isinstance(rules, Rules):
+        return rules
+    if isinstance(rules, str):
+        raise ConfigError(f"{shown(rules)} is not a list of rules (expected e.g. ['allow all'])")
+    return _parsed(tuple(rules))
 
 
 @lru_cache(maxsize=8)
@@ -160,6 +164,8 @@ def make_authenticator(users: SomeUsers) -> Throttle | None:
     """The users behind a throttle against guessing; None for no users.  Raises ConfigError."""
     if users is None or isinstance(users, Throttle):
         return users
+    if isinstance(users, str):
+        raise ConfigError("a text is not the users (expected names and their Argon2id hashes)")
     known = Users(users) if isinstance(users, Mapping) else users
     return Throttle(known.verify, users=known, recall=known.recall)
 
@@ -168,6 +174,8 @@ def make_keys(keys: SomeKeys) -> KeyRing:
     """A server's keys, from names and keys or their base64.  Raises ConfigError."""
     if isinstance(keys, KeyRing):
         return keys
+    if keys and not isinstance(keys, Mapping):
+        raise ConfigError("keys: expected names and keys, e.g. {'me': key}")
     if not keys:
         raise ConfigError("keys: a server needs at least one (gsocks keygen makes one)")
     return KeyRing(

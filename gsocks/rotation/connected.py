@@ -103,8 +103,8 @@ class Outbound:
 
     @property
     def exit(self) -> str:
-        """The label of the exit that serves it: its URL without secrets."""
-        return self._reached.member.label
+        """The title of the exit that serves it: its name, or its URL without secrets."""
+        return self._reached.member.title
 
     @property
     def name(self) -> str:
@@ -211,7 +211,7 @@ class Outbound:
 
     def __repr__(self) -> str:
         state = "released" if self._group is None else f"bound to {self.bound}"
-        return f"<Outbound {state} by exit {self.name} ({self.exit})>"
+        return f"<Outbound {state} by exit {self.name} ({self.member.label})>"
 
 
 class HttpOutbound(Outbound):

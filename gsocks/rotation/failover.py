@@ -226,7 +226,7 @@ class Failover:
         return True
 
     def _note_attempt(self, chosen: Member, on_attempt: Callable[[str], None]) -> None:
-        on_attempt(chosen.label)
+        on_attempt(chosen.title)
         if self._request.details is not None:
             tell_choice(self._request, self._roster, chosen)
         trying = "retrying" if self._attempts else "trying"
@@ -288,7 +288,7 @@ class Failover:
                 member, made = ended
                 if not isinstance(made, GsocksError):
                     served = True
-                    on_attempt(member.label)
+                    on_attempt(member.title)
                     return self._reached(member, made)
                 self._note_failure(member, made)
                 if not race.running:

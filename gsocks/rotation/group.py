@@ -257,7 +257,7 @@ class ExitGroup:
         if member is None or self.roster.take_turn(member, request, now, 0.0) is None:
             return None
         exit_ = member.exit
-        begun.attempted(exit_.label)
+        begun.attempted(member.title)
         if request.details is not None:
             tell_choice(request, self.roster, member)
         self.roster.request_sent(member, now)
@@ -408,7 +408,7 @@ class ExitGroup:
         reached = self._reach(request, on_attempt)
         pending: PendingBind = reached.made
         try:
-            on_listening(pending, reached.member.label)
+            on_listening(pending, reached.member.title)
             connected = call_with_timeout(seconds, pending.accept, on_timeout=None)
             if connected is None:
                 raise ConnectTimeout(f"{request.dest}: has not connected within {seconds:g} s")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from gsocks.exits.base import Exit
 from gsocks.exits.budget import Budget
+from gsocks.exits.spec import DERIVED_NAME_SIZE
 from gsocks.request import RESOLVE, RESOLVE_PTR, Command, ExitSelector, Request
 from gsocks.rotation.budget import Spending
 from gsocks.rotation.health import Health
@@ -87,6 +88,7 @@ class Member(Viewed):
         "due",
         "exit",
         "has_limits",
+        "has_own_name",
         "health",
         "key",
         "max_connections",
@@ -144,6 +146,8 @@ class Member(Viewed):
             self.spending = Spending(offer.budget)
         else:
             self.spending.budget = offer.budget
+        #: whether that is its name in the config, and not one that was made of its label
+        self.has_own_name = self.name == offer.name
         self._given_country = offer.country
         learned = None if self.outbound is None else self.outbound.country
         #: that of its list, or else that of its outbound address
@@ -171,6 +175,18 @@ class Member(Viewed):
     def label(self) -> str:
         """Its URL without secrets."""
         return self.exit.label
+
+    @property
+    def title(self) -> str:
+        """What the log and clients know it by: its name in the config, or else its label.
+
+        Behind the label of one that differs from another exit by its secret alone stands the name
+        that was made for it.
+        """
+        if self.has_own_name:
+            return self.name
+        label = self.exit.label
+        return label if len(self.name) == DERIVED_NAME_SIZE else f"{label}#{self.name}"
 
     @property
     def traits(self) -> Traits:

@@ -51,7 +51,7 @@ function _shtab_gsocks_using
 end
 
 set -g _shtab_gsocks_commands check exits import forward keygen passwd local server rotate share doctor health init completion help requests top explain report
-set -g _shtab_gsocks_opts_with_value --allow-anonymous --ask --at-once --by --checks --client --clients --config --dest --exit --exit-file --fast-open --file --health --hedge --host --html --inbound --key --key-file --limit --limits --listen --outcome --output --per-host --pool --prefer-login --proxy-protocol-from --retry-on --reuse --rotate --rules --scheme --session --sessions --set --since --sort --state --status --text --timeout --timeouts --to --transport --tries --udp --url --user --username-style --users --users-file -c -o
+set -g _shtab_gsocks_opts_with_value --allow-anonymous --ask --at-once --by --checks --client --clients --config --dest --exit --exit-file --fast-open --file --health --hedge --host --html --inbound --key --key-file --limit --limits --listen --outcome --output --per-host --pool --prefer-login --proxy-protocol-from --retry-on --reuse --rotate --rules --scheme --session --sessions --set --since --sort --state --status --text --timeout --timeouts --to --transport --tries --udp --url --user --username-style --users --users-file --via -c -o
 
 complete -c gsocks -e
 complete -c gsocks -f
@@ -122,6 +122,7 @@ complete -c gsocks -n '_shtab_gsocks_using local' -l username-style -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using local' -l allow-anonymous -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using local' -l fast-open -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using local' -l retry-on -x -d VALUE
+complete -c gsocks -n '_shtab_gsocks_using local' -l via -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using local' -l ask -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using local' -l prefer-login -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using local' -l udp -x -d VALUE
@@ -176,6 +177,7 @@ complete -c gsocks -n '_shtab_gsocks_using rotate' -l username-style -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using rotate' -l allow-anonymous -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using rotate' -l fast-open -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using rotate' -l retry-on -x -d VALUE
+complete -c gsocks -n '_shtab_gsocks_using rotate' -l via -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using rotate' -l ask -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using rotate' -l prefer-login -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using rotate' -l udp -x -d VALUE
