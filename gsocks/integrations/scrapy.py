@@ -94,7 +94,7 @@ class GsocksMiddleware:
             said["user"] = unquote(self._proxy.username)
         await self._crawler.engine.download_async(
             Request(
-                f"{self._admin}/sessions/report",
+                f"{self._admin}/v1/sessions/report",
                 method="POST",
                 body=json.dumps(said),
                 headers={"Authorization": f"Bearer {self._token}"},
