@@ -1,9 +1,9 @@
 """httpx with connections by a Gateway: no proxy, no port, no patching.
 
     gateway = Gateway(["socks5://10.0.0.7:1080", "socks5://10.0.0.8:1080"], rotate="fastest")
-    with httpx.Client(transport=GatewayTransport(gateway)) as web:
-        page = web.get("https://shop.example/", extensions={"gsocks": {"session": "cart-17"}})
-        print(exit_of(page), page.text)
+    web = httpx.Client(transport=GatewayTransport(gateway))
+    page = web.get("https://shop.example/", extensions={"gsocks": {"session": "cart-17"}})
+    print(exit_of(page), page.text)
 
 httpx's synchronous client waits for its socket alone, which is gevent's here: so it waits in its
 greenlet, also in a program where nothing is patched.  Names go to the exit as they are, and TLS is
