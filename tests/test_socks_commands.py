@@ -14,7 +14,7 @@ import pytest
 from gevent.event import Event
 from gevent.socket import socket
 
-from gsocks import errors
+from gsocks import config, errors
 from gsocks.access.rules import ALLOW_ALL
 from gsocks.address import UNSPECIFIED, Address
 from gsocks.exits import ExitDeps, ExitSpec, make_exit
@@ -24,6 +24,7 @@ from gsocks.net.endpoint import UnixPath
 from gsocks.net.unix import listen_at
 from gsocks.request import BIND, CONNECT, UDP_ASSOCIATE, Request
 from gsocks.rotation.group import ExitGroup
+from gsocks.service.plan import refuse_loops
 from gsocks.settings import Timeouts
 from tests.support.datagrams import association, udp_server, who_asks
 from tests.support.engine import (
@@ -376,6 +377,22 @@ def test_a_program_that_accepts_slowly_is_waited_for_and_not_for_ever(path: Path
 def test_a_path_that_is_none_is_told(url: str | dict[str, object], told: str) -> None:
     with pytest.raises(errors.ConfigError, match=told):
         ExitSpec.parse(url)
+
+
+def test_an_exit_that_is_a_unix_listener_of_the_same_config_is_refused(path: Path) -> None:
+    """By whatever protocol, and as the first proxy of a chain."""
+    for scheme in ("socks5", "http"):
+        url = url_of(scheme, path)
+        for exit_ in (f'"{url}"', f'{{url: "socks5://192.0.2.1", via: "{url}"}}'):
+            settings = config.parse(
+                f"local: {{listen: ['unix:{path}', '127.0.0.1:0'], exits: [direct, {exit_}]}}",
+                Path(),
+            )
+            with pytest.raises(errors.ConfigError, match=r"local\.exits\[1\]: .* is a listener of"):
+                refuse_loops(settings)
+    other = url_of("socks5", path.parent / "other")
+    settings = config.parse(f"local: {{listen: 'unix:{path}', exits: ['{other}']}}", Path())
+    refuse_loops(settings)
 
 
 def test_exits_at_different_sockets_are_different() -> None:

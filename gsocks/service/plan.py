@@ -26,9 +26,11 @@ from gsocks.exits import ExitDeps, ExitSpec
 from gsocks.exits.client_tls import load as load_tls
 from gsocks.keyfile import read_key
 from gsocks.messages import did_you_mean
+from gsocks.net.endpoint import Endpoint, UnixPath
 from gsocks.net.listen import is_local
 from gsocks.net.own_listeners import leads_to
 from gsocks.net.resolve import Resolver
+from gsocks.net.route import Route, warn_if_unusable
 from gsocks.request import ANY
 from gsocks.rotation.build import make_exit_group, make_rules
 from gsocks.rotation.geo import open_countries
@@ -477,6 +479,8 @@ def _sections_at(spec: ExitSpec, settings: config.Config) -> list[str]:
         nearest = nearest.via
     if nearest.scheme == "direct":
         return []
+    if nearest.socket is not None:
+        return [name for name, path in _listening_files(settings) if path == nearest.socket]
     at_port = [
         (name, listening.ip)
         for name, listening in _listening(settings)
@@ -492,13 +496,22 @@ def _sections_at(spec: ExitSpec, settings: config.Config) -> list[str]:
     ]
 
 
-def _listening(settings: config.Config) -> Iterator[tuple[str, Address]]:
-    """The addresses of all listeners, behind the section whose exits they lead to."""
+def _endpoints(settings: config.Config) -> Iterator[tuple[str, Endpoint]]:
+    """Where all listeners are, behind the section whose exits they lead to."""
     for name, section in sections(settings):
-        yield from ((name, each) for each in section.addresses if isinstance(each, Address))
+        yield from ((name, each) for each in section.addresses)
     if shares_exits(settings) and settings.forwards is not None:
-        legs = settings.forwards.legs
-        yield from (("local", leg.listen) for leg in legs if isinstance(leg.listen, Address))
+        yield from (("local", leg.listen) for leg in settings.forwards.legs)
+
+
+def _listening(settings: config.Config) -> Iterator[tuple[str, Address]]:
+    """Those at addresses."""
+    return ((name, each) for name, each in _endpoints(settings) if isinstance(each, Address))
+
+
+def _listening_files(settings: config.Config) -> Iterator[tuple[str, str]]:
+    """The paths of those at Unix sockets."""
+    return ((name, each.path) for name, each in _endpoints(settings) if isinstance(each, UnixPath))
 
 
 def _own_listeners_in(
@@ -511,13 +524,19 @@ def _own_listeners_in(
 
 
 def _check_files(spec: ExitSpec, created: Container[Path]) -> None:
-    """Read the files of an exit and of those on the way to it.  Raises ConfigError."""
+    """Read the files of an exit and of those on the way to it, and look at its interface.
+
+    Raises ConfigError.
+    """
     if spec.key_file is not None and spec.key_file not in created:
         read_key(spec.key_file)
     if spec.key_from is not None:
         spec.key_from.read()
     if spec.tls is not None:
         load_tls(spec.tls)
+    route = Route(spec.interface, spec.mark)
+    if route != Route():
+        warn_if_unusable(route)
     if spec.via is not None:
         _check_files(spec.via, created)
 
