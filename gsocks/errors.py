@@ -117,6 +117,12 @@ class StateLost(StateFailed):
     word = "state_lost"
 
 
+class StoreFailed(GsocksError):
+    """The store that gateways share does not answer, or refuses."""
+
+    word = "store_failed"
+
+
 class HistoryFailed(GsocksError):
     """The history or the request log can't be read or written."""
 

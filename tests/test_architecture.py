@@ -21,7 +21,7 @@ LAYERS = [
     {"cli"},
     {"service"},
     {"", "integrations"},  # gsocks itself: what `import gsocks` offers; adapters for libraries
-    {"local", "server", "forward", "gateway", "admin"},
+    {"local", "server", "forward", "gateway", "admin", "fleet"},
     {"inbound", "config", "history"},
     {"rotation"},
     {"exits"},
@@ -56,6 +56,7 @@ USERS_OF = {
     "nacl": {"crypto", "access.users", "shadowsocks.ciphers"},
     "yaml": {"config.yaml", "yaml_tree"},
     "wsproto": {"transport.websocket"},
+    "redis": {"fleet.store"},
     "argparse": {"main", "cli.commands", "cli.completion", "cli.history_commands"},
     "cryptography": {"shadowsocks.ciphers", "shadowsocks.keys"},
     "blake3": {"shadowsocks.keys"},

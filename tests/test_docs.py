@@ -35,9 +35,19 @@ def blocks(path: Path, language: str) -> Iterator[str]:
     ],
 )
 def test_every_config_in_the_documents_loads(text: str, tmp_path: Path) -> None:
-    for name in ("gsocks.key", "laptop.key", "phone.key", "users.txt", "proxies.txt", "token.txt"):
+    for name in (
+        "gsocks.key",
+        "laptop.key",
+        "phone.key",
+        "users.txt",
+        "proxies.txt",
+        "token.txt",
+        "users",
+        "exits.txt",
+        "valkey.password",
+    ):
         (tmp_path / name).write_text(Key.generate().text())
-    for name in ("server.pem", "server.key"):
+    for name in ("server.pem", "server.key", "ca.pem"):
         (tmp_path / name).touch()
     config.parse(text, tmp_path)
 

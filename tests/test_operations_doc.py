@@ -42,6 +42,7 @@ def test_every_word_of_the_log_is_explained() -> None:
         "state_failed",
         "state_lost",
         "history_failed",
+        "store_failed",
     }
     assert told - every_error() == {"stopped"}
 

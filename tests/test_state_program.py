@@ -222,7 +222,9 @@ def test_check_says_where_state_is_kept_or_why_it_can_not_be(tmp_path: Path) -> 
     ("text", "mistake"),
     [
         ("state: gsocks.db", "state: 'gsocks.db' is not a mapping"),
-        ("state: {}", "state.file: missing"),
+        ("state: {}", "state.file: needs a file, or a url of a store"),
+        ("state: {file: x, prefix: y}", "state.prefix: only a url of a store has it"),
+        ("state: {url: 'redis://a/x'}", "state.url: "),
         ("state: {file: gsocks.db, path: x}", "state.path: "),
         ("state: {file: ''}", "state.file: "),
     ],

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
 import msgspec
@@ -48,6 +48,16 @@ _ERRORS_OF = 500
 _DONE = Answer(b'{"done": true}\n')
 
 
+class FleetView(Protocol):
+    """The gateways that share a store."""
+
+    def listing(self) -> Json:
+        """The members and the store."""
+
+    def command(self, path: Sequence[str], section: str, body: bytes) -> None:
+        """Tell the others of a command."""
+
+
 class Api:
     """Serves the routes.
 
@@ -71,6 +81,8 @@ class Api:
         self._checks = BoundedSemaphore(MAX_CHECKS)
         self._streams = EventStreams(self._status_now, self._changes_since)
         self.routes = Routes(self._table())
+        #: the other gateways, if there are any
+        self.fleet: FleetView | None = None
         self._document: bytes | None = None
 
     def close(self) -> None:
@@ -92,6 +104,14 @@ class Api:
                 "Listeners, workers, counts, the loops' lag",
                 self._status,
                 answer=shapes.Status,
+            ),
+            Route(
+                get,
+                "/v1/fleet",
+                "fleet",
+                "The gateways that share a store",
+                self._fleet,
+                answer=shapes.Fleet,
             ),
             Route(
                 get,
@@ -346,6 +366,11 @@ class Api:
 
     def _me(self, call: Call) -> Answer:
         return _json({"name": call.by, "role": str(call.role)})
+
+    def _fleet(self, _: Call) -> Answer:
+        if self.fleet is None:
+            raise not_found("this gateway is alone (state.url is not set)")
+        return _json(self.fleet.listing())
 
     def _status(self, _: Call) -> Answer:
         return _json(self._status_now())
@@ -604,6 +629,8 @@ class Api:
     def _command(self, call: Call) -> Answer:
         others = [each.status for each in self._peers.ask("POST", call.target, call.raw)]
         path = _command_path(call)
+        if self.fleet is not None:
+            self.fleet.command(path, call.query.section, call.raw)
         try:
             self._commands.execute(path, call.query.section, call.raw)
         except ApiError as error:

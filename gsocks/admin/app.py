@@ -24,6 +24,7 @@ from msgspec import Struct
 from gsocks.address import ip_of
 from gsocks.admin.api import Api
 from gsocks.admin.guesses import Guesses
+from gsocks.admin.health import PATHS, Readiness, respond
 from gsocks.admin.pages import FIELDS, Page, Pages
 from gsocks.admin.peers import Peers
 from gsocks.admin.problems import PROBLEM, ApiError
@@ -85,6 +86,8 @@ class App:
         self._hosts = {each.lower().rstrip(".") for each in hosts}
         self._sleep = sleep
         self._pages = Pages()
+        #: whether requests are taken, which is told without a token; None: it is not told here
+        self.readiness: Readiness | None = None
         self.guesses = Guesses()
         self.sessions = SignedIn(tokens, key)
 
@@ -98,6 +101,9 @@ class App:
         path, _, query = target.partition("?")
         method = str(environ["REQUEST_METHOD"])
         try:
+            if self.readiness is not None and path in PATHS and method in ("GET", "HEAD"):
+                status, body = self.readiness.answer(path)
+                return respond(start_response, status, body, with_body=method == "GET")
             page = self._pages.at(path) if method in ("GET", "HEAD") else None
             if page is not None:
                 return self._send_page(environ, start_response, page)

@@ -8,7 +8,7 @@ from typing import Any
 
 from gsocks.admin import snapshot
 from gsocks.admin.counters import ConnectionCounters
-from gsocks.admin.problems import invalid, not_found
+from gsocks.admin.problems import ApiError, invalid, not_found
 from gsocks.admin.routes import read_body
 from gsocks.admin.shapes import Ban, ExitAction, Nothing, Report, SessionName, SessionReport, Unban
 from gsocks.admin.snapshot import EVERY_EXIT, EVERY_SESSION, Json, WantedExits, WantedSessions
@@ -92,6 +92,13 @@ class Commands:
                 _do(command, group, read_body(body, kind))
             case _:
                 raise not_found("no such command")
+
+    def execute_quietly(self, path: Sequence[str], section: str, body: bytes) -> None:
+        """Run a command of another gateway, which may be about what this one does not have."""
+        try:
+            self.execute(path, section, body)
+        except ApiError as error:
+            log.debug("a command of another gateway: %s", error)
 
     def act_on(self, action: ExitAction, section: str) -> list[str]:
         """Run a command for several exits; returns those that are not there.  Raises ApiError."""

@@ -30,6 +30,11 @@ class ConnectionCounters:
         self._then = then
         self.inbounds: dict[str, Count] = {}
 
+    @property
+    def ended_count(self) -> int:
+        """Connections that have ended, at all listeners."""
+        return sum(each.outcomes.total() for each in self.inbounds.values())
+
     def ended(self, record: Record) -> None:
         """See :meth:`gsocks.observe.Observer.ended`."""
         count = self.inbounds.setdefault(record.inbound, Count())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import socket as std_socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol
@@ -149,7 +149,9 @@ class _Handler(WSGIHandler):
 class AdminServer(WSGIServer):
     """Serves ``app`` at ``listener``, an address or a listening socket."""
 
-    def __init__(self, listener: tuple[str, int] | std_socket.socket, app: App) -> None:
+    def __init__(
+        self, listener: tuple[str, int] | std_socket.socket, app: Callable[..., Iterable[bytes]]
+    ) -> None:
         #: connections that have not shown the token, the oldest first
         self.strangers: dict[_Handler, None] = {}
         super().__init__(

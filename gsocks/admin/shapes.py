@@ -235,6 +235,33 @@ class Me(Struct):
     role: Literal["viewer", "operator"]
 
 
+class FleetStore(Struct):
+    url: str
+    state: str
+
+
+class FleetMember(Struct):
+    node: str
+    gateway: str
+    version: str
+    worker: int
+    #: seconds since the epoch
+    since: float
+    connections: int
+    requests: int
+    #: CPU seconds since then
+    cpu: float
+    ready: bool
+    #: seconds since it was heard of
+    heard: float
+
+
+class Fleet(Struct):
+    gateway: str
+    store: FleetStore
+    members: list[FleetMember]
+
+
 class Lag(Struct, rename={"p999": "p99.9"}):
     turns: int
     p50: float

@@ -33,7 +33,7 @@ class Past:
         if path is None:
             raise ConfigError("no config given (-c FILE, or --state FILE: its state file)")
         settings = config.load(path)
-        if settings.state is None:
+        if settings.state is None or settings.state.file is None:
             raise ConfigError(f"{path}: has no state (file: PATH), beside which history is kept")
         return cls(settings.state.file)
 

@@ -18,6 +18,7 @@ from gsocks.config.schema import (
     Routes,
     Section,
     Server,
+    State,
 )
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Routes",
     "Section",
     "Server",
+    "State",
     "changes",
     "completed",
     "load",

@@ -46,10 +46,12 @@ from gsocks.config.schema import (
     Secret,
     Section,
     Server,
+    State,
     Statuses,
     UserHashes,
     UserNameStyles,
 )
+from gsocks.config.store import StoreUrl
 from gsocks.config.yaml import read_yaml
 from gsocks.crypto import Key
 from gsocks.dns.name_server import NameServer
@@ -121,6 +123,11 @@ _SECTIONS = {
 
 # what a section that takes the exits of another one can't have besides
 _OF_EXITS = ("rotate", "tries", "hedge", "rules", "pool", "health", "checks", "per_host")
+
+# keys of the state that only a store has
+_STORE_DEFAULTS = {
+    name: getattr(State(), name) for name in ("password_file", "ca", "prefix", "gateway", "fail")
+}
 
 # the limits that need users
 _OF_USERS = ("per_user", "bandwidth_per_user")
@@ -272,7 +279,7 @@ def _fields(struct: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo
 def mistakes_together(config: Config) -> Iterator[Mistake]:
     """The mistakes that only several keys or sections together show."""
     checks = (_check_sections, _check_local, _check_server, _check_forwards, _check_admin)
-    for check in (*checks, _check_requests, _check_addresses):
+    for check in (*checks, _check_requests, _check_state, _check_addresses):
         if (found := _mistake_of(check, config)) is not None:
             yield found
 
@@ -283,6 +290,21 @@ def _mistake_of(check: Callable[[Config], None], config: Config) -> Mistake | No
     except Mistake as mistake:
         return mistake
     return None
+
+
+def _check_state(config: Config) -> None:
+    state = config.state
+    if state is None:
+        return
+    if state.file is None and state.url is None:
+        raise Mistake("needs a file, or a url of a store that gateways share", ".state.file")
+    for name, default in _STORE_DEFAULTS.items():
+        if state.url is None and getattr(state, name) != default:
+            raise Mistake("only a url of a store has it", f".state.{name}")
+    if state.url is not None and state.url.password is not None and state.password_file is not None:
+        raise Mistake("the url has a password already", ".state.password_file")
+    if state.url is not None and state.ca is not None and not state.url.tls:
+        raise Mistake("needs TLS (a url that begins with rediss)", ".state.ca")
 
 
 def _check_sections(config: Config) -> None:
@@ -322,7 +344,7 @@ def _check_admin(config: Config) -> None:
 
 
 def _check_requests(config: Config) -> None:
-    if config.requests is not None and config.state is None:
+    if config.requests is not None and (config.state is None or config.state.file is None):
         raise Mistake("needs state (file: PATH), beside which it is kept", ".requests")
 
 
@@ -425,7 +447,12 @@ def _parsers(base: Path) -> _Parsers:
         UserHashes: _users,
         UserNameStyles: _username_styles,
         KeySources: partial(_keys, base=base),
+        StoreUrl: _store_url,
     }
+
+
+def _store_url(tree: Tree) -> StoreUrl:
+    return StoreUrl.parse(tree if isinstance(tree, str) else "")
 
 
 def _seconds(tree: Tree) -> Seconds:

@@ -30,6 +30,7 @@ from gsocks.config.schema import (
     ExitSources,
     FilePath,
     Forwards,
+    HealthServer,
     HostNames,
     KeySources,
     ListenAddresses,
@@ -45,6 +46,7 @@ from gsocks.config.schema import (
     UserHashes,
     UserNameStyles,
 )
+from gsocks.config.store import StoreUrl
 from gsocks.exits.spec import MAX_WEIGHT, MIN_WEIGHT
 from gsocks.request import MAX_WORD
 from gsocks.rotation.sources import INTERVAL
@@ -522,6 +524,9 @@ VALUES: dict[Any, Values] = {
         "statuses",
         {"type": "array", "items": {"type": "integer", "minimum": 400, "maximum": 599}},
     ),
+    StoreUrl: Values(
+        "URL", {"type": "string", "pattern": "^(rediss?([+](sentinel|cluster))?|unix)://"}
+    ),
     Path: Values("path", _TEXT),
     FilePath: Values("path", _TEXT),
     UserHashes: Values(
@@ -625,6 +630,7 @@ def schema() -> Schema:
         DnsSettings,
         Admin,
         RequestLogSettings,
+        HealthServer,
         State,
         TracingSettings,
         Limits,
@@ -683,6 +689,7 @@ def tables() -> str:
         _table("`checks.expect`", "checks.expect.", keys_of(ExpectSettings)),
         _table("`dns`", "dns.", keys_of(DnsSettings)),
         _table("`admin`", "admin.", keys_of(Admin)),
+        _table("`health` of the process", "health.", keys_of(HealthServer)),
         _table("`state`", "state.", keys_of(State)),
         _table("`requests`", "requests.", keys_of(RequestLogSettings)),
         _table("`tracing`", "tracing.", keys_of(TracingSettings)),

@@ -20,6 +20,7 @@ from gsocks.access.networks import Networks
 from gsocks.access.username_style import UserNameStyle
 from gsocks.address import Address
 from gsocks.config.routes import Leg, Route
+from gsocks.config.store import StoreUrl
 from gsocks.exits.spec import DIRECT, ExitSpec
 from gsocks.key_origin import KeyOrigin
 from gsocks.net.endpoint import Endpoint
@@ -370,14 +371,54 @@ class Admin(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     exemplars: Switch = False
 
 
+_Prefix = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        description="a prefix (1 to 64 letters, digits and any of _.-)",
+    ),
+]
+_Fail = Annotated[
+    Literal["open", "closed"], Meta(description="how quotas fail (known: open, closed)")
+]
+
+
+class HealthServer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether it is alive and takes requests, for balancers: see [fleet.md](fleet.md)."""
+
+    #: IP address and port, or a list of them, as at `local`. It answers `/healthz` and `/readyz`,
+    #: to all that reach it, and nothing else.
+    listen: Addresses
+    #: At SIGTERM: for so long `/readyz` says 503 while requests are still taken, so that balancers
+    #: notice it before the listeners close. Left out: they close at once.
+    drain_notice: Seconds | None = None
+
+
 class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a restart must not forget, see [operations.md](operations.md)."""
+    """What a restart must not forget, and what gateways share: a `file`, a `url`, or both. See
+    [operations.md](operations.md) and [fleet.md](fleet.md)."""
 
     #: An SQLite file on a local disk, made with mode 0600 at the first start. It keeps sessions,
     #: the health and the bans of exits, and what their budgets have left, for the next start.
     #: Beside it are the counters of 30 days (`FILE-history`, with `admin`) and the request log
     #: (`FILE-requests`, with `requests`).
-    file: FilePath
+    file: FilePath | None = None
+    #: The Valkey or Redis that all gateways share: `redis://HOST:PORT/0`, `rediss://` with TLS,
+    #: `unix:///PATH`, `redis+sentinel://HOST:PORT,.../SERVICE`, `redis+cluster://HOST:PORT,...`;
+    #: a user of an ACL stands before an `@`. Left out: each gateway is alone.
+    url: StoreUrl | None = None
+    #: `url`: a file with the password, read at each connect.
+    password_file: Path | None = None
+    #: `rediss://`: a file of the certificates that are trusted, in PEM. Left out: the system's.
+    ca: Path | None = None
+    #: `url`: what the names of all keys and of the channel begin with. Gateways share what has the
+    #: same prefix.
+    prefix: _Prefix = "gsocks"
+    #: `url`: what this gateway is called where gateways are listed. Left out: the host's name.
+    gateway: _Prefix | None = None
+    #: `url`: whether quotas of users let more requests pass (`open`) or none (`closed`) that this
+    #: gateway can't agree on with the others, since the store does not answer.
+    fail: _Fail = "open"
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -393,7 +434,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dns: DnsSettings = DnsSettings()
     #: Left out: there is no admin API.
     admin: Admin | None = None
-    #: Left out: a restart begins anew.
+    #: Left out: only the admin answers `/healthz` and `/readyz`.
+    health: HealthServer | None = None
+    #: Left out: a restart begins anew, and nothing is shared.
     state: State | None = None
     #: Left out: requests are not logged one by one. Needs `state`.
     requests: RequestLogSettings | None = None

@@ -18,7 +18,7 @@ class StateSettings(Protocol):
     """Where the state file is."""
 
     @property
-    def file(self) -> str: ...
+    def file(self) -> str | None: ...
 
 
 def counter_path(state: StateSettings) -> Path:
@@ -35,7 +35,7 @@ def open_files(
     state: StateSettings | None, requests: RequestLogSettings | None
 ) -> tuple[CounterFile | None, RequestFile | None]:
     """The files that a config has, each None if it has none.  They are not open yet."""
-    if state is None:
+    if state is None or state.file is None:
         return None, None
     # here, since many programs do without SQLite
     from gsocks.history.counter_file import CounterFile

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from random import Random
 from typing import Any, Protocol
@@ -30,7 +30,7 @@ from gsocks.net.datagram import FilteredDatagrams
 from gsocks.net.deadlines import Deadlines
 from gsocks.net.own_listeners import OwnListeners
 from gsocks.observe import no_trace
-from gsocks.request import CONNECT, LOOK_UPS, Request
+from gsocks.request import CONNECT, LOOK_UPS, ExitSelector, Request
 from gsocks.rotation.beginning import Beginning, Begun
 from gsocks.rotation.budgets import Budgets
 from gsocks.rotation.connected import HttpOutbound, Outbound
@@ -43,7 +43,7 @@ from gsocks.rotation.host_limits import make_host_limits
 from gsocks.rotation.loop_probes import LoopProbes
 from gsocks.rotation.policy import Policy, RoundRobin
 from gsocks.rotation.roster import Changes, Member, Offer, Roster
-from gsocks.rotation.session import Sessions
+from gsocks.rotation.session import SessionKey, Sessions
 from gsocks.settings import HealthSettings, PerHostSettings, ReuseSettings
 from gsocks.turns import MustWait, give_way
 
@@ -150,6 +150,11 @@ class ExitGroup:
     def add_service(self, service: Service) -> None:
         """Start and close ``service`` together with this group."""
         self._services.append(service)
+
+    @property
+    def services(self) -> Sequence[Service]:
+        """Those that were added."""
+        return self._services
 
     def start(self) -> None:
         """Start the services.  Each listener that shares this group calls it."""
@@ -540,6 +545,14 @@ class ExitGroup:
         self.roster.member_changed(member, time.monotonic())
         kind = "drained" if draining else "undrained"
         note(kind, "draining" if draining else "draining stopped", exit=name)
+
+    def computed(self, key: SessionKey, selector: ExitSelector) -> str | None:
+        """The name of the exit that any process gives a session of which it knows nothing.
+
+        None if there is none.  Blocks the calling greenlet while others have their turn.
+        """
+        member = self.roster.computed(key, selector)
+        return None if member is None else member.name
 
     def exit_of(self, user: str | None, session: str) -> str | None:
         """The name of a session's exit; None if it has none."""

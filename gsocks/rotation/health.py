@@ -272,6 +272,26 @@ class Health:
             self.proven = self.has_proof = False
             self.ejected_until = min(saved.ejected_until, now + self._settings.longest)
 
+    def hear(self, told: HealthState, now: float) -> None:
+        """Take what another process knows of it, by what its own clients have seen.
+
+        Failures that have led to nothing yet stay counted here.  As for :meth:`restore`, no
+        ejection lasts longer than the settings allow.
+        """
+        self._before = None
+        self.has_worked = self.has_worked or told.has_worked
+        self.ejections, self._on_probation = told.ejections, told.on_probation
+        if told.ejected_until > now:
+            self.proven = self.has_proof = self.is_doubted = False
+            self.failures = 0
+            self.ejected_until = min(told.ejected_until, now + self._settings.longest)
+        else:
+            self._down_since = None
+            self.ejected_until = min(self.ejected_until, now)
+            self.has_proof = self.has_proof or told.has_worked
+            self.proven = self.proven or (told.has_worked and not self.failures)
+        self._changed_at = now
+
     def _recover(self, now: float) -> None:
         self.proven = self.has_worked = self.has_proof = True
         self.is_doubted = False

@@ -104,6 +104,11 @@ class Ring(Generic[C]):
 
     def winner(self, session: int, allows: Allows[C] | None = None) -> C | None:
         """The exit of a session; None if there is none.  ``session``: a hash, of 64 bits."""
+        found = self.closest(session, allows)
+        return None if found is None else found[1]
+
+    def closest(self, session: int, allows: Allows[C] | None = None) -> tuple[int, C] | None:
+        """The same, with its distance: of the winners of several rings, the closest one wins."""
         if not self._count:
             return None
         probes = []
@@ -117,7 +122,7 @@ class Ring(Generic[C]):
             point = probe + distance & _WORD
             candidate = self._owner(point)
             if candidate is not None and (allows is None or allows(candidate)):
-                return candidate
+                return distance, candidate
             if not self._count:
                 return None
             probes.remove(closest)

@@ -157,6 +157,12 @@ class Roster:
         """So many members at random, or all of them."""
         return self._random.sample(self._order, min(most, len(self._order)))
 
+    def has_usable(self, now: float) -> bool:
+        """Whether an exit may be used, now or once it is no more at a limit."""
+        self._look_again(now)
+        counts = self._views.view(Criteria(Command.CONNECT)).counts
+        return any(counts[tier] for tier in (USABLE, UNPROVEN, LIMITED))
+
     def named(self, name: str) -> Member | None:
         """The member of that name; None if there is none."""
         return self._by_name.get(name)
@@ -452,6 +458,16 @@ class Roster:
                     return found
         fit = self._least_bad(view, request, excluded, now)
         return winner(key, generation, fit) if fit else None
+
+    def computed(self, key: SessionKey, selector: ExitSelector) -> Member | None:
+        """The exit of a session of which nothing is known, if all exits could be used."""
+        if selector.exit is not None:
+            return self.named(selector.exit)
+        view = self._views.view(Criteria(Command.CONNECT, selector.country, selector.tags))
+        if view.size > FEW:
+            session = int.from_bytes(session_hash(key, 0).digest(), "big")
+            return self._views.closest(view, session)
+        return winner(key, 0, list(self._views.members(view))) if view.size else None
 
     def may_use(
         self, member: Member, request: Request, excluded: Collection[Member], now: float

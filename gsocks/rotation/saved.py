@@ -106,6 +106,9 @@ class SavedSessions:
 
     def restore(self, entry: Entry, clock: Clock) -> None:
         """See :class:`gsocks.rotation.state_sync.Kept`."""
+        self._restore(entry, clock, always=False)
+
+    def _restore(self, entry: Entry, clock: Clock, *, always: bool) -> None:
         key = msgspec.json.decode(entry.key, type=tuple[str, str])
         of = msgspec.json.decode(entry.value, type=_Session)
         first, last, moved = map(clock.to_monotonic, (of.first, of.last, of.moved))
@@ -121,7 +124,7 @@ class SavedSessions:
             of.bound,
             of.move,
         )
-        self._sessions.restore(key, state, clock.monotonic)
+        self._sessions.restore(key, state, clock.monotonic, always=always)
 
 
 class SavedExits:

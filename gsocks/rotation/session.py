@@ -225,6 +225,8 @@ class Sessions:
             )
             _note_move(key, last, chosen.name, why)
         session.settle(chosen, now)
+        if self.changed is not None:
+            session.selector = selector
         self._note(key, session, now)
         return chosen
 
@@ -351,17 +353,19 @@ class Sessions:
             return None
         return SessionState(*(getattr(session, name) for name in SessionState._fields))
 
-    def restore(self, key: SessionKey, state: SessionState, now: float) -> None:
+    def restore(
+        self, key: SessionKey, state: SessionState, now: float, *, always: bool = False
+    ) -> None:
         """Take what another process, or this one before a restart, has known of a session.
 
-        Of two states the one counts to which the session has moved last.
+        Of two states the one counts to which the session has moved last, or ``always`` this one.
         """
         session = self._sessions.peek(key)
         if session is None:
             if now - state.last >= self.settings.idle:
                 return
             session = self._sessions[key] = _Session(now)
-        elif state.moved <= session.moved:
+        elif state.moved <= session.moved and not always:
             session.last = max(session.last, min(state.last, now))
             return
         else:
@@ -372,6 +376,11 @@ class Sessions:
         )
         for name, value in state._asdict().items():
             setattr(session, name, value)
+
+    def selector_of(self, key: SessionKey) -> ExitSelector | None:
+        """That of its last request, if :attr:`changed` is kept; None: not known."""
+        session = self._sessions.peek(key)
+        return None if session is None else session.selector
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -441,6 +450,7 @@ class _Session:
         "like",
         "moved",
         "noted",
+        "selector",
         "stand_ins",
         "to_move",
     )
@@ -457,6 +467,8 @@ class _Session:
         self.first = self.last = now
         #: when its exit was chosen, or its next move was requested
         self.moved = now
+        #: that of its last request, where that is kept
+        self.selector: ExitSelector | None = None
         #: when it was last written down
         self.noted = -math.inf
         #: how often it has restarted; each time another exit wins

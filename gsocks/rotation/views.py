@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
+from operator import itemgetter
 from random import Random
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
@@ -294,6 +295,16 @@ class Views(Generic[M]):
             if ring.filled:
                 return ring.winner(session, allows)
             self._give_way(True)
+
+    def closest(self, view: View[M], session: int) -> M | None:
+        """The exit that would serve a session if all of the view could be used."""
+        found = []
+        for tier, size in enumerate(view.counts):
+            if size and self.winner(view, tier, session) is not None:  # which makes the ring
+                closest = view.rings[tier].closest(session)
+                if closest is not None:
+                    found.append(closest)
+        return min(found, key=itemgetter(0))[1] if found else None
 
     def _make(self, criteria: Criteria) -> View[M]:
         view = View(self._policy, self._finds, self._random)

@@ -87,7 +87,7 @@ def parts_of(path: Path, settings: config.Config) -> Iterator[Iterable[str]]:
                 yield _checked_key(key, source)
         yield [f"server: keys {_first_of(server.keys)}"]
         yield _described_transport(server)
-    if settings.state is not None:
+    if settings.state is not None and settings.state.file is not None:
         yield [_state(Path(settings.state.file))]
         if settings.admin is not None or settings.requests is not None:
             from gsocks.history.files import describe as describe_history
@@ -95,6 +95,8 @@ def parts_of(path: Path, settings: config.Config) -> Iterator[Iterable[str]]:
             yield describe_history(settings.state, settings.requests)
     if settings.tracing is not None:
         yield _described_tracing(settings.tracing)
+    if settings.state is not None and settings.state.url is not None:
+        yield _described_store(settings.state)
     for each in created:
         yield _to_be_created("server.keys", "server", each)
     if settings.admin is not None:
@@ -637,6 +639,13 @@ def _session_lifetime(sessions: SessionSettings) -> str:
     by_client = "; without one, a client's address is its session" if sessions.by_client else ""
     kept = f"a session keeps its exit for {longest}, or until it is idle for {idle}"
     return kept + strict + by_client
+
+
+def _described_store(state: config.State) -> Iterator[str]:
+    # here, since most programs do without redis-py, which takes 15 MiB
+    from gsocks.fleet.store import check
+
+    yield f"state: {check(state)}"
 
 
 def _state(path: Path) -> str:

@@ -26,6 +26,7 @@ from gsocks.admin.api import Api
 from gsocks.admin.app import App
 from gsocks.admin.commands import Commands
 from gsocks.admin.counters import ConnectionCounters
+from gsocks.admin.health import HealthApp, Readiness
 from gsocks.admin.history import AskedHistory
 from gsocks.admin.peers import Peers
 from gsocks.admin.server import AdminServer
@@ -88,8 +89,10 @@ from gsocks.service.watchdog import Watchdog
 from gsocks.settings import Limits, ReuseSettings, TransportSettings
 from gsocks.transport.server import ServerTransport
 from gsocks.turns import give_way, without_collection
+from gsocks.units import format_duration
 
 if TYPE_CHECKING:
+    from gsocks.fleet.fleet import Fleet, Load
     from gsocks.history.history import History
     from gsocks.rotation.state_sync import StateSync
 
@@ -141,7 +144,7 @@ class Service:
             beside=beside,
         )
         #: each place to listen, and what the config has there
-        self._at: _Places = _Places([], [], [], [])
+        self._at: _Places = _Places([], [], [], [], [])
         #: the Unix sockets at which the workers query each other, by their indices
         self._worker_sockets: list[Path] = []
         #: of the server: those of the start or of the last reload
@@ -157,9 +160,14 @@ class Service:
         #: of each section
         self._rules: dict[str, Rules] = {}
         self._admins: list[AdminServer] = []
+        self._health: list[AdminServer] = []
         #: the admin for the other workers
         self._own_admin: AdminServer | None = None
+        self._api: Api | None = None
+        self._commands: Commands | None = None
+        self._readiness = Readiness(self._exit_groups, self._key_files)
         self._state: StateSync | None = None
+        self._fleet: Fleet | None = None
         #: why the state file could not be used before the fork
         self._state_trouble: str | None = None
         self._counters = ConnectionCounters(NullObserver())
@@ -224,7 +232,7 @@ class Service:
                 # before the workers get it, so that one that is started later has the same users
                 reload=self._read_again,
                 # no client is to wait for workers that accept no more
-                stopping=self._openings.close,
+                stopping=(lambda: None) if self._drain_notice else self._openings.close,
                 notifier=self._notifier,
                 heartbeats=self._heartbeats,
             )
@@ -233,7 +241,7 @@ class Service:
         """Open all that clients come in by.  Raises ConfigError."""
         settings, opened = self._settings, self._openings.open
         server, local, forwards = settings.server, settings.local, settings.forwards
-        at = self._at = _Places([], [], [], [])
+        at = self._at = _Places([], [], [], [], [])
         for endpoint in server.listen if server is not None else ():
             at.server.extend((each, endpoint) for each in opened(endpoint))
         for address in local.listen if local is not None else ():
@@ -242,6 +250,8 @@ class Service:
             at.forwards.extend((each, leg) for each in opened(leg.listen, udp=leg.route.udp))
         for endpoint in settings.admin.listen if settings.admin is not None else ():
             at.admin.extend((each, endpoint) for each in opened(endpoint))
+        for endpoint in settings.health.listen if settings.health is not None else ():
+            at.health.extend((each, endpoint) for each in opened(endpoint))
         self._openings.all_open()
         check_reach(
             settings,
@@ -252,7 +262,7 @@ class Service:
 
     def _prepare_state(self) -> None:
         """Create the state file, or log why it can't be used: once, and not in each worker."""
-        if self._settings.state is not None:
+        if self._settings.state is not None and self._settings.state.file is not None:
             # here, as below, since most programs do without SQLite, which takes 1 MiB
             from gsocks.rotation.state_file import StateFile
             from gsocks.rotation.state_sync import NOT_KEPT
@@ -289,6 +299,7 @@ class Service:
                 self._history.counters.longest_turn = watchdog.lag.take_longest
             self._make_admins(number, watchdog.lag)
             self._restore_state(alone=index is None)
+            self._join_fleet(number)
             # before the listeners accept: an early signal must find its handler
             gevent.signal_handler(signal.SIGTERM, self._terminate)
             if index is not None:
@@ -352,7 +363,8 @@ class Service:
 
     def _make_listeners(self, guard: ReplayGuard) -> None:
         observer: Observer = AccessLog() if self._settings.log.access else NullObserver()
-        if self._settings.admin is not None or self._worker_sockets:
+        shares = self._settings.state is not None and self._settings.state.url is not None
+        if self._settings.admin is not None or self._worker_sockets or shares:
             observer = self._counters = ConnectionCounters(observer)
         self._history = self._make_history()
         settings = self._settings
@@ -522,9 +534,13 @@ class Service:
             if self._history is not None:
                 kept = self._history.kept_counters
                 history = AskedHistory(self._history.counters, peers, self._history.requests, kept)
-            api = Api(commands, peers, history, control, __version__)
+            api = self._api = Api(commands, peers, history, control, __version__)
             app = self._admin_app = App(api, self._tokens, self._sign_in_key, peers, settings.hosts)
+            app.readiness = self._readiness
             self._admins = [AdminServer(opening.socket, app) for opening, _ in self._at.admin]
+        self._commands = commands
+        health = HealthApp(self._readiness)
+        self._health = [AdminServer(opening.socket, health) for opening, _ in self._at.health]
         if self._worker_sockets:
             own = listen_at(UnixPath(str(self._worker_sockets[worker])))
             revoke = None if self._admin_app is None else self._admin_app.sessions.revoke_nonce
@@ -564,7 +580,7 @@ class Service:
         return [str(each) for each in found]
 
     def _restore_state(self, *, alone: bool) -> None:
-        if self._settings.state is not None:
+        if self._settings.state is not None and self._settings.state.file is not None:
             from gsocks.rotation.saved import keep
             from gsocks.rotation.state_file import StateFile
             from gsocks.rotation.state_sync import StateSync
@@ -574,13 +590,49 @@ class Service:
             keep(self._state, self._exit_groups.items())
             self._state.start()
 
+    def _join_fleet(self, worker: int) -> None:
+        settings, commands = self._settings.state, self._commands
+        if settings is not None and settings.url is not None and commands is not None:
+            # here, since most programs do without redis-py, which takes 15 MiB
+            from gsocks.fleet.fleet import Fleet
+
+            self._fleet = Fleet(
+                settings,
+                self._exit_groups,
+                worker,
+                self._load_now,
+                commands.execute_quietly,
+                __version__,
+            )
+            if self._api is not None:
+                self._api.fleet = self._fleet
+            self._fleet.start()
+
+    def _load_now(self) -> Load:
+        from gsocks.fleet.fleet import Load
+
+        open_now = sum(each.connections for each in self._listeners)
+        return Load(open_now, self._counters.ended_count, not self._readiness.why_not())
+
+    def _key_files(self) -> list[Path]:
+        """The files without which no tunnel opens."""
+        server = self._settings.server
+        found = [each.file for each in server.keys.values()] if server is not None else []
+        return [path for path in found if path is not None]
+
+    @property
+    def _drain_notice(self) -> float | None:
+        health = self._settings.health
+        return None if health is None else health.drain_notice
+
     @property
     def _listeners(self) -> list[Inbound]:
         return [*self._servers, *self._locals, *self._forwards]
 
     @property
     def _all_admins(self) -> list[AdminServer]:
-        return self._admins if self._own_admin is None else [*self._admins, self._own_admin]
+        own = [] if self._own_admin is None else [self._own_admin]
+        return [*self._admins, *self._health, *own]
 
     def _log_addresses(self) -> None:
         for server in self._servers:
@@ -591,6 +643,8 @@ class Service:
             if leg.to == leg.route.to:  # the first of its ports, which tells of all of them
                 log.info("forward: listening on %s", leg.route.at(opening.bound))
         settings = self._settings.admin
+        for health in self._health:
+            log.info("health: listening on %s (/healthz, /readyz)", health.bound)
         for admin in self._admins:
             if settings is not None:
                 log.info(
@@ -622,7 +676,12 @@ class Service:
             log.info("SIGTERM again: closing all connections")
             self._stop(0)
             return
-        self._draining = True
+        self._draining = self._readiness.is_shutting_down = True
+        if self._drain_notice is not None:
+            notice = format_duration(self._drain_notice)
+            log.info("shutting down in %s, not ready any more (SIGTERM again closes all)", notice)
+            if self._stopped.wait(self._drain_notice):
+                return
         if not self._in_worker:
             self._notifier.stopping("draining connections")
         open_now = plural(sum(each.connections for each in self._listeners), "connection")
@@ -639,6 +698,7 @@ class Service:
 
     def _stop(self, seconds: float | None) -> None:
         """Stop within ``seconds``; None: within the drain timeout of each listener."""
+        self._readiness.is_shutting_down = True
         if not self._in_worker:
             self._openings.remove_files()
         for updater in self._updaters.values():
@@ -655,6 +715,8 @@ class Service:
             self._state.close()
         if self._admin_app is not None:
             self._admin_app.close()
+        if self._fleet is not None:
+            self._fleet.close()
         for admin in self._all_admins:
             admin.stop(0)
         self._stopped.set()
@@ -770,6 +832,7 @@ class _Places(NamedTuple):
     local: list[tuple[Opening, config.ListenAddress]]
     forwards: list[tuple[Opening, config.Leg]]
     admin: list[tuple[Opening, Endpoint]]
+    health: list[tuple[Opening, Endpoint]]
 
     def of_worker(self, number: int) -> _Places:
         """The same with what that worker listens at.  Raises ConfigError."""
@@ -778,6 +841,7 @@ class _Places(NamedTuple):
             _of_worker(number, self.local),
             _of_worker(number, self.forwards),
             _of_worker(number, self.admin),
+            _of_worker(number, self.health),
         )
 
 

@@ -1,0 +1,146 @@
+"""A process as one of a fleet: its tables, quotas and checks, shared with the other gateways."""
+
+from __future__ import annotations
+
+import platform
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from secrets import token_hex
+from typing import Any, NamedTuple
+
+import msgspec
+
+from gsocks.config.schema import State
+from gsocks.fleet.hybrid_clock import HybridClock
+from gsocks.fleet.kinds import kinds_of
+from gsocks.fleet.members import Member, Members
+from gsocks.fleet.parts import SilentPart
+from gsocks.fleet.store import Store
+from gsocks.fleet.sync import FleetSync
+from gsocks.rotation.group import ExitGroup
+
+#: characters that a gateway's name may have
+_UNUSUAL = re.compile(r"[^A-Za-z0-9_.-]")
+
+#: a command of an operator: its path, its section, its body
+Execute = Callable[[Sequence[str], str, bytes], None]
+
+
+class Load(NamedTuple):
+    """How busy a process is."""
+
+    connections: int
+    requests: int
+    ready: bool
+
+
+class Fleet:
+    """Shares what ``groups`` know, by the names of their sections, over the store of ``settings``.
+
+    ``worker``: the index of this process among those of its gateway; ``load``: how busy it is.
+    ``execute``: runs a command of an operator that another gateway was given.
+    Raises ConfigError if redis-py is missing or what the settings name can't be used.
+    """
+
+    def __init__(
+        self,
+        settings: State,
+        groups: Mapping[str, ExitGroup],
+        worker: int,
+        load: Callable[[], Load],
+        execute: Execute,
+        version: str,
+    ) -> None:
+        name = settings.gateway or _UNUSUAL.sub("-", platform.node())[:64] or "gateway"
+        self.gateway = name
+        node = token_hex(4)
+        self._since = time.time()
+        self._worker = worker
+        self._version = version
+        self._load = load
+        self.store = Store(settings, node)
+        self.members = Members(
+            node, self._own, lambda of: self.store.key("member", of), on_gone=self._gone
+        )
+        self.sync = FleetSync(self.store, self.members, HybridClock(node), name)
+        for section, group in groups.items():
+            self.sync.share(section, kinds_of(group))
+        self._commands = _Commands(name, execute)
+        self.sync.add(self._commands)
+
+    def __repr__(self) -> str:
+        return f"<Fleet {self.gateway} {self.sync}>"
+
+    def start(self) -> None:
+        """Read what the others know, and take part.  Blocks for some seconds at most."""
+        self.sync.start()
+
+    def close(self) -> None:
+        """Leave.  Blocks for some seconds at most."""
+        self.sync.close()
+
+    def listing(self) -> dict[str, Any]:
+        """The members and the store, for people."""
+        return {
+            "gateway": self.gateway,
+            "store": {"url": str(self.store.url), "state": self.sync.state},
+            "members": self.members.listing(time.monotonic()),
+        }
+
+    def command(self, path: Sequence[str], section: str, body: bytes) -> None:
+        """Tell the other gateways of a command that this one has executed."""
+        self._commands.tell(path, section, body)
+        self.sync.soon()
+
+    def _own(self) -> Member:
+        load = self._load()
+        return Member(
+            self.gateway,
+            self._version,
+            self._worker,
+            self._since,
+            load.connections,
+            load.requests,
+            round(time.process_time(), 3),
+            load.ready,
+        )
+
+    def _gone(self, node: str) -> None:
+        self.sync.gone(node)
+
+
+class _Commands(SilentPart):
+    """Commands of operators that change no record by themselves: reports.
+
+    Bans, drains and moves of sessions are records, which those gateways learn too that are away.
+    """
+
+    name = "commands"
+    #: commands that wait while the store is away; of more the oldest are forgotten
+    max_waiting = 1000
+    max_body = 4096
+
+    def __init__(self, gateway: str, execute: Execute) -> None:
+        self._gateway = gateway
+        self._execute = execute
+        self._waiting: list[list[Any]] = []
+
+    def tell(self, path: Sequence[str], section: str, body: bytes) -> None:
+        """Have others run a command, if it is one that they have to run themselves."""
+        if path and path[-1] == "report" and len(body) <= self.max_body:
+            text = body.decode("utf-8", "replace")
+            self._waiting.append([self._gateway, list(path), section, text])
+            del self._waiting[: -self.max_waiting]
+
+    def told(self, now: float) -> Any:  # noqa: ARG002
+        """See :class:`gsocks.fleet.parts.Part`."""
+        waiting, self._waiting = self._waiting, []
+        return waiting or None
+
+    def heard(self, node: str, told: Any, now: float) -> None:  # noqa: ARG002
+        """Run what another gateway was told; the own workers have it from the admin already."""
+        commands = msgspec.convert(told, list[tuple[str, list[str], str, str]])
+        for gateway, path, section, body in commands:
+            if gateway != self._gateway:
+                self._execute(path, section, body.encode())

@@ -1,0 +1,123 @@
+"""A real Redis or Valkey for tests: killed, frozen, flushed and started anew."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.support import needs
+from tests.support.ports import free_port
+from tests.support.waiting import TOO_LONG, eventually
+
+
+class RedisServer:
+    """The server, empty at each start.  ``REDIS_SERVER`` names another program than Debian's."""
+
+    def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
+        self.port = free_port() if port is None else port
+        self._folder = folder
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def client(self, **options: Any) -> Any:
+        return redis.Redis(port=self.port, socket_timeout=TOO_LONG, **options)
+
+    def start(self, *more: str) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        program = os.environ.get("REDIS_SERVER") or needs.program("redis-server")
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir"]
+        self._process = subprocess.Popen(
+            [program, *options, str(self._folder), *self._options, *more],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+        )
+        eventually(self._answers)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, "it has ended at once"
+        with socket.socket() as sock:
+            sock.settimeout(1)
+            try:
+                sock.connect(("127.0.0.1", self.port))
+                sock.sendall(b"PING\r\n")
+                return bool(sock.recv(64))
+            except OSError:
+                time.sleep(0.01)
+                return False
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        assert self._process is not None
+        self._process.wait()
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def close(self) -> None:
+        assert self._process is not None
+        if self._process.poll() is None:
+            self.kill()
+
+
+@contextmanager
+def redis_server(folder: Path, *options: str) -> Iterator[RedisServer]:
+    server = RedisServer(folder, *options)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@contextmanager
+def cluster(folder: Path, nodes: int = 3) -> Iterator[Sequence[RedisServer]]:
+    """A cluster of masters, each with its part of the slots."""
+    servers: list[RedisServer] = []
+    try:
+        for number in range(nodes):
+            bus = free_port()
+            servers.append(
+                RedisServer(
+                    folder / str(number), "--cluster-enabled", "yes", "--cluster-port", str(bus),
+                    "--cluster-node-timeout", "2000",
+                )
+            )  # fmt: skip
+            bounds = (16384 * number // nodes, 16384 * (number + 1) // nodes - 1)
+            servers[-1].client().execute_command("CLUSTER", "ADDSLOTSRANGE", *bounds)
+            if number:
+                first = servers[0]
+                bus_of_first = first._options[first._options.index("--cluster-port") + 1]
+                meet = ("CLUSTER", "MEET", "127.0.0.1", first.port, bus_of_first)
+                servers[-1].client().execute_command(*meet)
+        eventually(lambda: all(_is_whole(server, nodes) for server in servers))
+        yield servers
+    finally:
+        for server in servers:
+            server.close()
+
+
+def _is_whole(server: RedisServer, nodes: int) -> bool:
+    time.sleep(0.02)
+    info = server.client().execute_command("CLUSTER", "INFO")
+    return b"cluster_state:ok" in info and b"cluster_known_nodes:%d" % nodes in info
