@@ -4,7 +4,7 @@
 #             the locked ones on every Python from 3.10 on that the machine has; noxfile.py
 # make lint   style and types
 # make docs   the documents with the API reference as a site; a broken reference fails
-# make data   the man page and the completions in share/, from the parser of the command line
+# make data   the man page and the completions in share/, and the pictures of the README
 # make dist   the wheel and the sdist, into dist/, the same bytes from the same commit
 # make install [PREFIX=/opt/gsocks] [EXTRAS='[cli]']  a venv of its own there, and links to it
 # make uninstall  removes what make install has made
@@ -115,6 +115,7 @@ bench-counts: $(VENV)/installed
 
 data: $(VENV)/installed-dev
 	$(BIN)/python -m release.data_files
+	$(BIN)/python -m release.pictures
 
 dist: $(VENV)/installed $(VENV)/installed-tools
 	rm -rf dist
