@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from gsocks.cli.history_report import provider_of
+from gsocks.cli.requests import story
 from gsocks.history.cells import ALL, ALL_PLACES
 from gsocks.history.counter_file import CounterFile
 from gsocks.history.request_file import RequestFile
@@ -121,6 +122,11 @@ def test_a_request_is_explained(state: str, capsys: pytest.CaptureFixture[str]) 
     failed = told(capsys, "explain", "--state", state, "c1-2")
     assert "exit berlin-1 (http://***@gate.oxylabs.io:7777) did not connect it" in failed
     assert "ended: refused (no one there)" in failed
+
+
+def test_what_an_exit_has_looked_up_is_answered_and_not_connected() -> None:
+    lines = list(story(row(command="resolve", connect=None, first_byte=None), {}))
+    assert "  try 1: exit berlin-1 answered" in lines
 
 
 @pytest.mark.parametrize("which", ["nothing", "#99", "#0"])

@@ -261,6 +261,16 @@ def test_a_row_tells_the_story_of_its_request() -> None:
     assert row_of(Ended("local", bare, 101.0), 0.0).exit == ""
 
 
+def test_of_a_long_reason_the_beginning_is_kept() -> None:
+    each = ended(outcome="refused")
+    each.record.detail = "x" * 100_000
+    details = each.record.details
+    assert details is not None
+    details.tries = [Try("paris-1", 100.0, 100.5, "refused", "y" * 100_000)]
+    found = row_of(each, 0.0)
+    assert (len(found.detail), len(found.tries[0].detail)) == (300, 300)
+
+
 # --- the counters -----------------------------------------------------------------------------
 
 

@@ -185,6 +185,8 @@ def story(row: RequestRow, labels: Mapping[str, str]) -> Iterator[str]:
                 f"  try {number}: exit {exit_(row.exit)} connected in"
                 f" {row.connect * 1000:.1f} ms{address}"
             )
+        elif row.exit and row.outcome == "ok":  # it was looked up
+            yield f"  try {len(row.tries) + 1}: exit {exit_(row.exit)} answered"
         elif row.exit and not row.tries:
             yield f"  exit {exit_(row.exit)} did not connect it"
         if row.first_byte is not None:

@@ -39,6 +39,9 @@ log = logging.getLogger("gsocks.history")
 #: requests that wait to be written; more are not logged
 MAX_PENDING = 20_000
 
+#: characters of a reason that are kept: an exit's words may stand in it
+MAX_DETAIL = 300
+
 #: changes of counters that wait to be written; more are forgotten
 MAX_CHANGES = 200_000
 
@@ -411,7 +414,7 @@ def row_of(each: Ended, wall: float, key: bytes | None = None) -> RequestRow:
     """
     record, details = each.record, each.record.details
     began = wall + record.start
-    dest, detail = record.dest, record.detail
+    dest, detail = record.dest, record.detail[:MAX_DETAIL]
     if key is not None:
         dest, detail = pseudonym(dest, key), ""
     row = RequestRow(
@@ -451,7 +454,10 @@ def row_of(each: Ended, wall: float, key: bytes | None = None) -> RequestRow:
         first_byte=round(details.answered - record.start, 6) if details.answered else None,
         tries=tuple(
             TryRow(
-                each.exit, each.word, "" if key else each.detail, round(each.ended - each.began, 6)
+                each.exit,
+                each.word,
+                "" if key else each.detail[:MAX_DETAIL],
+                round(each.ended - each.began, 6),
             )
             for each in details.tries
         ),
