@@ -13,6 +13,8 @@ log = logging.getLogger("gsocks.key")
 
 #: bytes; a key's line has 44 at most, and a file much longer is another file
 _MAX_SIZE = 1024
+#: the same of other secrets
+_MAX_LINE = 4096
 
 
 def read_key(path: Path) -> Key:
@@ -50,3 +52,17 @@ def create_key(path: Path) -> Key:
 
 def _reason(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
+
+
+def read_line(path: Path) -> str:
+    """The only line of ``path``, a secret of any kind.  Raises ConfigError, without that line."""
+    try:
+        raw = as_utf8(read_secret(path, _MAX_LINE + 1, log))
+        text = raw.decode("utf-8").strip("\r\n")
+    except OSError as error:
+        raise ConfigError(f"{path}: {_reason(error)}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not UTF-8") from None
+    if not text or len(raw) > _MAX_LINE or not text.isprintable():
+        raise ConfigError(f"{path}: not one line of text")
+    return text

@@ -36,6 +36,7 @@ from gsocks.errors import (
     StreamError,
     StreamReset,
 )
+from gsocks.inbound.listener import Listener
 from gsocks.replay import WINDOW_MS, ReplayGuard, now_ms
 from gsocks.request import Command, Request
 from gsocks.server import RemoteServer
@@ -218,7 +219,7 @@ def answered(server: RemoteServer, hello: bytes) -> bytes:
         return read_exactly(sock, REPLY_HEAD_SIZE + 3 + 16)
 
 
-def assert_all_see_the_same(server: RemoteServer, probes: Iterable[Probe]) -> None:
+def assert_all_see_the_same(server: Listener, probes: Iterable[Probe]) -> None:
     """Nothing, and its end as an end, when the time is over."""
     # in batches, so that this process has time to notice each end when it comes
     endings = GreenletPool(100).map(lambda probe: (probe.name, probe.run(server.bound)), probes)

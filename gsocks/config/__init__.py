@@ -18,6 +18,7 @@ from gsocks.config.schema import (
     Routes,
     Section,
     Server,
+    Shadowsocks,
     State,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "Routes",
     "Section",
     "Server",
+    "Shadowsocks",
     "State",
     "changes",
     "completed",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gsocks.config.schema import Config, Section
+from gsocks.config.schema import Config, Section, Shadowsocks
 from gsocks.errors import ConfigError
 
 #: the keys of a section that a reload replaces
@@ -44,8 +44,18 @@ def reloaded(running: Config, found: Config) -> Config:
             found_keys["limits"] = replace(other.limits, **lasting)
             if _is_open(name, section) != _is_open(name, other):
                 found_keys["rules"] = section.rules
+            found_keys |= _reloaded_shadowsocks(section, other)
             changed[name] = replace(section, **found_keys)
     return replace(running, **changed)
+
+
+def _reloaded_shadowsocks(section: Section, other: Section) -> dict[str, Shadowsocks]:
+    """The passwords of what was found, for the listeners there are."""
+    before, after = getattr(section, "shadowsocks", None), getattr(other, "shadowsocks", None)
+    if before is None or after is None or before.method != after.method:
+        return {}
+    passwords = {name: getattr(after, name) for name in ("password", "password_file", "users")}
+    return {"shadowsocks": replace(before, **passwords)}
 
 
 def _is_open(name: str, section: Section) -> bool:

@@ -40,6 +40,8 @@ from gsocks.config.schema import (
     ListenAddress,
     ListenAddresses,
     Local,
+    Passphrase,
+    Passphrases,
     Pseudonym,
     Routes,
     RuleLines,
@@ -81,6 +83,7 @@ from gsocks.settings import (
     Size,
     UrlPath,
 )
+from gsocks.shadowsocks.methods import METHODS, keys_of
 from gsocks.transport import options as transport
 from gsocks.units import format_rate, format_size, parse_duration, parse_rate, parse_size
 from gsocks.yaml_tree import Tree
@@ -326,6 +329,7 @@ def _check_local(config: Config) -> None:
 
 def _check_server(config: Config) -> None:
     if config.server is not None:
+        _check_listens(config.server)
         try:
             transport.check(config.server.transport)
         except Mistake as mistake:
@@ -346,6 +350,30 @@ def _check_admin(config: Config) -> None:
 def _check_requests(config: Config) -> None:
     if config.requests is not None and (config.state is None or config.state.file is None):
         raise Mistake("needs state (file: PATH), beside which it is kept", ".requests")
+
+
+def _check_listens(server: Server) -> None:
+    """Raise Mistake unless it serves tunnels, Shadowsocks clients, or both."""
+    shadowsocks = server.shadowsocks
+    for name in ("listen", "keys"):
+        if not getattr(server, name) and (shadowsocks is None or server.listen or server.keys):
+            raise Mistake("missing", f".server.{name}")
+    if shadowsocks is None:
+        return
+    for address in shadowsocks.listen:
+        if address in server.listen and not _is_any_port(address):
+            raise Mistake(
+                f"duplicate address {address}: tunnels come there", ".server.shadowsocks.listen"
+            )
+    if shadowsocks.password is not None and shadowsocks.password_file is not None:
+        raise Mistake("needs either a password or a password_file", ".server.shadowsocks.password")
+    method = METHODS[shadowsocks.method]
+    try:
+        for password in (shadowsocks.password, *shadowsocks.users.values()):
+            if password is not None:
+                keys_of(method, password)
+    except ConfigError as error:
+        raise Mistake(str(error), ".server.shadowsocks") from None
 
 
 def _check_addresses(config: Config) -> None:
@@ -445,6 +473,8 @@ def _parsers(base: Path) -> _Parsers:
         NameServers: _name_servers,
         Domains: _domains,
         UserHashes: _users,
+        Passphrase: _passphrase,
+        Passphrases: _passphrases,
         UserNameStyles: _username_styles,
         KeySources: partial(_keys, base=base),
         StoreUrl: _store_url,
@@ -884,6 +914,21 @@ def _users(tree: Tree) -> UserHashes:
             raise Mistake("a user name can't hold a colon (HTTP ends it there)")
         if not isinstance(value, str) or not value.startswith("$argon2id$"):
             raise Mistake("not the hash of a password (expected what gsocks passwd prints)", at)
+        found[name] = Secret(value)
+    return found
+
+
+def _passphrase(tree: Tree) -> Passphrase:
+    if not isinstance(tree, str) or not tree or not tree.isprintable():
+        raise Mistake("not a password (in YAML, quotes make it text)")
+    return Passphrase(tree)
+
+
+def _passphrases(tree: Tree) -> Passphrases:
+    found = Passphrases()
+    for name, at, value in _named(tree):
+        if not isinstance(value, str) or not value or not value.isprintable():
+            raise Mistake("not a password (in YAML, quotes make it text)", at)
         found[name] = Secret(value)
     return found
 

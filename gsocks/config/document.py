@@ -36,11 +36,14 @@ from gsocks.config.schema import (
     ListenAddresses,
     Local,
     Log,
+    Passphrase,
+    Passphrases,
     Pseudonym,
     Routes,
     RuleLines,
     Section,
     Server,
+    Shadowsocks,
     State,
     Statuses,
     UserHashes,
@@ -537,6 +540,11 @@ VALUES: dict[Any, Values] = {
             "additionalProperties": {"type": "string", "pattern": r"^\$argon2id\$"},
         },
     ),
+    Passphrase: Values("text", _TEXT),
+    Passphrases: Values(
+        "mapping",
+        {"type": "object", "propertyNames": _NAMES, "additionalProperties": _TEXT},
+    ),
     KeySources: Values(
         "mapping",
         {
@@ -648,7 +656,8 @@ def schema() -> Schema:
         ReuseSettings,
         TransportSettings,
     ]
-    structs += [ListenKeys, RouteKeys, ExitKeys, UserNameStyleKeys, AdminTokenKeys]
+    structs += [Shadowsocks, ListenKeys, RouteKeys, ExitKeys, UserNameStyleKeys, AdminTokenKeys]
+    listens = {"anyOf": [{"required": ["listen", "keys"]}, {"required": ["shadowsocks"]}]}
     sources = {"oneOf": [{"required": ["file"]}, {"required": ["url"]}]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -657,6 +666,7 @@ def schema() -> Schema:
         "anyOf": [{"required": [name]} for name in ("local", "server", "forwards")],
         "$defs": {
             **{struct.__name__: _object(keys_of(struct)) for struct in structs},
+            "Server": {**_object(keys_of(Server)), **listens},
             "ExitSourceKeys": {**_object(keys_of(ExitSourceKeys)), **sources},
         },
     }
@@ -685,6 +695,7 @@ def tables() -> str:
         if _is_struct(field.type)
     ]
     parts += [
+        _table("`shadowsocks`", "shadowsocks.", keys_of(Shadowsocks)),
         _table("`transport`", "transport.", keys_of(TransportSettings)),
         _table("`checks.expect`", "checks.expect.", keys_of(ExpectSettings)),
         _table("`dns`", "dns.", keys_of(DnsSettings)),

@@ -28,6 +28,7 @@ from gsocks.request import ANY, ExitSelector
 from gsocks.rotation.sources import Source
 from gsocks.settings import (
     CheckSettings,
+    Count,
     DnsSettings,
     ForwardUdpSettings,
     HealthSettings,
@@ -133,6 +134,16 @@ class UserHashes(dict[str, Secret]):
     """User names and their Argon2id hashes."""
 
 
+class Passphrase(Secret):
+    """A password or a key of Shadowsocks."""
+
+    __slots__ = ()
+
+
+class Passphrases(dict[str, Secret]):
+    """User names, and the password of each."""
+
+
 class KeySources(dict[str, "KeySource"]):
     """Key names and where each key comes from, at least one."""
 
@@ -160,6 +171,20 @@ _Workers = Annotated[
     Meta(description="auto or a whole number from 1 to 1024"),
 ]
 _Tries = Annotated[int, Meta(ge=1, le=10, description="a whole number from 1 to 10")]
+ShadowsocksMethod = Annotated[
+    Literal[
+        "2022-blake3-aes-256-gcm",
+        "2022-blake3-aes-128-gcm",
+        "2022-blake3-chacha20-poly1305",
+        "chacha20-ietf-poly1305",
+        "aes-256-gcm",
+        "aes-128-gcm",
+    ],
+    Meta(
+        description="a method (known: 2022-blake3-aes-256-gcm, 2022-blake3-aes-128-gcm,"
+        " 2022-blake3-chacha20-poly1305, chacha20-ietf-poly1305, aes-256-gcm, aes-128-gcm)"
+    ),
+]
 _Rotate = Annotated[
     Literal["round_robin", "random", "weighted", "least_connections", "fastest", "least_recent"],
     Meta(
@@ -279,21 +304,49 @@ class Local(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.prefer_login if told is None else told
 
 
-class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The server: tunnels of local ends connect to it."""
+class Shadowsocks(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A listener for Shadowsocks clients, see [shadowsocks.md](shadowsocks.md)."""
 
     #: IP address and port, or a list of them, as at `local`.
     listen: Addresses
+    #: The method of all its clients.
+    method: ShadowsocksMethod
+    #: The password; of a method of 2022 a key in base64 (`openssl rand -base64 32`, aes-128: 16).
+    #: With `users` only for a method of 2022, whose clients then have `PASSWORD:USERSPASSWORD`.
+    password: Passphrase | None = None
+    #: A file that has the password in its only line, instead of `password`.
+    password_file: Path | None = None
+    #: Names of users and the password of each; the names are the users in the access log and in
+    #: `rules`. Left out: one user, `shadowsocks`. For 64 users at most with a method of 2017.
+    users: Passphrases = msgspec.field(default_factory=Passphrases)
+    #: Whether datagrams are served as well, at the same ports.
+    udp: Switch = True
+    #: Associations of datagrams at a time through one listening address, in each worker. One more
+    #: ends the one that has been silent for longest, of the client that has most of them.
+    associations: Count = 1000
+    #: Without a datagram in either direction for so long, an association ends.
+    udp_idle: Seconds = 60.0
+
+
+class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The server: tunnels of local ends connect to it."""
+
+    #: IP address and port, or a list of them, as at `local`. Required, as `keys` are, unless there
+    #: is `shadowsocks`.
+    listen: Addresses = Addresses()
     #: Name and `{file: PATH}`, or the base64 text; or `{env: NAME}`, an environment variable that
     #: has it, or `{command: [pass, show, gsocks]}`, a command that prints it. The name is the user
     #: in the access log and in `rules`. A missing file is made at start.
-    keys: KeySources
+    keys: KeySources = msgspec.field(default_factory=KeySources)
+    #: Left out: no Shadowsocks clients are served.
+    shadowsocks: Shadowsocks | None = None
     transport: TransportSettings = TransportSettings()
 
     @property
     def addresses(self) -> tuple[Endpoint, ...]:
-        """Where it listens."""
-        return self.listen
+        """Where it listens, by TCP."""
+        more = () if self.shadowsocks is None else self.shadowsocks.listen
+        return (*self.listen, *more)
 
 
 class Forwards(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

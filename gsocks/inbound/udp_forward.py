@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket as std_socket
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any, TypeAlias
 
 import gevent
@@ -52,19 +52,20 @@ _COST = 64
 #: sources of answers that are remembered
 _MAX_SOURCES = 64
 
-#: a sender's socket address, and the address of this machine to which it has sent
-_Key: TypeAlias = "tuple[Any, bytes]"
+#: what tells one sender from another: of a forward its socket address, and the address of this
+#: machine to which it has sent
+_Key: TypeAlias = Hashable
 
 
 class SenderDatagrams:
     """One sender's datagrams through a forward, as a :class:`gsocks.stream.Stream` of them.
 
     ``client``: the sender's address; ``back``: what makes an answer leave from where it has sent
-    to.  The stream ends after ``bound`` seconds without a datagram in either direction.
+    to; ``source``: the socket address that answers go to.  The stream ends after ``bound`` seconds
+    without a datagram in either direction.
     """
 
     __slots__ = (
-        "_back",
         "_error",
         "_expiry",
         "_forward",
@@ -73,6 +74,7 @@ class SenderDatagrams:
         "_queue",
         "_queued",
         "awaits_answer",
+        "back",
         "bound",
         "client",
         "greenlet",
@@ -82,18 +84,31 @@ class SenderDatagrams:
         "last_byte",
         "prefix",
         "retry_at",
+        "source",
+        "user",
     )
 
     #: bytes that wait until the exit takes them; what comes beyond is dropped
     max_queued = 128 * 1024
 
-    def __init__(self, forward: UdpForward, key: _Key, client: Address, back: Ancillary) -> None:
+    def __init__(
+        self,
+        forward: SenderListener,
+        key: _Key,
+        client: Address,
+        source: Any,
+        back: Ancillary,
+        user: str | None = None,
+    ) -> None:
         self._forward = forward
         self.key = key
         self.client = client
         #: by which the sender is counted
         self.prefix = client_prefix(client.host)
-        self._back = back
+        #: these may change with each datagram
+        self.source = source
+        self.back = back
+        self.user = user
         self._queue: deque[bytes] = deque()
         self._queued = 0
         self._news = Event()
@@ -193,9 +208,13 @@ class SenderDatagrams:
         except BadRequest:
             return
         if self._forward.is_destination(head):
-            self.last_byte = time.monotonic()
-            self.awaits_answer = False
-            self._forward.answer(self, payload, self._back)
+            self.note_answer()
+            self._forward.answer(self, payload, self.back)
+
+    def note_answer(self) -> None:
+        """An answer to the sender has come."""
+        self.last_byte = time.monotonic()
+        self.awaits_answer = False
 
     def write_eof(self) -> None:
         """The exit has ended the association."""
@@ -211,36 +230,36 @@ class SenderDatagrams:
         self._forward.ended(self)
 
 
-class UdpForward:
-    """Sends what comes to ``sock``, a bound UDP socket that it owns, to ``to``.
+class SenderListener:
+    """What comes to ``sock``, a bound UDP socket that it owns, as an association of each sender.
 
-    ``exits`` and options are as of :class:`gsocks.forward.ForwardServer`.
+    ``exits`` and ``options`` are as of :class:`gsocks.forward.ForwardServer`.
     """
 
     name = "forward"
+    #: the kind of its senders, and how a request of theirs is answered
+    sender_kind: type[SenderDatagrams] = SenderDatagrams
+    protocol_answer = NO_ANSWER
     #: seconds that a stop waits for answers at most, and without being told how long
     max_stop, stop_timeout = 2.0, 1.0
     #: bytes of all senders that wait; what comes beyond is dropped
     max_queued = 16 * 1024 * 1024
     #: seconds after a failure in which a sender's datagrams are dropped, and no exit is asked
     pause = 1.0
+    #: in front of what a sender has sent, in wire form
+    head = b""
+    #: the destination in the access log; empty: the first one that is sent to
+    dest = ""
 
     def __init__(
         self,
         sock: std_socket.socket,
-        to: Address,
-        exits: ExitGroup | Iterable[SomeExit] = ("direct",),
-        options: ForwardOptions | None = None,
-        **keywords: Any,
+        exits: ExitGroup | Iterable[SomeExit],
+        options: ForwardOptions,
     ) -> None:
-        options = collect(type(self).__name__, ForwardOptions, options, keywords)
         self._bound = Address.from_sockaddr(sock.getsockname())
-        options.check_reach(self._bound, to)
         sock.setblocking(False)
         self._sock = sock
-        self._to = to
-        #: in wire form
-        self.head = to.encode()
         self._selector = options.selector
         self.udp = options.udp
         self._clients = Networks.of(options.clients)
@@ -263,8 +282,6 @@ class UdpForward:
         self._held: PerClient[str, SenderDatagrams] = PerClient()
         #: those, and those that have yet to end
         self._alive: set[SenderDatagrams] = set()
-        #: whether answers come from the destination, by their addresses in wire form
-        self._answers: LruCache[bytes, bool] = LruCache(_MAX_SOURCES)
         #: bytes of what the kernel tells beside a datagram
         self._room = 0
         self._watcher: Any = None
@@ -276,9 +293,6 @@ class UdpForward:
     def replace_limits(self, limits: Limits) -> None:
         """Have new senders admitted by ``limits``; those that are served are not affected."""
         self.context.admission.replace_limits(limits)
-
-    def __repr__(self) -> str:
-        return f"<UdpForward {self.bound} to {self._to}, {self.connections} associations>"
 
     # --- life -------------------------------------------------------------------------------
 
@@ -333,20 +347,32 @@ class UdpForward:
                 size, told, _, source = self._sock.recvmsg_into((room,), self._room)
             except OSError:  # there is none, or no memory for it
                 return
-            back = answering(told)
-            key = source, back[0][2] if back else b""
-            sender = self._senders.get(key) or self._new_sender(key, back)
-            if sender is not None:
-                sender.received(bytes(room[:size]))
-                self._touch(sender)
-                if sender.retry_at is not None:
-                    self._try_again(sender)
+            self.arrived(bytes(room[:size]), source, told)
             if turn_is_over():
                 return
 
-    def _new_sender(self, key: _Key, back: Ancillary) -> SenderDatagrams | None:
+    def arrived(self, packet: bytes, source: Any, told: Ancillary) -> None:
+        """A packet has come from the socket address ``source``; has :meth:`take` called."""
+        raise NotImplementedError
+
+    def take(
+        self, key: _Key, source: Any, back: Ancillary, datagram: bytes, user: str | None = None
+    ) -> SenderDatagrams | None:
+        """Take a datagram of the sender that ``key`` tells from others; None: it is not taken."""
+        sender = self._senders.get(key) or self._new_sender(key, source, back, user)
+        if sender is not None:
+            sender.source, sender.back = source, back
+            sender.received(datagram)
+            self._touch(sender)
+            if sender.retry_at is not None:
+                self._try_again(sender)
+        return sender
+
+    def _new_sender(
+        self, key: _Key, source: Any, back: Ancillary, user: str | None
+    ) -> SenderDatagrams | None:
         """None if its datagrams are not taken."""
-        client = Address.from_sockaddr(key[0])
+        client = Address.from_sockaddr(source)
         if self.context.stopping:
             return None
         if self._clients is not None and client.host not in self._clients:
@@ -354,7 +380,7 @@ class UdpForward:
             error.is_routine = True  # who forges his address would fill the log
             ActiveRequest(self.context, self._new_record(client)).refused(error)
             return None
-        sender = SenderDatagrams(self, key, client, back)
+        sender = self.sender_kind(self, key, client, source, back, user)
         if len(self._senders) >= self.udp.associations:
             self._evict(next(self._held.held_by_most(sender.prefix)))
         self._senders[key] = sender
@@ -369,7 +395,7 @@ class UdpForward:
         record = Record(self.name, str(client), connection_id, trace_of(connection_id))
         if self.context.wants_details:
             record.details = Details(self.context.wants_story)
-        record.dest = str(self._to)
+        record.dest = self.dest
         return record
 
     def _touch(self, sender: SenderDatagrams) -> None:
@@ -379,22 +405,14 @@ class UdpForward:
 
     # --- what comes back --------------------------------------------------------------------
 
-    def is_destination(self, head: bytes) -> bool:
-        """Whether an answer from that address, in wire form, is one of the destination.
-
-        Where that is written as a name, only the exit knows its address; the port is known.
-        """
-        known = self._answers.get(head)
-        if known is None:
-            source, to = address_of(head), self._to
-            is_host = source is not None and (to.ip is None or source.host == to.host)
-            known = self._answers[head] = is_host and source is not None and source.port == to.port
-        return known
+    def is_destination(self, head: bytes) -> bool:  # noqa: ARG002
+        """Whether an answer from that address, in wire form, is for its sender."""
+        return True
 
     def answer(self, sender: SenderDatagrams, payload: bytes, back: Ancillary) -> None:
         """Send an answer to ``sender``.  Never blocks: what there is no room for, is dropped."""
         try:
-            self._sock.sendmsg((payload,), back, 0, sender.key[0])
+            self._sock.sendmsg((payload,), back, 0, sender.source)
         except OSError:
             pass  # no room, too long, or the sender is gone
         self._touch(sender)
@@ -433,11 +451,12 @@ class UdpForward:
         request = Request(
             UDP_ASSOCIATE,
             UNSPECIFIED,
+            sender.user,
             selector=self._selector,
             client=record.client,
             trace=record.trace,
         )
-        return active.carry(request, NO_ANSWER, sender, sender)
+        return active.carry(request, self.protocol_answer, sender, sender)
 
     def _failed(self, sender: SenderDatagrams) -> None:
         """No exit carries it; for a while none is asked again."""
@@ -478,6 +497,49 @@ class UdpForward:
             self._alive.discard(sender)
             if not self._alive:
                 self._none_left.set()
+
+
+class UdpForward(SenderListener):
+    """Sends what comes to ``sock``, a bound UDP socket that it owns, to ``to``.
+
+    ``exits`` and options are as of :class:`gsocks.forward.ForwardServer`.
+    """
+
+    def __init__(
+        self,
+        sock: std_socket.socket,
+        to: Address,
+        exits: ExitGroup | Iterable[SomeExit] = ("direct",),
+        options: ForwardOptions | None = None,
+        **keywords: Any,
+    ) -> None:
+        options = collect(type(self).__name__, ForwardOptions, options, keywords)
+        options.check_reach(Address.from_sockaddr(sock.getsockname()), to)
+        super().__init__(sock, exits, options)
+        self._to = to
+        self.head, self.dest = to.encode(), str(to)
+        #: whether answers come from the destination, by their addresses in wire form
+        self._answers: LruCache[bytes, bool] = LruCache(_MAX_SOURCES)
+
+    def __repr__(self) -> str:
+        return f"<UdpForward {self.bound} to {self._to}, {self.connections} associations>"
+
+    def arrived(self, packet: bytes, source: Any, told: Ancillary) -> None:
+        """See :meth:`SenderListener.arrived`."""
+        back = answering(told)
+        self.take((source, back[0][2] if back else b""), source, back, packet)
+
+    def is_destination(self, head: bytes) -> bool:
+        """Whether an answer from that address, in wire form, is one of the destination.
+
+        Where that is written as a name, only the exit knows its address; the port is known.
+        """
+        known = self._answers.get(head)
+        if known is None:
+            source, to = address_of(head), self._to
+            is_host = source is not None and (to.ip is None or source.host == to.host)
+            known = self._answers[head] = is_host and source is not None and source.port == to.port
+        return known
 
 
 def _never(_: object) -> None:

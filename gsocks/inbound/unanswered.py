@@ -1,4 +1,4 @@
-"""Requests of clients that have not spoken, and are told nothing: those of a forward."""
+"""Requests of clients that are told nothing: those of a forward, and of Shadowsocks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from gsocks.errors import GsocksError
 
 
 class NoAnswer:
-    """The :class:`gsocks.handshake.Answer` of a protocol that has none."""
+    """The :class:`gsocks.handshake.Answer` of a ``protocol`` that has none."""
 
-    __slots__ = ()
-    protocol = "forward"
+    __slots__ = ("protocol",)
+
+    def __init__(self, protocol: str) -> None:
+        self.protocol = protocol
 
     def succeeded(self, bound: Address, via: str) -> None:
         """Do nothing: what the destination sends is the answer."""
@@ -19,4 +21,4 @@ class NoAnswer:
         """Do nothing: the end of the connection tells."""
 
 
-NO_ANSWER = NoAnswer()
+NO_ANSWER = NoAnswer("forward")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from gsocks import config
 from gsocks.access.explain import Explanation, explain
@@ -24,7 +24,7 @@ from gsocks.crypto import Key, KeyRing
 from gsocks.errors import ConfigError, ConnectFailed, StateFailed
 from gsocks.exits import ExitDeps, ExitSpec
 from gsocks.exits.client_tls import load as load_tls
-from gsocks.keyfile import read_key
+from gsocks.keyfile import read_key, read_line
 from gsocks.messages import did_you_mean
 from gsocks.net.endpoint import Endpoint, UnixPath
 from gsocks.net.listen import is_local
@@ -49,6 +49,9 @@ from gsocks.settings import (
 from gsocks.transport.options import OVER_WEBSOCKET
 from gsocks.transport.server import ServerTransport
 from gsocks.units import format_duration
+
+if TYPE_CHECKING:
+    from gsocks.shadowsocks.accept import ServerKeys
 
 log = logging.getLogger("gsocks")
 
@@ -85,8 +88,11 @@ def parts_of(path: Path, settings: config.Config) -> Iterator[Iterable[str]]:
         for key, source in server.keys.items():
             if source.file not in created:
                 yield _checked_key(key, source)
-        yield [f"server: keys {_first_of(server.keys)}"]
-        yield _described_transport(server)
+        if server.keys:
+            yield [f"server: keys {_first_of(server.keys)}"]
+            yield _described_transport(server)
+        if server.shadowsocks is not None:
+            yield _described_shadowsocks(server.shadowsocks)
     if settings.state is not None and settings.state.file is not None:
         yield [_state(Path(settings.state.file))]
         if settings.admin is not None or settings.requests is not None:
@@ -144,6 +150,13 @@ def _described_users(local: config.Local) -> Iterator[str]:
         yield f"local: users {_first_of(users.names) or 'none yet, so no login succeeds'}"
 
 
+def _described_shadowsocks(settings: config.Shadowsocks) -> Iterator[str]:
+    keys = make_shadowsocks_keys(settings)
+    users = _first_of(user.name for user in keys.users)
+    carries = "TCP and UDP" if settings.udp else "TCP"
+    yield f"server: Shadowsocks, {settings.method}, {carries}, users {users}"
+
+
 def _described_transport(server: config.Server) -> Iterator[str]:
     make_transport(server)
     if server.transport.kind != "tcp":
@@ -191,6 +204,8 @@ def explain_rules(
     users = make_users(local) if local is not None else None
     names = users.names if users is not None else []
     keys = list(server.keys) if server is not None else []
+    if server is not None and server.shadowsocks is not None:
+        keys += server.shadowsocks.users or ["shadowsocks"]
     if user is not None and user not in names and user not in keys:
         known = did_you_mean(user, [*names, *keys])
         raise ConfigError(f"no user and no key is called {user!r}{known}")
@@ -324,6 +339,20 @@ def make_users(local: config.Local, give_way: Callable[[], object] = go_on) -> U
 def make_key_ring(server: config.Server) -> KeyRing:
     """The keys of ``server``.  Raises ConfigError."""
     return KeyRing({name: key_of(source) for name, source in server.keys.items()})
+
+
+def make_shadowsocks_keys(settings: config.Shadowsocks) -> ServerKeys:
+    """The keys of Shadowsocks clients.  Raises ConfigError, also for a package that is missing."""
+    # here, since most programs do without its packages
+    from gsocks.shadowsocks.accept import ServerKeys
+    from gsocks.shadowsocks.methods import METHODS, check_packages
+
+    method, password = METHODS[settings.method], settings.password
+    with _at("server.shadowsocks"):
+        check_packages(method)
+        if settings.password_file is not None:
+            return ServerKeys(method, read_line(settings.password_file), settings.users)
+        return ServerKeys(method, password, settings.users)
 
 
 def make_transport(server: config.Server) -> ServerTransport:

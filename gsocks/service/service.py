@@ -72,6 +72,7 @@ from gsocks.service.plan import (
     describe,
     exit_deps,
     make_key_ring,
+    make_shadowsocks_keys,
     make_tokens,
     make_transport,
     make_users,
@@ -94,7 +95,11 @@ from gsocks.units import format_duration
 if TYPE_CHECKING:
     from gsocks.fleet.fleet import Fleet, Load
     from gsocks.history.history import History
+    from gsocks.inbound.shadowsocks import ShadowsocksServer
+    from gsocks.inbound.shadowsocks_udp import ShadowsocksDatagrams
     from gsocks.rotation.state_sync import StateSync
+    from gsocks.service.shadowsocks import Opened, ShadowsocksListeners
+    from gsocks.shadowsocks.accept import Guards
 
 log = logging.getLogger("gsocks")
 
@@ -154,6 +159,10 @@ class Service:
         self._resolver = Resolver(settings=settings.dns)
         self._locals: list[LocalServer] = []
         self._servers: list[RemoteServer] = []
+        #: of Shadowsocks clients: what was opened, what must not come twice, and the listeners
+        self._shadowsocks_at: Opened | None = None
+        self._shadowsocks_guards: Guards | None = None
+        self._shadowsocks: ShadowsocksListeners | None = None
         self._forwards: list[ForwardServer | UdpForward] = []
         self._exit_groups: dict[str, ExitGroup] = {}
         self._updaters: dict[str, ExitUpdater] = {}
@@ -244,6 +253,12 @@ class Service:
         at = self._at = _Places([], [], [], [], [])
         for endpoint in server.listen if server is not None else ():
             at.server.extend((each, endpoint) for each in opened(endpoint))
+        if server is not None and server.shadowsocks is not None:
+            # here, since most programs do without it
+            from gsocks.service.shadowsocks import guards_of, open_all
+
+            self._shadowsocks_guards = guards_of(server.shadowsocks)
+            self._shadowsocks_at = open_all(server.shadowsocks, self._openings)
         for address in local.listen if local is not None else ():
             at.local.extend((each, address) for each in opened(address.address))
         for leg in forwards.legs if forwards is not None else ():
@@ -286,6 +301,8 @@ class Service:
         """Serve until a signal; ``index``: that of a worker, None if this process is alone."""
         number = index or 0
         self._at = self._at.of_worker(number)
+        if self._shadowsocks_at is not None:
+            self._shadowsocks_at = self._shadowsocks_at.of_worker(number)
         self._main = gevent.getcurrent()
         watchdog = Watchdog()
         if index is None:  # a worker that starts is ended by SIGINT as such, and told of no reload
@@ -391,6 +408,7 @@ class Service:
             ]
             for each in self._servers:
                 each.replace_transport(self._transport)
+            self._make_shadowsocks(server, exits, quota, told)
         if local is not None:
             exits, self._users = self._make_exit_group("local", local), make_users(local)
             authenticator = make_authenticator(self._users)
@@ -422,6 +440,21 @@ class Service:
             ]
         if forwards is not None:
             self._make_forwards(forwards, observer)
+
+    def _make_shadowsocks(
+        self, server: config.Server, exits: ExitGroup, quota: UserQuota, observer: Observer
+    ) -> None:
+        settings, opened, guards = (
+            server.shadowsocks,
+            self._shadowsocks_at,
+            self._shadowsocks_guards,
+        )
+        if settings is not None and opened is not None and guards is not None:
+            from gsocks.service.shadowsocks import ShadowsocksListeners
+
+            self._shadowsocks = ShadowsocksListeners(
+                server, settings, opened, exits, quota, observer, guards
+            )
 
     def _make_forwards(self, forwards: config.Forwards, observer: Observer) -> None:
         if shares_exits(self._settings):
@@ -627,7 +660,12 @@ class Service:
 
     @property
     def _listeners(self) -> list[Inbound]:
-        return [*self._servers, *self._locals, *self._forwards]
+        return [*self._servers, *self._of_shadowsocks, *self._locals, *self._forwards]
+
+    @property
+    def _of_shadowsocks(self) -> list[ShadowsocksServer | ShadowsocksDatagrams]:
+        own = self._shadowsocks
+        return [] if own is None else [*own.tcp, *own.udp]
 
     @property
     def _all_admins(self) -> list[AdminServer]:
@@ -637,6 +675,9 @@ class Service:
     def _log_addresses(self) -> None:
         for server in self._servers:
             log.info("server: listening on %s (tunnels)", server.bound)
+        if self._shadowsocks is not None:
+            for inbound in self._shadowsocks.tcp:
+                log.info("server: listening on %s (Shadowsocks)", inbound.bound)
         for local in self._locals:
             log.info("local: listening on %s (SOCKS5, SOCKS4, HTTP)", local.bound)
         for opening, leg in self._at.forwards:
@@ -737,6 +778,9 @@ class Service:
             for server in self._servers:
                 server.replace_transport(self._transport)
                 server.replace_keys(self._keys)
+            settings = self._settings.server
+            if self._shadowsocks is not None and settings is not None and settings.shadowsocks:
+                self._shadowsocks.replace_keys(settings.shadowsocks)
             self._replace_bounds()
             if self._replace_exits():
                 log.info("reloaded: keys, users and exits of %s", self._path)
@@ -752,6 +796,7 @@ class Service:
             group.replace_tries(section.tries, section.hedge)
         parts: tuple[tuple[Sequence[_HasLimits], SomeSection | None], ...] = (
             (self._servers, settings.server),
+            (self._of_shadowsocks, settings.server),
             (self._locals, settings.local),
             (self._forwards, settings.forwards),
         )
@@ -773,6 +818,8 @@ class Service:
             keys, transport = self._keys, self._transport
             if server is not None:
                 keys, transport = make_key_ring(server), make_transport(server)
+                if server.shadowsocks is not None:
+                    make_shadowsocks_keys(server.shadowsocks)
             if settings.local is not None:
                 make_users(settings.local, give_way)
         except ConfigError as error:
