@@ -51,6 +51,7 @@ SEEDS = [
     b"\x02" + _TIME + b"\x02\x00" + bytes(_SIZE - 10),
     b"\x02" + _TIME + b"\x01\x03" + bytes(_SIZE - 10),
     b"\x02" + bytes(8) + b"\xff\xff\xff" + bytes(_SIZE - 11),
+    b"\x02" + _TIME + b"\x02\x03\x01" + bytes(_SIZE - 11),
 ]
 WORDS = [
     _TRUE[:16],
@@ -68,6 +69,9 @@ class _Guard:
 
     def admit(self, token: bytes, time_ms: int, key: bytes) -> bool:
         return time_ms == 1
+
+    def refusal(self, time_ms: int) -> str:
+        return f"another time than 1: {time_ms}"
 
 
 def check(data: bytes) -> None:
