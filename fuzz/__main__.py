@@ -27,6 +27,7 @@ TARGETS = (
     "username",
     "dns_answer",
     "websocket",
+    "config_text",
 )
 
 ROOT = Path(__file__).parent.parent

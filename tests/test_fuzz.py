@@ -15,6 +15,7 @@ import pytest
 
 import gsocks.access.username
 import gsocks.address
+import gsocks.config.yaml
 import gsocks.dns.message
 import gsocks.handshake
 import gsocks.http.response
@@ -91,6 +92,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "username": (gsocks.access.username, "parse_duration", lambda text: 1.0),
     "exit_list": (gsocks.rotation.lists, "_check_foreign", lambda spec, *_: spec),
     "websocket": (gsocks.transport.websocket, "_has", lambda *_: True),
+    "config_text": (gsocks.config.yaml, "_BREAKS", {}),
     "exit_url": (ExitSpec, "__repr__", lambda spec: f"<{spec.password}>"),
 }
 
