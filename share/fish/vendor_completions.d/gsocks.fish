@@ -51,7 +51,7 @@ function _shtab_gsocks_using
 end
 
 set -g _shtab_gsocks_commands check exits import forward keygen passwd local server rotate share doctor health init completion help requests top explain report
-set -g _shtab_gsocks_opts_with_value --allow-anonymous --ask --at-once --by --checks --client --clients --config --dest --exit --exit-file --fast-open --file --health --hedge --host --html --inbound --key --key-file --limit --limits --listen --outcome --output --per-host --pool --prefer-login --proxy-protocol-from --retry-on --reuse --rotate --rules --scheme --session --sessions --set --since --sort --state --status --text --timeout --timeouts --to --transport --tries --udp --url --user --username-style --users --users-file --via -c -o
+set -g _shtab_gsocks_opts_with_value --allow-anonymous --ask --at-once --by --checks --client --clients --config --dest --exit --exit-file --fast-open --file --health --hedge --host --html --inbound --key --key-file --limit --limits --listen --outcome --output --per-host --pool --prefer-login --proxy-protocol-from --retry-on --reuse --rotate --rules --scheme --session --sessions --set --shadowsocks --since --sort --state --status --text --timeout --timeouts --to --transport --tries --udp --url --user --username-style --users --users-file --via -c -o
 
 complete -c gsocks -e
 complete -c gsocks -f
@@ -149,6 +149,7 @@ complete -c gsocks -n '_shtab_gsocks_using server' -l health -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using server' -l checks -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using server' -l per-host -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using server' -l listen -x -d VALUE
+complete -c gsocks -n '_shtab_gsocks_using server' -l shadowsocks -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using server' -l transport -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using server' -l key-file -xka "(__fish_complete_path (commandline -ct))" -d 'a key of clients, made if missing; the variable GSOCKS_KEY may have it instead'
 complete -c gsocks -n '_shtab_gsocks_using server' -l exit -x -d 'an exit, or @FILE; what stands here is seen by others (gsocks help secrets)'
