@@ -384,6 +384,24 @@ def test_requests_are_logged_and_counted_in_batches_and_at_the_end(tmp_path: Pat
     assert len(rig.seen.all) == 3
 
 
+def test_many_counters_are_written_once_a_minute_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_module, "MANY_CHANGES", 3)
+    rig = Rig(tmp_path)
+    rig.history.interval = rig.history.fold_interval = 3600.0  # what follows is its loop
+    rig.history.start()
+    rig.end()
+    rig.history._work(fold=True, prune=False)
+    assert rig.counters.changes == {}
+    rig.end()
+    rig.history._work(fold=True, prune=False)
+    assert rig.counters.changes
+    rig.history.close()
+    with closing(CounterFile(tmp_path / "h")) as file:
+        assert file.totals("outcome", time.time() - 60, step=60)["ok"][0] == 2
+
+
 def test_what_says_nothing_is_neither_counted_nor_logged(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.history.start()

@@ -9,9 +9,10 @@ there is room, and the file is tried again later: a full disk loses history and 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
@@ -38,6 +39,10 @@ log = logging.getLogger("gsocks.history")
 
 #: requests that wait to be written; more are not logged
 MAX_PENDING = 20_000
+
+#: changes of counters that are not written before a minute is over: with 10,000 busy exits each
+#: write would be as long as the one of the minute
+MANY_CHANGES = 2_000
 
 #: characters of a reason that are kept: an exit's words may stand in it
 MAX_DETAIL = 300
@@ -97,6 +102,8 @@ class History:
     interval = 1.0
     #: seconds between two additions to the series, at whole multiples of it
     fold_interval = 10.0
+    #: seconds between two writes of many counters
+    many_interval = 55.0
     #: seconds between two deletions of what is too old
     prune_interval = 60.0
     #: seconds until a file that can't be used is tried again
@@ -131,6 +138,7 @@ class History:
         self.kept_counters = None if counter_file is None else FileCounters(counter_file)
         if counter_file is not None:
             counters.changes = {}
+        self._written_at = -math.inf
         self._known_exits: dict[str, ExitInfo] = {}
         self._thread: ThreadPool | None = None
         self._greenlet: gevent.Greenlet[[], None] | None = None
@@ -230,17 +238,22 @@ class History:
 
     def _write_counters(self) -> None:
         used, changes = self._counter_file, self.counters.changes
-        if used is None or not changes or not used.is_due():
+        if used is None or not changes or not used.is_due() or self._waits(changes):
             if changes is not None and len(changes) > MAX_CHANGES:
                 changes.clear()
             return
         self.counters.changes = {}
+        self._written_at = time.monotonic()
         exits = self._news_of_exits(changes)
         file = used.file
         if not self._try(used, partial(file.add, changes, exits)):
             _put_back(self.counters.changes, changes)
             return
         self._known_exits.update(exits)
+
+    def _waits(self, changes: Collection[object]) -> bool:
+        is_soon = time.monotonic() - self._written_at < self.many_interval
+        return is_soon and len(changes) > MANY_CHANGES and not self._stopping.is_set()
 
     def _news_of_exits(
         self, changes: Mapping[tuple[int, int, str, str], Any]
