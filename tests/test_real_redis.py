@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import signal
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 
 import gevent
 import pytest
 
-from gsocks.errors import StoreFailed
+from gsocks.access.throttle import Throttle
+from gsocks.errors import LimitReached, LoginRefused, StoreFailed
+from gsocks.exits.budget import Budget
 from gsocks.fleet import scripts
+from gsocks.fleet.leases import CheckLeases
 from gsocks.fleet.store import Store, check
+from gsocks.inbound.quota import UserQuota
 from gsocks.rotation.group import Offer
+from gsocks.settings import Limits
 from tests.support.fleets import Gateway, becomes, gateways, group, settings
+from tests.support.program import Program
 from tests.support.redis_server import RedisServer, cluster, redis_server
+from tests.support.rosters import UnusedExit
+from tests.support.waiting import TOO_LONG, eventually
 
 
 @pytest.fixture(scope="module")
@@ -318,3 +332,166 @@ def test_a_store_that_is_not_there_is_one_line() -> None:
     with pytest.raises(StoreFailed, match=r"redis://127.0.0.1:9: .*refused"):
         store.exchange([("PING",)])
     store.close()
+
+
+# --- work and quotas --------------------------------------------------------------------------
+
+
+def test_each_exit_is_checked_by_one_process_and_by_all_without_the_store(tmp_path: Path) -> None:
+    names = [f"exit-{number}" for number in range(200)]
+    with redis_server(tmp_path) as server, gateways(settings(server.url), 3) as found:
+        leases = []
+        for each in found:
+            sync, store = each.fleet.sync, each.fleet.store
+            leases.append(CheckLeases("local", sync.members, partial(store.key, "lease", "local")))
+            leases[-1].interval = 0.2
+            sync.add(leases[-1])
+        becomes(lambda: all(sum(each.is_mine(name) for each in leases) == 1 for name in names))
+        assert all(any(each.is_mine(name) for name in names) for each in leases)
+        found[0].close()
+        rest = leases[1:]
+        becomes(lambda: all(sum(each.is_mine(name) for each in rest) == 1 for name in names))
+        server.kill()
+        becomes(lambda: all(each.is_mine(name) for name in names for each in rest))
+
+
+def test_connections_of_a_user_are_limited_over_all_gateways(server: RedisServer) -> None:
+    with gateways(settings(server.url), 3) as found:
+        quotas = _quotas(found, 60)
+        refused: list[LimitReached] = []
+
+        def connect(quota: UserQuota) -> None:
+            try:
+                quota.acquire("alice")
+            except LimitReached as error:
+                refused.append(error)
+
+        gevent.joinall([gevent.spawn(connect, quotas[n % 3]) for n in range(180)])
+        total = sum(each.users.get("alice", 0) for each in quotas)
+        assert 57 <= total <= 63
+        assert total + len(refused) == 180
+        # what one gives back another one gets, all that there is
+        for quota in quotas[1:]:
+            for _ in range(quota.users.get("alice", 0)):
+                quota.release("alice")
+        gevent.joinall([gevent.spawn(connect, quotas[0]) for _ in range(60)])
+        assert 57 <= quotas[0].users["alice"] <= 63
+        quotas[1].acquire("bob")  # another user
+
+
+def _quotas(found: list[Gateway], limit: int) -> list[UserQuota]:
+    quotas = []
+    for each in found:
+        quotas.append(UserQuota(Limits(per_user=limit)))
+        each.fleet.share_quota("local", quotas[-1])
+    return quotas
+
+
+@pytest.mark.parametrize("fail", ["open", "closed"])
+def test_without_the_store_quotas_fail_as_they_are_told_to(tmp_path: Path, fail: str) -> None:
+    with redis_server(tmp_path) as server:
+        one = Gateway(settings(server.url, fail=fail))
+        try:
+            (quota,) = _quotas([one], 50)
+            quota.acquire("alice")
+            one.fleet.sync.wait(5.0)
+            server.kill()
+            becomes(lambda: not one.fleet.sync.is_in_touch)
+            most = 0
+            with suppress(LimitReached):
+                for _ in range(60):
+                    quota.acquire("alice")
+                    most += 1
+            assert (most == 49) if fail == "open" else (most < 10)
+        finally:
+            one.close()
+
+
+def test_bytes_of_an_exit_count_at_all_gateways(server: RedisServer) -> None:
+    budget = Budget(bytes_per_day=1000)
+    of = settings(server.url)
+    found = [
+        Gateway(of, group([Offer(UnusedExit("x"), name="e0", budget=budget)]), f"gw{n}")
+        for n in range(2)
+    ]
+    try:
+        members = [each.group.roster.named("e0") for each in found]
+        assert members[0] is not None
+        found[0].group.budgets._add(members[0], 600)
+        becomes(lambda: all(each.spending.today == 600 for each in members))  # type: ignore[union-attr]
+        assert members[1] is not None
+        found[1].group.budgets._add(members[1], 500)
+        becomes(lambda: all(each.spent_until > time.monotonic() for each in members))  # type: ignore[union-attr]
+        late = Gateway(of, group([Offer(UnusedExit("x"), name="e0", budget=budget)]), "late")
+        found.append(late)
+        member = late.group.roster.named("e0")
+        becomes(lambda: member.spending.today == 1100)  # type: ignore[union-attr]
+    finally:
+        gevent.joinall([gevent.spawn(each.close) for each in found])
+
+
+def _refuses(throttle: Throttle) -> bool:
+    return "refused=1" in repr(throttle)
+
+
+def test_an_address_that_guesses_at_one_gateway_is_refused_at_all(server: RedisServer) -> None:
+    with gateways(settings(server.url)) as (one, two):
+        throttles = [Throttle(lambda *_: False, sleep=lambda _: None) for _ in range(2)]
+        for each, throttle in zip((one, two), throttles, strict=True):
+            each.fleet.share_guesses(throttle)
+        for number in range(10):
+            throttles[number % 2].verify("192.0.2.7", "alice", b"guess")
+        one.fleet.sync.wait(5.0)
+        for throttle in throttles:
+            becomes(partial(_refuses, throttle))
+            with pytest.raises(LoginRefused):
+                throttle.verify("192.0.2.7", "alice", b"right")
+
+
+# --- as programs ------------------------------------------------------------------------------
+
+
+def test_gateways_know_each_other_and_leave_a_balancer_before_they_close(
+    tmp_path: Path, server: RedisServer
+) -> None:
+    def running(name: str, workers: int) -> Program:
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(
+            f"workers: {workers}\n"
+            f"state: {{url: '{server.url}', prefix: programs, gateway: {name}}}\n"
+            "health: {listen: 127.0.0.1:0, drain_notice: 400ms}\n"
+            "admin: {listen: 127.0.0.1:0}\n"
+            "local: {listen: 127.0.0.1:0}\n"
+        )
+        return Program("-c", path)
+
+    with running("one", 1) as one, running("two", 2) as two:
+        health = int(one.wait_for(r"health: listening on \S+:(\d+) ")[0][1])
+        admin = int(two.wait_for(r"admin: listening on http://\S+:(\d+) ", 2)[0][1])
+        token = (tmp_path / "admin.token").read_text().strip()
+        assert _get(health, "/readyz") == (200, b"ok\n")
+        assert _get(admin, "/healthz") == (200, b"ok\n")
+        eventually(lambda: len(_members(admin, token)) == 3)
+        assert {each["gateway"] for each in _members(admin, token)} == {"one", "two"}
+        one.signal(signal.SIGTERM)
+        eventually(lambda: _get(health, "/readyz") == (503, b"shutting down\n"))
+        with socket.create_connection(("127.0.0.1", one.port())):
+            pass  # it is accepted still
+        assert one.end() == 0
+        eventually(lambda: len(_members(admin, token)) == 2)
+
+
+def _get(port: int, path: str, token: str = "") -> tuple[int, bytes]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=TOO_LONG)
+    connection.request("GET", path, headers={"Authorization": f"Bearer {token}"} if token else {})
+    answer = connection.getresponse()
+    found = answer.status, answer.read()
+    connection.close()
+    return found
+
+
+def _members(port: int, token: str) -> list[dict[str, object]]:
+    status, body = _get(port, "/v1/fleet", token)
+    assert status == 200
+    found: list[dict[str, object]] = json.loads(body)["members"]
+    return found

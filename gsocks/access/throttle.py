@@ -23,6 +23,7 @@ import logging
 import time
 from collections.abc import Callable, Container
 from functools import partial
+from hashlib import blake2b
 
 import gevent
 from gevent.event import Event
@@ -81,6 +82,8 @@ class Throttle:
         self._clock = clock
         self._sleep = sleep
         self._sources: LruCache[str, _Source] = LruCache(self.max_addresses)
+        #: called with the address of each failure, and with a hash of the name
+        self.on_failure: Callable[[str, int], object] | None = None
         #: monotonic seconds until which the logins from an address are refused
         self._refused: LruCache[str, float] = LruCache(self.max_addresses)
 
@@ -195,10 +198,30 @@ class Throttle:
             source.wait()
             self._check(key, source)
 
+    def hear(self, key: str, name: int) -> None:
+        """Count a failure that another gateway has seen, with the hash of its name."""
+        now = self._clock()
+        source = self._sources.get(key)
+        if source is None:
+            source = self._sources[key] = _Source()
+        until = self._refused.peek(key)
+        if until is None or until <= now:
+            source.forget(now - self.window)
+            self._note_failure(key, source, name, now)
+        if source.is_blank and self._sources.peek(key) is source:
+            del self._sources[key]
+
     def _count_failure(self, key: str, source: _Source, name: str) -> float:
         """Count one failure; returns the seconds by which its answer is delayed."""
-        now = self._clock()
-        source.failures.append((now, hash(name)))
+        hashed = _hash(name)
+        if self.on_failure is not None:
+            self.on_failure(key, hashed)
+        failed = self._note_failure(key, source, hashed, self._clock())
+        return Backoff(self.first_delay, self.max_delay).bound(failed - 1)
+
+    def _note_failure(self, key: str, source: _Source, name: int, now: float) -> int:
+        """How many there are now."""
+        source.failures.append((now, name))
         failed = len(source.failures)
         if failed >= self.max_failures:
             self._refused[key] = now + self.refusal_time
@@ -210,7 +233,13 @@ class Throttle:
                 format_duration(self.window),
                 format_duration(self.refusal_time),
             )
-        return Backoff(self.first_delay, self.max_delay).bound(failed - 1)
+        return failed
+
+
+def _hash(name: str) -> int:
+    """The same in each process, of all gateways."""
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1  # JSON has signed ones
 
 
 class _Source:
@@ -235,7 +264,7 @@ class _Source:
 
     def forgive(self, name: str) -> None:
         if self.failures:
-            forgiven = hash(name)
+            forgiven = _hash(name)
             self.failures = [failure for failure in self.failures if failure[1] != forgiven]
 
     def forget(self, until: float) -> None:

@@ -11,13 +11,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from gsocks.access.throttle import Throttle
 from gsocks.config.schema import State
+from gsocks.fleet.guesses import Guesses
 from gsocks.fleet.hybrid_clock import HybridClock
 from gsocks.fleet.kinds import kinds_of
+from gsocks.fleet.leases import CheckLeases
 from gsocks.fleet.members import Member, Members
 from gsocks.fleet.parts import SilentPart
+from gsocks.fleet.quotas import ExitBytes, UserShares
 from gsocks.fleet.store import Store
 from gsocks.fleet.sync import FleetSync
+from gsocks.inbound.quota import UserQuota
+from gsocks.rotation.checks import Checks
 from gsocks.rotation.group import ExitGroup
 
 #: characters that a gateway's name may have
@@ -66,8 +72,36 @@ class Fleet:
         self.sync = FleetSync(self.store, self.members, HybridClock(node), name)
         for section, group in groups.items():
             self.sync.share(section, kinds_of(group))
+            self._share_work(section, group)
+        self._is_closed = settings.fail == "closed"
         self._commands = _Commands(name, execute)
         self.sync.add(self._commands)
+
+    def _share_work(self, section: str, group: ExitGroup) -> None:
+        checks = [each for each in group.services if isinstance(each, Checks)]
+        if checks:
+            leases = CheckLeases(
+                section, self.members, lambda shard: self.store.key("lease", section, shard)
+            )
+            self.sync.add(leases)
+            for each in checks:
+                each.is_mine = leases.is_mine
+        self.sync.add(ExitBytes(section, group, lambda of: self.store.key("bytes", section, of)))
+
+    def share_quota(self, section: str, quota: UserQuota) -> None:
+        """Have the quota of users hold over all gateways.  Before :meth:`start`."""
+        shares = UserShares(
+            section,
+            self.sync,
+            lambda user: self.store.key("users", section, user),
+            is_closed=self._is_closed,
+        )
+        quota.shares = shares
+        self.sync.add(shares)
+
+    def share_guesses(self, throttle: Throttle) -> None:
+        """Have failed logins count at all gateways.  Before :meth:`start`."""
+        self.sync.add(Guesses(throttle))
 
     def __repr__(self) -> str:
         return f"<Fleet {self.gateway} {self.sync}>"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from gsocks.errors import LimitReached
 from gsocks.lru import LruCache
@@ -24,6 +24,16 @@ class _Buckets(NamedTuple):
 
     down: Bucket
     up: Bucket
+
+
+class Shares(Protocol):
+    """The connections of users over several gateways."""
+
+    def acquire(self, user: str, limit: int) -> None:
+        """One more.  Raises LimitReached."""
+
+    def release(self, user: str) -> None:
+        """One less."""
 
 
 class UserQuota:
@@ -45,6 +55,8 @@ class UserQuota:
         #: whether connections are counted although they are not limited
         self.counts = limits.per_user is not None
         self._buckets: LruCache[str, _Buckets] = LruCache(self.MAX_USERS)
+        #: of the users whose connections are limited over several gateways; None: only here
+        self.shares: Shares | None = None
 
     def __repr__(self) -> str:
         return f"<UserQuota {self.users}>"
@@ -60,12 +72,16 @@ class UserQuota:
             return
         if self._per_user is not None and self._open[user] >= self._per_user:
             raise LimitReached(f"{user!r} has {self._per_user} connections open already")
+        if self.shares is not None and self._per_user is not None:
+            self.shares.acquire(user, self._per_user)
         self._open[user] += 1
 
     def release(self, user: str) -> None:
         """One less."""
         if not self.counts:
             return
+        if self.shares is not None:
+            self.shares.release(user)
         self._open[user] -= 1
         if not self._open[user]:
             del self._open[user]

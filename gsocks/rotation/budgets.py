@@ -41,6 +41,8 @@ class Budgets:
         self.is_kept = False
         #: bytes by exit and period that were carried since they were last written
         self.carried: Counter[tuple[str, str]] = Counter()
+        #: the same for a store that gateways share; None: there is none
+        self.shared: Counter[tuple[str, str]] | None = None
         #: open connections, and how many of their bytes are counted
         self._open: dict[Metered, int] = {}
         #: what all processes have carried, of exits that are not there
@@ -94,9 +96,10 @@ class Budgets:
             return
         clock = Clock.now()
         spending.add(count, clock.wall)
-        if self.is_kept:
-            for period, _ in spending.periods(clock.wall):
-                self.carried[member.name, period] += count
+        for counts in (self.carried if self.is_kept else None, self.shared):
+            if counts is not None:
+                for period, _ in spending.periods(clock.wall):
+                    counts[member.name, period] += count
         self._judge(member, clock)
 
     def _judge(self, member: Member, clock: Clock) -> None:
@@ -119,6 +122,15 @@ class Budgets:
             )
         if rests != rested:
             self._roster.member_changed(member, clock.monotonic)
+
+    def total_of_fleet(self, exit_: str, period: str, count: int, clock: Clock) -> None:
+        """All gateways have carried ``count`` bytes, without those in :attr:`shared`."""
+        member = self._roster.named(exit_)
+        if member is None or member.spending is None:
+            return
+        own = 0 if self.shared is None else self.shared.get((exit_, period), 0)
+        member.spending.restore(period, count + own, clock.wall)
+        self._judge(member, clock)
 
     # --- a state file, see gsocks.rotation.state_sync.Bytes ---------------------------------
 

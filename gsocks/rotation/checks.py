@@ -84,6 +84,8 @@ class Checks:
         self._changed = Event()
         self._pool = ProbePool(self.max_concurrent)
         self._running: gevent.Greenlet[[], None] | None = None
+        #: whether this process is to check the exit of that name; None: all of them
+        self.is_mine: Callable[[str], bool] | None = None
 
     def start(self) -> None:
         """Begin: all exits at once, and then each at its interval."""
@@ -143,6 +145,10 @@ class Checks:
         state = self._states.get(member)
         if state is None:
             return  # it was removed meanwhile
+        if self.is_mine is not None and not self.is_mine(member.name):
+            jitter = self._random.uniform(1 - self.jitter, 1 + self.jitter)
+            self._plan(member, time.monotonic() + self._settings.interval * jitter)
+            return
         failures: list[tuple[_Site, float, str]] = []
         for site in self._two_sites(state):
             began = time.monotonic()

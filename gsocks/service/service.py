@@ -20,6 +20,7 @@ from gevent.lock import BoundedSemaphore
 
 from gsocks import __version__, config
 from gsocks.access.rules import ReplaceableRules, Rules
+from gsocks.access.throttle import Throttle
 from gsocks.access.username_style import STANDARD
 from gsocks.access.users import Users
 from gsocks.admin.api import Api
@@ -173,6 +174,7 @@ class Service:
         #: the admin for the other workers
         self._own_admin: AdminServer | None = None
         self._api: Api | None = None
+        self._throttle: Throttle | None = None
         self._commands: Commands | None = None
         self._readiness = Readiness(self._exit_groups, self._key_files)
         self._state: StateSync | None = None
@@ -411,7 +413,7 @@ class Service:
             self._make_shadowsocks(server, exits, quota, told)
         if local is not None:
             exits, self._users = self._make_exit_group("local", local), make_users(local)
-            authenticator = make_authenticator(self._users)
+            authenticator = self._throttle = make_authenticator(self._users)
             told = self._told("local", observer)
             quota = self._quotas["local"] = UserQuota(local.limits)
             self._locals = [
@@ -629,7 +631,7 @@ class Service:
             # here, since most programs do without redis-py, which takes 15 MiB
             from gsocks.fleet.fleet import Fleet
 
-            self._fleet = Fleet(
+            fleet = self._fleet = Fleet(
                 settings,
                 self._exit_groups,
                 worker,
@@ -637,9 +639,14 @@ class Service:
                 commands.execute_quietly,
                 __version__,
             )
+            for section, quota in self._quotas.items():
+                if quota.counts:
+                    fleet.share_quota(section, quota)
+            if self._throttle is not None:
+                fleet.share_guesses(self._throttle)
             if self._api is not None:
-                self._api.fleet = self._fleet
-            self._fleet.start()
+                self._api.fleet = fleet
+            fleet.start()
 
     def _load_now(self) -> Load:
         from gsocks.fleet.fleet import Load

@@ -1,0 +1,230 @@
+"""Quotas that hold over all gateways: connections of users, and bytes of exits.
+
+A process leases a share of a user's connections in advance, and lets so many in without asking.
+Only a user who needs more than the share waits for an exchange with the store, a fraction of a
+second; so no more are let in than the limit, over all processes.
+
+Bytes of exits are added up in the store, and each process goes by the sum.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import gevent
+import msgspec
+
+from gsocks.errors import LimitReached
+from gsocks.fleet import scripts
+from gsocks.fleet.members import Members
+from gsocks.fleet.parts import Operation, SilentPart
+from gsocks.fleet.store import Command
+from gsocks.fleet.sync import FleetSync
+from gsocks.lru import LruCache
+from gsocks.rotation.group import ExitGroup
+from gsocks.rotation.state_clock import Clock
+
+#: users whose shares are remembered
+MAX_USERS = 100_000
+
+#: shares and sums that are told in one message
+_MAX_TOLD = 1000
+
+
+class _User:
+    """What this process has of a user's connections."""
+
+    __slots__ = ("asked_at", "elsewhere", "limit", "open", "share", "waiting")
+
+    def __init__(self) -> None:
+        #: connections that may be open here, and that are
+        self.share = self.open = 0
+        #: requests that wait for more
+        self.waiting = 0
+        #: shares of other processes, as far as known
+        self.elsewhere = 0
+        self.limit = 0
+        self.asked_at = float("-inf")
+
+
+class UserShares(SilentPart):
+    """The users of ``section``.  ``is_closed``: without the store none gets more than its share."""
+
+    #: seconds between two renewals, and after which a share that is not renewed is over
+    interval = 2.0
+    expiry = 6.0
+    #: seconds that a request waits for a larger share
+    patience = 0.5
+
+    def __init__(
+        self, section: str, sync: FleetSync, key: Callable[[str], str], *, is_closed: bool
+    ) -> None:
+        self.name = f"users:{section}"
+        self._sync = sync
+        self._members: Members = sync.members
+        self._key = key
+        self._is_closed = is_closed
+        self._users: LruCache[str, _User] = LruCache(MAX_USERS)
+        self._dirty: dict[str, None] = {}
+        self._news: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<UserShares {self.name} users={len(self._users)}>"
+
+    def acquire(self, user: str, limit: int) -> None:
+        """One connection more, of ``limit`` over all gateways.  Raises LimitReached.
+
+        Blocks the calling greenlet if the share is used up, for :attr:`patience` at most.  In the
+        hub that is LimitReached at once.
+        """
+        of = self._of(user, limit)
+        if of.open < of.share or self._may_begin(of):
+            of.open += 1
+        else:
+            self._wait(user, of)
+        self._dirty[user] = None
+
+    def release(self, user: str) -> None:
+        """One less."""
+        of = self._users.peek(user)
+        if of is not None and of.open:
+            of.open -= 1
+            self._dirty[user] = None
+
+    def _of(self, user: str, limit: int) -> _User:
+        of = self._users.get(user)
+        if of is None:
+            of = self._users[user] = _User()
+        of.limit = limit
+        return of
+
+    def _may_begin(self, of: _User) -> bool:
+        """Whether a user of whom nothing was asked yet gets the first connections at once.
+
+        All processes together give a twentieth of what is left, by which the limit may be passed
+        if others lease all of it at the same moment.
+        """
+        if of.share or not self._sync.is_in_touch:
+            return False
+        left = max(0, of.limit - of.elsewhere)
+        return of.open < left // (20 * len(self._members))
+
+    def _wait(self, user: str, of: _User) -> None:
+        """Count it once the share is large enough."""
+        full = LimitReached(f"{user!r} has {of.limit} connections open already")
+        if self._sync.is_in_touch:
+            if gevent.getcurrent() is gevent.get_hub():
+                raise full
+            of.waiting += 1
+            try:
+                ends = time.monotonic() + self.patience
+                while (left := ends - time.monotonic()) > 0:
+                    self._dirty[user] = None
+                    if not self._sync.wait(left) or of.open < of.share:
+                        break
+            finally:
+                of.waiting -= 1
+        if of.open < of.share:
+            of.open += 1
+        elif self._sync.is_in_touch or self._is_closed or of.open >= of.limit:
+            raise full
+        else:  # alone: the limit of one gateway
+            of.open += 1
+
+    # --- see gsocks.fleet.parts.Part ----------------------------------------------------------
+
+    def operations(self, now: float) -> Iterable[Operation]:
+        """Ask for shares that have to change, and renew the others."""
+        dirty, self._dirty = self._dirty, {}
+        for user, of in list(self._users.items()):
+            is_used = of.open or of.share or of.waiting
+            if user in dirty or (is_used and now - of.asked_at >= self.interval):
+                of.asked_at = now
+                yield Operation(self._ask(user, of), partial(self._answered, user, of))
+
+    def _ask(self, user: str, of: _User) -> Command:
+        left = max(0, of.limit - of.share - of.elsewhere)
+        ahead = min(max(2, of.open // 4), left // len(self._members)) if of.open else 0
+        wanted = of.open + of.waiting + ahead
+        lasts = int(self.expiry * 1000)
+        return (
+            *("EVAL", scripts.SHARE, 1, self._key(user), self._members.node),
+            *(wanted, of.open, of.limit, lasts),
+        )
+
+    def _answered(self, user: str, of: _User, answer: Any) -> None:
+        share, elsewhere = answer
+        if of.share != share:
+            self._news[user] = share + elsewhere
+        of.share, of.elsewhere = max(share, of.open), elsewhere
+
+    def told(self, now: float) -> Any:  # noqa: ARG002
+        """The sums of all shares of users."""
+        users = list(self._news)[:_MAX_TOLD]
+        return {user: self._news.pop(user) for user in users} or None
+
+    def heard(self, node: str, told: Any, now: float) -> None:  # noqa: ARG002
+        """What another process has found."""
+        for user, total in msgspec.convert(told, dict[str, int]).items():
+            of = self._users.peek(user)
+            if of is None:
+                of = self._users[user] = _User()
+            of.elsewhere = max(0, total - of.share)
+
+    def farewell(self) -> Iterable[Command]:
+        """Give all shares up."""
+        for user, of in self._users.items():
+            if of.share:
+                yield ("HDEL", self._key(user), self._members.node)
+
+
+class ExitBytes(SilentPart):
+    """What the exits of ``group`` carry of their budgets, at all gateways."""
+
+    def __init__(self, section: str, group: ExitGroup, key: Callable[[str], str]) -> None:
+        self.name = f"bytes:{section}"
+        self._group = group
+        self._key = key
+        self._sending: Counter[tuple[str, str]] = Counter()
+        self._news: dict[tuple[str, str], int] = {}
+        #: exits whose sums were asked for
+        self._asked: set[str] = set()
+        group.budgets.shared = Counter()
+
+    def operations(self, now: float) -> Iterable[Operation]:  # noqa: ARG002
+        """Add what was carried, and learn the sums."""
+        budgets, wall = self._group.budgets, time.time()
+        for member in self._group.roster if not self._asked else ():
+            if member.spending is not None:
+                self._asked.add(member.name)
+                for period, _ in member.spending.periods(wall):
+                    self._sending[member.name, period] += 0
+        more, budgets.shared = budgets.shared or Counter(), Counter()
+        for of, count in more.items():
+            self._sending[of] += count
+        for (exit_, period), count in self._sending.items():
+            key, ends = self._key(f"{exit_}:{period}"), int(budgets.expires(period))
+            command: Command = ("EVAL", scripts.ADD, 1, key, count, ends)
+            yield Operation(command, partial(self._answered, exit_, period, count))
+
+    def _answered(self, exit_: str, period: str, count: int, total: int) -> None:
+        self._sending[exit_, period] -= count
+        if not self._sending[exit_, period]:
+            del self._sending[exit_, period]
+        self._news[exit_, period] = total
+        self._group.budgets.total_of_fleet(exit_, period, total, Clock.now())
+
+    def told(self, now: float) -> Any:  # noqa: ARG002
+        """The sums that were learned."""
+        keys = list(self._news)[:_MAX_TOLD]
+        return [(*key, self._news.pop(key)) for key in keys] or None
+
+    def heard(self, node: str, told: Any, now: float) -> None:  # noqa: ARG002
+        """Another process has added to sums."""
+        clock = Clock.now()
+        for exit_, period, total in msgspec.convert(told, list[tuple[str, str, int]]):
+            self._group.budgets.total_of_fleet(exit_, period, total, clock)
