@@ -209,6 +209,8 @@ def test_an_interface_may_come_later_and_is_named_as_long_as_it_is_missing(
     with server_at("127.0.0.1") as server:
         with pytest.raises(errors.ExitFailed, match=f"^{message}$"):
             seen_from(exit_, server)
+        with pytest.raises(errors.ExitFailed, match=message):  # and no name is looked up
+            seen_from(exit_, Address("host.invalid", 80))
         with pytest.raises(errors.ExitFailed, match=message):
             exit_.associate(Request(UDP_ASSOCIATE, UNSPECIFIED))
         with pytest.raises(errors.ExitFailed, match=message):

@@ -137,6 +137,8 @@ class Dialer:
             if not self.allows_all:
                 self.allowed_addresses(dest, user)
             return self._connect_to_only(dest)
+        if self._route is not None:
+            self._route.check()  # before the name is looked up, which goes another way
         race = _Race(dest.port, self._source, self._freebind, self._route, self._own)
         try:
             sock = call_with_timeout(

@@ -46,6 +46,11 @@ class Route(NamedTuple):
             value = self.mark.to_bytes(4, "little")
             self._set(sock, "mark", socket.SO_MARK, int.from_bytes(value, "little", signed=True))
 
+    def check(self) -> None:
+        """Raise ExitFailed if the way can't be gone now."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            self.apply(sock)
+
     def _set(
         self, sock: AnySocket | socket.socket, name: str, option: int, value: int | bytes
     ) -> None:
@@ -59,11 +64,10 @@ class Route(NamedTuple):
 @lru_cache(maxsize=256)  # the exits of a list have few among them
 def warn_if_unusable(route: Route) -> None:
     """Tell in the log if the way can't be gone now; an interface may come later."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            route.apply(sock)
-        except ExitFailed as error:
-            log.warning("direct exits can't connect yet: %s", error)
+    try:
+        route.check()
+    except ExitFailed as error:
+        log.warning("direct exits can't connect yet: %s", error)
 
 
 def parse_interface(value: object) -> str:
