@@ -1,0 +1,85 @@
+"""deploy/: what runs several gateways, checked by its own program where there is one."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gsocks import config
+from gsocks.units import parse_duration
+from tests.support.program import ROOT, run
+
+FLEET = ROOT / "deploy" / "fleet"
+
+
+def test_haproxy_takes_its_config() -> None:
+    checked = run("haproxy", "-c", "-f", FLEET / "haproxy.cfg")
+    assert checked.returncode == 0, checked.stderr
+
+
+def gateway(folder: Path) -> config.Config:
+    shutil.copy(FLEET / "gateway.yaml", folder / "config.yaml")
+    for name in ("users", "exits.txt"):
+        (folder / name).touch(0o600)
+    return config.load(folder / "config.yaml")
+
+
+def test_the_gateways_of_compose_are_those_of_the_balancer_and_of_prometheus(
+    tmp_path: Path,
+) -> None:
+    services = yaml.safe_load((FLEET / "compose.yaml").read_text())["services"]
+    names = [name for name in services if name.startswith("gateway")]
+    assert len(names) == 3
+    balancer = (FLEET / "haproxy.cfg").read_text()
+    targets = yaml.safe_load((FLEET / "prometheus.yml").read_text())["scrape_configs"][0]
+    assert targets["static_configs"][0]["targets"] == [f"{name}:9090" for name in names]
+    settings = gateway(tmp_path)
+    assert settings.local is not None
+    assert settings.health is not None
+    (address,) = settings.local.addresses
+    (health,) = settings.health.listen
+    assert str(address).endswith(":1080")
+    assert str(health).endswith(":9091")
+    assert "check port 9091 inter 1s fall 2" in balancer
+    for name in names:
+        assert f"server {name} {name}:1080\n" in balancer
+        grace = parse_duration(services[name]["stop_grace_period"])
+        notice = settings.health.drain_notice
+        assert notice is not None
+        assert 2 < notice < grace - settings.local.timeouts.drain
+    for each in services.values():
+        for volume in each.get("volumes", ()):
+            path = volume.partition(":")[0]
+            if path.startswith(".") and path not in ("./users", "./exits.txt"):
+                assert (FLEET / path).exists(), path
+
+
+def test_the_manifests_of_kubernetes_belong_together() -> None:
+    text = (ROOT / "deploy" / "kubernetes" / "gsocks.yaml").read_text()
+    found: dict[str, Any] = {each["kind"]: each for each in yaml.safe_load_all(text)}
+    assert set(found) == {
+        "Deployment",
+        "Service",
+        "PodDisruptionBudget",
+        "HorizontalPodAutoscaler",
+    }
+    pods = found["Deployment"]["spec"]["template"]
+    labels = pods["metadata"]["labels"]
+    for selector in (
+        found["Deployment"]["spec"]["selector"]["matchLabels"],
+        found["Service"]["spec"]["selector"],
+        found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+    ):
+        assert selector == labels
+    (container,) = pods["spec"]["containers"]
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    assert ports["health"] == 9091
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "health"}
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "health"}
+    scaled = found["HorizontalPodAutoscaler"]["spec"]
+    assert scaled["scaleTargetRef"]["name"] == found["Deployment"]["metadata"]["name"]
+    metric = scaled["metrics"][0]["pods"]["metric"]["name"]
+    assert metric in (ROOT / "docs" / "operations.md").read_text()
