@@ -35,7 +35,9 @@ MUTANTS ?= 300
 EXITS := $(CURDIR)/build/exits
 CLIENTS := $(CURDIR)/build/clients
 
-.PHONY: run test test-matrix lint docs lock data dist install uninstall deb fuzz mutation exits clients soak bench bench-quick bench-gateway bench-compare bench-counts clean
+# make screenshots  some of the dashboard, into docs/images
+
+.PHONY: screenshots run test test-matrix lint docs lock data dist install uninstall deb fuzz mutation exits clients soak bench bench-quick bench-gateway bench-compare bench-counts clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/gsocks -c config.example.yaml
@@ -91,6 +93,9 @@ build/clients/made: $(shell find tests/clients/built -type f)
 	$(CLIENTS)/venv/bin/pip install --quiet --disable-pip-version-check -r tests/clients/built/requirements.txt
 	npm install --silent --no-audit --no-fund --prefix $(CLIENTS)/node $$(cd tests/clients/built/node && cat packages.txt)
 	touch $@
+
+screenshots: $(VENV)/installed-dev tests/node/node_modules
+	SCREENSHOTS=1 $(BIN)/python -m pytest tests/test_real_dashboard.py
 
 soak: $(VENV)/installed-dev
 	$(BIN)/python -m tests.support.soak --seconds $(SOAK_SECONDS)

@@ -46,6 +46,7 @@ An encrypted SOCKS5 tunnel with a pool of ready connections, and a rotating prox
   gsocks share -c server.yaml    print the URL for the other end, and a QR code
   gsocks doctor [-c FILE]        say what is wrong: descriptors, clocks, names, exits, keys
   gsocks health -c FILE          status 0 if all listeners accept connections
+  gsocks ctl exits|ban|drain|rotate|...  ask and steer a running gsocks by its admin, see --help
   gsocks init [local|server|gateway]  write a commented config to begin with
   gsocks help [TOPIC]            explain a command, a key of the config or a subject
   gsocks completion SHELL        print the completions for bash, zsh or fish

@@ -36,6 +36,7 @@ from gsocks.admin.sign_in import LIFETIME, SignedIn
 from gsocks.admin.snapshot import from_lines, merged, to_lines
 from gsocks.admin.token import Token, Tokens, read_or_make_token
 from gsocks.admin.worker_app import WorkerApp
+from gsocks.admin_client import AdminClient, AdminError
 from gsocks.errors import ConfigError
 from gsocks.exits.direct import DirectExit
 from gsocks.local import LocalServer
@@ -898,3 +899,26 @@ def test_no_more_clients_follow_the_events_than_may(
     monkeypatch.setattr("gsocks.admin.event_stream.MAX_STREAMS", 0)
     answer = desk.ask("GET", "/v1/events")
     assert (answer.status, answer.fields["Retry-After"]) == (503, "10")
+
+
+def test_the_client_does_what_the_api_offers(desk: Desk) -> None:
+    with AdminClient(f"http://{desk.server.bound}", TOKEN) as admin:
+        assert [each["name"] for each in admin.exits(tag="x")] == ["a"]
+        admin.ban("a", 60)
+        assert admin.exit("a")["state"] == "banned"
+        admin.unban("a")
+        admin.drain("b")
+        assert [each["name"] for each in admin.exits(state="draining")] == ["b"]
+        admin.undrain("b")
+        desk.used(ExitSelector(session="s"))
+        assert [each["session"] for each in admin.sessions()] == ["s"]
+        admin.rotate("s")
+        with pytest.raises(AdminError, match="no exit is called 'x'") as caught:
+            admin.ban("x", 60)
+        assert caught.value.status == 404
+        kind, told = next(admin.events())
+        assert (kind, told["workers"]) == ("status", 1)
+    desk.api.close()
+    with pytest.raises(AdminError, match="expected http"):
+        AdminClient("ftp://x", TOKEN).status()
+    assert TOKEN not in repr(AdminClient("unix:/x", TOKEN))

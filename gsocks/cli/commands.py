@@ -25,6 +25,7 @@ def add_commands(commands: Commands, top: argparse.ArgumentParser) -> None:
     _add_rotate(commands)
     _add_share(commands)
     _add_doctor(commands)
+    _add_ctl(commands)
     _add_health(commands)
     _add_init(commands)
     _add_completion(commands, top)
@@ -223,6 +224,72 @@ def _health(options: argparse.Namespace) -> int:
     if options.config is None:
         raise ConfigError("no config given (gsocks health -c FILE)")
     return health(options.config)
+
+
+def _add_ctl(commands: Commands) -> None:
+    from gsocks.cli.ctl import ACTIONS
+
+    parser = commands.add_parser("ctl", help="ask and steer a running gsocks by its admin")
+    add_config(parser)
+    parser.add_argument("action", choices=ACTIONS)
+    parser.add_argument("names", metavar="NAME", nargs="*", help="exits, or sessions (rotate)")
+    parser.add_argument("--admin", metavar="URL", help="http://HOST:PORT or unix:PATH")
+    parser.add_argument("--token-file", metavar="FILE", type=Path, help="its token")
+    parser.add_argument("--json", action="store_true", help="print JSON, an object a line")
+    parser.add_argument("--for", metavar="10m", dest="seconds", help="ban: for how long (10m)")
+    parser.add_argument("--domain", metavar="NAME", help="ban, unban: for that domain alone")
+    parser.add_argument("--user", metavar="NAME", help="sessions, rotate: of that user")
+    parser.add_argument("--url", metavar="URL", help="put: the exit")
+    parser.add_argument("--state", metavar="STATE", help="exits: those in that state")
+    parser.add_argument("--country", metavar="CC", help="exits: those of that country")
+    parser.add_argument("--tag", metavar="TAG", help="exits: those with that tag")
+    parser.set_defaults(run=_ctl)
+
+
+#: the options of each action of ``ctl``
+_OF_ACTION = {
+    "exits": ("state", "country", "tag"),
+    "sessions": ("user",),
+    "ban": ("seconds", "domain"),
+    "unban": ("domain",),
+    "rotate": ("user",),
+    "put": ("url",),
+}
+
+
+def _ctl(options: argparse.Namespace) -> int:
+    from gsocks.cli.ctl import Ctl, ctl
+    from gsocks.errors import ConfigError
+
+    known = _OF_ACTION.get(options.action, ())
+    given = {}
+    for name in ("seconds", "domain", "user", "url", "state", "country", "tag"):
+        value = getattr(options, name)
+        if value is not None and name not in known:
+            option = "for" if name == "seconds" else name
+            raise ConfigError(f"--{option} is not for ctl {options.action}")
+        if value is not None:
+            given[name] = value
+    needs_name = options.action in _NEED_NAMES
+    if needs_name != bool(options.names):
+        what = "needs a NAME" if needs_name else "takes no NAME"
+        raise ConfigError(f"ctl {options.action} {what}")
+    if options.action == "put" and "url" not in given:
+        raise ConfigError("ctl put needs --url URL")
+    return ctl(
+        Ctl(
+            action=options.action,
+            names=options.names,
+            config=options.config,
+            admin=options.admin,
+            token_file=options.token_file,
+            as_json=options.json,
+            given=given,
+        )
+    )
+
+
+_NEED_NAMES = ("ban", "unban", "drain", "undrain", "check", "put", "delete", "rotate")
 
 
 def _add_init(commands: Commands) -> None:

@@ -50,8 +50,8 @@ function _shtab_gsocks_using
   test "$_shtab_gsocks_cmdpath" = "$argv"
 end
 
-set -g _shtab_gsocks_commands check exits import forward keygen passwd local server rotate share doctor health init completion help requests top explain report
-set -g _shtab_gsocks_opts_with_value --allow-anonymous --ask --at-once --by --checks --client --clients --config --dest --exit --exit-file --fast-open --file --health --hedge --host --html --inbound --key --key-file --limit --limits --listen --outcome --output --per-host --pool --prefer-login --proxy-protocol-from --retry-on --reuse --rotate --rules --scheme --session --sessions --set --shadowsocks --since --sort --state --status --text --timeout --timeouts --to --transport --tries --udp --url --user --username-style --users --users-file --via -c -o
+set -g _shtab_gsocks_commands check exits import forward keygen passwd local server rotate share doctor ctl health init completion help requests top explain report
+set -g _shtab_gsocks_opts_with_value --admin --allow-anonymous --ask --at-once --by --checks --client --clients --config --country --dest --domain --exit --exit-file --fast-open --file --for --health --hedge --host --html --inbound --key --key-file --limit --limits --listen --outcome --output --per-host --pool --prefer-login --proxy-protocol-from --retry-on --reuse --rotate --rules --scheme --session --sessions --set --shadowsocks --since --sort --state --status --tag --text --timeout --timeouts --to --token-file --transport --tries --udp --url --user --username-style --users --users-file --via -c -o
 
 complete -c gsocks -e
 complete -c gsocks -f
@@ -203,6 +203,20 @@ complete -c gsocks -n '_shtab_gsocks_using doctor' -l exit -x -d 'an exit, or @F
 complete -c gsocks -n '_shtab_gsocks_using doctor' -l exit-file -xka "(__fish_complete_path (commandline -ct))" -d 'a file of exits, one URL a line; or the variable GSOCKS_EXIT has one'
 complete -c gsocks -n '_shtab_gsocks_using doctor' -l key-file -xka "(__fish_complete_path (commandline -ct))" -d 'the key of a gsocks exit'
 complete -c gsocks -n '_shtab_gsocks_using doctor' -l timeout -x -d 'time for each exit (5s)'
+complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a ctl -d 'ask and steer a running gsocks by its admin'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -s h -l help -d 'show this help message and exit'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -s c -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the config'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -l admin -x -d 'http://HOST:PORT or unix:PATH'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -l token-file -xka "(__fish_complete_path (commandline -ct))" -d 'its token'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -l json -d 'print JSON, an object a line'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -l for -x -d 'ban: for how long (10m)'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -l domain -x -d 'ban, unban: for that domain alone'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -l user -x -d 'sessions, rotate: of that user'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -l url -x -d 'put: the exit'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -l state -x -d 'exits: those in that state'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -l country -x -d 'exits: those of that country'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -l tag -x -d 'exits: those with that tag'
+complete -c gsocks -n '_shtab_gsocks_using ctl; and test $_shtab_gsocks_npos -eq 0' -ka "exits sessions users changes events ban unban drain undrain check put delete rotate reload" -d action
 complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a health -d 'status 0 if all listeners accept connections'
 complete -c gsocks -n '_shtab_gsocks_using health' -s h -l help -d 'show this help message and exit'
 complete -c gsocks -n '_shtab_gsocks_using health' -s c -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the config'

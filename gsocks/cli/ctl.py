@@ -1,0 +1,210 @@
+"""``gsocks ctl``: queries and commands for a running gsocks, by its admin API."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gsocks import config
+from gsocks.admin.token import read_token
+from gsocks.admin_client import AdminClient, AdminError
+from gsocks.cli.process import interruptible
+from gsocks.errors import ConfigError
+from gsocks.net.endpoint import UnixPath
+from gsocks.service.plan import token_file
+from gsocks.units import format_size, parse_duration
+
+#: exit status if the admin has not served the request
+FAILED = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ctl:
+    """The options of one command."""
+
+    action: str
+    names: Sequence[str] = ()
+    config: Path | None = None
+    admin: str | None = None
+    token_file: Path | None = None
+    as_json: bool = False
+    #: of the command: ``--for``, ``--domain``, ``--state``, ...
+    given: dict[str, Any] = field(default_factory=dict)
+
+
+def ctl(options: Ctl) -> int:
+    """Run one command; returns the exit status.  Raises ConfigError."""
+    url, token = _where(options)
+    try:
+        with interruptible(), AdminClient(url, token) as admin:
+            _ACTIONS[options.action](admin, options)
+    except AdminError as error:
+        print(f"gsocks: {error}", file=sys.stderr)
+        return FAILED
+    return 0
+
+
+def _where(options: Ctl) -> tuple[str, str]:
+    """The URL of the admin, and the token.  Raises ConfigError."""
+    if options.admin is not None:
+        if options.token_file is None:
+            raise ConfigError("--admin needs --token-file FILE")
+        return options.admin, read_token(options.token_file)
+    if options.config is None:
+        raise ConfigError("no config given (gsocks ctl -c FILE, or --admin URL --token-file FILE)")
+    settings = config.load(options.config).admin
+    if settings is None:
+        raise ConfigError(f"{options.config}: there is no admin (admin: {{listen: ...}})")
+    endpoint = settings.listen[0]
+    url = f"unix:{endpoint.path}" if isinstance(endpoint, UnixPath) else f"http://{endpoint}"
+    return url, read_token(options.token_file or token_file(settings, options.config))
+
+
+# --- the commands -----------------------------------------------------------------------------
+
+
+def _exits(admin: AdminClient, options: Ctl) -> None:
+    _show(
+        options,
+        admin.exits(**options.given),
+        {
+            "exit": lambda each: each["name"],
+            "state": lambda each: each["state"],
+            "open": lambda each: str(each["open"]),
+            "connected": lambda each: str(each["connected"]),
+            "failed": lambda each: str(each["failed"]),
+            "ms": lambda each: _ms(each["connect_seconds"]),
+            "country": lambda each: each["country"] or "",
+            "label": lambda each: each["label"],
+            "last error": lambda each: each["last_error"],
+        },
+    )
+
+
+def _sessions(admin: AdminClient, options: Ctl) -> None:
+    _show(
+        options,
+        admin.sessions(**options.given),
+        {
+            "session": lambda each: each["session"],
+            "user": lambda each: each["user"] or "",
+            "exit": lambda each: each["exit"],
+            "idle": lambda each: f"{each['idle']:.0f} s",
+        },
+    )
+
+
+def _users(admin: AdminClient, options: Ctl) -> None:
+    _show(
+        options,
+        admin.users(),
+        {
+            "user": lambda each: each["name"],
+            "from": lambda each: each["source"],
+            "open": lambda each: str(each["open"]),
+            "requests": lambda each: str(each["requests"]),
+            "up": lambda each: format_size(each["up"]),
+            "down": lambda each: format_size(each["down"]),
+        },
+    )
+
+
+def _changes(admin: AdminClient, options: Ctl) -> None:
+    _show(
+        options,
+        admin.changes(),
+        {
+            "kind": lambda each: each["kind"],
+            "exit": lambda each: each["exit"],
+            "subject": lambda each: each["subject"],
+            "what": lambda each: each["text"],
+        },
+    )
+
+
+def _events(admin: AdminClient, options: Ctl) -> None:
+    for kind, data in admin.events(topics="changes"):
+        if options.as_json:
+            print(json.dumps({"event": kind, **data}), flush=True)
+        else:
+            print(_plain(f"{data['kind']} {data['exit']} {data['text']}"), flush=True)
+
+
+def _each(command: Callable[[AdminClient, str, dict[str, Any]], Any]) -> Callable[..., None]:
+    def run(admin: AdminClient, options: Ctl) -> None:
+        for name in options.names:
+            told = command(admin, name, options.given)
+            done = {"name": name, **(told or {"done": True})}
+            print(json.dumps(done) if options.as_json else _plain(f"{name}: {_words(done)}"))
+
+    return run
+
+
+def _words(done: dict[str, Any]) -> str:
+    if "ok" not in done:
+        return "done"
+    if not done["ok"]:
+        return str(done["trouble"])
+    return f"{'answers' if done['only_answers'] else 'works'}, {_ms(done['seconds'])} ms"
+
+
+def _ban(admin: AdminClient, name: str, given: dict[str, Any]) -> None:
+    try:
+        seconds = parse_duration(given.get("seconds") or "10m")
+    except ValueError as error:
+        raise AdminError(f"--for: {error}") from None
+    admin.ban(name, seconds, given.get("domain"))
+
+
+def _reload(admin: AdminClient, options: Ctl) -> None:
+    admin.reload()
+    print(json.dumps({"done": True}) if options.as_json else "the config is being read again")
+
+
+_ACTIONS: dict[str, Callable[[AdminClient, Ctl], None]] = {
+    "exits": _exits,
+    "sessions": _sessions,
+    "users": _users,
+    "changes": _changes,
+    "events": _events,
+    "ban": _each(_ban),
+    "unban": _each(lambda admin, name, given: admin.unban(name, given.get("domain"))),
+    "drain": _each(lambda admin, name, _: admin.drain(name)),
+    "undrain": _each(lambda admin, name, _: admin.undrain(name)),
+    "check": _each(lambda admin, name, _: admin.check(name)),
+    "put": _each(lambda admin, name, given: admin.put_exit(name, url=given["url"])),
+    "delete": _each(lambda admin, name, _: admin.delete_exit(name)),
+    "rotate": _each(lambda admin, name, given: admin.rotate(name, given.get("user"))),
+    "reload": _reload,
+}
+
+ACTIONS = tuple(_ACTIONS)
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def _show(options: Ctl, found: Iterable[Any], columns: dict[str, Callable[[Any], str]]) -> None:
+    if options.as_json:
+        for each in found:
+            print(json.dumps(each))
+        return
+    rows = [[*columns], *([_plain(cell(each)) for cell in columns.values()] for each in found)]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
+    for row in rows:
+        print(
+            "  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+def _plain(text: str) -> str:
+    """Without what a terminal would take for a command."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.0f}"
