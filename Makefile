@@ -13,7 +13,7 @@
 # make fuzz   every grammar that a stranger reaches, each for FUZZ_SECONDS
 # make mutation  puts MUTANTS small faults into the core, which its tests must find; takes an hour
 # make exits  all the real proxies that gsocks is tested with as exits, Debian's and others, as root;
-#             builds those of Go, PyPI and npm; gost (no Go module by its version) has to be on PATH
+#             builds those of Go, PyPI, npm and Rust; gost (no Go module by its version) has to be on PATH
 # make clients  all the client programs of docs/clients.md through gsocks, Debian's and others; builds those of
 #             Go, Rust, Java, npm and PyPI, says which of Debian's are not here, and writes the table
 # make soak   200 clients for SOAK_SECONDS, half an hour, while exits die and return, other peers attack,
@@ -67,11 +67,13 @@ mutation: $(VENV)/installed-dev $(VENV)/installed-mutation
 	$(BIN)/python -m tests.support.mutation --count $(MUTANTS)
 
 exits: $(VENV)/installed-dev build/exits/made
-	ALL_EXITS=1 $(BIN)/python -m pytest -n $(TESTERS) tests/test_real_exits.py
+	ALL_EXITS=1 $(BIN)/python -m pytest -n $(TESTERS) tests/test_real_exits.py tests/test_real_shadowsocks.py
 
 build/exits/made: tests/exits/requirements.txt tests/exits/goproxy/main.go tests/exits/goproxy/go.mod
 	cd tests/exits/goproxy && GOBIN=$(EXITS)/bin go install .
 	GOBIN=$(EXITS)/bin go install github.com/sagernet/sing-box/cmd/sing-box@v1.14.1
+	command -v ssserver || cargo install --quiet --locked --root $(EXITS) shadowsocks-rust@1.25.0 \
+		--no-default-features --features local,server,aead-cipher,aead-cipher-2022
 	command -v glider || GOBIN=$(EXITS)/bin go install github.com/nadoo/glider@v0.16.4
 	$(PYTHON) -m venv $(EXITS)/venv
 	$(EXITS)/venv/bin/pip install --quiet --disable-pip-version-check -r tests/exits/requirements.txt

@@ -317,7 +317,7 @@ def _shadowsocks(at: Place) -> Launch:
 # --- those of PyPI, npm and Go ------------------------------------------------------------------
 
 
-def _built(*parts: str) -> Path:
+def built(*parts: str) -> Path:
     """A program that ``make exits`` has made, or has found on PATH."""
     path = BUILD.joinpath(*parts)
     found = path if path.exists() else shutil.which(path.name)
@@ -328,7 +328,7 @@ def _built(*parts: str) -> Path:
 
 def _mitmproxy(at: Place) -> Launch:
     argv: Argv = [
-        _built("venv", "bin", "mitmdump"), "-q", "--listen-host", "127.0.0.1",
+        built("venv", "bin", "mitmdump"), "-q", "--listen-host", "127.0.0.1",
         "--listen-port", str(at.port), "--set", f"confdir={at.folder}",
         "--ignore-hosts", ".*",
     ]  # fmt: skip
@@ -339,7 +339,7 @@ def _mitmproxy(at: Place) -> Launch:
 
 def _proxy_py(at: Place) -> Launch:
     argv: Argv = [
-        _built("venv", "bin", "proxy"), "--hostname", "127.0.0.1", "--port", str(at.port),
+        built("venv", "bin", "proxy"), "--hostname", "127.0.0.1", "--port", str(at.port),
         "--num-workers", "1", "--num-acceptors", "1", "--log-level", "e",
         "--data-dir", at.folder / "data",
     ]  # fmt: skip
@@ -348,7 +348,7 @@ def _proxy_py(at: Place) -> Launch:
 
 def _pproxy(scheme: str) -> Callable[[Place], Launch]:
     def launch(at: Place) -> Launch:
-        argv: Argv = [_built("venv", "bin", "pproxy"), "-l", f"{scheme}://127.0.0.1:{at.port}"]
+        argv: Argv = [built("venv", "bin", "pproxy"), "-l", f"{scheme}://127.0.0.1:{at.port}"]
         if at.sick:
             argv += ["-r", f"http://127.0.0.1:{at.dead}"]
         return Launch(scheme, [argv], [at.port])
@@ -367,7 +367,7 @@ new Server({
 
 
 def _proxy_chain(at: Place) -> Launch:
-    modules = _built("node", "node_modules")
+    modules = built("node", "node_modules")
     script = at.write("chain.cjs", _PROXY_CHAIN)
     argv: Argv = [needs.program("node", "nodejs"), script, str(at.port)]
     if at.sick:
@@ -376,7 +376,7 @@ def _proxy_chain(at: Place) -> Launch:
 
 
 def _goproxy(at: Place) -> Launch:
-    return Launch("http", [[_built("bin", "goproxy"), f"127.0.0.1:{at.port}"]], [at.port])
+    return Launch("http", [[built("bin", "goproxy"), f"127.0.0.1:{at.port}"]], [at.port])
 
 
 def _sing_box(scheme: str) -> Callable[[Place], Launch]:
@@ -391,14 +391,14 @@ def _sing_box(scheme: str) -> Callable[[Place], Launch]:
             '{"log":{"disabled":true},"inbounds":[{"type":"mixed","listen":"127.0.0.1",'
             f'"listen_port":{at.port}}}],"outbounds":[{out}]}}',
         )
-        return Launch(scheme, [[_built("bin", "sing-box"), "run", "-c", config]], [at.port])
+        return Launch(scheme, [[built("bin", "sing-box"), "run", "-c", config]], [at.port])
 
     return launch
 
 
 def _glider(scheme: str) -> Callable[[Place], Launch]:
     def launch(at: Place) -> Launch:
-        argv: Argv = [_built("bin", "glider"), "-listen", f"mixed://127.0.0.1:{at.port}"]
+        argv: Argv = [built("bin", "glider"), "-listen", f"mixed://127.0.0.1:{at.port}"]
         if at.sick:
             argv += ["-forward", f"http://127.0.0.1:{at.dead}"]
         return Launch(scheme, [argv], [at.port])
@@ -408,7 +408,7 @@ def _glider(scheme: str) -> Callable[[Place], Launch]:
 
 def _gost(scheme: str) -> Callable[[Place], Launch]:
     def launch(at: Place) -> Launch:
-        argv: Argv = [_built("bin", "gost"), "-L", f"{scheme}://127.0.0.1:{at.port}"]
+        argv: Argv = [built("bin", "gost"), "-L", f"{scheme}://127.0.0.1:{at.port}"]
         if at.sick:
             argv += ["-F", f"http://127.0.0.1:{at.dead}"]
         return Launch(scheme, [argv], [at.port])
