@@ -28,6 +28,7 @@ TARGETS = (
     "dns_answer",
     "websocket",
     "config_text",
+    "shadowsocks",
 )
 
 ROOT = Path(__file__).parent.parent

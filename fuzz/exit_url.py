@@ -28,6 +28,10 @@ SEEDS = [
     b"socks5://a:b@c@10.0.0.7:1080",
     b"socks5://user:7f3a9c@",
     b"ftp://user:7f3a9c@10.0.0.7:21",
+    b"ss://aes-256-gcm:7f3a9c@10.0.0.7:8388/?outline=1#name",
+    b"ss://YWVzLTI1Ni1nY206cHc@[::1]:8388?plugin=x",
+    b"ss://2022-blake3-aes-128-gcm:AAAAAAAAAAAAAAAAAAAAAA%3D%3D@h:1",
+    b"ss://YWVzLTI1Ni1nY206cHdAMTAuMC4wLjc6ODA=#x",
 ]
 #: what no word of gsocks has in it
 MARK = "7f3a9c"

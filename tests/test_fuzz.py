@@ -23,6 +23,7 @@ import gsocks.inbound.http_client
 import gsocks.net.datagram
 import gsocks.net.proxy_protocol
 import gsocks.rotation.lists
+import gsocks.shadowsocks.accept
 import gsocks.transport.websocket
 import gsocks.tunnel
 from fuzz.__main__ import TARGETS, words_file
@@ -93,6 +94,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "exit_list": (gsocks.rotation.lists, "_check_foreign", lambda spec, *_: spec),
     "websocket": (gsocks.transport.websocket, "_has", lambda *_: True),
     "config_text": (gsocks.config.yaml, "_BREAKS", {}),
+    "shadowsocks": (gsocks.shadowsocks.accept, "MAX_PADDING", 10_000),
     "exit_url": (ExitSpec, "__repr__", lambda spec: f"<{spec.password}>"),
 }
 

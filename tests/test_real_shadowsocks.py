@@ -122,7 +122,7 @@ def server_of(peer: Peer, folder: Path, port: int) -> list[str | Path]:
         file.write_text(json.dumps({"servers": [entry]}))
         return [built("bin", "ssserver"), "-c", file]
     inbound = {"type": "shadowsocks", "listen": "127.0.0.1", "listen_port": port}
-    inbound |= {"method": method, "password": password} | ({"users": users} if users else {})  # type: ignore[dict-item]
+    inbound |= {"method": method, "password": password} | ({"users": users} if users else {})
     out = [{"type": "direct"}]
     file.write_text(
         json.dumps({"log": {"disabled": True}, "inbounds": [inbound], "outbounds": out})

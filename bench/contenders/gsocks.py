@@ -69,6 +69,16 @@ def _plain(endpoints: Endpoints, *, build: Build = _HERE) -> list[Command]:
     return [_command(endpoints, "local", {"exits": ["direct"]}, endpoints.inbound, build)]
 
 
+def local_end(endpoints: Endpoints, exits: list[Any]) -> Command:
+    """The local end alone, with those exits."""
+    return _command(endpoints, "local", {"exits": exits}, endpoints.inbound, _HERE)
+
+
+def gsocks_version() -> str:
+    """That of this tree."""
+    return _version()
+
+
 def _version() -> str:
     run = subprocess.run(
         [sys.executable, "-m", "gsocks", "--version"],

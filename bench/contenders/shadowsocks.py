@@ -11,6 +11,7 @@ import sys
 from functools import partial
 
 from bench.contenders.base import Command, Contender, Endpoints, Kind, find, said_version
+from bench.contenders.gsocks import gsocks_version, local_end
 
 _CHACHA = "chacha20-ietf-poly1305"
 _AES = "aes-256-gcm"
@@ -56,6 +57,15 @@ def _in_c_or_rust(endpoints: Endpoints, *, server: str, local: str, cipher: str)
     ]
 
 
+def _behind_gsocks(endpoints: Endpoints, *, server: str, cipher: str) -> list[Command]:
+    """gsocks in the place of the near end."""
+    far, _ = _files(endpoints, cipher)
+    password = KEY if cipher in (AES_2022, _CHACHA_2022) else _PASSWORD
+    to = f"{endpoints.far_seen.host}:{endpoints.far_seen.port}"
+    way = {"url": f"ss://{to}", "cipher": cipher, "password": password}
+    return [Command([find(server), "-c", far], endpoints.far.port), local_end(endpoints, [way])]
+
+
 def _pproxy(endpoints: Endpoints) -> list[Command]:
     run = [sys.executable, "-m", "bench.contenders.run_pproxy"]
     cipher = f"ss://{_CHACHA}:{_PASSWORD.replace(' ', '-')}@"
@@ -82,7 +92,21 @@ def _shadowsocks(name: str, label: str, server: str, local: str, cipher: str) ->
     )
 
 
+def _gsocks(name: str, label: str, server: str, cipher: str) -> Contender:
+    return Contender(
+        name,
+        f"gsocks and {label}, {_SHORT[cipher]}",
+        Kind.PAIR,
+        (server,),
+        partial(_behind_gsocks, server=server, cipher=cipher),
+        gsocks_version,
+    )
+
+
 SHADOWSOCKS = (
+    _gsocks("gsocks-ss-chacha20", "shadowsocks-libev", "ss-server", _CHACHA),
+    _gsocks("gsocks-ss-aes256", "shadowsocks-libev", "ss-server", _AES),
+    _gsocks("gsocks-ss-2022-aes256", "shadowsocks-rust", "ssserver", AES_2022),
     _shadowsocks("ss-libev-chacha20", "shadowsocks-libev", "ss-server", "ss-local", _CHACHA),
     _shadowsocks("ss-libev-aes256", "shadowsocks-libev", "ss-server", "ss-local", _AES),
     _shadowsocks("ss-rust-chacha20", "shadowsocks-rust", "ssserver", "sslocal", _CHACHA),
