@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gsocks import config
 from gsocks.address import Address
-from gsocks.cli.process import interruptible, log_to_stderr
+from gsocks.cli.process import interruptible
 from gsocks.config.convert import read_file
 from gsocks.config.mistakes import mistakes
 from gsocks.errors import ConfigError
@@ -25,7 +25,6 @@ def check(path: Path) -> int:
 
     Raises ConfigError for a file that can't be read.
     """
-    log_to_stderr(config.Log(level="warning"))
     text, base = read_file(path), path.absolute().parent
     found = mistakes(text, base, str(path))
     for each in found:

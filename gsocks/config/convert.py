@@ -103,11 +103,8 @@ _PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 
 _PLAIN_NAME = re.compile(r"[\w-]{1,40}")
 
-# a key or a password in a config: before the @ of a URL, or behind its name; hashes are meant to
-# be seen by none as well, as they can be guessed at
-_SECRETS = re.compile(
-    r"://[^\s/@'\"]+@|(?:^|[\s{,])(?:key|password)\s*:\s*[^\s{}#]|\$argon2", re.MULTILINE
-)
+# a key or a password in a config: before the @ of a URL, or behind its name; not a hash
+_SECRETS = re.compile(r"://[^\s/@'\"]+@|(?:^|[\s{,])(?:key|password)\s*:\s*[^\s{}#]", re.MULTILINE)
 
 # what msgspec appends to a message: " - at `$[0].local.timeouts.idle`"
 _PATH = re.compile(r" - at `\$\[0\]([^`]*)`\Z")

@@ -271,16 +271,15 @@ class TunnelExit:
             self.pool.distrust(sent_at)
 
     def _open_tunnel(self) -> ClientTunnel:
-        try:
-            tunnel = call_with_timeout(self._reach_timeout, self.agree, on_timeout=None)
-            if tunnel is None:
-                raise ExitUnproven(
-                    f"no answer in {self._reach_timeout:g} s: another key, clocks more than 30 s"
-                    " apart, or no gsocks server at that address"
-                )
-        except ExitUnproven as error:
-            self._unproven = time.monotonic(), str(error)
-            raise
+        tunnel = call_with_timeout(self._reach_timeout, self.agree, on_timeout=None)
+        if tunnel is None:
+            why = (
+                f"no answer in {self._reach_timeout:g} s: another key, clocks more than 30 s apart,"
+                " or no gsocks server at that address"
+            )
+            # a server that closes instead costs no wait, and may just be restarting
+            self._unproven = time.monotonic(), why
+            raise ExitUnproven(why)
         self._unproven = None
         return tunnel
 
