@@ -57,7 +57,6 @@ def test_every_mistake_is_told_once_at_its_place_in_the_file() -> None:
         "local.users.al",
         "server.keys.a",
         "server.transport.kind",
-        "server.listen",
         "what",
         "admin.listen",
     ]

@@ -223,7 +223,7 @@ def test_a_server_that_ends_each_tunnel_at_its_request_is_not_asked_as_fast_as_t
 
     tunnels = waiting()
     monkeypatch.setattr(way.pool, "take", lambda: (next(tunnels), False))
-    monkeypatch.setattr(way, "_open_waiting", lambda tunnel, request: tunnel.open(request))
+    monkeypatch.setattr(way, "_ask_waiting", lambda tunnel, request, ask: ask(tunnel, request))
     with pytest.raises(ExitFailed, match="gsocks:"):
         way.connect(Request(Command.CONNECT, Address("192.0.2.1", 9)))
     assert asked == ["idle", "new"]
