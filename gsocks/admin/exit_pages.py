@@ -81,7 +81,7 @@ def _is_text(sort: str) -> bool:
 
 def written(place: tuple[Any, ...]) -> str:
     """A place as a cursor."""
-    return urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+    return urlsafe_b64encode(json.dumps(place, ensure_ascii=False).encode()).decode().rstrip("=")
 
 
 def unwritten(cursor: str) -> list[Any]:

@@ -20,7 +20,7 @@ MAX_AT_ONCE = 1000
 MAX_BAN = 366 * 86400
 
 _Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="Items of a page.")]
-_Cursor = Annotated[str, Meta(max_length=1000, description="`next` of the page before.")]
+_Cursor = Annotated[str, Meta(max_length=600, description="`next` of the page before.")]
 _Section = Annotated[
     Literal["", "local", "server", "forwards"],
     Meta(description="Whose exits; left out, those of `local` for commands, and all in lists."),
@@ -48,7 +48,7 @@ class ExitQuery(OfSection):
     country: Annotated[str, Meta(pattern="^([A-Za-z]{2})?$", description="Two letters.")] = ""
     tag: _Word = ""
     source: Annotated[
-        str, Meta(max_length=1000, description="`config`, `api` or the list that it comes from.")
+        str, Meta(max_length=255, description="`config`, `api` or the list that it comes from.")
     ] = ""
     text: _Search = ""
     sort: Literal[
