@@ -209,7 +209,7 @@ def test_a_server_that_ends_each_tunnel_at_its_request_is_not_asked_as_fast_as_t
             self.name = name
             self.last_heard = last_heard
 
-        def open(self, request: Request) -> Address:
+        def ask(self, request: Request) -> None:
             asked.append(self.name)
             raise StreamReset
 
