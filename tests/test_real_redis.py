@@ -495,3 +495,14 @@ def _members(port: int, token: str) -> list[dict[str, object]]:
     assert status == 200
     found: list[dict[str, object]] = json.loads(body)["members"]
     return found
+
+
+def test_sharing_costs_less_than_a_command_for_each_request(server: RedisServer) -> None:
+    with gateways(settings(server.url)) as (one, _):
+        before = one.fleet.store.commands
+        for number in range(4000):
+            one.request(f"s{number % 1000}")
+            if number < 100:
+                one.group.rotate(None, f"s{number}")
+        assert one.fleet.sync.wait(5.0)
+        assert 100 <= one.fleet.store.commands - before < 1000
