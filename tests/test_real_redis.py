@@ -27,7 +27,7 @@ from gsocks.rotation.group import Offer
 from gsocks.settings import Limits
 from tests.support.fleets import Gateway, becomes, gateways, group, settings
 from tests.support.program import Program
-from tests.support.redis_server import RedisServer, cluster, redis_server
+from tests.support.redis_server import RedisServer, cluster, redis_server, sentinel
 from tests.support.rosters import UnusedExit
 from tests.support.waiting import TOO_LONG, eventually
 
@@ -506,3 +506,23 @@ def test_sharing_costs_less_than_a_command_for_each_request(server: RedisServer)
                 one.group.rotate(None, f"s{number}")
         assert one.fleet.sync.wait(5.0)
         assert 100 <= one.fleet.store.commands - before < 1000
+
+
+def test_a_failover_that_sentinel_makes_is_followed(tmp_path: Path) -> None:
+    with (
+        redis_server(tmp_path / "a") as master,
+        redis_server(tmp_path / "b", "--replicaof", f"127.0.0.1 {master.port}") as replica,
+        sentinel(tmp_path / "s", master) as watching,
+    ):
+        admin = watching.client()
+        becomes(lambda: admin.execute_command("SENTINEL", "REPLICAS", "main"))
+        with gateways(settings(f"redis+sentinel://127.0.0.1:{watching.port}/main")) as (one, two):
+            one.group.ban("e0", 600.0)
+            becomes(lambda: two.state("e0") == "banned")
+            becomes(lambda: replica.client().keys("gsocks:1:r:local:ban:e0"))
+            admin.execute_command("SENTINEL", "FAILOVER", "main")
+            becomes(lambda: replica.client().role()[0] == b"master")
+            master.kill()
+            one.group.ban("e1", 600.0)
+            becomes(lambda: two.state("e1") == "banned")
+            becomes(lambda: replica.client().keys("gsocks:1:r:local:ban:e1"))

@@ -121,3 +121,28 @@ def _is_whole(server: RedisServer, nodes: int) -> bool:
     time.sleep(0.02)
     info = server.client().execute_command("CLUSTER", "INFO")
     return b"cluster_state:ok" in info and b"cluster_known_nodes:%d" % nodes in info
+
+
+@contextmanager
+def sentinel(folder: Path, master: RedisServer) -> Iterator[RedisServer]:
+    """A Sentinel that watches ``master`` by the name ``main``, and decides alone."""
+    folder.mkdir(parents=True)
+    config = folder / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
+    )
+    server = RedisServer.__new__(RedisServer)
+    server.port = free_port()
+    server._folder, server._options = folder, ()
+    program = os.environ.get("REDIS_SERVER") or needs.program("redis-server")
+    server._process = subprocess.Popen(
+        [program, str(config), "--port", str(server.port), "--sentinel"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        eventually(server._answers)
+        yield server
+    finally:
+        server.close()
