@@ -425,6 +425,7 @@ def test_a_server_may_serve_shadowsocks_alone() -> None:
     settings = parsed(GOOD)
     lines = list(describe(Path("x.yaml"), settings))
     assert "server: Shadowsocks, aes-256-gcm, TCP and UDP, users shadowsocks" in lines
+    assert "server: listens on 127.0.0.1:0, exits: direct" in lines
     assert "hunter2" not in repr(settings) + "".join(lines)
 
 

@@ -639,7 +639,7 @@ def _listens(section: SomeSection) -> str:
 def _places(section: SomeSection) -> Iterator[str]:
     """Each address, and the exit selector of its clients."""
     if isinstance(section, config.Server):
-        yield from map(str, section.listen)
+        yield from map(str, section.addresses)
         return
     if isinstance(section, config.Forwards):
         for route in section.routes:
