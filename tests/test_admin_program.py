@@ -94,3 +94,25 @@ def test_check_makes_no_token(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(CONFIG.format(workers=1))
     assert gsocks("check", "-c", tmp_path / "c.yaml").returncode == 0
     assert not (tmp_path / "admin.token").exists()
+
+
+def test_an_exit_that_is_put_is_there_in_every_worker_and_after_a_restart(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(CONFIG.format(workers=2) + "state: {file: state.db}\n")
+    for is_first in (True, False):
+        with Program("-c", tmp_path / "c.yaml", cwd=tmp_path) as program:
+            program.wait_for("admin: listening on ", 2)
+            admin = Admin(program, tmp_path / "admin.token")
+            if is_first:
+                request = urllib.request.Request(
+                    f"{admin.at}/v1/exits/new",
+                    data=b'{"url": "socks5://127.0.0.1:8"}',
+                    headers={"Authorization": f"Bearer {admin.token}"},
+                    method="PUT",
+                )
+                with urllib.request.urlopen(request, timeout=TOO_LONG) as answer:
+                    assert json.load(answer) == {"done": True}
+            for _ in range(6):
+                found = {each["name"]: each["source"] for each in admin.ask("/v1/exits")["items"]}
+                assert found == {"here": "config", "there": "config", "new": "api"}
+            program.process.terminate()
+            assert program.end() == 0
