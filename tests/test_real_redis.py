@@ -17,6 +17,7 @@ import gevent
 import pytest
 
 from gsocks.access.throttle import Throttle
+from gsocks.address import Address
 from gsocks.errors import LimitReached, LoginRefused, StoreFailed
 from gsocks.exits.budget import Budget
 from gsocks.fleet import scripts
@@ -25,6 +26,7 @@ from gsocks.fleet.store import Store, check
 from gsocks.inbound.quota import UserQuota
 from gsocks.rotation.group import Offer
 from gsocks.settings import Limits
+from tests.support.engine import Forwarder
 from tests.support.fleets import Gateway, becomes, gateways, group, settings
 from tests.support.program import Program
 from tests.support.redis_server import RedisServer, cluster, redis_server, sentinel
@@ -526,3 +528,25 @@ def test_a_failover_that_sentinel_makes_is_followed(tmp_path: Path) -> None:
             one.group.ban("e1", 600.0)
             becomes(lambda: two.state("e1") == "banned")
             becomes(lambda: replica.client().keys("gsocks:1:r:local:ban:e1"))
+
+
+def test_a_gateway_that_is_cut_off_in_silence_goes_on_and_agrees_again(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Forwarder(Address("127.0.0.1", server.port)) as path:
+        here = Gateway(settings(server.url), name="here")
+        there = Gateway(settings(f"redis://{path.bound}"), name="there")
+        try:
+            here.group.ban("e0", 600.0)
+            becomes(lambda: there.state("e0") == "banned")
+            path.fall_silent()
+            here.group.ban("e1", 600.0)
+            there.group.ban("e2", 600.0)
+            becomes(lambda: not there.fleet.sync.is_in_touch)
+            assert there.state("e1") == "unproven"
+            assert here.fleet.sync.is_in_touch
+            path.cut()  # and it flows again
+            becomes(lambda: there.state("e1") == "banned" and here.state("e2") == "banned")
+            assert len(lines(caplog, "goes on alone")) == 1
+        finally:
+            gevent.joinall([gevent.spawn(each.close) for each in (here, there)])

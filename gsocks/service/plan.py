@@ -63,13 +63,19 @@ def describe(path: Path, settings: config.Config) -> Iterator[str]:
 
     Raises ConfigError for a mistake that only another file or the whole of it shows.
     """
-    for part in parts_of(path, settings):
+    for part in parts_of(path, settings, ask_store=False):
         with _at(str(path)):
             yield from part
 
 
-def parts_of(path: Path, settings: config.Config) -> Iterator[Iterable[str]]:
-    """The same in parts, each of which raises its own ConfigError, while others go on."""
+def parts_of(
+    path: Path, settings: config.Config, *, ask_store: bool = True
+) -> Iterator[Iterable[str]]:
+    """The same in parts, each of which raises its own ConfigError, while others go on.
+
+    ``ask_store``: whether the store that gateways share is asked whether it answers, which may take
+    some seconds.
+    """
     created = missing_keys(settings)
     yield _checked(refuse_loops, settings)
     yield _checked(refuse_denied, settings)
@@ -102,7 +108,7 @@ def parts_of(path: Path, settings: config.Config) -> Iterator[Iterable[str]]:
     if settings.tracing is not None:
         yield _described_tracing(settings.tracing)
     if settings.state is not None and settings.state.url is not None:
-        yield _described_store(settings.state)
+        yield _described_store(settings.state, ask_store)
     for each in created:
         yield _to_be_created("server.keys", "server", each)
     if settings.admin is not None:
@@ -670,7 +676,10 @@ def _session_lifetime(sessions: SessionSettings) -> str:
     return kept + strict + by_client
 
 
-def _described_store(state: config.State) -> Iterator[str]:
+def _described_store(state: config.State, ask: bool) -> Iterator[str]:
+    if not ask:
+        yield f"state: shared at {state.url}"
+        return
     # here, since most programs do without redis-py, which takes 15 MiB
     from gsocks.fleet.store import check
 
