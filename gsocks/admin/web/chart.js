@@ -13,7 +13,7 @@ function path(values, width, height, top, left) {
   values.forEach((value, at) => {
     if (value === null || value === undefined) { open = false; return; }
     text += `${open ? "L" : "M"}${(left + at * step).toFixed(1)} ${(height - value / top * (height - 8)).toFixed(1)}`;
-    if (!open && (values[at + 1] === null || values[at + 1] === undefined)) text += "h.1";
+    if (!open && (values[at + 1] === null || values[at + 1] === undefined)) text += "h-3";
     open = true;
   });
   return text;
