@@ -29,6 +29,7 @@ TARGETS = (
     "websocket",
     "config_text",
     "shadowsocks",
+    "store_url",
 )
 
 ROOT = Path(__file__).parent.parent

@@ -15,6 +15,7 @@ import pytest
 
 import gsocks.access.username
 import gsocks.address
+import gsocks.config.store
 import gsocks.config.yaml
 import gsocks.dns.message
 import gsocks.handshake
@@ -95,6 +96,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "websocket": (gsocks.transport.websocket, "_has", lambda *_: True),
     "config_text": (gsocks.config.yaml, "_BREAKS", {}),
     "shadowsocks": (gsocks.shadowsocks.accept, "MAX_PADDING", 10_000),
+    "store_url": (gsocks.config.store, "_hidden", lambda text: text),
     "exit_url": (ExitSpec, "__repr__", lambda spec: f"<{spec.password}>"),
 }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from typing import Literal
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from gsocks.address import Address
 from gsocks.errors import BadAddress
@@ -84,10 +84,16 @@ class StoreUrl:
 
     def __str__(self) -> str:
         secure = "s" if self.tls else ""
-        login = "" if self.user is None and self.password is None else f"{self.user or ''}:***@"
+        login = (
+            ""
+            if self.user is None and self.password is None
+            else f"{quote(self.user or '', safe='')}:***@"
+        )
         database = f"/{self.database}" if self.database else ""
         if self.kind == "unix":
-            return f"unix://{login}{self.path}" + (f"?db={self.database}" * bool(self.database))
+            return f"unix://{login}{quote(self.path)}" + (
+                f"?db={self.database}" * bool(self.database)
+            )
         form = "" if self.kind == "server" else f"+{self.kind}"
         service = f"/{self.service}" if self.service else ""
         return f"redis{secure}{form}://{login}{','.join(map(str, self.hosts))}{service}{database}"
