@@ -24,7 +24,7 @@ from typing import NamedTuple
 import gevent
 
 from gsocks.errors import GsocksError, HalfClosedTimeout, IdleTimeout, StreamClosed, StreamError
-from gsocks.net.idle import IdleTimer
+from gsocks.net.idle import Sweep, sweep_for
 from gsocks.net.pump import Pump
 from gsocks.net.splice import pumps_between
 from gsocks.stream import NonblockingStream, Stream, is_nonblocking
@@ -72,12 +72,12 @@ class Relay:
         "_answered",
         "_ended",
         "_error",
-        "_expiry",
         "_half_closed",
         "_pipes",
         "_pumps",
         "_side",
         "_streams",
+        "_sweep",
         "bound",
         "carried",
         "last_byte",
@@ -93,7 +93,7 @@ class Relay:
         ended: Callable[[Totals], None],
         answered: Callable[[], None] | None = None,
     ) -> None:
-        self._streams = (client, remote)
+        self._streams: tuple[Stream, Stream] = (client, remote)
         self._half_closed = half_closed
         #: how long the connection may be silent now, in seconds
         self.bound = idle
@@ -105,7 +105,8 @@ class Relay:
         self._pumps: tuple[Pump, ...] = ()
         self._error: StreamError | None = None
         self._side = ""
-        self._expiry = IdleTimer(self)
+        #: looks whether it is idle, until its end
+        self._sweep: Sweep | None = None
         #: bytes up, bytes down: by the side that they came from
         self.carried = [0, 0]
         #: monotonic seconds
@@ -124,17 +125,19 @@ class Relay:
         """
         client, remote = self._streams
         if is_nonblocking(client) and is_nonblocking(remote):
-            self.start(client, remote)
+            self.start((client, remote))
         else:
-            self._expiry.restart()
+            self._sweep = sweep_for(self, self._sweep)
             most = sys.maxsize if of_datagrams else _PIECE
             gevent.spawn(self._pipe, _REMOTE, _CLIENT, most)
             self._pipe(_CLIENT, _REMOTE, most)
 
-    def start(self, client: NonblockingStream, remote: NonblockingStream) -> None:
-        """Have the hub carry its streams, which it can.  Never blocks."""
-        self._expiry.restart()
-        self._pumps = up, down = pumps_between(self, (client, remote))
+    def start(self, sides: tuple[NonblockingStream, NonblockingStream]) -> None:
+        """Have the hub carry ``sides``, its streams, which it can.  Never blocks."""
+        # one tuple for it and its pumps: these are the streams that it was made with
+        self._streams = sides  # type: ignore[assignment]
+        self._sweep = sweep_for(self, self._sweep)
+        self._pumps = up, down = pumps_between(self, sides)
         up.start()
         down.start()
 
@@ -157,7 +160,7 @@ class Relay:
         self._half_closed = half_closed
         self.bound = idle if self._pipes == 2 else half_closed
         if self._pipes:
-            self._expiry.restart()
+            self._sweep = sweep_for(self, self._sweep)
 
     def on_idle(self) -> None:
         """The silence has lasted for :attr:`bound`."""
@@ -214,13 +217,15 @@ class Relay:
         self._pipes -= 1
         if self._pipes:
             self.bound = self._half_closed
-            self._expiry.restart()
+            self._sweep = sweep_for(self, self._sweep)
         else:
             self._over()
 
     def _over(self) -> None:
         self._pumps = ()
-        self._expiry.stop()
+        sweep, self._sweep = self._sweep, None
+        if sweep is not None:
+            sweep.discard(self)
         for stream in self._streams:
             stream.close()
         up, down = self.carried

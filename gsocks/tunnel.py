@@ -742,8 +742,10 @@ class _Inside(Blocking):
             return
         tunnel, self._tunnel = self._tunnel, None
         if tunnel is not None:
-            self._wake()
-            self._close_watcher()
+            if self._waiting:
+                self._wake()
+            if self._watcher is not None:
+                self._close_watcher()
             tunnel.stream_ended()
             self._ended(True)
 

@@ -64,7 +64,7 @@ class HubRequest(ActiveRequest):
                 self._in_greenlet(self._answer_on, outbound, bytes(unsent))
             else:
                 client, ending = self._client()
-                self._new_relay(client, outbound, ending).start(client, outbound.stream)
+                self._new_relay(client, outbound, ending).start((client, outbound.stream))
 
     def failed(self, first: FirstAttempt) -> None:
         del self._context.connecting[self]

@@ -80,17 +80,8 @@ class IdleTimer:
     def restart(self) -> None:
         """Look at it often enough for its present bound; until :meth:`stop`."""
         watched = self._watched
-        if watched is None:
-            return
-        period = watched.bound / LOOKS
-        if period > LONGEST_PERIOD:
-            period = LONGEST_PERIOD
-        before = self._sweep
-        if before is None or before.period != period:
-            if before is not None:
-                before.discard(watched)
-            self._sweep = sweep = _sweep_of(period)
-            sweep.add(watched)
+        if watched is not None:
+            self._sweep = sweep_for(watched, self._sweep)
 
     def stop(self) -> None:
         """Look no more.  Does nothing the second time."""
@@ -98,6 +89,24 @@ class IdleTimer:
         sweep, self._sweep = self._sweep, None
         if sweep is not None and watched is not None:
             sweep.discard(watched)
+
+
+def sweep_for(watched: IdleWatched, before: Sweep | None) -> Sweep:
+    """The sweep that looks at ``watched`` often enough for its present bound, from now on.
+
+    ``before``: the one that has looked at it until now.  What keeps its sweep by itself needs no
+    :class:`IdleTimer`, of which there would be one for each connection.
+    """
+    period = watched.bound / LOOKS
+    if period > LONGEST_PERIOD:
+        period = LONGEST_PERIOD
+    if before is not None:
+        if before.period == period:
+            return before
+        before.discard(watched)
+    sweep = _sweep_of(period)
+    sweep.add(watched)
+    return sweep
 
 
 def _sweep_of(period: float) -> Sweep:

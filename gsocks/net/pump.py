@@ -96,9 +96,9 @@ class Pump:
             self._carrier.failed(error, self._source)
             return
         if watcher.active:
-            watcher.callback, watcher.args = self._carry, ()
+            watcher.callback, watcher.args = self, ()
         else:
-            watcher.start(self._carry)
+            watcher.start(self)
         if source.has_prefetched:  # else the event loop calls
             self._carry()
 
@@ -149,6 +149,9 @@ class Pump:
             carrier.failed(StreamClosed("stopped"), None)
             raise
 
+    # what the watcher calls: the pump itself, which needs no bound method beside it
+    __call__ = _carry
+
     def _end(self) -> None:
         """The end of the source has been passed on, as in ``_carry``."""
         watcher, self._readable = self._readable, None
@@ -168,7 +171,7 @@ class Pump:
 
     def _resume(self) -> None:
         """Watch the source again."""
-        self._readable.start(self._carry)
+        self._readable.start(self)
 
     def _read_on(self) -> None:
         """Read again.  Runs in the hub, when what the source waits for is there."""

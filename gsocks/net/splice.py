@@ -105,7 +105,7 @@ class SplicePump(Pump):
             self._readable.callback = self._carry_bulk
 
     def _resume(self) -> None:
-        self._readable.start(self._carry_bulk if self._bulk else self._carry)
+        self._readable.start(self._carry_bulk if self._bulk else self)
 
     def _carry_bulk(self) -> None:
         """As ``_carry``, which has read a whole chunk the last time."""
@@ -118,7 +118,7 @@ class SplicePump(Pump):
             self._pipe = pipe
             self._carry_through(pipe)
         if not self._bulk and self._readable is not None:
-            self._readable.callback = self._carry
+            self._readable.callback = self
 
     def _carry_through(self, pipe: Pipe) -> None:
         try:
