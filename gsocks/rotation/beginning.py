@@ -78,7 +78,8 @@ class Beginning:
         group, member, began, now = self._group, self._member, self._began, time.monotonic()
         group.evidence.connected(member, self._request, now)
         note_connected(group.sessions, self._request, member, began, now)
-        reached = Reached(member, made, began, now - began, on_trial=False)
+        # without ``made``, which would last as long as the connection, and is used up here
+        reached = Reached(member, None, began, now - began, on_trial=False)
         begun.connected(Outbound(made.stream, made.bound, reached, self._request, group))
 
     def expired(self) -> None:
