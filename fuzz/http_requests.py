@@ -28,6 +28,7 @@ from gsocks.address import Address
 from gsocks.errors import GsocksError, StreamClosed
 from gsocks.exits.base import Connected
 from gsocks.handshake import printable
+from gsocks.http.pac import PAC_TYPE
 from gsocks.inbound.active_request import ActiveRequest, Endable
 from gsocks.inbound.connection import ClientConnection
 from gsocks.inbound.http_client import HTTP2_REFUSAL
@@ -70,6 +71,9 @@ SEEDS = [
     b"\x00POST" + _TO + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     b"\x02POST" + _TO + b"Content-Length: 5\r\n\r\nhel",
     b"\x00GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b'\x00GET /wpad.dat HTTP/1.1\r\nHost: a"\r\n\r\n' + _GET,
+    b"\x01HEAD /proxy.pac?x HTTP/1.1\r\nHost: a\r\n\r\n" + _GET,
+    b"\x01GET / HTTP/1.1\r\nHost: [::1]\r\nAccept: text/html\r\n\r\n" + _GET,
     b"\x00GET" + _TO + b"X: y\r\n z\r\n\r\n",
     b"\x01GET" + _TO + _ALICE + b"\r\n" + _GET,
     b"\x01" + _GET + b"GET" + _TO + _ALICE + b"\r\n",
@@ -414,6 +418,8 @@ def _model(said: bytes, *, users: bool) -> tuple[list[Wanted], bool, bool]:
                 if message.method == b"CONNECT" or size != 0:
                     settled = not take.rest
                     break
+                if _gets_own_page(message):  # without a login, and no other behind it
+                    break
                 if b"close" in message.members(b"connection") or not message.modern:
                     break
                 continue
@@ -442,6 +448,17 @@ def _forwards(message: Message) -> int | None:
     if message.method not in (b"TRACE", b"OPTIONS") or not said or not said[0].isdigit():
         return None
     return min(int(said[0]), 999_999_999)
+
+
+def _gets_own_page(message: Message) -> bool:
+    """Whether it is what a browser asks a web server for."""
+    if message.method not in (b"GET", b"HEAD") or not message.target.startswith(b"/"):
+        return False
+    if message.values(b"content-length") or message.values(b"transfer-encoding"):
+        return False
+    accepted = b"".join(message.values(b"accept")[:1]).lower()
+    own = (b"/proxy.pac", b"/wpad.dat", b"/favicon.ico")
+    return message.target.partition(b"?")[0] in own or b"text/html" in accepted
 
 
 def _is_alice(message: Message, *, selecting: bool = False) -> bool:
@@ -488,7 +505,8 @@ def _read_answers(told: bytes, asked: list[Asked]) -> list[tuple[bytes, bool]]:
         size, ends = int(found[2] or 0), b"\r\nConnection: close\r\n" in found[0]
         if b"\r\nProxy-Status: " not in found[0]:
             assert found[1] == b"200", told  # what was for the proxy only
-            take(size)
+            if take.rest or PAC_TYPE.encode() not in found[0]:  # of which HEAD has no body
+                take(size)
         else:
             head = not take.rest or take.rest.startswith(b"HTTP/1.1 ")
             if found[1] == b"200":

@@ -28,6 +28,7 @@ from gsocks.inbound.http_client import Client
 from gsocks.inbound.http_session import HttpSession, HttpSettings
 from gsocks.inbound.listener import Listener
 from gsocks.inbound.options import LocalOptions, collect
+from gsocks.inbound.own_pages import OwnPages
 from gsocks.inbound.straight import receive
 from gsocks.inbound.straight_http import begin
 from gsocks.inbound.udp import Associations
@@ -36,6 +37,7 @@ from gsocks.observe import Record, no_trace
 from gsocks.request import CONNECT, LOOK_UPS, UDP_ASSOCIATE, Command, ExitSelector, Request
 from gsocks.rotation.build import SomeExit, make_authenticator
 from gsocks.rotation.group import ExitGroup
+from gsocks.settings import PacSettings
 from gsocks.sock import AnySocket
 from gsocks.stream import SocketStream, close_after_reply
 
@@ -89,6 +91,7 @@ class LocalServer(Listener):
             frozenset(options.retry_on),
             options.fast_open,
             options.via,
+            OwnPages(options.pac),
         )
         #: whether connections are accepted with their first bytes
         self._is_deferred = False
@@ -215,6 +218,10 @@ class LocalServer(Listener):
     def recalling_authenticator(self, client: Address) -> Authenticator:
         logins = self._logins
         return self._authenticator(client, None if logins is None else logins.recalling)
+
+    def replace_pac(self, settings: PacSettings) -> None:
+        """Have browsers that ask from now on be told by ``settings``.  Raises ConfigError."""
+        self._http_settings = self._http_settings._replace(pages=OwnPages(settings))
 
     def _serve_http(self, session: HttpSession) -> None:
         self._http_sessions.add(session)

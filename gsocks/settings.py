@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     Domains: TypeAlias = tuple[str, ...]
     Protocols: TypeAlias = tuple[str, ...]
     UrlPath: TypeAlias = str
+    DirectHosts: TypeAlias = tuple[str, ...]
 else:
 
     class Seconds(float):
@@ -100,6 +101,11 @@ else:
 
     class UrlPath(str):
         """The path of a URL, with a query or without."""
+
+        __slots__ = ()
+
+    class DirectHosts(tuple[str, ...]):
+        """Hosts that browsers reach without a proxy."""
 
         __slots__ = ()
 
@@ -256,6 +262,18 @@ class ReuseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     total: CountOrZero = 512
     #: After so long an unused connection is closed.
     max_idle: Seconds = 30.0
+
+
+class PacSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The automatic configuration of browsers (PAC), which the HTTP port serves without a login at
+    `/proxy.pac` and `/wpad.dat`."""
+
+    #: Whether it is served.
+    serve: Switch = True
+    #: Hosts that browsers reach without the proxy, besides loopback: names (`intranet.example`,
+    #: `*.corp.example`), addresses, networks, and `<local>` for every name without a dot. All that
+    #: can reach the port can read them.
+    direct: DirectHosts = ()
 
 
 class RequestLogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,7 +12,13 @@ import pytest
 
 from tests.support import needs
 from tests.support.program import Pages, web_server
-from tests.support.real import GONE_EARLY, Certified, Listeners, websocket_echo
+from tests.support.real import (
+    GONE_EARLY,
+    Certified,
+    Listeners,
+    chromium_options,
+    websocket_echo,
+)
 from tests.support.waiting import TOO_LONG
 
 #: its script asks a TLS server and a WebSocket server, and writes down what they say; the picture
@@ -59,20 +65,9 @@ def chromium(folder: Path, proxy: str, url: str) -> str:
     done = subprocess.run(
         [
             needs.program("chromium"),
-            "--headless",
-            "--no-sandbox",  # which root can't have
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--ignore-certificate-errors",  # it trusts the system's authorities only
-            f"--user-data-dir={folder}",
+            *chromium_options(folder),
             f"--proxy-server={proxy}",
             "--proxy-bypass-list=<-loopback>",  # else loopback is asked without the proxy
-            "--dump-dom",
             url,
         ],
         capture_output=True,

@@ -13,7 +13,7 @@ from gsocks.errors import ConfigError
 #: the keys of a section that a reload replaces
 _RELOADED = (
     *("exits", "exit_sources", "users", "keys", "transport"),
-    *("rules", "limits", "tries", "hedge"),
+    *("rules", "limits", "tries", "hedge", "pac"),
 )
 
 #: limits that what is open counts by, and which so stay as they were

@@ -60,6 +60,7 @@ from gsocks.dns.name_server import NameServer
 from gsocks.errors import BadAddress, ConfigError
 from gsocks.exits.spec import DIRECT, ExitSpec, parse_path
 from gsocks.files import as_utf8, open_guarded, warn_of_readers
+from gsocks.http.pac import parse_direct
 from gsocks.http.token import TOKEN
 from gsocks.http.url import WebUrl
 from gsocks.key_origin import KeyOrigin, parse_command, parse_variable
@@ -70,6 +71,7 @@ from gsocks.request import MAX_WORD, ExitSelector, as_country, as_exit, as_sessi
 from gsocks.rotation.sources import Source, parse_source
 from gsocks.settings import (
     CheckUrls,
+    DirectHosts,
     Domains,
     FieldPath,
     IPLiteral,
@@ -467,6 +469,7 @@ def _parsers(base: Path) -> _Parsers:
         FieldPath: _field_path,
         Protocols: _protocols,
         UrlPath: _url_path,
+        DirectHosts: _direct_hosts,
         NameServers: _name_servers,
         Domains: _domains,
         UserHashes: _users,
@@ -793,6 +796,16 @@ def _url_path(tree: Tree) -> UrlPath:
         return UrlPath(transport.parse_url_path(tree))
     except ValueError as error:
         raise Mistake(str(error)) from None
+
+
+def _direct_hosts(tree: Tree) -> DirectHosts:
+    found: dict[str, None] = {}
+    for at, item in _items(tree):
+        try:
+            found[parse_direct(item)] = None
+        except ValueError as error:  # noqa: PERF203
+            raise Mistake(str(error), at) from None
+    return DirectHosts(found)
 
 
 def _check_urls(tree: Tree) -> CheckUrls:

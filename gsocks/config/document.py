@@ -57,6 +57,7 @@ from gsocks.settings import (
     CheckSettings,
     CheckUrls,
     Count,
+    DirectHosts,
     DnsSettings,
     Domains,
     ExpectSettings,
@@ -66,6 +67,7 @@ from gsocks.settings import (
     IPLiteral,
     Limits,
     NameServers,
+    PacSettings,
     PerHostSettings,
     PoolSettings,
     Ports,
@@ -506,6 +508,7 @@ VALUES: dict[Any, Values] = {
     RegularExpression: Values("regular expression", {**_TEXT, "format": "regex"}),
     NameServers: Values("name servers", {"type": "array", "items": _TEXT, "minItems": 1}),
     Domains: Values("domains", {"type": "array", "items": _TEXT}),
+    DirectHosts: Values("hosts", {"type": "array", "items": _TEXT}),
     UrlPath: Values("path", {"type": "string", "pattern": '^/[!-"$-~]*$'}),
     Protocols: Values("words", {"anyOf": [_WORD, {"type": "array", "items": _WORD}]}),
     FieldPath: Values("field", {"type": "string", "pattern": r"^[^.]+(\.[^.]+)*$"}),
@@ -654,6 +657,7 @@ def schema() -> Schema:
         ForwardUdpSettings,
         SessionSettings,
         ReuseSettings,
+        PacSettings,
         TransportSettings,
     ]
     structs += [Shadowsocks, ListenKeys, RouteKeys, ExitKeys, UserNameStyleKeys, AdminTokenKeys]

@@ -33,6 +33,7 @@ from gsocks.settings import (
     ForwardUdpSettings,
     HealthSettings,
     Limits,
+    PacSettings,
     PerHostSettings,
     PoolSettings,
     RequestLogSettings,
@@ -279,6 +280,7 @@ class Local(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     udp: UdpSettings = UdpSettings()
     sessions: SessionSettings = SessionSettings()
     reuse: ReuseSettings = ReuseSettings()
+    pac: PacSettings = PacSettings()
 
     @property
     def addresses(self) -> tuple[Endpoint, ...]:

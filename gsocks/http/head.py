@@ -237,6 +237,11 @@ def target(request: h11.Request) -> RequestTarget:
     return RequestTarget(dest, b"/" + path)
 
 
+def host_of(field: bytes, default_port: int) -> Address:
+    """The host in the value of a Host field (RFC 9110 section 7.2).  Raises BadAddress."""
+    return _authority(field.strip(), default_port)
+
+
 def options(message: Message, name: bytes) -> list[bytes]:
     """The members of the comma-separated fields ``name``, as they are written."""
     if header(message, name) is None:

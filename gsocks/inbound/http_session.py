@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from gsocks.access.login import Authenticator
 from gsocks.deadline import call_with_timeout, call_within
-from gsocks.errors import ClientError, HandshakeTimeout
+from gsocks.errors import AuthenticationFailed, BadRequest, ClientError, HandshakeTimeout
 from gsocks.http.forward import forwards_left
 from gsocks.http.head import check_length, target
 from gsocks.http.status import answer_to
@@ -16,6 +16,7 @@ from gsocks.inbound.http_auth import log_in
 from gsocks.inbound.http_client import Client
 from gsocks.inbound.http_forward import Forwarding, ReceivedRequest
 from gsocks.inbound.http_pin import Pin
+from gsocks.inbound.own_pages import OwnAnswer, OwnPages
 from gsocks.request import CONNECT, Request
 from gsocks.turns import give_way
 
@@ -30,7 +31,9 @@ class HttpSettings(NamedTuple):
     #: whether a CONNECT may be answered before it is connected
     fast_open: bool
     #: the proxy's own name in Via; None: it has none
-    via: str | None = None
+    via: str | None
+    #: what it answers to browsers that take it for a web server
+    pages: OwnPages
 
 
 class HttpSession:
@@ -49,6 +52,8 @@ class HttpSession:
         self._settings = settings
         self._pin = Pin()
         self._client = Client(connection.sock, received, settings.max_body)
+        #: instead of an error, where a browser takes the proxy for a web server
+        self._own_answer: OwnAnswer | None = None
 
     def __repr__(self) -> str:
         return f"<HttpSession of {self._connection!r}>"
@@ -109,7 +114,11 @@ class HttpSession:
             return call_within(seconds, HandshakeTimeout(), self._read, active)
         except ClientError as error:
             # silence between two requests is the usual end of a kept-alive connection
-            if client.asking or not isinstance(error, HandshakeTimeout):
+            own, self._own_answer = self._own_answer, None
+            if own is not None:
+                active.finish(own.outcome, own.detail)
+                client.answered(own.response, own.body)
+            elif client.asking or not isinstance(error, HandshakeTimeout):
                 active.finish(error.word, str(error))
                 client.failed(error)
             return None
@@ -118,10 +127,14 @@ class HttpSession:
         head = self._client.read_request()
         if head is None:
             return None
-        identity = log_in(head, self._authenticator)
-        active.record.user = identity.user
-        check_length(head, self._settings.max_body)
-        return ReceivedRequest(head, target(head), identity)
+        try:
+            identity = log_in(head, self._authenticator)
+            active.record.user = identity.user
+            check_length(head, self._settings.max_body)
+            return ReceivedRequest(head, target(head), identity)
+        except (AuthenticationFailed, BadRequest):
+            self._own_answer = self._settings.pages.answer(head, self._connection.sock)
+            raise
 
     def _serve(self, received: ReceivedRequest, active: ActiveRequest) -> bool:
         """Serve one request; whether a relay has taken over the connection."""

@@ -24,6 +24,7 @@ from gsocks.rotation.given_settings import given, listed
 from gsocks.settings import (
     ForwardUdpSettings,
     Limits,
+    PacSettings,
     Timeouts,
     TransportSettings,
     UdpSettings,
@@ -69,6 +70,8 @@ class LocalOptions(ListenerOptions):
     retry_on: Collection[int] = ()
     #: this proxy's name in Via of plain HTTP messages (RFC 9110 section 7.6.3); None: no Via
     via: str | None = None
+    #: the script by which browsers find this proxy
+    pac: PacSettings = PacSettings()
     #: the exit selector of every client; a client's own parameters in its user name count over it
     selector: ExitSelector = ANY
     #: how clients write these parameters: the name of a style, a mapping or a list, as in a config

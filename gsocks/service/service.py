@@ -433,6 +433,7 @@ class Service:
                     fast_open=local.fast_open,
                     retry_on=local.retry_on,
                     via=local.via,
+                    pac=local.pac,
                     clients=local.clients,
                     proxy_protocol_from=local.proxy_protocol_from,
                     quota=quota,
@@ -863,6 +864,7 @@ class Service:
         if local is not None:
             for listener, (_, address) in zip(self._locals, self._at.local, strict=True):
                 listener.ask = local.asks(address)
+                listener.replace_pac(local.pac)
         replaced = [self._replace_exits_of(name, each) for name, each in sections(self._settings)]
         return all(replaced)
 

@@ -37,6 +37,24 @@ GONE_EARLY = "(ok|client_reset)"
 LOOPBACK_ONLY = "[allow loopback, allow localhost, allow *.invalid, deny all]"
 
 
+def chromium_options(folder: Path) -> list[str]:
+    """Those by which Chromium prints a page and asks for nothing of its own."""
+    return [
+        "--headless",
+        "--no-sandbox",  # which root can't have
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--ignore-certificate-errors",  # it trusts the system's authorities only
+        f"--user-data-dir={folder}",
+        "--dump-dom",
+    ]
+
+
 # --- listeners ---------------------------------------------------------------------------------
 
 
