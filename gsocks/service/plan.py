@@ -680,7 +680,7 @@ def _described_store(state: config.State, ask: bool) -> Iterator[str]:
     if not ask:
         yield f"state: shared at {state.url}"
         return
-    # here, since most programs do without redis-py, which takes 15 MiB
+    # here, since most programs do without redis-py, which takes 9 MiB
     from gsocks.fleet.store import check
 
     yield f"state: {check(state)}"

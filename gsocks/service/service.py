@@ -629,7 +629,7 @@ class Service:
     def _join_fleet(self, worker: int) -> None:
         settings, commands = self._settings.state, self._commands
         if settings is not None and settings.url is not None and commands is not None:
-            # here, since most programs do without redis-py, which takes 15 MiB
+            # here, since most programs do without redis-py, which takes 9 MiB
             from gsocks.fleet.fleet import Fleet
 
             fleet = self._fleet = Fleet(
