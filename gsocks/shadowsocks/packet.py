@@ -1,4 +1,4 @@
-"""Datagrams: one message each, in wire form (gsocks/net/datagram.py) on this side of the cipher.
+"""Datagrams: one message each, in wire form (gsocks/net/datagram.py) on this side of the cipher::
 
     AEAD                  salt, [destination or source, bytes] under a key of its own
     2022, AES             {session, number} in one block of AES, identity headers,
