@@ -58,7 +58,7 @@ lint: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-docs
 	rm -rf docs/_build docs/reference
-	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build
+	$(BIN)/python -m sphinx -q -W --keep-going -n -j auto -b html docs docs/_build
 
 fuzz: $(VENV)/installed-fuzz
 	$(BIN)/python -m fuzz

@@ -28,7 +28,8 @@ autodoc_mock_imports = ["httpcore", "httpx", "requests", "scrapy", "urllib3"]
 exclude_patterns = ["_build"]
 
 myst_heading_anchors = 3
-suppress_warnings = ["myst.xref_missing_file"]
+# ref.python: a short name in a signature that several modules have; the reference is not broken
+suppress_warnings = ["myst.xref_missing_file", "ref.python"]
 
 # a reference that leads nowhere fails the build (make docs passes -W)
 nitpicky = True
@@ -37,13 +38,14 @@ nitpick_ignore_regex = [
     (
         r"py:.*",
         r"(argparse|collections|contextlib|httpcore|httpx|requests|scrapy|urllib3|difflib|enum|gevent|greenlet|h11|http|ipaddress|json|logging|msgspec|nacl"
-        r"|os|pathlib|random|re|rich|signal|socket|ssl|std_socket|time|types|typing|yaml)(\..*)?",
+        r"|os|pathlib|random|re|rich|signal|socket|sqlite3|ssl|std_socket|time|types|typing|yaml)(\..*)?",
     ),
     # type variables, type aliases and private names in signatures, which have no page
     (r"py:(class|obj|func)", r"(gsocks\..*\.)?(_\w+|[A-Z]|Some\w+|Schema)"),
     (
         r"py:class",
-        r"tuple\[str|Callable\[.*|Path|IPAddress|Endpoint|(Read|Write)ableBuffer|_blake2\.blake2b|_socket\.socket",
+        r"(tuple|dict)\[str|Callable\[.*|[\d.]+|urllib3 Timeout object|config\.Shadowsocks"
+        r"|array|deque|HTTPStatus|PreparedRequest|Response|Struct|Path|IPAddress|Endpoint|(Read|Write)ableBuffer|_blake2\.blake2b|_socket\.socket",
     ),
 ]
 

@@ -42,7 +42,10 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\['((?:[^'\\]|\\.)*)'\]")
 
 
 def mistakes(text: str, base: Path, name: str) -> list[ConfigError]:
-    """Those of the configuration in ``text``, in their order; see :func:`gsocks.config.parse`."""
+    """Those of the configuration in ``text``, in their order.
+
+    The arguments are those of :func:`gsocks.config.convert.parse`.
+    """
     try:
         tree = read_yaml(text)
     except Mistake as mistake:  # behind which nothing can be read

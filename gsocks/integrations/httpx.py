@@ -26,7 +26,8 @@ from gevent.ssl import PROTOCOL_TLS_CLIENT, SSLContext
 from gsocks.errors import ConnectTimeout, GsocksError
 from gsocks.gateway import Gateway
 
-#: the extension of a request that has its exit selector, as of :meth:`Gateway.connect`
+#: the extension of a request that has its exit selector, as of
+#: :meth:`~gsocks.gateway.Gateway.connect`
 EXTENSION = "gsocks"
 
 #: selectors whose connections are kept; those that were used longest ago go
@@ -39,8 +40,8 @@ _EXIT = "gsocks_exit"
 class GatewayTransport(httpx.BaseTransport):
     """Opens its connections by ``gateway``.
 
-    ``selector``: of all requests, as of :meth:`Gateway.connect`, over which a request's extension
-    ``gsocks`` counts.  A connection is kept, and with it the exit, for the next request with the
+    ``selector``: of all requests, as of :meth:`~gsocks.gateway.Gateway.connect`, over which a
+    request's extension ``gsocks`` counts.  A connection is kept, and with it the exit, for the next request with the
     same selector to the same place.  ``verify``: whether certificates are checked, or a context of
     gevent.ssl.
     """

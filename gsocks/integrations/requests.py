@@ -33,7 +33,9 @@ SESSION = "Gateway-Session"
 
 
 class GatewayAdapter(HTTPAdapter):
-    """Opens its connections by ``gateway``, with an exit selector as of :meth:`Gateway.connect`.
+    """Opens its connections by ``gateway``.
+
+    Exit selectors are those of :meth:`~gsocks.gateway.Gateway.connect`.
 
     A connection is kept, and with it the exit, for the next request of the same session to the
     same place.  Responses have an attribute ``exit``, the name of the exit that has served them.
@@ -47,6 +49,7 @@ class GatewayAdapter(HTTPAdapter):
         super().__init__()
 
     def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
+        """Send by the connections of the request's session, and by no other proxy."""
         # a copy: a redirect repeats the header, and so it keeps the session
         request = request.copy()
         session = request.headers.pop(SESSION, self._session)
@@ -55,6 +58,7 @@ class GatewayAdapter(HTTPAdapter):
         return super().send(request, *args, **options)
 
     def build_response(self, req: PreparedRequest, resp: Any) -> Response:
+        """As the base class does; ``exit`` of what it makes is the exit's name."""
         response: Any = super().build_response(req, resp)
         response.exit = resp.connection.exit
         return cast(Response, response)
