@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket as std_socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gevent.pool import Group
 
@@ -20,6 +20,7 @@ from gsocks.errors import (
     GsocksError,
     HandshakeTimeout,
     LimitReached,
+    StreamError,
 )
 from gsocks.handshake import Answer, SpeaksHttp, negotiate
 from gsocks.inbound.active_request import ActiveRequest
@@ -33,13 +34,18 @@ from gsocks.inbound.straight import receive
 from gsocks.inbound.straight_http import begin
 from gsocks.inbound.udp import Associations
 from gsocks.net.listen import is_deferred, is_local, listen_address
+from gsocks.net.tls_socket import stream_of
 from gsocks.observe import Record, no_trace
 from gsocks.request import CONNECT, LOOK_UPS, UDP_ASSOCIATE, Command, ExitSelector, Request
 from gsocks.rotation.build import SomeExit, make_authenticator
+from gsocks.rotation.given_settings import given
 from gsocks.rotation.group import ExitGroup
-from gsocks.settings import PacSettings
+from gsocks.settings import PacSettings, TlsSettings
 from gsocks.sock import AnySocket
-from gsocks.stream import SocketStream, close_after_reply
+from gsocks.stream import close_after_reply
+
+if TYPE_CHECKING:
+    from gsocks.inbound.tls import TlsFront
 
 #: clients beyond a limit that are answered at a time, in their own protocol: a page that opens one
 #: connection too many shows why, while a flood is closed without an answer and costs nothing
@@ -65,7 +71,15 @@ class LocalServer(Listener):
         **keywords: Any,
     ) -> None:
         options = collect(type(self).__name__, LocalOptions, options, keywords)
-        address, is_open = listen_address(listener), options.users is None
+        #: None: clients come without TLS
+        self._tls: TlsFront | None = None
+        if options.tls is not None:
+            # here, since most programs do without it
+            from gsocks.inbound.tls import TlsFront
+
+            self._tls = TlsFront(given(type(self).__name__, "tls", options.tls, TlsSettings))
+        is_guarded = self._tls is not None and self._tls.admits_by_certificate
+        address, is_open = listen_address(listener), options.users is None and not is_guarded
         if is_open and not options.allow_anonymous and address and not is_local(address):
             raise ConfigError(
                 f"{address} would be an open proxy for all machines that can reach it"
@@ -91,12 +105,12 @@ class LocalServer(Listener):
             frozenset(options.retry_on),
             options.fast_open,
             options.via,
-            OwnPages(options.pac),
+            OwnPages(options.pac, secure=self._tls is not None),
         )
         #: whether connections are accepted with their first bytes
         self._is_deferred = False
         self._commands = frozenset(Command)
-        if not self._associations.served:
+        if not self._associations.served or self._tls is not None:  # datagrams would be in clear
             self._commands -= {Command.UDP_ASSOCIATE}
 
     def serve(self, connection: ClientConnection, received: bytes = b"") -> None:
@@ -104,7 +118,15 @@ class LocalServer(Listener):
 
         ``received``: what the hub has received already.
         """
-        sock, authenticator = connection.sock, self.authenticator_for(connection.client)
+        user = None
+        if self._tls is not None:
+            try:
+                user = self._secure(connection, self._tls)
+            except (ClientError, StreamError) as error:
+                connection.new_request().refused(error)
+                connection.close(CLOSE_GRACE)
+                return
+        sock, authenticator = connection.sock, self._authenticator_of(connection.client, user)
         greeted = connection.spoke_at is not None
         began = time.monotonic() if connection.spoke_at is None else connection.spoke_at
         try:
@@ -142,17 +164,39 @@ class LocalServer(Listener):
                 active.look_up(request, answer)
                 carried = False
             else:
-                stream = SocketStream(sock, request.payload)
+                stream = stream_of(sock, request.payload)
                 carried = active.carry(request, answer, stream, connection, sock)
             if carried:
                 return
         connection.close(CLOSE_GRACE)
 
+    def _secure(self, connection: ClientConnection, front: TlsFront) -> str | None:
+        """Agree on TLS; returns the user whom the client's certificate names.
+
+        Raises ClientError, StreamError.
+        """
+        seconds = connection.time_left(self.timeouts.handshake)
+        try:
+            return call_within(seconds, HandshakeTimeout(), front.begin, connection)
+        except StreamError as error:
+            error.is_routine = not connection.unserved()  # as of a balancer's health check
+            raise
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether clients come by TLS."""
+        return self._tls is not None
+
+    def replace_tls(self, settings: TlsSettings) -> None:
+        """Have new connections begin by other files.  Raises ConfigError."""
+        if self._tls is not None:
+            self._tls = type(self._tls)(settings)
+
     # --- the straight way -------------------------------------------------------------------
 
     def wait_for_handshake(self, connection: ClientConnection, is_balanced: bool) -> None:
         """See :meth:`gsocks.inbound.listener.Listener.wait_for_handshake`."""
-        if is_balanced or connection.trace is not no_trace:
+        if is_balanced or connection.trace is not no_trace or self._tls is not None:
             super().wait_for_handshake(connection, is_balanced)
         else:
             self._silent.watch(connection, receive, self, connection)
@@ -237,6 +281,14 @@ class LocalServer(Listener):
             return self._authenticator(client, None, prefers_login=self.prefers_login)
         return self._authenticator(client, logins.for_client)
 
+    def _authenticator_of(self, client: Address, certified: str | None) -> Authenticator:
+        """The same; ``certified``: the user whom its certificate names, who needs no password."""
+        logins = self._logins
+        if certified is None or (logins is not None and certified not in logins.users):
+            return self.authenticator_for(client)
+        open_to_all = self._authenticator(client, None, prefers_login=self.prefers_login)
+        return open_to_all._replace(user=certified)
+
     def _authenticator(
         self,
         client: Address,
@@ -250,7 +302,7 @@ class LocalServer(Listener):
             if self._client_is_session
             else self._selector
         )
-        if self._logins is None or verify_for is None:
+        if self._logins is None or verify_for is None:  # or its certificate is enough
             return Authenticator(
                 selector=selector,
                 styles=self._styles,
@@ -299,6 +351,8 @@ class LocalServer(Listener):
         """See :meth:`gsocks.inbound.listener.Listener.refuse_client`; answers a few at a time."""
         if self.context.stopping or len(self._refusals) >= MAX_REFUSALS:
             sock.close()
+        elif self._tls is not None:  # whose agreement would cost more than all else
+            super().refuse_client(sock, error)
         else:
             self._refusals.spawn(self._answer_refused, sock, error)
 

@@ -136,6 +136,11 @@ Transport = Annotated[
     Meta(description="a transport (known: tcp, tls, ws, wss)"),
 ]
 
+CertificateUse = Annotated[
+    Literal["required", "optional"],
+    Meta(description="a use of certificates (known: required, optional)"),
+]
+
 
 class Timeouts(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Durations in seconds."""
@@ -250,6 +255,23 @@ class TransportSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     alpn: Protocols = ("http/1.1",)
     #: `ws`, `wss`: the path of the WebSocket; all other requests are answered with status 404.
     path: UrlPath = "/"
+
+
+class TlsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """TLS in front of a local listener."""
+
+    #: A file with the listener's certificate and those between it and an authority, in PEM. All of
+    #: these files are read again when they change.
+    cert: Path
+    #: The file with its key. Left out: the key is in the file of `cert`.
+    key: Path | None = None
+    #: A file of the authorities whose certificates clients may show, in PEM. Such a client is the
+    #: user of the certificate's common name, or if it has none, of its first e-mail address, name
+    #: or URI, and needs no password; where there are `users`, only if it is one of them.
+    client_ca: Path | None = None
+    #: `client_ca`: whether a client has to show a certificate (`required`), or may log in without
+    #: one (`optional`).
+    client_cert: CertificateUse = "required"
 
 
 class ReuseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

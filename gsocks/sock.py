@@ -74,6 +74,10 @@ class Socket(_socket.socket):
             except BlockingIOError:  # noqa: PERF203
                 self._wait(WRITE)
 
+    def receive_now(self, size: int, flags: int = 0) -> bytes:
+        """See :func:`receive_now`."""
+        return _recv(self, size, flags)
+
     def close(self) -> None:
         """Close it; greenlets that wait in a call get an OSError.  Never blocks."""
         for waiter, watcher in self._waiting:
@@ -105,8 +109,9 @@ def receive_now(sock: AnySocket, size: int, flags: int = 0) -> bytes:
 
     Never waits.  Raises BlockingIOError if nothing has, and OSError.
     """
-    native = sock if isinstance(sock, Socket) else sock._sock  # type: ignore[attr-defined]
-    return _recv(native, size, flags)
+    if isinstance(sock, Socket):
+        return sock.receive_now(size, flags)
+    return _recv(sock._sock, size, flags)  # type: ignore[attr-defined]
 
 
 def as_gevent_socket(sock: AnySocket) -> GeventSocket:

@@ -31,7 +31,8 @@ class Authenticator(NamedTuple):
     the parameters behind it.  ``selector``: the listener's exit selector; the parameters of a
     client override it.  ``styles``: how these are written.  ``asks``: whether clients are asked for
     credentials that are not required, since their user names may carry parameters;
-    ``prefers_login``: whether those are that offer some besides none.
+    ``prefers_login``: whether those are that offer some besides none.  ``user``: who the client
+    has shown to be already, by its certificate.
     """
 
     verify_password: VerifyPassword | None = None
@@ -40,6 +41,7 @@ class Authenticator(NamedTuple):
     styles: Sequence[UserNameStyle] = (STANDARD,)
     asks: bool = False
     prefers_login: bool = False
+    user: str | None = None
 
     @property
     def required(self) -> bool:
@@ -48,7 +50,7 @@ class Authenticator(NamedTuple):
 
     def anonymous(self) -> Identity:
         """The identity of a client without a user name, where none is required."""
-        return Identity(None, self.selector)
+        return Identity(self.user, self.selector)
 
     def authenticate(self, name: str, password: bytes) -> Identity:
         """The identity of the client that sends these credentials.
@@ -75,7 +77,7 @@ class Authenticator(NamedTuple):
             if why:
                 ignored_names.note(name, why)
         selector = found if self.selector is ANY else found.merge(self.selector)
-        return Identity(None if verify is None else user, selector)
+        return Identity(self.user if verify is None else user, selector)
 
 
 #: no authentication is required

@@ -46,7 +46,17 @@ _LISTS = (Networks, Exits, ExitSources, Routes, RuleLines, Statuses)
 
 #: keys, wherever they stand, that name a file
 _FILES = frozenset(
-    {"file", "key_file", "users_file", "cert", "cert_key", "ca", "cache", "header_file"}
+    {
+        "file",
+        "key_file",
+        "users_file",
+        "cert",
+        "cert_key",
+        "ca",
+        "cache",
+        "header_file",
+        "client_ca",
+    }
     | {"token_file", "geo_file"}
 )
 

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from gsocks.config.schema import Config, Section, Shadowsocks
 from gsocks.errors import ConfigError
+from gsocks.settings import TlsSettings
 
 #: the keys of a section that a reload replaces
 _RELOADED = (
@@ -45,6 +46,7 @@ def reloaded(running: Config, found: Config) -> Config:
             if _is_open(name, section) != _is_open(name, other):
                 found_keys["rules"] = section.rules
             found_keys |= _reloaded_shadowsocks(section, other)
+            found_keys |= _reloaded_tls(section, other)
             changed[name] = replace(section, **found_keys)
     return replace(running, **changed)
 
@@ -56,6 +58,15 @@ def _reloaded_shadowsocks(section: Section, other: Section) -> dict[str, Shadows
         return {}
     passwords = {name: getattr(after, name) for name in ("password", "password_file", "users")}
     return {"shadowsocks": replace(before, **passwords)}
+
+
+def _reloaded_tls(section: Section, other: Section) -> dict[str, TlsSettings]:
+    """The files of what was found, if clients come in as they did before."""
+    before, after = getattr(section, "tls", None), getattr(other, "tls", None)
+    if before is None or after is None:
+        return {}
+    is_alike = (before.client_ca is None) == (after.client_ca is None)
+    return {"tls": after} if is_alike and before.client_cert == after.client_cert else {}
 
 
 def _is_open(name: str, section: Section) -> bool:

@@ -322,8 +322,19 @@ def _check_local(config: Config) -> None:
     local = config.local
     if local is not None and local.limits.per_key is not None:
         raise Mistake("only a server has keys", ".local.limits.per_key")
-    if local is not None and not local.users and local.users_file is None:
+    if local is not None:
+        _check_tls(local)
         _check_open_inbound(local)
+
+
+def _check_tls(local: Local) -> None:
+    tls = local.tls
+    if tls is None and any(each.tls for each in local.listen):
+        raise Mistake("an address has tls: true, and needs a certificate here", ".local.tls")
+    if tls is not None and tls.client_ca is None and tls.client_cert != "required":
+        raise Mistake(
+            "needs client_ca, by which certificates are verified", ".local.tls.client_cert"
+        )
 
 
 def _check_server(config: Config) -> None:
@@ -396,14 +407,17 @@ def _check_addresses(config: Config) -> None:
 
 def _check_open_inbound(local: Local) -> None:
     if not local.allow_anonymous:
-        for address in filter(_is_remote, local.addresses):
-            raise Mistake(
-                f"{address} would be an open proxy for all machines that can reach it"
-                " (add users, or allow_anonymous: true if that is intended)",
-                ".local.listen",
-            )
+        for listener in local.listen:
+            if _is_remote(listener.address) and not local.is_guarded(listener):
+                raise Mistake(
+                    f"{listener.address} would be an open proxy for all machines that can reach it"
+                    " (add users, or allow_anonymous: true if that is intended)",
+                    ".local.listen",
+                )
+    has_users = bool(local.users) or local.users_file is not None
+    certified = local.tls is not None and local.tls.client_ca is not None
     for name in _OF_USERS:
-        if getattr(local.limits, name) is not None:
+        if getattr(local.limits, name) is not None and not (has_users or certified):
             raise Mistake("needs users, whom it limits", f".local.limits.{name}")
 
 
@@ -577,8 +591,8 @@ def _listen_address(tree: Tree, base: Path) -> ListenAddress:
     if "address" not in options:
         raise Mistake("missing (expected e.g. 127.0.0.1:1081)", ".address")
     address, styles = options.pop("address"), options.pop("username_style", None)
-    ask, prefer_login = options.pop("ask", None), options.pop("prefer_login", None)
-    return ListenAddress(address, ExitSelector(**options), styles, ask, prefer_login)
+    switches = [options.pop(name, None) for name in ("ask", "prefer_login", "tls")]
+    return ListenAddress(address, ExitSelector(**options), styles, *switches)
 
 
 def _options(tree: dict[str, Tree], keys: Mapping[str, Callable[[Tree], object]]) -> dict[str, Any]:
@@ -736,6 +750,7 @@ LISTEN_KEYS: dict[str, Callable[[Tree], object]] = {
     "username_style": _username_styles,
     "ask": _switch,
     "prefer_login": _switch,
+    "tls": _switch,
 }
 
 #: beside the two addresses of a route

@@ -82,6 +82,7 @@ from gsocks.settings import (
     Size,
     Switch,
     Timeouts,
+    TlsSettings,
     TracingSettings,
     Transport,
     TransportSettings,
@@ -389,6 +390,8 @@ class ListenKeys(msgspec.Struct, frozen=True, kw_only=True):
     #: tags, or `{session}` or `{country}` in its credentials. A client that offers nothing but a
     #: login is asked for it in any case.
     prefer_login: Switch | None = None
+    #: `false`: its clients come without TLS, although there is `local.tls`.
+    tls: Switch | None = None
 
 
 class RouteKeys(msgspec.Struct, frozen=True, kw_only=True):
@@ -658,6 +661,7 @@ def schema() -> Schema:
         SessionSettings,
         ReuseSettings,
         PacSettings,
+        TlsSettings,
         TransportSettings,
     ]
     structs += [Shadowsocks, ListenKeys, RouteKeys, ExitKeys, UserNameStyleKeys, AdminTokenKeys]
@@ -700,6 +704,7 @@ def tables() -> str:
     ]
     parts += [
         _table("`shadowsocks`", "shadowsocks.", keys_of(Shadowsocks)),
+        _table("`tls`", "tls.", keys_of(TlsSettings)),
         _table("`transport`", "transport.", keys_of(TransportSettings)),
         _table("`checks.expect`", "checks.expect.", keys_of(ExpectSettings)),
         _table("`dns`", "dns.", keys_of(DnsSettings)),

@@ -42,6 +42,7 @@ from gsocks.settings import (
     SessionSettings,
     Switch,
     Timeouts,
+    TlsSettings,
     TracingSettings,
     TransportSettings,
     UdpSettings,
@@ -81,6 +82,8 @@ class ListenAddress:
     ask: bool | None = None
     #: None: that of the section
     prefer_login: bool | None = None
+    #: None: as the section has it
+    tls: bool | None = None
 
 
 class ListenAddresses(tuple[ListenAddress, ...]):
@@ -281,6 +284,9 @@ class Local(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sessions: SessionSettings = SessionSettings()
     reuse: ReuseSettings = ReuseSettings()
     pac: PacSettings = PacSettings()
+    #: TLS in front of all addresses of `listen` but those with `tls: false`, see "TLS". Left out:
+    #: clients come without TLS.
+    tls: TlsSettings | None = None
 
     @property
     def addresses(self) -> tuple[Endpoint, ...]:
@@ -298,6 +304,16 @@ class Local(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return told
         expected = self.sessions.strict or any(spec.expects_session for spec in self.exits)
         return expected and listener.selector.session is None and not self.sessions.by_client
+
+    def tls_of(self, listener: ListenAddress) -> TlsSettings | None:
+        """Its TLS; None: its clients come without."""
+        return None if listener.tls is False else self.tls
+
+    def is_guarded(self, listener: ListenAddress) -> bool:
+        """Whether its clients have to show who they are."""
+        tls = self.tls_of(listener)
+        certified = tls is not None and tls.client_ca is not None and tls.client_cert == "required"
+        return certified or bool(self.users) or self.users_file is not None
 
     def prefers_login(self, listener: ListenAddress) -> bool | None:
         """Whether SOCKS5 clients that offer a login besides none are asked for it; None: the exits

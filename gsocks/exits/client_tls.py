@@ -1,28 +1,21 @@
-"""TLS to a proxy or a gsocks server: whom it trusts, the name it expects, and its own certificate.
-
-The files are read again when they have changed, since certificates are renewed while a program
-runs.  A new connection then goes by the new ones; files that can't be used leave the previous ones
-in force.
-"""
+"""TLS to a proxy or a gsocks server: whom it trusts, the name it expects, its own certificate."""
 
 from __future__ import annotations
 
 import logging
 import ssl
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from gsocks.errors import ConfigError
 from gsocks.exits.spec import TlsOptions
-from gsocks.net.certificates import identify
+from gsocks.net.certificates import ContextOfFiles, identify
 from gsocks.net.tls import TlsStream
 from gsocks.stream import Stream
 from gsocks.transport.tls import TlsLayer
 
 log = logging.getLogger("gsocks.exits")
-
-#: device, inode, size and time of change of each file
-_Stamps = tuple[tuple[int, int, int, int], ...]
 
 
 class ClientTls:
@@ -48,27 +41,14 @@ class ClientTls:
         return TlsLayer(self._contexts(), self._name)
 
 
-class FileContexts:
-    """Contexts by the files of ``options``, which are read again when they have changed."""
+class FileContexts(ContextOfFiles):
+    """Contexts by the files of ``options``.  Raises ConfigError."""
 
-    __slots__ = ("_context", "_options", "_stamps")
+    __slots__ = ()
 
     def __init__(self, options: TlsOptions) -> None:
-        """Raises ConfigError."""
-        self._options = options
-        self._stamps = _stamps(options)
-        self._context = load(options)
-
-    def __call__(self) -> ssl.SSLContext:
-        """The context of the files as they are now, or as they last could be used."""
-        stamps = _stamps(self._options)
-        if stamps != self._stamps:
-            self._stamps = stamps
-            try:
-                self._context = load(self._options)
-            except ConfigError as error:
-                log.warning("the previous TLS files stay in use: %s", error)
-        return self._context
+        files = (options.ca, options.cert, options.key)
+        super().__init__([each for each in files if each is not None], partial(load, options), log)
 
 
 def load(options: TlsOptions) -> ssl.SSLContext:
@@ -102,16 +82,3 @@ def _trusting(ca: Path | None) -> ssl.SSLContext:
         raise ConfigError(f"{ca}: has no certificates in PEM") from None
     except OSError as error:
         raise ConfigError(f"{ca}: {error.strerror}") from None
-
-
-def _stamps(options: TlsOptions) -> _Stamps:
-    files = (options.ca, options.cert, options.key)
-    return tuple(_stamp(path) for path in files if path is not None)
-
-
-def _stamp(path: Path) -> tuple[int, int, int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0, 0, 0
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -36,8 +36,9 @@ from gsocks.http.head import (
 from gsocks.http.message import parse_request
 from gsocks.http.status import answer_for, next_hop
 from gsocks.http.write import END, AnswerWriter, end_of
+from gsocks.net.tls_socket import stream_of
 from gsocks.sock import AnySocket, receive_now
-from gsocks.stream import CHUNK, READ, SocketStream, reset, send_all
+from gsocks.stream import CHUNK, READ, Blocking, reset, send_all
 from gsocks.turns import give_way
 
 #: answers 407 on one connection; the last of them closes it
@@ -305,9 +306,9 @@ class Client:
 
     # --- how it ends ------------------------------------------------------------------------
 
-    def stream(self) -> SocketStream:
+    def stream(self) -> Blocking:
         """The connection behind CONNECT or 101, which is no longer HTTP."""
-        return SocketStream(self._sock, bytes(self._ahead))
+        return stream_of(self._sock, bytes(self._ahead))
 
     def hang_up(self) -> None:
         """Read no further request; a greenlet that waits for one gets None."""

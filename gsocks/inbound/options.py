@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from gsocks.settings import (
     Limits,
     PacSettings,
     Timeouts,
+    TlsSettings,
     TransportSettings,
     UdpSettings,
 )
@@ -70,6 +71,8 @@ class LocalOptions(ListenerOptions):
     retry_on: Collection[int] = ()
     #: this proxy's name in Via of plain HTTP messages (RFC 9110 section 7.6.3); None: no Via
     via: str | None = None
+    #: TLS in front of all protocols; a mapping, too: ``{"cert": "server.pem"}``
+    tls: TlsSettings | Mapping[str, Any] | None = None
     #: the script by which browsers find this proxy
     pac: PacSettings = PacSettings()
     #: the exit selector of every client; a client's own parameters in its user name count over it

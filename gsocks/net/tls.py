@@ -13,7 +13,7 @@ half-closed connection goes on is up to the far end.
 from __future__ import annotations
 
 import ssl
-from typing import cast
+from typing import Any, cast
 
 import gevent
 
@@ -86,6 +86,21 @@ class TlsStream(Blocking):
         self._decrypted = bytes(self._decrypt(scratch_of_this_hub()))
 
     @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The far end's certificate, as ``SSLSocket.getpeercert`` has it; empty if it was not
+        verified, None if there is none."""
+        return self._engine.getpeercert()
+
+    @property
+    def alpn(self) -> str | None:
+        """The protocol that ALPN has selected."""
+        return self._engine.selected_alpn_protocol()
+
+    def unread(self, data: bytes) -> None:
+        """Have ``data``, which was read before, be read again."""
+        self._decrypted = data + bytes(self._decrypted)
+
+    @property
     def never_blocks(self) -> bool:
         return self._stream is None or self._stream.never_blocks
 
@@ -97,6 +112,8 @@ class TlsStream(Blocking):
     def read_nowait(self, scratch: ScratchBuffers) -> Bytes | None:
         stream = self._open_stream()
         data, self._decrypted = self._decrypted, NOTHING
+        if len(data) > ScratchBuffers.room:  # as no write takes at once
+            data, self._decrypted = data[: ScratchBuffers.room], data[ScratchBuffers.room :]
         while not (data or self._read_ended):
             if self._failure is not None:
                 raise self._failure

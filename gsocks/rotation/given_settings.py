@@ -6,6 +6,7 @@ Gateway(timeouts={"connect": "5s"})        Gateway(timeouts=Timeouts(connect=5))
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import msgspec
@@ -50,6 +51,9 @@ def given(owner: str, name: str, value: object, kind: type[_S]) -> _S:
         made = {
             key: _value(owner, f"{name}.{key}", each, fields[key]) for key, each in value.items()
         }
+        for field in msgspec.structs.fields(kind):
+            if field.required and field.name not in made:
+                raise ConfigError(f"{owner}: {name}.{field.name}: missing")
         return kind(**made)
     check_type(owner, name, value, kind)
     found: _S = value  # type: ignore[assignment]  # checked
@@ -73,6 +77,8 @@ def _parser(kind: Any) -> Callable[[str], object] | None:
 
 def _value(owner: str, place: str, value: object, kind: Any) -> object:
     parse = _parser(kind)
+    if isinstance(value, str) and Path in (kind, *get_args(kind)):
+        return Path(value)
     if isinstance(kind, type) and issubclass(kind, Struct):
         return given(owner, place, value, kind)
     try:

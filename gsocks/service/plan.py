@@ -43,6 +43,7 @@ from gsocks.settings import (
     PoolSettings,
     SessionSettings,
     Timeouts,
+    TlsSettings,
     TracingSettings,
     TransportSettings,
 )
@@ -88,6 +89,8 @@ def parts_of(
     local, server = settings.local, settings.server
     if local is not None:
         yield _described_users(local)
+        if local.tls is not None:
+            yield _described_tls(local.tls)
         if local.sessions != SessionSettings():
             yield [f"local: {_session_lifetime(local.sessions)}"]
     if server is not None:
@@ -154,6 +157,14 @@ def _described_users(local: config.Local) -> Iterator[str]:
     users = make_users(local)
     if users is not None:
         yield f"local: users {_first_of(users.names) or 'none yet, so no login succeeds'}"
+
+
+def _described_tls(tls: TlsSettings) -> Iterator[str]:
+    check_tls(tls)
+    shown = ""
+    if tls.client_ca is not None:
+        shown = f", certificates of clients by {tls.client_ca} ({tls.client_cert})"
+    yield f"local: TLS, certificate {tls.cert}{shown}"
 
 
 def _described_shadowsocks(settings: config.Shadowsocks) -> Iterator[str]:
@@ -361,6 +372,15 @@ def make_shadowsocks_keys(settings: config.Shadowsocks) -> ServerKeys:
         return ServerKeys(method, password, settings.users)
 
 
+def check_tls(tls: TlsSettings) -> None:
+    """Read the files of ``local.tls``.  Raises ConfigError."""
+    # here, since most programs do without it
+    from gsocks.inbound.tls import make_context
+
+    with _at("local.tls"):
+        make_context(tls)
+
+
 def make_transport(server: config.Server) -> ServerTransport:
     """The transport of ``server``, whose certificate is read.  Raises ConfigError."""
     with _at("server.transport"):
@@ -382,10 +402,11 @@ def check_reach(
 ) -> None:
     """Raise ConfigError if a passed socket is where other machines can reach it, and must not be.
 
-    The listeners of each section are bound there.  The config has answered for all others.
+    The listeners of each section are bound there, of ``local`` those without a login.  The config
+    has answered for all others.
     """
     meant = (
-        ("local", local, _may_be_reached(settings.local), "add users, or allow_anonymous: true"),
+        ("local", local, False, "add users, or allow_anonymous: true"),
         ("forwards", forwards, _allows_remote(settings.forwards), "allow_remote: true"),
         ("admin", admin, _allows_remote(settings.admin), "allow_remote: true"),
     )
@@ -396,13 +417,6 @@ def check_reach(
                     f"{name}: the socket that was passed is at {address}, where other machines can"
                     f" reach it ({mends} if that is intended)"
                 )
-
-
-def _may_be_reached(local: config.Local | None) -> bool:
-    """Whether other machines may reach it."""
-    return local is not None and bool(
-        local.users or local.users_file is not None or local.allow_anonymous
-    )
 
 
 def _allows_remote(section: config.Forwards | config.Admin | None) -> bool:
@@ -655,6 +669,8 @@ def _places(section: SomeSection) -> Iterator[str]:
         notes = [] if each.selector == ANY else [str(each.selector)]
         if not (section.users or section.users_file) and section.asks(each):
             notes.append("asks for credentials")
+        if section.tls is not None:
+            notes.append("without TLS" if section.tls_of(each) is None else "in TLS")
         yield f"{each.address}{_noted(notes)}"
 
 

@@ -70,6 +70,7 @@ from gsocks.service.openings import Opening, Openings
 from gsocks.service.plan import (
     SomeSection,
     check_reach,
+    check_tls,
     describe,
     exit_deps,
     make_key_ring,
@@ -272,7 +273,11 @@ class Service:
         self._openings.all_open()
         check_reach(
             settings,
-            local=(each.bound for each, _ in at.local),
+            local=(
+                each.bound
+                for each, listener in at.local
+                if local is None or not (local.allow_anonymous or local.is_guarded(listener))
+            ),
             forwards=(each.bound for each, _ in at.forwards),
             admin=(each.bound for each, _ in at.admin),
         )
@@ -434,6 +439,7 @@ class Service:
                     retry_on=local.retry_on,
                     via=local.via,
                     pac=local.pac,
+                    tls=local.tls_of(listener),
                     clients=local.clients,
                     proxy_protocol_from=local.proxy_protocol_from,
                     quota=quota,
@@ -687,7 +693,8 @@ class Service:
             for inbound in self._shadowsocks.tcp:
                 log.info("server: listening on %s (Shadowsocks)", inbound.bound)
         for local in self._locals:
-            log.info("local: listening on %s (SOCKS5, SOCKS4, HTTP)", local.bound)
+            how = ", in TLS" if local.is_secure else ""
+            log.info("local: listening on %s (SOCKS5, SOCKS4, HTTP%s)", local.bound, how)
         for opening, leg in self._at.forwards:
             if leg.to == leg.route.to:  # the first of its ports, which tells of all of them
                 log.info("forward: listening on %s", leg.route.at(opening.bound))
@@ -706,11 +713,15 @@ class Service:
     def _log_how_to_try(self) -> None:
         """Once for all workers."""
         if self._at.local:
-            bound = self._at.local[0][0].bound
+            opening, listener = self._at.local[0]
+            bound, local = opening.bound, self._settings.local
             # curl names a Unix socket by a path behind the host
             proxy = f"--socks5-hostname {bound}"
             if isinstance(bound, UnixAddress):
                 proxy = f"--proxy socks5h://localhost{bound.path}"
+            if local is not None and local.tls_of(listener) is not None:
+                log.info("try it: curl --proxy https://%s https://example.com/", bound)
+                return
             log.info(
                 "try it: curl %s https://example.com/  (or set it as the SOCKS5"
                 " proxy of a browser, with names resolved by the proxy)",
@@ -830,6 +841,8 @@ class Service:
                     make_shadowsocks_keys(server.shadowsocks)
             if settings.local is not None:
                 make_users(settings.local, give_way)
+                if settings.local.tls is not None:
+                    check_tls(settings.local.tls)
         except ConfigError as error:
             log.error("not reloaded, the previous config stays: %s", error)
             note("not_reloaded", str(error))
@@ -865,6 +878,8 @@ class Service:
             for listener, (_, address) in zip(self._locals, self._at.local, strict=True):
                 listener.ask = local.asks(address)
                 listener.replace_pac(local.pac)
+                if local.tls is not None:
+                    listener.replace_tls(local.tls)
         replaced = [self._replace_exits_of(name, each) for name, each in sections(self._settings)]
         return all(replaced)
 

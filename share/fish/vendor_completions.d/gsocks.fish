@@ -51,7 +51,7 @@ function _shtab_gsocks_using
 end
 
 set -g _shtab_gsocks_commands check exits import forward keygen passwd local server rotate share doctor ctl health init completion help requests top explain report
-set -g _shtab_gsocks_opts_with_value --admin --allow-anonymous --ask --at-once --by --checks --client --clients --config --country --dest --domain --exit --exit-file --fast-open --file --for --health --hedge --host --html --inbound --key --key-file --limit --limits --listen --outcome --output --pac --per-host --pool --prefer-login --proxy-protocol-from --retry-on --reuse --rotate --rules --scheme --session --sessions --set --shadowsocks --since --sort --state --status --tag --text --timeout --timeouts --to --token-file --transport --tries --udp --url --user --username-style --users --users-file --via -c -o
+set -g _shtab_gsocks_opts_with_value --admin --allow-anonymous --ask --at-once --by --checks --client --clients --config --country --dest --domain --exit --exit-file --fast-open --file --for --health --hedge --host --html --inbound --key --key-file --limit --limits --listen --outcome --output --pac --per-host --pool --prefer-login --proxy-protocol-from --retry-on --reuse --rotate --rules --scheme --session --sessions --set --shadowsocks --since --sort --state --status --tag --text --timeout --timeouts --tls --to --token-file --transport --tries --udp --url --user --username-style --users --users-file --via -c -o
 
 complete -c gsocks -e
 complete -c gsocks -f
@@ -129,6 +129,7 @@ complete -c gsocks -n '_shtab_gsocks_using local' -l udp -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using local' -l sessions -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using local' -l reuse -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using local' -l pac -x -d VALUE
+complete -c gsocks -n '_shtab_gsocks_using local' -l tls -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using local' -l exit -x -d 'an exit, or @FILE; what stands here is seen by others (gsocks help secrets)'
 complete -c gsocks -n '_shtab_gsocks_using local' -l exit-file -xka "(__fish_complete_path (commandline -ct))" -d 'a file of exits, one URL a line; or the variable GSOCKS_EXIT has one'
 complete -c gsocks -n '_shtab_gsocks_using local' -l key-file -xka "(__fish_complete_path (commandline -ct))" -d 'the key of a gsocks exit'
@@ -186,6 +187,7 @@ complete -c gsocks -n '_shtab_gsocks_using rotate' -l udp -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using rotate' -l sessions -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using rotate' -l reuse -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using rotate' -l pac -x -d VALUE
+complete -c gsocks -n '_shtab_gsocks_using rotate' -l tls -x -d VALUE
 complete -c gsocks -n '_shtab_gsocks_using rotate' -l scheme -x -d 'the kind of entries that name none'
 complete -c gsocks -n '_shtab_gsocks_using rotate' -l exit -x -d 'an exit, or @FILE; what stands here is seen by others (gsocks help secrets)'
 complete -c gsocks -n '_shtab_gsocks_using rotate' -l exit-file -xka "(__fish_complete_path (commandline -ct))" -d 'a file of exits, one URL a line; or the variable GSOCKS_EXIT has one'
