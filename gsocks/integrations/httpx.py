@@ -41,8 +41,9 @@ class GatewayTransport(httpx.BaseTransport):
     """Opens its connections by ``gateway``.
 
     ``selector``: of all requests, as of :meth:`~gsocks.gateway.Gateway.connect`, over which a
-    request's extension ``gsocks`` counts.  A connection is kept, and with it the exit, for the next request with the
-    same selector to the same place.  ``verify``: whether certificates are checked, or a context of
+    request's extension ``gsocks`` counts.  A connection is kept, and with it the exit, for the next
+    request with the same selector to the same place.  ``verify``: whether certificates are checked,
+    or a context of
     gevent.ssl.
     """
 
