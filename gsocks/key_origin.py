@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
+import gevent.subprocess
 from gevent._hub_local import get_hub_if_exists
 
 from gsocks.crypto import Key
@@ -49,7 +50,12 @@ class KeyCommand(NamedTuple):
 
     def read(self) -> Key:
         """Run it, for :data:`COMMAND_TIMEOUT` seconds at most.  Raises ConfigError."""
-        output = _beside_the_loop(self._output)
+        # In a thread, a loop that turns meanwhile could be told of the command's end first, and its
+        # failure would look like status 0: gevent's own waits for it instead.
+        hub = get_hub_if_exists()
+        # (the loops of other threads than the main one can't wait for processes)
+        by_the_loop = hub is not None and hub.loop.default
+        output = self._output(gevent.subprocess if by_the_loop else subprocess)
         try:
             return Key.parse(output.decode("ascii").strip())
         except (ConfigError, UnicodeDecodeError):
@@ -57,10 +63,10 @@ class KeyCommand(NamedTuple):
                 f"{self.words[0]}: printed something that is no key (expected one line of base64)"
             ) from None
 
-    def _output(self) -> bytes:
+    def _output(self, subprocess: Any) -> bytes:
         name = self.words[0]
         try:
-            done = subprocess.run(  # noqa: S603 - the operator's own command, and no shell
+            done = subprocess.run(  # the operator's own command, and no shell
                 self.words,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -77,15 +83,6 @@ class KeyCommand(NamedTuple):
 
 
 KeyOrigin: TypeAlias = KeyVariable | KeyCommand
-
-
-def _beside_the_loop(work: Callable[[], bytes]) -> bytes:
-    """What ``work`` returns, in a thread if this one has an event loop to turn meanwhile."""
-    hub = get_hub_if_exists()
-    if hub is None:
-        return work()
-    result: bytes = hub.threadpool.apply(work)
-    return result
 
 
 def parse_variable(value: object) -> KeyVariable:

@@ -403,7 +403,7 @@ def test_a_reload_tells_which_changes_need_a_restart(tmp_path: Path) -> None:
         program.signal(signal.SIGHUP)
         program.wait_for("reloaded: ", times=4)
     (said,) = (line for line in program.lines if "restart" in line)
-    assert said.endswith("c.yaml: a restart is needed for log.level, local.limits.per_client")
+    assert said.endswith("c.yaml: a restart is needed for log.level")
 
 
 def test_the_lines_of_each_worker_have_its_number(tmp_path: Path) -> None:

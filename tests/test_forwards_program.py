@@ -136,13 +136,13 @@ def test_the_admin_tells_of_forwards(tmp_path: Path) -> None:
 
             def asked(what: str) -> str:
                 header = f"Authorization: Bearer {token}"
-                return run("curl", "-sS", "-H", header, f"http://{admin}/v1/{what}").stdout
+                return run("curl", "-sS", "-H", header, f"http://{admin}/{what}").stdout
 
-            status = json.loads(asked("status"))
+            status = json.loads(asked("v1/status"))
             assert status["inbounds"]["forward"]["listen"] == [f"127.0.0.1:{port}"]
             assert status["inbounds"]["forward"]["outcomes"] == {"ok": 1}
             assert 'gsocks_requests_total{inbound="forward",outcome="ok"} 1.0' in asked("metrics")
-            assert '"section": "forwards"' in asked("exits")
+            assert '"section": "forwards"' in asked("v1/exits")
 
 
 def server_with_key(folder: Path) -> Program:

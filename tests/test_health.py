@@ -308,6 +308,7 @@ def test_every_error_says_whose_fault_it_is() -> None:
         errors.NameNotFound: Fault.DESTINATION,
         errors.ConnectionRefused: Fault.DESTINATION,
         errors.ExitFailed: Fault.EXIT,
+        errors.ExitUnproven: Fault.EXIT,
         errors.LoopDetected: Fault.EXIT,
         errors.ShuttingDown: Fault.EXIT,
         errors.ExitDoubtful: Fault.UNCLEAR,

@@ -82,12 +82,12 @@ def test_an_unwanted_answer_makes_another_exit_be_tried(stack: ExitStack) -> Non
     place = Place(stack, BANNED, ok(b"welcome"))
     reply = place.ask()
     assert (reply.status, reply.body) == (200, b"welcome")
-    assert reply["proxy-status"] == 'gsocks; next-hop="exit1"'
+    assert reply["proxy-status"] == 'gsocks; next-hop="e1"'
     assert place.asked == [1, 1]
     assert place.servers[0].heads == place.servers[1].heads
     first, second = place.seen.next(), place.seen.next()
-    assert (first.exit, first.outcome) == ("exit0", "http_403")
-    assert (second.exit, second.outcome) == ("exit1", "ok")
+    assert (first.exit, first.outcome) == ("e0", "http_403")
+    assert (second.exit, second.outcome) == ("e1", "ok")
 
 
 def test_the_last_answer_is_passed_on_whatever_it_is(stack: ExitStack) -> None:

@@ -33,6 +33,7 @@ server:
 def write(folder: Path, text: str) -> Path:
     config = folder / "config.yaml"
     config.write_text(text)
+    config.chmod(0o600)  # it may have passwords
     return config
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from gsocks.crypto import Key
 from tests.support import needs
-from tests.support.program import ROOT, Program, run
+from tests.support.program import ROOT, UNTRACED, Program, run
 from tests.support.waiting import TOO_LONG
 
 UNITS = sorted((ROOT / "deploy" / "systemd").glob("*.service"))
@@ -103,7 +103,7 @@ def test_it_starts_on_a_root_that_is_read_only_without_folder_or_capability(
         "local: {listen: 127.0.0.1:0}\n"
     )
     unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", SANDBOX, "sh"]
-    within = [*unshare, *supervisor.environment(TMPDIR="/nowhere")]
+    within = [*UNTRACED, *unshare, *supervisor.environment(TMPDIR="/nowhere")]
     with Program("-c", path, within=within) as program:
         program.wait_for("no folder can be written")
         supervisor.wait_for("READY=1")

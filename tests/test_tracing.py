@@ -18,6 +18,7 @@ from gsocks.history.tracing import Tracing
 from gsocks.observe import Details, Record, Try
 from gsocks.settings import TracingSettings
 from tests.support.ports import free_port
+from tests.support.program import UNTRACED
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
 
@@ -173,4 +174,4 @@ assert not found & {"opentelemetry", "sqlite3", "prometheus_client", "requests"}
 off = config.parse("local: {listen: '127.0.0.1:0'}", Path())
 assert Service(Path("c.yaml"), off)._make_history() is None
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([*UNTRACED, sys.executable, "-c", code], check=True)

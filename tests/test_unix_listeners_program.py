@@ -149,7 +149,7 @@ def test_while_workers_drain_no_client_waits_at_the_socket(tmp_path: Path) -> No
 def test_the_admin_answers_at_a_unix_socket_to_those_who_have_the_token(tmp_path: Path) -> None:
     text = LOCAL + "admin: {listen: unix:admin.sock}\n"
     with Program("-c", write(tmp_path, text)) as program:
-        program.wait_for(rf"admin: listening on unix:{tmp_path}/admin.sock \(JSON")
+        program.wait_for(rf"admin: listening on unix:{tmp_path}/admin.sock \(dashboard, JSON")
         token = (tmp_path / "admin.token").read_text().strip()
 
         def ask(*more: str) -> str:

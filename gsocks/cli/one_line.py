@@ -25,7 +25,7 @@ from gsocks.cli.exit_file import VARIABLE, exit_lines
 from gsocks.cli.process import log_to_stderr
 from gsocks.cli.run import serve
 from gsocks.cli.warn import warn_of_secrets
-from gsocks.config.schema import Exits, ExitSources, Routes, RuleLines, Statuses
+from gsocks.config.schema import Exits, ExitSources, HealthServer, Routes, RuleLines, Statuses
 from gsocks.config.yaml import read_yaml, write_yaml
 from gsocks.errors import ConfigError
 from gsocks.messages import Mistake, did_you_mean
@@ -169,10 +169,16 @@ def _value(text: str) -> Tree:
 
 
 def _set(tree: dict[str, Tree], section: str, path: str, value: Tree) -> None:
-    """Put ``value`` at ``path``, which begins at the top or in the section.  Raises Mistake."""
+    """Put ``value`` at ``path``, which begins at the top or in the section.  Raises Mistake.
+
+    Both have a ``health``: the keys of its listener are those at the top.
+    """
     names = path.split(".")
-    if names[0] not in config.Config.__struct_fields__:
-        known = _SECTIONS[section].__struct_fields__
+    known = _SECTIONS[section].__struct_fields__
+    at_top = names[0] in config.Config.__struct_fields__
+    if names[0] == "health":
+        at_top = names[1:] != [] and names[1] in HealthServer.__struct_fields__
+    if not at_top:
         if names[0] not in known:
             guess = did_you_mean(names[0], [*known, *config.Config.__struct_fields__])
             raise Mistake(f"--set: {names[0]} is no key{guess}")

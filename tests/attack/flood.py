@@ -27,7 +27,7 @@ from typing import NamedTuple, TypeAlias
 
 import tests.attack
 from tests.attack.witness import GIVE_UP, Testimony, Witness
-from tests.support.program import Program
+from tests.support.program import UNTRACED, Program
 from tests.support.waiting import TOO_LONG
 
 #: seconds after which a thread of a flood whose peer has closed tries again
@@ -50,10 +50,6 @@ _LOOKS = 0.01
 #: gsocks may have asked for the first before or after the witness began.  So one list is read from
 #: its beginning to its end meanwhile.
 _STEPS = 3
-
-#: coverage.py traces no program that starts so: its hub would be several times as slow as what is
-#: to withstand the flood
-_UNTRACED = ("env", "-u", "COVERAGE_PROCESS_CONFIG", "-u", "COVERAGE_PROCESS_START")
 
 
 class Attacked(NamedTuple):
@@ -104,7 +100,7 @@ class Scene:
         """A gsocks in a process of its own, with this text as its config."""
         path = self.folder / f"gsocks{next(self._numbers)}.yaml"
         path.write_text(config)
-        return self._programs.enter_context(Program("-c", path, within=_UNTRACED))
+        return self._programs.enter_context(Program("-c", path, within=UNTRACED))
 
     def keep_doing(self, step: Callable[[], object]) -> None:
         """Call ``step`` in a thread until the scene is over; each call that doesn't raise counts.

@@ -35,6 +35,7 @@ TESTS = {
     ),
     "rotation/first_attempt": "beginning failover",
     "rotation/geo": "geo address_probes",
+    "rotation/given_settings": "control roster",
     "rotation/group": "rotation failover bind datagram hedging http_retry http_kept exit_group",
     "rotation/health": "health evidence roster failover saved",
     "rotation/hedging": "hedging",

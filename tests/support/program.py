@@ -25,6 +25,10 @@ from tests.support.waiting import TOO_LONG
 
 ROOT = Path(__file__).parent.parent.parent
 
+#: coverage.py traces no program that starts so: its hub would be several times as slow, and what it
+#: finds is written to this folder, and by sqlite3
+UNTRACED = ("env", "-u", "COVERAGE_PROCESS_CONFIG", "-u", "COVERAGE_PROCESS_START")
+
 
 class Program:
     """``python -m gsocks`` with these arguments; its log is read as it comes.
