@@ -79,7 +79,8 @@ class KeyCommand(NamedTuple):
             raise ConfigError(f"{name}: {error.strerror}") from None
         if done.returncode:
             raise ConfigError(f"{name}: failed with status {done.returncode}")
-        return done.stdout[: _MAX_SIZE + 1]
+        printed: bytes = done.stdout
+        return printed[: _MAX_SIZE + 1]
 
 
 KeyOrigin: TypeAlias = KeyVariable | KeyCommand

@@ -52,7 +52,10 @@ def encode(news: News) -> bytes:
 
 
 def decode(raw: bytes) -> News:
-    """A message.  Raises ValueError (msgspec's errors are such) for what is none."""
+    """A message.  Raises ValueError for what is none."""
     if len(raw) > MAX_SIZE:
         raise ValueError("too long")
-    return _decoder.decode(raw)
+    try:
+        return _decoder.decode(raw)
+    except msgspec.MsgspecError as error:  # a ValueError in its later versions alone
+        raise ValueError(str(error)) from None
