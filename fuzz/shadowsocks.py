@@ -15,7 +15,7 @@ from typing import Any
 from fuzz.model import Short, Taker, Wrong
 from fuzz.wire import WAYS, Pieces, Wire, whole
 from gsocks.address import Address
-from gsocks.errors import BadRequest, HandshakeTimeout, Stranger, StreamError
+from gsocks.errors import BadAddress, BadRequest, HandshakeTimeout, Stranger, StreamError
 from gsocks.shadowsocks import ciphers, keys, stream
 from gsocks.shadowsocks.accept import Guards, ServerKeys, accept
 from gsocks.shadowsocks.methods import METHODS, Method, keys_of
@@ -105,7 +105,7 @@ def _request(method: Method, asked: bytes) -> tuple[str, int, bytes] | None:
     """The same by the model of the grammar."""
     take = Taker(asked)
     try:
-        dest = take.dest()
+        take.dest()
         if method.is_2022:
             padding = int.from_bytes(take(2), "big")
             take(padding)
@@ -113,9 +113,10 @@ def _request(method: Method, asked: bytes) -> tuple[str, int, bytes] | None:
                 return None
     except (Short, Wrong):
         return None
-    if not dest.is_plain:
+    try:  # which names are accepted is what the target of SOCKS5 looks at
+        return (*Address.read(BytesIO(asked).read), take.rest)
+    except BadAddress:
         return None
-    return (*Address.read(BytesIO(asked).read), take.rest)
 
 
 def _drop(method: Method, packet: bytes) -> None:

@@ -94,6 +94,12 @@ def find_end(data: bytes | bytearray, seen: int) -> int:
     ``seen``: how many bytes of ``data`` an earlier call has checked.  Raises BadRequest as soon as
     the bytes can't become a valid head, and HeadTooLarge.
     """
+    # first of all, so that it makes no difference in which pieces the bytes arrive
+    if data.startswith(_HTTP2):
+        raise Http2NotServed(
+            "HTTP/2 without asking (prior knowledge, h2c): this proxy speaks HTTP/1.1, which the"
+            " client has to be told (curl: without --http2-prior-knowledge)"
+        )
     is_bare = _is_bare(data)
     blank = _BARE_END if is_bare else _END
     found = data.find(blank, max(0, seen - len(blank) + 1))
@@ -102,11 +108,6 @@ def find_end(data: bytes | bytearray, seen: int) -> int:
         for pattern, what in _AMBIGUOUS_BARE if is_bare else _AMBIGUOUS:
             if pattern.search(data, max(0, seen - 1), end or len(data)):
                 raise BadRequest(what)
-    if data.startswith(_HTTP2):
-        raise Http2NotServed(
-            "HTTP/2 without asking (prior knowledge, h2c): this proxy speaks HTTP/1.1, which the"
-            " client has to be told (curl: without --http2-prior-knowledge)"
-        )
     line_end = data.find(b"\n", seen)
     if line_end >= 0 and data.find(b"\n") == line_end:
         check_request_line(bytes(data[: line_end if is_bare else line_end - 1]))
