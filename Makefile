@@ -87,9 +87,11 @@ build/clients/made: $(shell find tests/clients/built -type f)
 	mkdir -p $(CLIENTS)/bin
 	cp -r tests/clients/built/go/. tests/clients/built/java $(CLIENTS)
 	cd $(CLIENTS) && go build -o bin/goclients .
-	cargo build --quiet --release --locked --manifest-path tests/clients/built/rust/Cargo.toml --target-dir $(CLIENTS)/rust
-	cp $(CLIENTS)/rust/release/rustclients $(CLIENTS)/bin
-	cp tests/clients/built/rust/Cargo.lock $(CLIENTS)
+	mkdir -p $(CLIENTS)/rust
+	cp -r tests/clients/built/rust/. $(CLIENTS)/rust
+	cd $(CLIENTS)/rust && cargo build --quiet --release
+	cp $(CLIENTS)/rust/target/release/rustclients $(CLIENTS)/bin
+	cp $(CLIENTS)/rust/Cargo.lock $(CLIENTS)
 	mvn --quiet --file $(CLIENTS)/java/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CLIENTS)/java/lib
 	$(PYTHON) -m venv $(CLIENTS)/venv
 	$(CLIENTS)/venv/bin/pip install --quiet --disable-pip-version-check -r tests/clients/built/requirements.txt
