@@ -321,11 +321,9 @@ for _name, _package, _version, _command, _configs in (
         "curl -sS http://127.0.0.1:{at}/found.txt" if _direct
         else "curl -sS --noproxy '' -x http://127.0.0.1:{at} {page}"
     )  # fmt: skip
-    # each way has a config, and so a run, of its own
-    _all = _configs
 
     def _serve(
-        places: Places, command: str = _command, configs: Mapping[str, str] = _all
+        places: Places, command: str = _command, configs: Mapping[str, str] = _configs
     ) -> Iterator[Mapping[str, object]]:
         with ExitStack() as stack:
             words: dict[str, object] = {}
