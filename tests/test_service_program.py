@@ -83,10 +83,12 @@ def test_a_worker_that_hangs_is_killed_and_started_again(
         program.wait_for(r"worker \d \(pid \d+\) exited with SIGKILL, restarting")
 
 
+# read-only, not hidden: the test's own folder or the checkout may be below one of them
 SANDBOX = """
+for folder in /tmp /var/tmp; do
+    mount --bind $folder $folder; mount -o remount,ro,bind $folder
+done
 mount -o remount,ro,bind /
-mount -t tmpfs -o ro none /tmp
-mount -t tmpfs -o ro none /var/tmp
 exec setpriv --bounding-set -all --inh-caps -all --no-new-privs "$@"
 """
 
@@ -104,7 +106,7 @@ def test_it_starts_on_a_root_that_is_read_only_without_folder_or_capability(
     )
     unshare = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", SANDBOX, "sh"]
     within = [*UNTRACED, *unshare, *supervisor.environment(TMPDIR="/nowhere")]
-    with Program("-c", path, within=within) as program:
+    with Program("-c", path, cwd=Path("/"), within=within) as program:
         program.wait_for("no folder can be written")
         supervisor.wait_for("READY=1")
         assert program.port("server")
