@@ -169,6 +169,70 @@ def test_what_is_no_http_is_logged_by_its_client_alone(
     assert said == [f"invalid HTTP request from {host}:{port}"]
 
 
+_REFUSED = {
+    "no version": (400, b"GET / HTTP/9.9\r\n\r\n"),
+    "a length that is no number": (400, b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n"),
+    "a chunk that is none": (
+        400,
+        b"POST /v1/exits/a/ban HTTP/1.1\r\nAuthorization: Bearer " + TOKEN.encode() + b"\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ),
+    "a long first line": (414, b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n"),
+    "a first line that goes on": (414, b"GET /" + b"x" * 900_000),
+    "many fields": (431, b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n"),
+    "a long field": (431, b"GET / HTTP/1.1\r\na: " + b"x" * 70_000 + b"\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize(("status", "sent"), _REFUSED.values(), ids=_REFUSED)
+def test_what_is_no_request_is_refused_with_a_problem_that_the_client_can_read(
+    desk: Desk, status: int, sent: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer = desk.raw(sent)
+    assert (answer.status, answer.fields["Connection"]) == (status, "close")
+    assert answer.fields["Content-Type"] == "application/problem+json"
+    assert answer.said["status"] == status
+    assert answer.said["detail"]
+    assert len(answer.body) == int(answer.fields["Content-Length"])
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_fault_of_gsocks_is_a_problem_without_its_cause(
+    desk: Desk, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a secret")
+
+    told: list[object] = []
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *what: told.append(what[2]))
+    monkeypatch.setattr(desk.server, "application", fail)
+    answer = desk.ask(method, "/v1/status")
+    assert (answer.status, answer.fields["Content-Type"]) == (500, "application/problem+json")
+    assert b"secret" not in answer.body
+    assert (answer.body == b"") is (method == "HEAD")
+    assert [str(each) for each in told] == ["a secret"]
+
+
+def test_a_client_that_goes_on_sending_after_a_refusal_is_disconnected(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LINGER_BYTES", 65536)
+    with connect(desk.server.bound) as sock, pytest.raises(OSError, match=r"reset|pipe"):
+        for _ in range(1000):
+            sock.sendall(b"x" * 65536)
+
+
+def test_a_client_that_keeps_a_refused_connection_is_disconnected(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LINGER_SECONDS", 0.05)
+    with connect(desk.server.bound) as sock:
+        sock.sendall(b"GET / HTTP/9.9\r\n\r\n")
+        assert read_to_end(sock).startswith(b"HTTP/1.1 400 ")
+        eventually(lambda: not desk.server.strangers)
+
+
 def test_the_paths_for_other_workers_are_not_served_at_the_admins_address(desk: Desk) -> None:
     assert desk.ask("GET", "/own/snapshot").status == 404
 

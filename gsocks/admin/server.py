@@ -7,15 +7,25 @@ import logging
 import socket as std_socket
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from http import HTTPStatus
+from http.client import HTTPException
 from types import TracebackType
 from typing import Any, Protocol
 
 import gevent
 from gevent.pool import Pool
-from gevent.pywsgi import LoggingLogAdapter, WSGIHandler, WSGIServer
+from gevent.pywsgi import (  # type: ignore[attr-defined]  # two that its stubs leave out
+    MAX_REQUEST_LINE,
+    LoggingLogAdapter,
+    WSGIHandler,
+    WSGIServer,
+    _InvalidClientInput,
+)
 
 from gsocks.address import Address
-from gsocks.admin.wsgi import AUTHENTICATED, ENDLESS, TARGET, Environ, StartResponse
+from gsocks.admin.problems import PROBLEM, ApiError
+from gsocks.admin.wsgi import AUTHENTICATED, ENDLESS, TARGET, Environ, StartResponse, start
+from gsocks.http.status import reason_phrase
 from gsocks.net.unix import UnixAddress
 from gsocks.turns import give_way
 
@@ -39,6 +49,28 @@ MAX_REQUEST_SECONDS = 90.0
 
 #: seconds in which a client has to read what an endless response tells it
 STREAM_TIMEOUT = 10.0
+
+#: seconds without a byte, and bytes, that a client may go on sending after its request was refused
+LINGER_SECONDS, LINGER_BYTES = 2.0, 1 << 20
+
+#: what pywsgi refuses before there is a request for the application, or because that has failed
+_REFUSALS = {
+    each.status.value: each
+    for each in (
+        ApiError(HTTPStatus.BAD_REQUEST, "what was sent is not HTTP/1.1"),
+        ApiError(
+            HTTPStatus.REQUEST_URI_TOO_LONG,
+            f"the first line has more than {MAX_REQUEST_LINE - 1} bytes",
+        ),
+        ApiError(
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "more than 100 fields, or one of more than 65536 bytes",
+        ),
+        ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, "gsocks has a fault, which its log tells"),
+    )
+}
+
+_CLOSE = ("Connection", "close")
 
 
 class App(Protocol):
@@ -109,10 +141,31 @@ class _Handler(WSGIHandler):
         late = self._late = gevent.spawn_later(MAX_REQUEST_SECONDS, self.hang_up)
         try:
             found = super().handle_one_request()
+            if isinstance(found, tuple):  # a status, and pywsgi's own response
+                self._refuse(_REFUSALS[int(found[0])])
+                return None
         finally:
             late.kill(block=False)
         # a stranger has one request
         return None if found is True and self in self._strangers else found
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer what is not a request, and read on, as the client may still be sending.
+
+        A close would have the kernel reset the connection, and the client lose the response.
+        """
+        body = error.as_json()
+        self.socket.sendall(
+            f"HTTP/1.1 {error.status.value} {reason_phrase(error.status)}\r\n"
+            f"Content-Type: {PROBLEM}\r\nContent-Length: {len(body)}\r\n"
+            "Connection: close\r\n\r\n".encode()
+            + body
+        )
+        self.socket.shutdown(std_socket.SHUT_WR)
+        self.socket.settimeout(LINGER_SECONDS)
+        left = LINGER_BYTES
+        while left > 0 and (read := self.rfile.read1(65536)):
+            left -= len(read)
 
     def _hang_up_as_stranger(self) -> None:
         if self in self._strangers:
@@ -141,9 +194,23 @@ class _Handler(WSGIHandler):
         log.warning("invalid HTTP request from %s", client)
 
     def _handle_client_error(self, ex: Exception) -> Any:
-        if isinstance(ex, OSError):
+        if isinstance(ex, OSError) and not isinstance(ex, _InvalidClientInput):
             raise ex
+        too_long: str = getattr(self.headers, "status", "")
+        # the first of which pywsgi would print with a traceback
+        if isinstance(ex, HTTPException) or too_long:
+            self.log_error()
+            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE.value, b""
         return super()._handle_client_error(ex)  # type: ignore[misc]  # pywsgi's, for this
+
+    def _send_error_response_if_possible(self, error_code: int) -> None:
+        if self.response_length:
+            self.close_connection = True
+            return
+        error = _REFUSALS[error_code]
+        body = error.as_json()
+        start(self.start_response, error.status, PROBLEM, len(body), [_CLOSE])
+        self.write(b"" if self.command == "HEAD" else body)
 
 
 class AdminServer(WSGIServer):
