@@ -128,7 +128,8 @@ _OF_EXITS = ("rotate", "tries", "hedge", "rules", "pool", "health", "checks", "p
 
 # keys of the state that only a store has
 _STORE_DEFAULTS = {
-    name: getattr(State(), name) for name in ("password_file", "ca", "prefix", "gateway", "fail")
+    name: getattr(State(), name)
+    for name in ("password_file", "ca", "cert", "key", "prefix", "gateway", "fail")
 }
 
 # the limits that need users
@@ -305,8 +306,11 @@ def _check_state(config: Config) -> None:
             raise Mistake("only a url of a store has it", f".state.{name}")
     if state.url is not None and state.url.password is not None and state.password_file is not None:
         raise Mistake("the url has a password already", ".state.password_file")
-    if state.url is not None and state.ca is not None and not state.url.tls:
-        raise Mistake("needs TLS (a url that begins with rediss)", ".state.ca")
+    for name in ("ca", "cert", "key"):
+        if state.url is not None and getattr(state, name) is not None and not state.url.tls:
+            raise Mistake("needs TLS (a url that begins with rediss)", f".state.{name}")
+    if state.key is not None and state.cert is None:
+        raise Mistake("needs the certificate that it belongs to", ".state.cert")
 
 
 def _check_sections(config: Config) -> None:

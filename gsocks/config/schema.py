@@ -482,6 +482,11 @@ class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     password_file: Path | None = None
     #: `rediss://`: a file of the certificates that are trusted, in PEM. Left out: the system's.
     ca: Path | None = None
+    #: `rediss://`: a file with the certificate that is shown to the store, in PEM. It is read at
+    #: each connect, as `ca` and `key` are.
+    cert: Path | None = None
+    #: `cert`: the file with its key. Left out: the key is in the file of `cert`.
+    key: Path | None = None
     #: `url`: what the names of all keys and of the channel begin with. Gateways share what has the
     #: same prefix.
     prefix: _Prefix = "gsocks"

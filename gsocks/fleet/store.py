@@ -7,6 +7,7 @@ Every call here blocks the calling greenlet only.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from gsocks.config.store import StoreUrl
 from gsocks.errors import ConfigError, StoreFailed
 from gsocks.files import read_secret
 from gsocks.fleet.log import log
+from gsocks.net.certificates import identify, trust
 
 try:
     import redis
@@ -26,7 +28,7 @@ try:
     from redis.cluster import ClusterNode, RedisCluster
     from redis.exceptions import RedisError, ResponseError
     from redis.retry import Retry
-    from redis.sentinel import Sentinel
+    from redis.sentinel import MasterNotFoundError, Sentinel
 except ImportError:
     raise ConfigError("state.url: needs redis-py (pip install 'gsocks[fleet]')") from None
 
@@ -249,9 +251,7 @@ def connect(settings: State) -> Any:
         "protocol": 2,
     }
     if url.tls:
-        options |= {"ssl": True, "ssl_check_hostname": True}
-        if settings.ca is not None:
-            options["ssl_ca_certs"] = str(settings.ca)
+        options |= _tls_options(settings)
     once: dict[str, Any] = {
         "retry": Retry(NoBackoff(), 0)
     }  # the caller retries, and sees what happens
@@ -264,12 +264,29 @@ def connect(settings: State) -> Any:
         nodes = [ClusterNode(*each) for each in hosts]  # type: ignore[no-untyped-call]
         return RedisCluster(startup_nodes=nodes, **options)
     if url.kind == "sentinel":
-        timeouts = {name: options[name] for name in ("socket_timeout", "socket_connect_timeout")}
+        logins = ("username", "password")  # the master's
+        of_sentinels = {name: each for name, each in options.items() if name not in logins}
         sentinels: Any = Sentinel
-        found = sentinels(hosts, sentinel_kwargs={**timeouts, **once}, **options)
+        found = sentinels(hosts, sentinel_kwargs={**of_sentinels, **once}, **options)
         return found.master_for(url.service, **once, **database)
     host, port = hosts[0]
     return redis.Redis(host=host, port=port, **options, **once, **database)
+
+
+def _tls_options(settings: State) -> dict[str, Any]:
+    """As redis-py takes them.  Raises ConfigError, which names a file and not what is in it."""
+    options: dict[str, Any] = {"ssl": True, "ssl_check_hostname": True}
+    # tried here first, since redis-py's error quotes no file, and OpenSSL would ask the terminal
+    # for the password of an encrypted key
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if settings.ca is not None:
+        trust(context, settings.ca)
+        options["ssl_ca_certs"] = str(settings.ca)
+    if settings.cert is not None:
+        identify(context, settings.cert, settings.key)
+        options["ssl_certfile"] = str(settings.cert)
+        options["ssl_keyfile"] = None if settings.key is None else str(settings.key)
+    return options
 
 
 def check(settings: State) -> str:
@@ -322,6 +339,8 @@ def _answer(found: object) -> object:
 
 def _line(error: Exception) -> str:
     """The error in one line."""
+    if isinstance(error, MasterNotFoundError):  # its text has the repr of each connection
+        return "no Sentinel that answers knows this master"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())[:300]
 

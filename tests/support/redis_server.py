@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import redis
+import trustme
 
 from tests.support import needs
 from tests.support.ports import free_port
@@ -91,6 +92,32 @@ def redis_server(folder: Path, *options: str) -> Iterator[RedisServer]:
 
 
 @contextmanager
+def tls_server(
+    folder: Path, authority: trustme.CA, names: Sequence[str] = ("127.0.0.1",)
+) -> Iterator[tuple[RedisServer, int]]:
+    """A server, and a second port of it that has TLS, and asks for certificates of clients."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    with redis_server(
+        folder, "--tls-port", str(port), *tls_options(folder, authority, names)
+    ) as of:
+        yield of, port
+
+
+def tls_options(
+    folder: Path, authority: trustme.CA, names: Sequence[str] = ("127.0.0.1",)
+) -> list[str]:
+    """Of a server for ``names``: its certificate, and whose certificates clients have to show."""
+    cert, trusted = folder / "server.pem", folder / "ca.pem"
+    authority.issue_cert(*names).private_key_and_cert_chain_pem.write_to_path(str(cert))
+    authority.cert_pem.write_to_path(str(trusted))
+    return [
+        "--tls-cert-file", str(cert), "--tls-key-file", str(cert), "--tls-ca-cert-file",
+        str(trusted), "--tls-auth-clients", "yes",
+    ]  # fmt: skip
+
+
+@contextmanager
 def cluster(folder: Path, nodes: int = 3) -> Iterator[Sequence[RedisServer]]:
     """A cluster of masters, each with its part of the slots."""
     servers: list[RedisServer] = []
@@ -126,23 +153,52 @@ def _is_whole(server: RedisServer, nodes: int) -> bool:
 @contextmanager
 def sentinel(folder: Path, master: RedisServer) -> Iterator[RedisServer]:
     """A Sentinel that watches ``master`` by the name ``main``, and decides alone."""
-    folder.mkdir(parents=True)
-    config = folder / "sentinel.conf"
-    config.write_text(
-        f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
-        "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
-    )
     server = RedisServer.__new__(RedisServer)
     server.port = free_port()
+    folder.mkdir(parents=True)
     server._folder, server._options = folder, ()
-    program = os.environ.get("REDIS_SERVER") or needs.program("redis-server")
-    server._process = subprocess.Popen(
-        [program, str(config), "--port", str(server.port), "--sentinel"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-    )
+    server._process = _run_sentinel(folder, master.port, "--port", str(server.port))
     try:
         eventually(server._answers)
         yield server
     finally:
         server.close()
+
+
+@contextmanager
+def tls_sentinel(folder: Path, master: int, authority: trustme.CA) -> Iterator[int]:
+    """The same in TLS alone, as it asks the master that has TLS at a port; gives its own port."""
+    folder.mkdir(parents=True)
+    port = free_port()
+    options = tls_options(folder, authority)
+    process = _run_sentinel(
+        folder, master, "--port", "0", "--tls-port", str(port), "--tls-replication", "yes", *options
+    )
+    try:
+        eventually(lambda: _accepts(port))
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _run_sentinel(folder: Path, master: int, *options: str) -> subprocess.Popen[bytes]:
+    config = folder / "sentinel.conf"
+    config.write_text(
+        f"sentinel monitor main 127.0.0.1 {master} 1\n"
+        "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
+    )
+    program = os.environ.get("REDIS_SERVER") or needs.program("redis-server")
+    return subprocess.Popen(
+        [program, str(config), *options, "--sentinel"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as sock:
+        if sock.connect_ex(("127.0.0.1", port)):
+            time.sleep(0.01)
+            return False
+        return True
