@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gsocks import __version__
 from gsocks.address import Address
@@ -17,8 +18,9 @@ from gsocks.cli.exits import probe_exits
 from gsocks.cli.forward import forward
 from gsocks.cli.import_ import import_list
 from gsocks.cli.keygen import keygen
+from gsocks.cli.parser import COMMAND, Parser
 from gsocks.cli.passwd import passwd
-from gsocks.cli.process import INTERRUPTED
+from gsocks.cli.process import INTERRUPTED, plain_warnings
 from gsocks.cli.report import SORTS
 from gsocks.cli.run import run
 from gsocks.errors import BadAddress, ConfigError
@@ -68,14 +70,19 @@ Signals: SIGTERM drains open connections, then exits (a second one closes them),
 and exits, SIGHUP reloads keys, users and exits.
 """
 
+_OF_COMMAND = re.compile(r"gsocks( [a-z]+)?: ")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``gsocks``; returns the exit status."""
     try:
-        options = make_parser().parse_args(arguments)
-        return int(options.run(options))
+        with plain_warnings():
+            options = make_parser().parse_all(arguments)
+            return int(options.run(options))
     except ConfigError as error:
-        print(f"gsocks: {error}", file=sys.stderr)
+        text = str(error)
+        # what is said of a command has its name already
+        print(text if _OF_COMMAND.match(text) else f"gsocks: {text}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -83,8 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def make_parser() -> Parser:
+    """The parser of all commands."""
+    parser = Parser(
         prog="gsocks",
         usage="gsocks -c FILE | gsocks COMMAND ...",
         description=_ABOUT,
@@ -102,7 +110,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="start beside another gsocks at the same ports, as for an upgrade",
     )
     parser.set_defaults(run=_run)  # without a command
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", prog="gsocks")
+    commands: argparse._SubParsersAction[Any] = parser.add_subparsers(
+        title="commands", metavar=COMMAND, prog="gsocks", dest="command"
+    )
 
     checked = commands.add_parser("check", help="report a mistake in a config, or what it runs")
     add_config(checked)

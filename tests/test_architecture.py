@@ -57,7 +57,7 @@ USERS_OF = {
     "yaml": {"config.yaml", "yaml_tree"},
     "wsproto": {"transport.websocket"},
     "redis": {"fleet.store"},
-    "argparse": {"main", "cli.commands", "cli.completion", "cli.history_commands"},
+    "argparse": {"main", "cli.commands", "cli.completion", "cli.history_commands", "cli.parser"},
     "cryptography": {"shadowsocks.ciphers", "shadowsocks.keys"},
     "blake3": {"shadowsocks.keys"},
 }

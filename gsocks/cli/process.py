@@ -21,8 +21,33 @@ log = logging.getLogger("gsocks")
 INTERRUPTED = 128 + signal.SIGINT
 
 
+class _PlainWarnings(logging.Handler):
+    """Warnings before there is a log, and of commands that have none, as their other lines are."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr is not None:
+            print(f"gsocks: {record.getMessage()}", file=sys.stderr)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Write warnings to standard error, each behind ``gsocks:``, until there is a log."""
+    handler = _PlainWarnings(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
 def log_to_stderr(settings: config.Log) -> None:
-    """Write the log of gsocks to standard error, and nowhere else; drop it if that is closed."""
+    """Write the log of gsocks to standard error, and nowhere else; drop it if that is closed.
+
+    May be called again.
+    """
+    for before in log.handlers[:]:
+        if isinstance(before, (_PlainWarnings, LogOutput)):
+            log.removeHandler(before)
     handler = logging.NullHandler() if sys.stderr is None else LogOutput(sys.stderr.fileno())
     handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
     log.addHandler(handler)
