@@ -35,6 +35,9 @@ MUTANTS ?= 300
 EXITS := $(CURDIR)/build/exits
 CLIENTS := $(CURDIR)/build/clients
 
+# each of some thousand processes would compile gsocks again, and each tester all of the tests
+unexport PYTHONDONTWRITEBYTECODE
+
 # make screenshots  some of the dashboard, into docs/images
 
 .PHONY: screenshots run test test-matrix lint docs lock data dist install uninstall deb fuzz mutation exits clients soak bench bench-quick bench-gateway bench-compare bench-counts clean
