@@ -244,6 +244,12 @@ class HandshakeTimeout(ClientError):
     http_status = 408
 
 
+class NotRedirected(ClientError):
+    """A connection to the listener of redirected ones that the kernel has not redirected."""
+
+    word = "not_redirected"
+
+
 class Evicted(ClientError):
     """The listener was full, and this connection had said least for longest."""
 

@@ -21,6 +21,7 @@ from gsocks.cli.keygen import keygen
 from gsocks.cli.parser import COMMAND, Parser
 from gsocks.cli.passwd import passwd
 from gsocks.cli.process import INTERRUPTED, plain_warnings
+from gsocks.cli.redirect import redirect
 from gsocks.cli.report import SORTS
 from gsocks.cli.run import run
 from gsocks.errors import BadAddress, ConfigError
@@ -42,6 +43,7 @@ An encrypted SOCKS5 tunnel with a pool of ready connections, and a rotating prox
       [-o FILE] [--scheme socks5] [--with-credentials]
   gsocks forward PORT:HOST:PORT  forward a port through an exit, as ssh -L does, or several
       --exit URL | --exit-file FILE | -c config.yaml  [--udp] [--allow-remote]
+  gsocks redirect PORT --exit URL  a transparent proxy: what the kernel redirects, see docs
   gsocks local --exit URL        a local end without a config; each key is an option, or
       --set timeouts.idle=5m          --print-config shows the config that it means
   gsocks server --key-file FILE  a server, gsocks rotate LIST a rotating proxy, the same way
@@ -179,26 +181,22 @@ def make_parser() -> Parser:
         nargs="+",
         help="where to listen, on 127.0.0.1 by default, and the destination; ports may be ranges",
     )
-    forwarding.add_argument(
-        "--exit",
-        metavar="URL",
-        action="append",
-        default=[],
-        help="an exit, or @FILE; other users of this machine can see what stands here",
-    )
-    forwarding.add_argument(
-        "--exit-file",
-        metavar="FILE",
-        type=Path,
-        action="append",
-        default=[],
-        help="a file of exits, one URL a line; or the variable GSOCKS_EXIT has one",
-    )
+    _add_exits(forwarding)
     forwarding.add_argument("--udp", action="store_true", help="forward datagrams")
-    forwarding.add_argument(
-        "--allow-remote", action="store_true", help="listen where other machines can connect"
-    )
     forwarding.set_defaults(run=_forward)
+
+    redirecting = commands.add_parser(
+        "redirect", help="carry connections that the kernel redirects: a transparent proxy"
+    )
+    add_config(redirecting)
+    redirecting.add_argument(
+        "listen",
+        metavar="[ADDRESS:]PORT",
+        nargs="+",
+        help="where redirected connections come, on 127.0.0.1 by default",
+    )
+    _add_exits(redirecting)
+    redirecting.set_defaults(run=_redirect)
 
     key = commands.add_parser("keygen", help="make the key that both ends share")
     key.add_argument(
@@ -220,6 +218,28 @@ def make_parser() -> Parser:
     add_commands(commands, parser)
     history_commands.add_commands(commands)
     return parser
+
+
+def _add_exits(parser: argparse.ArgumentParser) -> None:
+    """What a command without users has for its exits."""
+    parser.add_argument(
+        "--exit",
+        metavar="URL",
+        action="append",
+        default=[],
+        help="an exit, or @FILE; other users of this machine can see what stands here",
+    )
+    parser.add_argument(
+        "--exit-file",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="a file of exits, one URL a line; or the variable GSOCKS_EXIT has one",
+    )
+    parser.add_argument(
+        "--allow-remote", action="store_true", help="listen where other machines can connect"
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -261,6 +281,16 @@ def _forward(options: argparse.Namespace) -> int:
     return forward(
         options.forwards,
         udp=options.udp,
+        exits=options.exit,
+        exit_files=options.exit_file,
+        path=options.config,
+        allow_remote=options.allow_remote,
+    )
+
+
+def _redirect(options: argparse.Namespace) -> int:
+    return redirect(
+        options.listen,
         exits=options.exit,
         exit_files=options.exit_file,
         path=options.config,

@@ -21,7 +21,7 @@ LAYERS = [
     {"cli"},
     {"service"},
     {"", "integrations"},  # gsocks itself: what `import gsocks` offers; adapters for libraries
-    {"local", "server", "forward", "gateway", "admin", "admin_client", "fleet"},
+    {"local", "server", "forward", "redirect", "gateway", "admin", "admin_client", "fleet"},
     {"inbound", "config", "history"},
     {"rotation"},
     {"exits"},

@@ -24,7 +24,10 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 HASH = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$" + "dGFn" * 10
 
 #: sections that make a difference by being there
-OPTIONAL = ("local", "server", "admin", "health", "state", "requests", "tracing", "tls")
+OPTIONAL = (
+    *("local", "server", "redirect", "admin", "health"),
+    *("state", "requests", "tracing", "tls"),
+)
 
 VALIDATOR = Draft202012Validator(document.schema())
 

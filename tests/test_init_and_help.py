@@ -41,8 +41,8 @@ def test_a_config_is_written_for_its_owner_and_never_over_another(
 @pytest.mark.parametrize(
     ("topic", "text"),
     [
-        ("timeouts.idle", "local.timeouts.idle, server.timeouts.idle, forwards.timeouts.idle: "),
-        ("rules", "local.rules, server.rules: rules"),
+        ("timeouts.idle", "local.timeouts.idle, server.timeouts.idle, forwards.timeouts.idle,\n"),
+        ("rules", "local.rules, server.rules, redirect.rules: rules"),
         ("exits[]", "exits[].key_command: words"),
         ("share", "usage: gsocks share"),
         ("signals", "SIGHUP"),

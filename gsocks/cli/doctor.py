@@ -17,6 +17,7 @@ from typing import NamedTuple
 from gsocks import config
 from gsocks.address import Address
 from gsocks.cli.process import interruptible, log_to_stderr, raise_descriptor_limit
+from gsocks.config.changes import SECTIONS
 from gsocks.errors import ConfigError, ExitUnproven, GsocksError
 from gsocks.exits import make_exit
 from gsocks.exits.clock_probe import find_clock
@@ -96,8 +97,8 @@ def _first(section: config.Section) -> list[ExitSpec]:
 
 def _descriptors(settings: config.Config | None) -> Found:
     hard = raise_descriptor_limit()
-    parts = () if settings is None else (settings.local, settings.server, settings.forwards)
-    limits = [each.limits.connections for each in parts if each is not None]
+    parts = () if settings is None else config.serving_sections(settings)
+    limits = [each.limits.connections for each in parts]
     needed = 2 * max(limits, default=10_000)  # a proxied connection holds two
     if hard != resource.RLIM_INFINITY and hard < needed:
         return Found(
@@ -155,7 +156,7 @@ def _keys(settings: config.Config) -> Iterator[Found]:
 
 
 def _listeners(settings: config.Config) -> Iterator[Found]:
-    for name in ("local", "server", "forwards"):
+    for name in SECTIONS:
         section = getattr(settings, name)
         for endpoint in section.addresses if section is not None else ():
             if isinstance(endpoint, Address) and endpoint.port:

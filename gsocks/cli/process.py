@@ -90,8 +90,7 @@ def raise_descriptor_limit() -> int:
 def check_descriptor_limit(settings: config.Config) -> None:
     """Raise the limit of open descriptors, and warn if ``limits.connections`` may need more."""
     hard = raise_descriptor_limit()
-    found = (settings.local, settings.server, settings.forwards)
-    sections = [section for section in found if section is not None]
+    sections = config.serving_sections(settings)
     # a proxied connection holds two
     needed = 2 * max(section.limits.connections for section in sections)
     if hard != resource.RLIM_INFINITY and needed > hard:

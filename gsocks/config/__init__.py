@@ -1,6 +1,12 @@
 """The configuration file: YAML in, frozen structs out, and each mistake reported in one line."""
 
-from gsocks.config.changes import changes, needing_restart, reloaded
+from gsocks.config.changes import (
+    changes,
+    needing_restart,
+    reloaded,
+    serving_sections,
+    sharing_sections,
+)
 from gsocks.config.convert import completed, load, parse
 from gsocks.config.routes import Leg, Route
 from gsocks.config.schema import (
@@ -15,10 +21,14 @@ from gsocks.config.schema import (
     ListenAddresses,
     Local,
     Log,
+    Redirect,
     Routes,
     Section,
+    SelectedAddresses,
     Server,
     Shadowsocks,
+    Sharing,
+    SharingSection,
     State,
 )
 
@@ -35,11 +45,15 @@ __all__ = [
     "ListenAddresses",
     "Local",
     "Log",
+    "Redirect",
     "Route",
     "Routes",
     "Section",
+    "SelectedAddresses",
     "Server",
     "Shadowsocks",
+    "Sharing",
+    "SharingSection",
     "State",
     "changes",
     "completed",
@@ -47,4 +61,6 @@ __all__ = [
     "needing_restart",
     "parse",
     "reloaded",
+    "serving_sections",
+    "sharing_sections",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gsocks.config.schema import Config, Section, Shadowsocks
+from gsocks.config.schema import Config, Section, Shadowsocks, Sharing, SharingSection
 from gsocks.errors import ConfigError
 from gsocks.settings import TlsSettings
 
@@ -16,6 +16,9 @@ _RELOADED = (
     *("exits", "exit_sources", "users", "keys", "transport"),
     *("rules", "limits", "tries", "hedge", "pac"),
 )
+
+#: the sections that serve clients
+SECTIONS = ("local", "server", "forwards", "redirect")
 
 #: limits that what is open counts by, and which so stay as they were
 _LASTING = ("per_user", "bandwidth_per_user", "bandwidth_per_connection", "request_body")
@@ -32,13 +35,14 @@ def reloaded(running: Config, found: Config) -> Config:
             raise ConfigError("local.users_file: another file needs a restart")
         if after.users_file is None and bool(after.users) != bool(before.users):
             raise ConfigError("local.users: the first user, or none, needs a restart")
-    have_forwards = running.forwards is not None and found.forwards is not None
-    if have_forwards and _own_exits(running) != _own_exits(found):
-        raise ConfigError("forwards.exits: the first exit of its own, or none, needs a restart")
     changed: dict[str, Section] = {}
-    for name in ("local", "server", "forwards"):
+    for name in SECTIONS:
         section, other = getattr(running, name), getattr(found, name)
         if section is not None and other is not None:
+            if isinstance(section, SharingSection) and section.has_own_exits != other.has_own_exits:
+                raise ConfigError(
+                    f"{name}.exits: the first exit of its own, or none, needs a restart"
+                )
             keys = [key for key in _RELOADED if key in section.__struct_fields__]
             found_keys = {key: getattr(other, key) for key in keys}
             lasting = {key: getattr(section.limits, key) for key in _LASTING}
@@ -74,14 +78,23 @@ def _is_open(name: str, section: Section) -> bool:
     return name == "forwards" and section.rules is None
 
 
+def serving_sections(config: Config) -> list[Section]:
+    """Those that serve clients."""
+    found = (getattr(config, name) for name in SECTIONS)
+    return [section for section in found if section is not None]
+
+
+def sharing_sections(config: Config) -> Iterator[tuple[str, Sharing]]:
+    """Those that may share the exits of ``local``, behind their names."""
+    for name in SECTIONS:
+        section = getattr(config, name)
+        if isinstance(section, Sharing):
+            yield name, section
+
+
 def changes(before: Config, after: Config) -> list[str]:
     """The keys by which ``after`` differs from ``before``; those of limits and the like in full."""
     return [path for path in _differences(before, after, "") if path]
-
-
-def _own_exits(config: Config) -> bool:
-    """Whether the forwards have exits of their own."""
-    return config.forwards is not None and config.forwards.has_own_exits
 
 
 def needing_restart(running: Config, found: Config) -> list[str]:

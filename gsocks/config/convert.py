@@ -24,6 +24,7 @@ from gsocks.access.networks import Networks
 from gsocks.access.rules import Rule
 from gsocks.access.username_style import parse_styles
 from gsocks.address import Address, canonical_host, ip_of
+from gsocks.config.changes import SECTIONS, sharing_sections
 from gsocks.config.routes import Route, parse_ports
 from gsocks.config.schema import (
     Addresses,
@@ -43,11 +44,14 @@ from gsocks.config.schema import (
     Passphrase,
     Passphrases,
     Pseudonym,
+    Redirect,
     Routes,
     RuleLines,
     Secret,
     Section,
+    SelectedAddresses,
     Server,
+    SharingSection,
     State,
     Statuses,
     UserHashes,
@@ -116,10 +120,12 @@ _Parsers: TypeAlias = dict[Any, Callable[[Tree], object]]
 # the section of each key, for a key that stands in the wrong one
 _SECTIONS = {
     **dict.fromkeys(Forwards.__struct_fields__, "forwards"),
+    **dict.fromkeys(Redirect.__struct_fields__, "redirect"),
     **dict.fromkeys(Local.__struct_fields__, "local"),
     **dict.fromkeys(Server.__struct_fields__, "server"),
-    **dict.fromkeys(Section.__struct_fields__, "local, server or forwards"),
-    "listen": "local or server",
+    **dict.fromkeys(SharingSection.__struct_fields__, "forwards or redirect"),
+    **dict.fromkeys(Section.__struct_fields__, "local, server, forwards or redirect"),
+    "listen": "local, server or redirect",
     "udp": "local or forwards",
 }
 
@@ -192,11 +198,15 @@ def convert_tree(tree: dict[str, Tree], base: Path) -> Config:
 
 
 def completed(config: Config) -> Config:
-    """``config`` with the exit of forwards that have none, and no local ones to share."""
-    forwards = config.forwards
-    if forwards is None or config.local is not None or forwards.has_own_exits:
+    """``config`` with the exit of sections that have none, and no ``local`` to share its ones."""
+    if config.local is not None:
         return config
-    return replace(config, forwards=replace(forwards, exits=Exits((DIRECT,))))
+    without = {
+        name: replace(section, exits=Exits((DIRECT,)))
+        for name, section in sharing_sections(config)
+        if not section.has_own_exits
+    }
+    return replace(config, **without) if without else config
 
 
 def _spelled_out(tree: dict[str, Tree]) -> dict[str, Tree]:
@@ -266,7 +276,7 @@ def _mistake(tree: Tree, error: msgspec.ValidationError) -> Mistake:
             continue
         if name in _SECTIONS:
             return Mistake(f"not a key of this section (only of {_SECTIONS[name]})", f"{at}.{name}")
-        if at in (".local", ".server", ".forwards") and name in _fields(Config):
+        if at.removeprefix(".") in SECTIONS and name in _fields(Config):
             return Mistake(
                 "not a key of this section (it belongs to the top level)", f"{at}.{name}"
             )
@@ -281,8 +291,8 @@ def _fields(struct: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo
 
 def mistakes_together(config: Config) -> Iterator[Mistake]:
     """The mistakes that only several keys or sections together show."""
-    checks = (_check_sections, _check_local, _check_server, _check_forwards, _check_admin)
-    for check in (*checks, _check_requests, _check_state, _check_addresses):
+    checks = (_check_sections, _check_local, _check_server, _check_forwards, _check_redirect)
+    for check in (*checks, _check_admin, _check_requests, _check_state, _check_addresses):
         if (found := _mistake_of(check, config)) is not None:
             yield found
 
@@ -315,8 +325,8 @@ def _check_state(config: Config) -> None:
 
 def _check_sections(config: Config) -> None:
     local, server = config.local, config.server
-    if local is None and server is None and config.forwards is None:
-        raise Mistake("needs local, server or forwards")
+    if local is None and server is None and not any(sharing_sections(config)):
+        raise Mistake("needs local, server, forwards or redirect")
     for name, section in (("local", local), ("server", server)):
         if section is not None and not section.exits and not section.exit_sources:
             raise Mistake("needs an exit (left out, it is direct)", f".{name}.exits")
@@ -401,6 +411,14 @@ def _check_addresses(config: Config) -> None:
         if address in of_local and not _is_any_port(address):
             raise Mistake(f"duplicate address {address}: local listens there", ".server.listen")
     others = {"local": of_local, "server": server.addresses if server is not None else ()}
+    redirect = config.redirect
+    for name, addresses in others.items():
+        for address in redirect.addresses if redirect is not None else ():
+            if address in addresses and not _is_any_port(address):
+                raise Mistake(
+                    f"duplicate address {address}: {name} listens there", ".redirect.listen"
+                )
+    others["redirect"] = redirect.addresses if redirect is not None else ()
     for leg in forwards.legs if forwards is not None else ():
         for name, addresses in others.items():
             if leg.listen in addresses and not leg.route.udp and not _is_any_port(leg.listen):
@@ -436,16 +454,39 @@ def _check_forwards(config: Config) -> None:
                 " (forwards.allow_remote: true if that is intended)",
                 f".forwards.routes[{number}].listen",
             )
-    for name in ("per_key", *_OF_USERS, "request_body"):
-        if getattr(forwards.limits, name) is not None:
-            raise Mistake("forwards know no users and no requests", f".forwards.limits.{name}")
-    if not forwards.has_own_exits:
-        fields = _fields(Forwards)
-        for name in _OF_EXITS:
-            if getattr(forwards, name) != fields[name].default:
+    _check_sharing("forwards", forwards, "forwards know no users and no requests")
+
+
+def _check_redirect(config: Config) -> None:
+    redirect = config.redirect
+    if redirect is None:
+        return
+    for address in redirect.addresses:
+        if isinstance(address, UnixPath):
+            raise Mistake(
+                f"{address}: connections are not redirected to a Unix socket", ".redirect.listen"
+            )
+        if _is_remote(address) and not redirect.allow_remote:
+            raise Mistake(
+                f"{address} would carry what all machines that can reach it have redirected there"
+                " (redirect.allow_remote: true if that is intended)",
+                ".redirect.listen",
+            )
+    _check_sharing("redirect", redirect, "redirected connections have no users and no requests")
+
+
+def _check_sharing(name: str, section: SharingSection, why: str) -> None:
+    """Raise Mistake for what a section without users, or without exits of its own, can't have."""
+    for limit in ("per_key", *_OF_USERS, "request_body"):
+        if getattr(section.limits, limit) is not None:
+            raise Mistake(why, f".{name}.limits.{limit}")
+    if not section.has_own_exits:
+        fields = _fields(type(section))
+        for key in _OF_EXITS:
+            if getattr(section, key) != fields[key].default:
                 raise Mistake(
                     "needs exits of its own (left out, they are those of local)",
-                    f".forwards.{name}",
+                    f".{name}.{key}",
                 )
 
 
@@ -471,6 +512,7 @@ def _parsers(base: Path) -> _Parsers:
         Networks: _networks,
         Addresses: partial(_addresses, base=base),
         ListenAddresses: partial(_listen_addresses, base=base),
+        SelectedAddresses: partial(_selected_addresses, base=base),
         Routes: partial(_routes, base=base),
         AdminTokens: partial(_admin_tokens, base=base),
         HostNames: _host_names,
@@ -569,6 +611,11 @@ def _listen_addresses(tree: Tree, base: Path) -> ListenAddresses:
     return ListenAddresses(_one_or_more(tree, partial(_listen_address, base=base)))
 
 
+def _selected_addresses(tree: Tree, base: Path) -> SelectedAddresses:
+    read = partial(_listen_address, base=base, keys=_SELECTOR_KEYS)
+    return SelectedAddresses(_one_or_more(tree, read))
+
+
 def _one_or_more(tree: Tree, read: Callable[[Tree], ListenAddress]) -> list[ListenAddress]:
     if not isinstance(tree, list):
         return [read(tree)]
@@ -587,11 +634,14 @@ def _one_or_more(tree: Tree, read: Callable[[Tree], ListenAddress]) -> list[List
     return found
 
 
-def _listen_address(tree: Tree, base: Path) -> ListenAddress:
+def _listen_address(
+    tree: Tree, base: Path, keys: Mapping[str, Callable[[Tree], object]] | None = None
+) -> ListenAddress:
+    """``keys``: those that may stand beside the address; None: all."""
     if not isinstance(tree, dict):
         return ListenAddress(parse_endpoint(tree, base))
     address_of: Callable[[Tree], object] = partial(parse_endpoint, base=base)
-    options = _options(tree, {"address": address_of, **LISTEN_KEYS})
+    options = _options(tree, {"address": address_of, **(LISTEN_KEYS if keys is None else keys)})
     if "address" not in options:
         raise Mistake("missing (expected e.g. 127.0.0.1:1081)", ".address")
     address, styles = options.pop("address"), options.pop("username_style", None)

@@ -21,6 +21,7 @@ from msgspec import Meta
 
 from gsocks.access.networks import Networks
 from gsocks.access.username_style import MEANINGS, STYLES
+from gsocks.config.changes import SECTIONS
 from gsocks.config.schema import (
     Addresses,
     Admin,
@@ -39,11 +40,14 @@ from gsocks.config.schema import (
     Passphrase,
     Passphrases,
     Pseudonym,
+    Redirect,
     Routes,
     RuleLines,
     Section,
+    SelectedAddresses,
     Server,
     Shadowsocks,
+    SharingSection,
     State,
     Statuses,
     UserHashes,
@@ -394,6 +398,25 @@ class ListenKeys(msgspec.Struct, frozen=True, kw_only=True):
     tls: Switch | None = None
 
 
+class SelectedListenKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """An address of a listener without users as a mapping."""
+
+    #: IP address and port.
+    address: ListenText
+    #: The session of all its clients: they keep one exit.
+    session: Word | None = None
+    #: How long that session keeps its exit, at most `sessions.longest` of `local`.
+    lifetime: Seconds | None = None
+    #: Only exits of that country.
+    country: CountryCode | None = None
+    #: Only exits that have all these tags.
+    tags: Words | None = None
+    #: Only the exit of that name.
+    exit: Word | None = None
+    #: Whether that session fails rather than move to another exit.
+    strict: Switch = False
+
+
 class RouteKeys(msgspec.Struct, frozen=True, kw_only=True):
     """A route."""
 
@@ -486,6 +509,9 @@ VALUES: dict[Any, Values] = {
     ListenText: Values("address", _ADDRESS),
     RouteListenText: Values("address", {"anyOf": [_PORTS, *_ADDRESS["anyOf"][1:]]}),
     RouteText: Values("destination", _PORTS),
+    SelectedAddresses: Values(
+        "addresses", _one_or_more({"anyOf": [_ADDRESS, {"$ref": "#/$defs/SelectedListenKeys"}]})
+    ),
     Routes: Values(
         "routes", {"type": "array", "items": {"$ref": "#/$defs/RouteKeys"}, "minItems": 1}
     ),
@@ -641,6 +667,7 @@ def schema() -> Schema:
         Local,
         Server,
         Forwards,
+        Redirect,
         DnsSettings,
         Admin,
         RequestLogSettings,
@@ -664,14 +691,15 @@ def schema() -> Schema:
         TlsSettings,
         TransportSettings,
     ]
-    structs += [Shadowsocks, ListenKeys, RouteKeys, ExitKeys, UserNameStyleKeys, AdminTokenKeys]
+    structs += [Shadowsocks, ListenKeys, SelectedListenKeys, RouteKeys, ExitKeys]
+    structs += [UserNameStyleKeys, AdminTokenKeys]
     listens = {"anyOf": [{"required": ["listen", "keys"]}, {"required": ["shadowsocks"]}]}
     sources = {"oneOf": [{"required": ["file"]}, {"required": ["url"]}]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "gsocks configuration",
         **_object(keys_of(Config)),
-        "anyOf": [{"required": [name]} for name in ("local", "server", "forwards")],
+        "anyOf": [{"required": [name]} for name in SECTIONS],
         "$defs": {
             **{struct.__name__: _object(keys_of(struct)) for struct in structs},
             "Server": {**_object(keys_of(Server)), **listens},
@@ -687,15 +715,14 @@ def tables() -> str:
         struct: [key for key in keys_of(struct) if key.name not in common]
         for struct in (Local, Server)
     }
-    own = Forwards.__annotations__
-    of_forwards = [key for key in keys_of(Forwards) if key.name in own]
     parts = [
         _table("The process", "", keys_of(Config)),
         _table("`log`", "log.", keys_of(Log)),
         _table("`local` and `server`", "", keys_of(Section)),
         _table("`local` only", "", only[Local]),
         _table("`server` only", "", only[Server]),
-        _table("`forwards`, beside the keys of both", "forwards.", of_forwards),
+        _table("`forwards`, beside the keys of both", "forwards.", _own_keys(Forwards)),
+        _table("`redirect`, beside the keys of both", "redirect.", _own_keys(Redirect)),
     ]
     parts += [
         _table(f"`{field.name}`", f"{field.name}.", keys_of(field.type))
@@ -716,12 +743,21 @@ def tables() -> str:
         _table("`forwards.udp`", "forwards.udp.", keys_of(ForwardUdpSettings)),
         _table("An address of `local.listen` as a mapping", "listen[].", keys_of(ListenKeys)),
         _table("A route of `forwards`", "forwards.routes[].", keys_of(RouteKeys)),
+        _table(
+            "An address of `redirect.listen` as a mapping", "listen[].", keys_of(SelectedListenKeys)
+        ),
         _table("A token of `admin`", "admin.tokens[].", keys_of(AdminTokenKeys)),
         _table("A style of user names as a mapping", "username_style.", keys_of(UserNameStyleKeys)),
         _table("An exit as a mapping", "exits[].", keys_of(ExitKeys)),
         _table("A list of exits", "exit_sources[].", keys_of(ExitSourceKeys)),
     ]
     return "\n".join(parts)
+
+
+def _own_keys(struct: type[SharingSection]) -> list[Key]:
+    """Those that `local` and `server` don't have, or that mean something else there."""
+    own = struct.__annotations__ | SharingSection.__annotations__
+    return [key for key in keys_of(struct) if key.name in own]
 
 
 def _table(title: str, prefix: str, keys: list[Key]) -> str:

@@ -29,6 +29,7 @@ _GOOD: dict[str, Tree] = {
     ".server.keys": {"default": "A" * 43},
     ".forwards.routes": [{"listen": "127.0.0.1:0", "to": "localhost:1"}],
     ".forwards": [{"listen": "127.0.0.1:0", "to": "localhost:1"}],
+    ".redirect.listen": "127.0.0.1:0",
     ".state.file": "gsocks.db",
 }
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -88,6 +88,12 @@ class ListenAddress:
 
 class ListenAddresses(tuple[ListenAddress, ...]):
     """As :class:`Addresses`, each with a selector or without one."""
+
+    __slots__ = ()
+
+
+class SelectedAddresses(ListenAddresses):
+    """The same, of a listener whose clients have no user names."""
 
     __slots__ = ()
 
@@ -367,25 +373,35 @@ class Server(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return (*self.listen, *more)
 
 
-class Forwards(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Static forwards: what connects to a port, or sends a datagram there, has one destination."""
+class SharingSection(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys of what has no users, and the exits of `local` if it has none of its own."""
 
-    #: What is forwarded where: mappings as below.
-    routes: Routes
     #: As at `local`. Left out: those of `local`, with all that belongs to them, or `direct` if
     #: there is no `local`.
     exits: Exits = Exits()
-    #: As at `local`, for exits of its own. Left out: the destinations of the routes are allowed,
-    #: whatever they are.
-    rules: RuleLines | None = None
     #: Whether it may listen where other machines can reach it: it has no users.
     allow_remote: Switch = False
-    udp: ForwardUdpSettings = ForwardUdpSettings()
 
     @property
     def has_own_exits(self) -> bool:
         """Whether its exits are not those of `local`."""
         return bool(self.exits or self.exit_sources)
+
+    @property
+    def addresses(self) -> tuple[Endpoint, ...]:
+        """Where it listens."""
+        raise NotImplementedError
+
+
+class Forwards(SharingSection, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Static forwards: what connects to a port, or sends a datagram there, has one destination."""
+
+    #: What is forwarded where: mappings as below.
+    routes: Routes
+    #: As at `local`, for exits of its own. Left out: the destinations of the routes are allowed,
+    #: whatever they are.
+    rules: RuleLines | None = None
+    udp: ForwardUdpSettings = ForwardUdpSettings()
 
     @property
     def legs(self) -> Iterator[Leg]:
@@ -396,6 +412,24 @@ class Forwards(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def addresses(self) -> tuple[Endpoint, ...]:
         """Where it listens."""
         return tuple(leg.listen for leg in self.legs)
+
+
+class Redirect(SharingSection, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A transparent proxy: connections that the kernel redirects to it, see
+    [redirect.md](redirect.md)."""
+
+    #: IP address and port, or a list of them, as at `local`; no Unix socket. Each may be a mapping
+    #: with `address` and a selector of exits, as below.
+    listen: SelectedAddresses
+
+    @property
+    def addresses(self) -> tuple[Endpoint, ...]:
+        """Where it listens."""
+        return tuple(each.address for each in self.listen)
+
+
+#: each section that may share the exits of ``local``
+Sharing: TypeAlias = Forwards | Redirect
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,7 +532,7 @@ class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A configuration file; it has `local`, `server` or `forwards`, or several of them."""
+    """A configuration file; it has `local`, `server`, `forwards` or `redirect`, or several."""
 
     #: Processes that share the ports: a number, or `auto`, which is one for each core.
     workers: _Workers = 1
@@ -507,6 +541,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: Server | None = None
     #: Static forwards of ports, see "Forwards". A list alone stands for `routes`.
     forwards: Forwards | None = None
+    #: Connections that the kernel redirects, see [redirect.md](redirect.md).
+    redirect: Redirect | None = None
     dns: DnsSettings = DnsSettings()
     #: Left out: there is no admin API.
     admin: Admin | None = None

@@ -124,6 +124,24 @@ class ForwardOptions(ListenerOptions):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RedirectOptions(ListenerOptions):
+    """What :class:`gsocks.redirect.RedirectServer` takes."""
+
+    #: whether other machines may be able to reach it
+    allow_remote: bool = False
+    #: the exit selector of every client
+    selector: ExitSelector = ANY
+
+    def check_reach(self, address: Address | None) -> None:
+        """Raise ConfigError if other machines could use a listener that is not meant for them."""
+        if address is not None and not self.allow_remote and not is_local(address):
+            raise ConfigError(
+                f"{address} would carry what all machines that can reach it have redirected there"
+                " (allow_remote=True if that is intended)"
+            )
+
+
 _Options = TypeVar("_Options", bound=ListenerOptions)
 
 

@@ -42,6 +42,7 @@ from gsocks.errors import (
 )
 from gsocks.net.deadlines import Deadlines
 from gsocks.net.own_listeners import OwnListeners
+from gsocks.net.redirection import own_connections
 from gsocks.net.resolve import Resolver
 from gsocks.net.route import Route
 from gsocks.sock import READ, WRITE, AnySocket, Socket
@@ -470,6 +471,7 @@ def _begin(
         raise
     if own is not None and ip is not None:
         own.connecting(sock, ip)
+    own_connections.begun(sock)
     return sock
 
 

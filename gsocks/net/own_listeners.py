@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket as std_socket
-import struct
 import time
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
@@ -25,6 +24,7 @@ from gevent.socket import socket
 from gsocks.access.own_addresses import is_own
 from gsocks.address import Address, IPAddress
 from gsocks.lru import LruCache
+from gsocks.net.redirection import original_destination
 from gsocks.sock import AnySocket
 
 #: seconds for which it is believed that an address is one of this machine's, or is not
@@ -32,11 +32,6 @@ FRESH = 30.0
 
 #: addresses of which that is remembered, and connections that are
 MAX_REMEMBERED = 4096
-
-# linux/netfilter_ipv4.h; linux/netfilter_ipv6/ip6_tables.h has the same number
-_SO_ORIGINAL_DST = 80
-_SOCKADDR_IN = struct.Struct("!2xH4s8x")
-_SOCKADDR_IN6 = struct.Struct("!2xH4x16s4x")
 
 
 class OwnListeners:
@@ -165,20 +160,8 @@ class _Outgoing(NamedTuple):
             return False
         return there in (
             Address.from_sockaddr(accepted.getsockname()),
-            _before_redirection(accepted),
+            original_destination(accepted),
         )
-
-
-def _before_redirection(accepted: AnySocket) -> Address | None:
-    """Where a connection was to go before the kernel redirected it (REDIRECT and DNAT)."""
-    is_ipv6 = accepted.family == std_socket.AF_INET6
-    level = std_socket.IPPROTO_IPV6 if is_ipv6 else std_socket.IPPROTO_IP
-    form = _SOCKADDR_IN6 if is_ipv6 else _SOCKADDR_IN
-    try:
-        port, packed = form.unpack(accepted.getsockopt(level, _SO_ORIGINAL_DST, form.size))
-    except (OSError, struct.error):  # the kernel tracks no connections
-        return None
-    return Address(str(ipaddress.ip_address(packed)), port)
 
 
 def leads_to(ip: IPAddress, listening: IPAddress, *, both_families: bool = False) -> bool:

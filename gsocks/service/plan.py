@@ -80,8 +80,8 @@ def parts_of(
     created = missing_keys(settings)
     yield _checked(refuse_loops, settings)
     yield _checked(refuse_denied, settings)
-    if shares_exits(settings) and settings.forwards is not None:
-        yield [f"forwards: {_listens(settings.forwards)}, exits: those of local"]
+    for name, sharing in sharing_exits(settings):
+        yield [f"{name}: {_listens(sharing)}, exits: those of local"]
     for name, section in sections(settings):
         for at, spec in enumerate(section.exits):
             yield _checked_exit(f"{name}.exits[{at}]", spec, created)
@@ -236,8 +236,9 @@ def explain_rules(
             keys_of.setdefault(_explain(server, dest, key, resolver), []).append(str(key))
         for explanation, names_of_keys in keys_of.items():
             yield f"server, key {_first_of(names_of_keys)}", explanation
-    if settings.forwards is not None and not shares_exits(settings):
-        yield "forwards", _explain(settings.forwards, dest, None, resolver)
+    for name, section in sections(settings):
+        if isinstance(section, config.SharingSection):
+            yield name, _explain(section, dest, None, resolver)
 
 
 def exits_to_probe(
@@ -275,7 +276,7 @@ def exits_to_probe(
 # --- from the config's structs to the engine's parts ------------------------------------------
 
 
-SomeSection: TypeAlias = config.Local | config.Server | config.Forwards
+SomeSection: TypeAlias = config.Local | config.Server | config.Sharing
 
 
 def sections(settings: config.Config) -> Iterator[tuple[str, SomeSection]]:
@@ -285,13 +286,21 @@ def sections(settings: config.Config) -> Iterator[tuple[str, SomeSection]]:
         yield "server", settings.server
     if settings.local is not None:
         yield "local", settings.local
-    if settings.forwards is not None and not shares_exits(settings):
-        yield "forwards", settings.forwards
+    for name, section in config.sharing_sections(settings):
+        if section.has_own_exits:
+            yield name, section
 
 
-def shares_exits(settings: config.Config) -> bool:
-    """Whether there are forwards through the exits of ``local``."""
-    return settings.forwards is not None and not settings.forwards.has_own_exits
+def sharing_exits(settings: config.Config) -> Iterator[tuple[str, config.Sharing]]:
+    """The sections of ``settings`` that share the exits of ``local``, behind their names."""
+    for name, section in config.sharing_sections(settings):
+        if not section.has_own_exits:
+            yield name, section
+
+
+def shares_exits(section: config.SharingSection | None) -> bool:
+    """Whether its exits are those of ``local``."""
+    return section is not None and not section.has_own_exits
 
 
 def rules_of(section: config.Section) -> Rules:
@@ -398,6 +407,7 @@ def check_reach(
     *,
     local: Iterable[Address],
     forwards: Iterable[Address],
+    redirect: Iterable[Address],
     admin: Iterable[Address],
 ) -> None:
     """Raise ConfigError if a passed socket is where other machines can reach it, and must not be.
@@ -408,6 +418,7 @@ def check_reach(
     meant = (
         ("local", local, False, "add users, or allow_anonymous: true"),
         ("forwards", forwards, _allows_remote(settings.forwards), "allow_remote: true"),
+        ("redirect", redirect, _allows_remote(settings.redirect), "allow_remote: true"),
         ("admin", admin, _allows_remote(settings.admin), "allow_remote: true"),
     )
     for name, addresses, is_meant, mends in meant:
@@ -419,7 +430,7 @@ def check_reach(
                 )
 
 
-def _allows_remote(section: config.Forwards | config.Admin | None) -> bool:
+def _allows_remote(section: config.SharingSection | config.Admin | None) -> bool:
     return section is not None and section.allow_remote
 
 
@@ -434,7 +445,7 @@ def refuse_denied(settings: config.Config) -> None:
     forwards = settings.forwards
     if forwards is None:
         return
-    name, section = ("local", settings.local) if shares_exits(settings) else ("forwards", forwards)
+    name, section = ("local", settings.local) if shares_exits(forwards) else ("forwards", forwards)
     if section is None:
         return
     rules = rules_of(section)
@@ -551,8 +562,8 @@ def _endpoints(settings: config.Config) -> Iterator[tuple[str, Endpoint]]:
     """Where all listeners are, behind the section whose exits they lead to."""
     for name, section in sections(settings):
         yield from ((name, each) for each in section.addresses)
-    if shares_exits(settings) and settings.forwards is not None:
-        yield from (("local", leg.listen) for leg in settings.forwards.legs)
+    for _, sharing in sharing_exits(settings):
+        yield from (("local", each) for each in sharing.addresses)
 
 
 def _listening(settings: config.Config) -> Iterator[tuple[str, Address]]:
@@ -667,11 +678,16 @@ def _places(section: SomeSection) -> Iterator[str]:
         return
     for each in section.listen:
         notes = [] if each.selector == ANY else [str(each.selector)]
-        if not (section.users or section.users_file) and section.asks(each):
-            notes.append("asks for credentials")
-        if section.tls is not None:
-            notes.append("without TLS" if section.tls_of(each) is None else "in TLS")
+        if isinstance(section, config.Local):
+            notes += _notes_of(section, each)
         yield f"{each.address}{_noted(notes)}"
+
+
+def _notes_of(local: config.Local, listener: config.ListenAddress) -> Iterator[str]:
+    if not (local.users or local.users_file) and local.asks(listener):
+        yield "asks for credentials"
+    if local.tls is not None:
+        yield "without TLS" if local.tls_of(listener) is None else "in TLS"
 
 
 def _noted(notes: Sequence[str]) -> str:

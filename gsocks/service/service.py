@@ -55,6 +55,7 @@ from gsocks.net.listen import defer_accept
 from gsocks.net.resolve import Resolver
 from gsocks.net.unix import UnixAddress, listen_at
 from gsocks.observe import AccessLog, NullObserver, Observer, log_as_worker
+from gsocks.redirect import RedirectServer
 from gsocks.replay import ReplayGuard
 from gsocks.rotation.apply import ExitUpdater
 from gsocks.rotation.build import FEW_EXITS, make_authenticator, make_exit_group
@@ -151,7 +152,7 @@ class Service:
             beside=beside,
         )
         #: each place to listen, and what the config has there
-        self._at: _Places = _Places([], [], [], [], [])
+        self._at: _Places = _Places([], [], [], [], [], [])
         #: the Unix sockets at which the workers query each other, by their indices
         self._worker_sockets: list[Path] = []
         #: of the server: those of the start or of the last reload
@@ -166,6 +167,7 @@ class Service:
         self._shadowsocks_guards: Guards | None = None
         self._shadowsocks: ShadowsocksListeners | None = None
         self._forwards: list[ForwardServer | UdpForward] = []
+        self._redirects: list[RedirectServer] = []
         self._exit_groups: dict[str, ExitGroup] = {}
         self._updaters: dict[str, ExitUpdater] = {}
         #: of each section
@@ -253,7 +255,7 @@ class Service:
         """Open all that clients come in by.  Raises ConfigError."""
         settings, opened = self._settings, self._openings.open
         server, local, forwards = settings.server, settings.local, settings.forwards
-        at = self._at = _Places([], [], [], [], [])
+        at = self._at = _Places([], [], [], [], [], [])
         for endpoint in server.listen if server is not None else ():
             at.server.extend((each, endpoint) for each in opened(endpoint))
         if server is not None and server.shadowsocks is not None:
@@ -266,6 +268,8 @@ class Service:
             at.local.extend((each, address) for each in opened(address.address))
         for leg in forwards.legs if forwards is not None else ():
             at.forwards.extend((each, leg) for each in opened(leg.listen, udp=leg.route.udp))
+        for address in settings.redirect.listen if settings.redirect is not None else ():
+            at.redirect.extend((each, address) for each in opened(address.address))
         for endpoint in settings.admin.listen if settings.admin is not None else ():
             at.admin.extend((each, endpoint) for each in opened(endpoint))
         for endpoint in settings.health.listen if settings.health is not None else ():
@@ -279,6 +283,7 @@ class Service:
                 if local is None or not (local.allow_anonymous or local.is_guarded(listener))
             ),
             forwards=(each.bound for each, _ in at.forwards),
+            redirect=(each.bound for each, _ in at.redirect),
             admin=(each.bound for each, _ in at.admin),
         )
 
@@ -449,6 +454,8 @@ class Service:
             ]
         if forwards is not None:
             self._make_forwards(forwards, observer)
+        if settings.redirect is not None:
+            self._make_redirects(settings.redirect, observer)
 
     def _make_shadowsocks(
         self, server: config.Server, exits: ExitGroup, quota: UserQuota, observer: Observer
@@ -466,24 +473,37 @@ class Service:
             )
 
     def _make_forwards(self, forwards: config.Forwards, observer: Observer) -> None:
-        if shares_exits(self._settings):
-            exits, section = self._exit_groups["local"], "local"
-        else:
-            exits, section = self._make_exit_group("forwards", forwards), "forwards"
-        options = ForwardOptions(
-            timeouts=forwards.timeouts,
-            limits=forwards.limits,
-            clients=forwards.clients,
-            proxy_protocol_from=forwards.proxy_protocol_from,
-            quota=UserQuota(forwards.limits),
-            observer=self._told(section, observer),
-            allow_remote=forwards.allow_remote,
-            udp=forwards.udp,
-        )
+        exits, common = self._sharing("forwards", forwards, observer)
+        options = ForwardOptions(**common, udp=forwards.udp)
         for opening, leg in self._at.forwards:
             kind = UdpForward if leg.route.udp else ForwardServer
             selector = leg.route.selector
             self._forwards.append(kind(opening.socket, leg.to, exits, options, selector=selector))
+
+    def _make_redirects(self, redirect: config.Redirect, observer: Observer) -> None:
+        exits, options = self._sharing("redirect", redirect, observer)
+        for opening, address in self._at.redirect:
+            self._redirects.append(
+                RedirectServer(opening.socket, exits, **options, selector=address.selector)
+            )
+
+    def _sharing(
+        self, name: str, section: config.SharingSection, observer: Observer
+    ) -> tuple[ExitGroup, dict[str, Any]]:
+        """The exits of ``section``, which may be those of ``local``, and its listeners' options."""
+        if shares_exits(section):
+            exits, counted = self._exit_groups["local"], "local"
+        else:
+            exits, counted = self._make_exit_group(name, section), name
+        return exits, {
+            "timeouts": section.timeouts,
+            "limits": section.limits,
+            "clients": section.clients,
+            "proxy_protocol_from": section.proxy_protocol_from,
+            "quota": UserQuota(section.limits),
+            "observer": self._told(counted, observer),
+            "allow_remote": section.allow_remote,
+        }
 
     def _make_history(self) -> History | None:
         """What counts requests by time and logs them; None: nothing asks for that."""
@@ -674,7 +694,8 @@ class Service:
 
     @property
     def _listeners(self) -> list[Inbound]:
-        return [*self._servers, *self._of_shadowsocks, *self._locals, *self._forwards]
+        ends = [*self._servers, *self._of_shadowsocks, *self._locals]
+        return [*ends, *self._forwards, *self._redirects]
 
     @property
     def _of_shadowsocks(self) -> list[ShadowsocksServer | ShadowsocksDatagrams]:
@@ -698,6 +719,8 @@ class Service:
         for opening, leg in self._at.forwards:
             if leg.to == leg.route.to:  # the first of its ports, which tells of all of them
                 log.info("forward: listening on %s", leg.route.at(opening.bound))
+        for redirect in self._redirects:
+            log.info("redirect: listening on %s (connections that are redirected)", redirect.bound)
         settings = self._settings.admin
         for health in self._health:
             log.info("health: listening on %s (/healthz, /readyz)", health.bound)
@@ -818,6 +841,7 @@ class Service:
             (self._of_shadowsocks, settings.server),
             (self._locals, settings.local),
             (self._forwards, settings.forwards),
+            (self._redirects, settings.redirect),
         )
         for listeners, part in parts:
             if part is not None:
@@ -902,6 +926,7 @@ class _Places(NamedTuple):
     server: list[tuple[Opening, Endpoint]]
     local: list[tuple[Opening, config.ListenAddress]]
     forwards: list[tuple[Opening, config.Leg]]
+    redirect: list[tuple[Opening, config.ListenAddress]]
     admin: list[tuple[Opening, Endpoint]]
     health: list[tuple[Opening, Endpoint]]
 
@@ -911,6 +936,7 @@ class _Places(NamedTuple):
             _of_worker(number, self.server),
             _of_worker(number, self.local),
             _of_worker(number, self.forwards),
+            _of_worker(number, self.redirect),
             _of_worker(number, self.admin),
             _of_worker(number, self.health),
         )

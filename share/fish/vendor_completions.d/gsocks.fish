@@ -50,7 +50,7 @@ function _shtab_gsocks_using
   test "$_shtab_gsocks_cmdpath" = "$argv"
 end
 
-set -g _shtab_gsocks_commands check exits import forward keygen passwd local server rotate share doctor ctl health init completion help requests top explain report
+set -g _shtab_gsocks_commands check exits import forward redirect keygen passwd local server rotate share doctor ctl health init completion help requests top explain report
 set -g _shtab_gsocks_opts_with_value --admin --allow-anonymous --ask --at-once --by --checks --client --clients --config --country --dest --domain --exit --exit-file --fast-open --file --for --health --hedge --host --html --inbound --key --key-file --limit --limits --listen --outcome --output --pac --per-host --pool --prefer-login --proxy-protocol-from --retry-on --reuse --rotate --rules --scheme --session --sessions --set --shadowsocks --since --sort --state --status --tag --text --timeout --timeouts --tls --to --token-file --transport --tries --udp --url --user --username-style --users --users-file --via -c -o
 
 complete -c gsocks -e
@@ -89,8 +89,14 @@ complete -c gsocks -n '_shtab_gsocks_using forward' -s h -l help -d 'show this h
 complete -c gsocks -n '_shtab_gsocks_using forward' -s c -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the config'
 complete -c gsocks -n '_shtab_gsocks_using forward' -l exit -x -d 'an exit, or @FILE; other users of this machine can see what stands here'
 complete -c gsocks -n '_shtab_gsocks_using forward' -l exit-file -xka "(__fish_complete_path (commandline -ct))" -d 'a file of exits, one URL a line; or the variable GSOCKS_EXIT has one'
-complete -c gsocks -n '_shtab_gsocks_using forward' -l udp -d 'forward datagrams'
 complete -c gsocks -n '_shtab_gsocks_using forward' -l allow-remote -d 'listen where other machines can connect'
+complete -c gsocks -n '_shtab_gsocks_using forward' -l udp -d 'forward datagrams'
+complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a redirect -d 'carry connections that the kernel redirects: a transparent proxy'
+complete -c gsocks -n '_shtab_gsocks_using redirect' -s h -l help -d 'show this help message and exit'
+complete -c gsocks -n '_shtab_gsocks_using redirect' -s c -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the config'
+complete -c gsocks -n '_shtab_gsocks_using redirect' -l exit -x -d 'an exit, or @FILE; other users of this machine can see what stands here'
+complete -c gsocks -n '_shtab_gsocks_using redirect' -l exit-file -xka "(__fish_complete_path (commandline -ct))" -d 'a file of exits, one URL a line; or the variable GSOCKS_EXIT has one'
+complete -c gsocks -n '_shtab_gsocks_using redirect' -l allow-remote -d 'listen where other machines can connect'
 complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a keygen -d 'make the key that both ends share'
 complete -c gsocks -n '_shtab_gsocks_using keygen' -s h -l help -d 'show this help message and exit'
 complete -c gsocks -n '_shtab_gsocks_using keygen; and test $_shtab_gsocks_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'write it to that file (mode 0600), not to the output'
