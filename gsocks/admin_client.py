@@ -166,6 +166,26 @@ class AdminClient:
         """Remove an exit."""
         self.request("DELETE", _exit(name), {"section": section})
 
+    def reset_exit(self, name: str, section: str | None = None) -> None:
+        """Have an exit as the config and the lists say again."""
+        self._command(name, "reset", section)
+
+    def put_user(self, name: str, password: str) -> None:
+        """Add a user, or change the password."""
+        self.request("PUT", f"/v1/users/{quote(name, safe='')}", None, {"password": password})
+
+    def delete_user(self, name: str) -> None:
+        """Remove a user."""
+        self.request("DELETE", f"/v1/users/{quote(name, safe='')}")
+
+    def quotas(self) -> Json:
+        """What one user may use at a time, by section."""
+        return dict(self.request("GET", "/v1/quotas")["sections"])
+
+    def put_quota(self, section: str, **quota: int | None) -> None:
+        """Change it: ``per_user=4``; what is left out has no limit then."""
+        self.request("PUT", f"/v1/quotas/{quote(section, safe='')}", None, quota)
+
     def rotate(self, session: str, user: str | None = None) -> None:
         """Move a session to another exit at its next request."""
         self.request("POST", "/v1/sessions/rotate", None, _given(session=session, user=user))

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from gsocks.access.users import hash_password
+from gsocks.admin_client import AdminClient
 from tests.support.program import Program, gsocks
 from tests.support.waiting import TOO_LONG
 
@@ -96,23 +98,31 @@ def test_check_makes_no_token(tmp_path: Path) -> None:
     assert not (tmp_path / "admin.token").exists()
 
 
-def test_an_exit_that_is_put_is_there_in_every_worker_and_after_a_restart(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text(CONFIG.format(workers=2) + "state: {file: state.db}\n")
+def test_what_is_put_is_there_in_every_worker_and_after_a_restart(tmp_path: Path) -> None:
+    more = f"  users: {{known: '{hash_password(b'x')}'}}\nstate: {{file: state.db}}\n"
+    (tmp_path / "c.yaml").write_text(CONFIG.format(workers=2) + more)
     for is_first in (True, False):
         with Program("-c", tmp_path / "c.yaml", cwd=tmp_path) as program:
             program.wait_for("admin: listening on ", 2)
             admin = Admin(program, tmp_path / "admin.token")
-            if is_first:
-                request = urllib.request.Request(
-                    f"{admin.at}/v1/exits/new",
-                    data=b'{"url": "socks5://127.0.0.1:8"}',
-                    headers={"Authorization": f"Bearer {admin.token}"},
-                    method="PUT",
-                )
-                with urllib.request.urlopen(request, timeout=TOO_LONG) as answer:
-                    assert json.load(answer) == {"done": True}
+            with AdminClient(admin.at, admin.token) as client:
+                if is_first:
+                    client.put_exit("new", url="socks5://127.0.0.1:8")
+                    client.put_exit("here", url="socks5://127.0.0.1:7")
+                    client.reset_exit("here")
+                    client.put_user("adam", "a password")
+                    client.put_user("eve", "a password")
+                    client.delete_user("eve")
+                    client.put_quota("local", per_user=3)
+                assert client.quotas()["local"]["per_user"] == 3
             for _ in range(6):
                 found = {each["name"]: each["source"] for each in admin.ask("/v1/exits")["items"]}
                 assert found == {"here": "config", "there": "config", "new": "api"}
+                told = admin.ask("/v1/users")
+                assert {each["name"]: each["source"] for each in told["items"]} == {
+                    "known": "config",
+                    "adam": "api",
+                }
+                assert told["quotas"]["local"]["per_user"] == 3
             program.process.terminate()
             assert program.end() == 0

@@ -227,17 +227,26 @@ def _health(options: argparse.Namespace) -> int:
 
 
 def _add_ctl(commands: Commands) -> None:
+    from gsocks.cli.completion import NAMES
     from gsocks.cli.ctl import ACTIONS
 
     parser = commands.add_parser("ctl", help="ask and steer a running gsocks by its admin")
     add_config(parser)
     parser.add_argument("action", choices=ACTIONS)
-    parser.add_argument("names", metavar="NAME", nargs="*", help="exits, or sessions (rotate)")
+    names: Any = parser.add_argument(
+        "names", metavar="NAME", nargs="*", help="exits, or sessions (rotate)"
+    )
+    names.complete = NAMES
     parser.add_argument("--admin", metavar="URL", help="http://HOST:PORT or unix:PATH")
     parser.add_argument("--token-file", metavar="FILE", type=Path, help="its token")
     parser.add_argument("--json", action="store_true", help="print JSON, an object a line")
     parser.add_argument("--for", metavar="10m", dest="seconds", help="ban: for how long (10m)")
     parser.add_argument("--domain", metavar="NAME", help="ban, unban: for that domain alone")
+    parser.add_argument(
+        "--section",
+        choices=("local", "server", "forwards"),
+        help="exits, and commands for them: whose (local)",
+    )
     parser.add_argument("--user", metavar="NAME", help="sessions, rotate: of that user")
     parser.add_argument("--url", metavar="URL", help="put: the exit")
     parser.add_argument("--state", metavar="STATE", help="exits: those in that state")
@@ -248,29 +257,33 @@ def _add_ctl(commands: Commands) -> None:
 
 #: the options of each action of ``ctl``
 _OF_ACTION = {
-    "exits": ("state", "country", "tag"),
+    "exits": ("section", "state", "country", "tag"),
     "sessions": ("user",),
-    "ban": ("seconds", "domain"),
-    "unban": ("domain",),
+    "ban": ("section", "seconds", "domain"),
+    "unban": ("section", "domain"),
+    "drain": ("section",),
+    "undrain": ("section",),
+    "check": ("section",),
+    "put": ("section", "url"),
+    "delete": ("section",),
     "rotate": ("user",),
-    "put": ("url",),
 }
 
 
 def _ctl(options: argparse.Namespace) -> int:
-    from gsocks.cli.ctl import Ctl, ctl
+    from gsocks.cli.ctl import OF_NAMES, Ctl, ctl
     from gsocks.errors import ConfigError
 
     known = _OF_ACTION.get(options.action, ())
     given = {}
-    for name in ("seconds", "domain", "user", "url", "state", "country", "tag"):
+    for name in ("section", "seconds", "domain", "user", "url", "state", "country", "tag"):
         value = getattr(options, name)
         if value is not None and name not in known:
             option = "for" if name == "seconds" else name
             raise ConfigError(f"--{option} is not for ctl {options.action}")
         if value is not None:
             given[name] = value
-    needs_name = options.action in _NEED_NAMES
+    needs_name = options.action in OF_NAMES
     if needs_name != bool(options.names):
         what = "needs a NAME" if needs_name else "takes no NAME"
         raise ConfigError(f"ctl {options.action} {what}")
@@ -287,9 +300,6 @@ def _ctl(options: argparse.Namespace) -> int:
             given=given,
         )
     )
-
-
-_NEED_NAMES = ("ban", "unban", "drain", "undrain", "check", "put", "delete", "rotate")
 
 
 def _add_init(commands: Commands) -> None:
@@ -316,7 +326,32 @@ def _init(options: argparse.Namespace) -> int:
 def _add_completion(commands: Commands, top: argparse.ArgumentParser) -> None:
     parser = commands.add_parser("completion", help="print the completions for a shell")
     parser.add_argument("shell", choices=("bash", "zsh", "fish"))
+    # by which the scripts ask, with what is typed so far
+    parser.add_argument("--names", action=_NamesOption, top=top, help=argparse.SUPPRESS)
     parser.set_defaults(run=lambda options: _completion(options.shell, top))
+
+
+class _NamesOption(argparse.Action):
+    """Prints names and ends the program, as ``--help`` does."""
+
+    def __init__(self, *arguments: Any, top: argparse.ArgumentParser, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._top = top
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        from gsocks.cli.ctl import OF_NAMES
+        from gsocks.cli.names import names_for
+
+        del namespace, option_string
+        for name in names_for(str(values), self._top.parse_known_args, OF_NAMES):
+            print(name)
+        parser.exit()
 
 
 def _completion(shell: str, top: argparse.ArgumentParser) -> int:

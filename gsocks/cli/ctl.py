@@ -38,7 +38,7 @@ class Ctl:
 
 def ctl(options: Ctl) -> int:
     """Run one command; returns the exit status.  Raises ConfigError."""
-    url, token = _where(options)
+    url, token = place_of(options)
     try:
         with interruptible(), AdminClient(url, token) as admin:
             _ACTIONS[options.action](admin, options)
@@ -48,7 +48,7 @@ def ctl(options: Ctl) -> int:
     return 0
 
 
-def _where(options: Ctl) -> tuple[str, str]:
+def place_of(options: Ctl) -> tuple[str, str]:
     """The URL of the admin, and the token.  Raises ConfigError."""
     if options.admin is not None:
         if options.token_file is None:
@@ -157,7 +157,11 @@ def _ban(admin: AdminClient, name: str, given: dict[str, Any]) -> None:
         seconds = parse_duration(given.get("seconds") or "10m")
     except ValueError as error:
         raise AdminError(f"--for: {error}") from None
-    admin.ban(name, seconds, given.get("domain"))
+    admin.ban(name, seconds, given.get("domain"), given.get("section"))
+
+
+def _unban(admin: AdminClient, name: str, given: dict[str, Any]) -> None:
+    admin.unban(name, given.get("domain"), given.get("section"))
 
 
 def _reload(admin: AdminClient, options: Ctl) -> None:
@@ -172,17 +176,22 @@ _ACTIONS: dict[str, Callable[[AdminClient, Ctl], None]] = {
     "changes": _changes,
     "events": _events,
     "ban": _each(_ban),
-    "unban": _each(lambda admin, name, given: admin.unban(name, given.get("domain"))),
-    "drain": _each(lambda admin, name, _: admin.drain(name)),
-    "undrain": _each(lambda admin, name, _: admin.undrain(name)),
-    "check": _each(lambda admin, name, _: admin.check(name)),
-    "put": _each(lambda admin, name, given: admin.put_exit(name, url=given["url"])),
-    "delete": _each(lambda admin, name, _: admin.delete_exit(name)),
+    "unban": _each(_unban),
+    "drain": _each(lambda admin, name, given: admin.drain(name, given.get("section"))),
+    "undrain": _each(lambda admin, name, given: admin.undrain(name, given.get("section"))),
+    "check": _each(lambda admin, name, given: admin.check(name, given.get("section"))),
+    "put": _each(
+        lambda admin, name, given: admin.put_exit(name, given.get("section"), url=given["url"])
+    ),
+    "delete": _each(lambda admin, name, given: admin.delete_exit(name, given.get("section"))),
     "rotate": _each(lambda admin, name, given: admin.rotate(name, given.get("user"))),
     "reload": _reload,
 }
 
 ACTIONS = tuple(_ACTIONS)
+
+#: those of exits, and of sessions, by their names
+OF_NAMES = ("ban", "unban", "drain", "undrain", "check", "put", "delete", "rotate")
 
 
 # --- tables -----------------------------------------------------------------------------------

@@ -29,6 +29,10 @@ class Parser(argparse.ArgumentParser):
     def parse_all(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """The options of the command; what it does not know is its mistake.  Raises ConfigError."""
         options, unknown = self.parse_known_args(arguments)
+        # before Python 3.12 argparse takes no names behind options if there are none before them
+        if hasattr(options, "names"):
+            options.names += [each for each in unknown if not each.startswith("-")]
+            unknown = [each for each in unknown if each.startswith("-")]
         if unknown:
             command = self._command(getattr(options, "command", None))
             command.error(_unknown(unknown[0], command.option_strings))

@@ -4,6 +4,12 @@
 # 2) Ensure a binary named gsocks is in your PATH
 # See also: https://fishshell.com/docs/current/completions.html#where-to-put-completions
 
+# Custom Preamble
+function _gsocks_names
+  set -l words (commandline -opc)
+  command $words[1] completion --names (commandline -cp | string collect) 2>/dev/null
+end
+# End Custom Preamble
 
 # Parse current commandline:
 # - _shtab_gsocks_cmdpath=(sub)command path seen so far
@@ -51,7 +57,7 @@ function _shtab_gsocks_using
 end
 
 set -g _shtab_gsocks_commands check exits import forward redirect keygen passwd local server rotate share doctor ctl health init completion help requests top explain report
-set -g _shtab_gsocks_opts_with_value --admin --allow-anonymous --ask --at-once --by --checks --client --clients --config --country --dest --domain --exit --exit-file --fast-open --file --for --health --hedge --host --html --inbound --key --key-file --limit --limits --listen --outcome --output --pac --per-host --pool --prefer-login --proxy-protocol-from --retry-on --reuse --rotate --rules --scheme --session --sessions --set --shadowsocks --since --sort --state --status --tag --text --timeout --timeouts --tls --to --token-file --transport --tries --udp --url --user --username-style --users --users-file --via -c -o
+set -g _shtab_gsocks_opts_with_value --admin --allow-anonymous --ask --at-once --by --checks --client --clients --config --country --dest --domain --exit --exit-file --fast-open --file --for --health --hedge --host --html --inbound --key --key-file --limit --limits --listen --outcome --output --pac --per-host --pool --prefer-login --proxy-protocol-from --retry-on --reuse --rotate --rules --scheme --section --session --sessions --set --shadowsocks --since --sort --state --status --tag --text --timeout --timeouts --tls --to --token-file --transport --tries --udp --url --user --username-style --users --users-file --via -c -o
 
 complete -c gsocks -e
 complete -c gsocks -f
@@ -221,12 +227,14 @@ complete -c gsocks -n '_shtab_gsocks_using ctl' -l token-file -xka "(__fish_comp
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l json -d 'print JSON, an object a line'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l for -x -d 'ban: for how long (10m)'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l domain -x -d 'ban, unban: for that domain alone'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -l section -xka "local server forwards" -d 'exits, and commands for them: whose (local)'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l user -x -d 'sessions, rotate: of that user'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l url -x -d 'put: the exit'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l state -x -d 'exits: those in that state'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l country -x -d 'exits: those of that country'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l tag -x -d 'exits: those with that tag'
 complete -c gsocks -n '_shtab_gsocks_using ctl; and test $_shtab_gsocks_npos -eq 0' -ka "exits sessions users changes events ban unban drain undrain check put delete rotate reload" -d action
+complete -c gsocks -n '_shtab_gsocks_using ctl; and test $_shtab_gsocks_npos -ge 1' -ka "(_gsocks_names)" -d 'exits, or sessions (rotate)'
 complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a health -d 'status 0 if all listeners accept connections'
 complete -c gsocks -n '_shtab_gsocks_using health' -s h -l help -d 'show this help message and exit'
 complete -c gsocks -n '_shtab_gsocks_using health' -s c -l config -xka "(__fish_complete_path (commandline -ct))" -d 'the config'

@@ -1,0 +1,107 @@
+"""Names for the completion of ``gsocks ctl``: a shell hands over the line, the gateway is asked.
+
+A shell asks while a user types: the answer comes soon or not at all, and whatever fails, there
+are no names and no words about it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from itertools import islice
+from typing import Any, TypeAlias
+
+import gevent
+
+from gsocks.admin_client import AdminClient, AdminError
+from gsocks.cli.ctl import Ctl, place_of
+from gsocks.errors import ConfigError
+
+#: seconds in which the gateway has to answer
+PATIENCE = 1.0
+
+#: names that are shown at most
+MAX_NAMES = 1000
+
+#: of clients' sessions come names that a shell would run if they were put into its line
+_HARMLESS = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.:@%+=,/-]*")
+
+_OF_SESSIONS = ("rotate",)
+
+
+#: the options of a command line, and what the parser has not taken
+Parse: TypeAlias = Callable[[list[str]], tuple[Any, list[str]]]
+
+
+def names_for(line: str, parse: Parse, takes_names: Sequence[str]) -> list[str]:
+    """The names that may come next in ``line``, a shell's up to the cursor.
+
+    ``parse``: that of ``gsocks``; ``takes_names``: the actions of ``ctl`` that do.
+    """
+    words, begun = _split(line)
+    options = _parse(words, parse)
+    if options is None or options.action not in takes_names or begun.startswith("-"):
+        return []
+    try:
+        with gevent.Timeout(PATIENCE):
+            return _ask(options, begun)
+    except (AdminError, ConfigError, OSError, gevent.Timeout):
+        return []
+
+
+def _split(line: str) -> tuple[list[str], str]:
+    """The words behind ``gsocks``, if one of them is ``ctl``, and the one that is being typed."""
+    try:
+        words = shlex.split(line + "\0")
+    except ValueError:  # in the middle of a quoted word
+        return [], ""
+    *whole, last = words
+    if "ctl" not in whole:
+        return [], ""
+    at = whole.index("ctl")
+    # other commands may stand before it in the line
+    ours = [number for number, each in enumerate(whole[:at]) if each.endswith("gsocks")]
+    return whole[ours[-1] + 1 if ours else at :], last.removesuffix("\0")
+
+
+def _parse(words: list[str], parse: Parse) -> Any:
+    """The options so far; None: they are none of ``ctl``."""
+    said = io.StringIO()
+    words = [os.path.expanduser(os.path.expandvars(each)) for each in words]
+    if not words or "completion" in words[: words.index("ctl")]:
+        return None
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            options, rest = parse(words)
+    except (SystemExit, ConfigError):
+        return None
+    if not hasattr(options, "action"):
+        return None
+    options.names = [*options.names, *rest]
+    return options
+
+
+def _ask(options: Any, begun: str) -> list[str]:
+    url, token = place_of(
+        Ctl(
+            action=options.action,
+            config=options.config,
+            admin=options.admin,
+            token_file=options.token_file,
+        )
+    )
+    found: dict[str, None] = {}
+    with AdminClient(url, token, PATIENCE) as admin:
+        if options.action in _OF_SESSIONS:
+            items, key = admin.sessions(text=begun or None, user=options.user), "session"
+        else:
+            items, key = admin.exits(text=begun or None, section=options.section), "name"
+        for each in islice(items, MAX_NAMES):
+            name = each[key]
+            if name.startswith(begun) and _HARMLESS.fullmatch(name):
+                found[name] = None
+    return [name for name in found if name not in options.names]
