@@ -182,14 +182,16 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: One more evicts the one that has said least for longest, of the client that has most of them;
     #: a client that was served before comes last, with up to a hundredth of them.
     handshakes: Count = 1000
-    #: Connections of one user at a time (at a server: streams of one key), in each worker.
+    #: Connections of one user at a time (at a server: streams of one key), in each worker, or over
+    #: all that share a `state.url`.
     per_user: Count | None = None
     #: Bytes of the body of one HTTP request in absolute form; a larger one is answered 413. CONNECT
     #: has no bound.
     request_body: Size | None = None
     #: Bytes a second of one connection in each direction, at least 1KiB/s.
     bandwidth_per_connection: Rate | None = None
-    #: The same for all connections of one user (at a server: of one key) together, in each worker.
+    #: The same for all connections of one user (at a server: of one key) together, in each worker,
+    #: or over all that share a `state.url`.
     bandwidth_per_user: Rate | None = None
 
 
@@ -342,7 +344,8 @@ class HealthSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class PerHostSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits of each exit for each host that is requested through it, in each worker."""
+    """Limits of each exit for each host that is requested through it, in each worker, or over all
+    that share a `state.url`."""
 
     #: Requests for one host that are sent through one exit in any 60 seconds.
     requests_per_minute: Count | None = None

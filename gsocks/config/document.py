@@ -259,9 +259,11 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
     tags: Words | None = None
     #: A country by which clients select exits; `no` needs no quotes.
     country: CountryCode | None = None
-    #: Open connections of one exit at a time, in each worker. Left out: no limit.
+    #: Open connections of one exit at a time, in each worker, or over all that share a `state.url`.
+    #: Left out: no limit.
     max_connections: Count | None = None
-    #: Requests that may begin through one exit in each minute, in each worker. Left out: no limit.
+    #: Requests that may begin through one exit in each minute, in each worker, or over all that
+    #: share a `state.url`. Left out: no limit.
     requests_per_minute: Count | None = None
     #: Bytes of one exit in a day (of UTC), after which it rests until the next.
     bytes_per_day: Size | None = None

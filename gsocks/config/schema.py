@@ -526,8 +526,8 @@ class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prefix: _Prefix = "gsocks"
     #: `url`: what this gateway is called where gateways are listed. Left out: the host's name.
     gateway: _Prefix | None = None
-    #: `url`: whether quotas of users let more requests pass (`open`) or none (`closed`) that this
-    #: gateway can't agree on with the others, since the store does not answer.
+    #: `url`: whether quotas, limits and budgets let more requests pass (`open`) or none (`closed`)
+    #: that this gateway can't agree on with the others, since the store does not answer.
     fail: _Fail = "open"
 
 

@@ -17,9 +17,11 @@ from gsocks.fleet.guesses import Guesses
 from gsocks.fleet.hybrid_clock import HybridClock
 from gsocks.fleet.kinds import kinds_of
 from gsocks.fleet.leases import CheckLeases
+from gsocks.fleet.limits import ExitConnections, ExitRequests, UserBandwidth, pair_limits
 from gsocks.fleet.members import Member, Members
 from gsocks.fleet.parts import SilentPart
 from gsocks.fleet.quotas import ExitBytes, UserShares
+from gsocks.fleet.shares import Limited, LimitShares
 from gsocks.fleet.store import Store
 from gsocks.fleet.sync import FleetSync
 from gsocks.inbound.quota import UserQuota
@@ -70,10 +72,10 @@ class Fleet:
             node, self._own, lambda of: self.store.key("member", of), on_gone=self._gone
         )
         self.sync = FleetSync(self.store, self.members, HybridClock(node), name)
+        self._is_closed = settings.fail == "closed"
         for section, group in groups.items():
             self.sync.share(section, kinds_of(group))
             self._share_work(section, group)
-        self._is_closed = settings.fail == "closed"
         self._commands = _Commands(name, execute)
         self.sync.add(self._commands)
 
@@ -86,7 +88,31 @@ class Fleet:
             self.sync.add(leases)
             for each in checks:
                 each.is_mine = leases.is_mine
-        self.sync.add(ExitBytes(section, group, lambda of: self.store.key("bytes", section, of)))
+        self.sync.add(
+            ExitBytes(
+                section,
+                group,
+                self.members,
+                lambda of: self.store.key("bytes", section, of),
+                is_closed=self._is_closed,
+            )
+        )
+        self._share(ExitRequests(f"exits:requests:{section}", group, self.members))
+        self._share(ExitConnections(f"exits:connections:{section}", group, self.members))
+        if group.roster.host_limits is not None:
+            for limited in pair_limits(section, group.roster.host_limits, self.members):
+                self._share(limited)
+
+    def _share(self, limited: Limited) -> None:
+        """Divide the limits of one kind among all processes."""
+        self.sync.add(
+            LimitShares(
+                limited,
+                self.members,
+                lambda of: self.store.key("limits", limited.name, of),
+                is_closed=self._is_closed,
+            )
+        )
 
     def share_quota(self, section: str, quota: UserQuota) -> None:
         """Have the quota of users hold over all gateways.  Before :meth:`start`."""
@@ -98,6 +124,7 @@ class Fleet:
         )
         quota.shares = shares
         self.sync.add(shares)
+        self._share(UserBandwidth(section, quota, self.members))
 
     def share_guesses(self, throttle: Throttle) -> None:
         """Have failed logins count at all gateways.  Before :meth:`start`."""

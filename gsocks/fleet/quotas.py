@@ -108,7 +108,7 @@ class UserShares(SilentPart):
         All processes together give a twentieth of what is left, by which the limit may be passed
         if others lease all of it at the same moment.
         """
-        if of.share or not self._sync.is_in_touch:
+        if of.share or not self._sync.is_prompt:
             return False
         left = max(0, of.limit - of.elsewhere)
         return of.open < left // (20 * len(self._members))
@@ -116,7 +116,7 @@ class UserShares(SilentPart):
     def _wait(self, user: str, of: _User) -> None:
         """Count it once the share is large enough."""
         full = LimitReached(f"{user!r} has {of.limit} connections open already")
-        if self._sync.is_in_touch:
+        if self._sync.is_prompt:
             if gevent.getcurrent() is gevent.get_hub():
                 raise full
             of.waiting += 1
@@ -130,7 +130,7 @@ class UserShares(SilentPart):
                 of.waiting -= 1
         if of.open < of.share:
             of.open += 1
-        elif self._sync.is_in_touch or self._is_closed or of.open >= of.limit:
+        elif self._sync.is_prompt or self._is_closed or of.open >= of.limit:
             raise full
         else:  # alone: the limit of one gateway
             of.open += 1
@@ -183,11 +183,25 @@ class UserShares(SilentPart):
 
 
 class ExitBytes(SilentPart):
-    """What the exits of ``group`` carry of their budgets, at all gateways."""
+    """What the exits of ``group`` carry of their budgets, at all gateways.
 
-    def __init__(self, section: str, group: ExitGroup, key: Callable[[str], str]) -> None:
+    ``is_closed``: while the store is away each process takes for granted that the others carry as
+    much as it does itself, so that it uses no more than its part of what was left.
+    """
+
+    def __init__(
+        self,
+        section: str,
+        group: ExitGroup,
+        members: Members,
+        key: Callable[[str], str],
+        *,
+        is_closed: bool,
+    ) -> None:
         self.name = f"bytes:{section}"
         self._group = group
+        self._members = members
+        self._is_closed = is_closed
         self._key = key
         self._sending: Counter[tuple[str, str]] = Counter()
         self._news: dict[tuple[str, str], int] = {}
@@ -217,6 +231,15 @@ class ExitBytes(SilentPart):
             del self._sending[exit_, period]
         self._news[exit_, period] = total
         self._group.budgets.total_of_fleet(exit_, period, total, Clock.now())
+
+    def exchanged(self, now: float) -> None:  # noqa: ARG002
+        """See :class:`gsocks.fleet.parts.Part`."""
+        self._group.budgets.assume(0)
+
+    def lost(self, now: float) -> None:  # noqa: ARG002
+        """See :class:`gsocks.fleet.parts.Part`."""
+        if self._is_closed:
+            self._group.budgets.assume(len(self._members) - 1)
 
     def told(self, now: float) -> Any:  # noqa: ARG002
         """The sums that were learned."""

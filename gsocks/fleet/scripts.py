@@ -56,6 +56,49 @@ end
 return {share, others}
 """
 
+#: Lease a part of a limit that several want, by max-min fairness: who wants less than an even
+#: division has it, and the others divide the rest evenly, rounded up.
+#: KEYS: a hash by node, each ``SHARE:WANTED:EXPIRY``.
+#: ARGV: node, how much it wants, how much it uses already, the limit, milliseconds.
+#: Its share, which is no less than it uses; its part, which it may use from now on, and which is
+#: less if it has to give something up; the sum of the others' shares; what the others want.
+PART = """
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local wanted, used, limit = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local all, others, sum, wants = redis.call('HGETALL', KEYS[1]), 0, 0, {wanted}
+local last = now + ARGV[5]
+for i = 1, #all, 2 do
+  local share, want, expiry = string.match(all[i + 1], '^(%d+):(%d+):(%d+)$')
+  if not share or tonumber(expiry) <= now then
+    redis.call('HDEL', KEYS[1], all[i])
+  elseif all[i] ~= ARGV[1] then
+    others, sum = others + tonumber(share), sum + tonumber(want)
+    wants[#wants + 1] = tonumber(want)
+    last = math.max(last, tonumber(expiry))
+  end
+end
+table.sort(wants)
+local left, parts, fair = limit, #wants, wanted
+for _, want in ipairs(wants) do
+  if want * parts > left then
+    fair = math.ceil(left / parts)
+    break
+  end
+  left, parts = left - want, parts - 1
+end
+local part = math.max(0, math.min(wanted, fair, limit - others))
+local share = math.max(part, used)
+if share > 0 or wanted > 0 then
+  local text = string.format('%.0f:%.0f:%.0f', share, wanted, now + ARGV[5])
+  redis.call('HSET', KEYS[1], ARGV[1], text)
+  redis.call('PEXPIREAT', KEYS[1], string.format('%.0f', last))
+else
+  redis.call('HDEL', KEYS[1], ARGV[1])
+end
+return {share, part, others, sum}
+"""
+
 #: Add to a count.  KEYS: the count.  ARGV: how much, when it expires in seconds since the epoch.
 #: The sum.
 ADD = """

@@ -72,6 +72,8 @@ class FleetSync:
     deaf = 5.0
     #: seconds until a store that does not answer is tried again
     backoff = Backoff(0.2, 1.0, jitter=(0.7, 1.0))
+    #: seconds after which a store that has not answered yet is not waited for
+    prompt = 0.5
     #: seconds that a start waits for the store, and a stop
     patience = 1.5
 
@@ -94,6 +96,8 @@ class FleetSync:
         self._stopping = Event()
         #: once an exchange has ended, whether by success or failure
         self._exchanged = Event()
+        #: when the exchange began that goes on; infinity: none does
+        self._began = float("inf")
         self._echo_at = 0.0
         self._greenlets: list[gevent.Greenlet[..., None]] = []
         self._skewed = False
@@ -115,6 +119,11 @@ class FleetSync:
     def is_in_touch(self) -> bool:
         """Whether the store answers, as far as is known."""
         return not self._troubles
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether the store answers, and has not been silent just now."""
+        return self.is_in_touch and time.monotonic() - self._began < self.prompt
 
     @property
     def state(self) -> str:
@@ -239,11 +248,14 @@ class FleetSync:
         message = None
         if records or parts:
             message = encode(News(self.members.node, self._gateway, records, parts))
+        self._began = now
         try:
             answers = self._store.exchange(commands, message)
         except BaseException:
             self._put_back(records)
             raise
+        finally:
+            self._began = float("inf")
         self._clock.offset = self._store.offset
         for operation, answer in zip(operations, answers[len(records) : -1], strict=True):
             if answer is not None:

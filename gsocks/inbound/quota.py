@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from gsocks.errors import LimitReached
@@ -36,6 +36,13 @@ class Shares(Protocol):
         """One less."""
 
 
+class Rates(Protocol):
+    """The bandwidth of users over several gateways."""
+
+    def first(self, rate: float) -> float:
+        """Bytes a second that a user has here who comes, of ``rate`` over all gateways."""
+
+
 class UserQuota:
     """The quotas of the users of one section; its listeners share them.
 
@@ -50,16 +57,32 @@ class UserQuota:
         self._per_user = limits.per_user
         self._user_rate = limits.bandwidth_per_user
         self._connection_rate = limits.bandwidth_per_connection
-        self._clock = clock
+        #: see the class
+        self.clock = clock
         self._open: Counter[str] = Counter()
         #: whether connections are counted although they are not limited
         self.counts = limits.per_user is not None
         self._buckets: LruCache[str, _Buckets] = LruCache(self.MAX_USERS)
         #: of the users whose connections are limited over several gateways; None: only here
         self.shares: Shares | None = None
+        #: the same of those whose bandwidth is
+        self.rates: Rates | None = None
 
     def __repr__(self) -> str:
         return f"<UserQuota {self.users}>"
+
+    @property
+    def user_rate(self) -> float | None:
+        """Bytes a second of one user in each direction; None: not limited."""
+        return self._user_rate
+
+    def buckets(self) -> Iterator[tuple[str, Sequence[Bucket]]]:
+        """The users of the last time, and the bucket of each direction: down, up."""
+        yield from list(self._buckets.items())
+
+    def buckets_of(self, user: str) -> Sequence[Bucket]:
+        """Those of one user; none, if the user was not there lately."""
+        return self._buckets.peek(user) or ()
 
     @property
     def users(self) -> dict[str, int]:
@@ -114,8 +137,9 @@ class UserQuota:
     def _buckets_of(self, user: str, rate: float) -> _Buckets:
         buckets = self._buckets.get(user)
         if buckets is None:
-            buckets = self._buckets[user] = self._new_buckets(rate)
+            own = rate if self.rates is None else self.rates.first(rate)
+            buckets = self._buckets[user] = self._new_buckets(own)
         return buckets
 
     def _new_buckets(self, rate: float) -> _Buckets:
-        return _Buckets(Bucket(rate, clock=self._clock), Bucket(rate, clock=self._clock))
+        return _Buckets(Bucket(rate, clock=self.clock), Bucket(rate, clock=self.clock))

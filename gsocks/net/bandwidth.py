@@ -41,7 +41,7 @@ class Bucket:
     ``clock`` returns monotonic seconds.  The bucket is full at first.
     """
 
-    __slots__ = ("_burst", "_clock", "_then", "_tokens", "rate")
+    __slots__ = ("_burst", "_clock", "_then", "_tokens", "carried", "rate")
 
     def __init__(
         self,
@@ -54,6 +54,19 @@ class Bucket:
         self._clock = clock
         self._tokens = self._burst
         self._then = clock()
+        #: all bytes for which tokens were taken
+        self.carried = 0
+
+    @property
+    def owes(self) -> bool:
+        """Whether more tokens were taken than there were, as of the last time."""
+        return self._tokens < 0
+
+    def change(self, rate: float) -> None:
+        """Fill at another rate from now on, and have no more than a second of it at hand."""
+        self.take(0)
+        self.rate, self._burst = rate, rate * BURST_SECONDS
+        self._tokens = min(self._tokens, self._burst)
 
     def take(self, count: int) -> float:
         """Take tokens for ``count`` bytes; returns the seconds after which these may pass."""
@@ -61,6 +74,7 @@ class Bucket:
         gathered = min(self._burst, self._tokens + (now - self._then) * self.rate)
         self._tokens = gathered - count
         self._then = now
+        self.carried += count
         return max(0.0, -self._tokens / self.rate)
 
 

@@ -53,6 +53,14 @@ class Spending:
         elif period == self._month:
             self.this_month = max(self.this_month, count)
 
+    def take_back(self, period: str, count: int, wall: float) -> None:
+        """Bytes that were counted in ``period`` were not carried."""
+        self._turn(wall)
+        if period == self._day:
+            self.today -= count
+        elif period == self._month:
+            self.this_month -= count
+
     def periods(self, wall: float) -> Iterator[tuple[str, float]]:
         """Today and this month, as ``2026-11-29`` and ``2026-11``, and when each ends."""
         self._turn(wall)

@@ -47,6 +47,10 @@ class Budgets:
         self._open: dict[Metered, int] = {}
         #: what all processes have carried, of exits that are not there
         self._totals: dict[tuple[str, str], int] = {}
+        #: other processes that are taken to carry as much as this one, and what they were taken to
+        #: have carried, by exit and period
+        self._others = 0
+        self._assumed: Counter[tuple[str, str]] = Counter()
         self._running: gevent.Greenlet[[], None] | None = None
 
     def close(self) -> None:
@@ -95,7 +99,9 @@ class Budgets:
         if spending is None or count <= 0:
             return
         clock = Clock.now()
-        spending.add(count, clock.wall)
+        spending.add(count * (1 + self._others), clock.wall)
+        for period, _ in spending.periods(clock.wall) if self._others else ():
+            self._assumed[member.name, period] += count * self._others
         for counts in (self.carried if self.is_kept else None, self.shared):
             if counts is not None:
                 for period, _ in spending.periods(clock.wall):
@@ -122,6 +128,20 @@ class Budgets:
             )
         if rests != rested:
             self._roster.member_changed(member, clock.monotonic)
+
+    def assume(self, others: int) -> None:
+        """Take so many other processes to carry as much as this one, since they can't tell; once
+        there are none, what was assumed is forgotten."""
+        self._others = others
+        if others or not self._assumed:
+            return
+        assumed, self._assumed = self._assumed, Counter()
+        clock = Clock.now()
+        for (exit_, period), count in assumed.items():
+            member = self._roster.named(exit_)
+            if member is not None and member.spending is not None:
+                member.spending.take_back(period, count, clock.wall)
+                self._judge(member, clock)
 
     def total_of_fleet(self, exit_: str, period: str, count: int, clock: Clock) -> None:
         """All gateways have carried ``count`` bytes, without those in :attr:`shared`."""

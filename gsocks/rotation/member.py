@@ -14,6 +14,7 @@ from gsocks.request import RESOLVE, RESOLVE_PTR, Command, ExitSelector, Request
 from gsocks.rotation.budget import Spending
 from gsocks.rotation.health import Health
 from gsocks.rotation.outbound_address import OutboundAddress
+from gsocks.rotation.part import WHOLE, Part, rested_at
 from gsocks.rotation.views import Traits, Viewed
 
 _METHODS = {
@@ -95,6 +96,7 @@ class Member(Viewed):
         "needs_proof",
         "number",
         "outbound",
+        "part",
         "passes_session",
         "recent",
         "served",
@@ -133,6 +135,8 @@ class Member(Viewed):
         self.outbound: OutboundAddress | None = None
         #: when its latest requests were sent, in monotonic seconds; None: their rate is not limited
         self.recent: deque[float] | None = None
+        #: what this process may use of its limits, where gateways share them
+        self.part: Part = WHOLE
         self.take(offer)
 
     def take(self, offer: Offer) -> None:
@@ -202,14 +206,20 @@ class Member(Viewed):
 
     @property
     def is_full(self) -> bool:
-        """Whether it has ``max_connections`` open."""
-        return self.max_connections is not None and self.open >= self.max_connections
+        """Whether it has ``max_connections`` open, or this process's part of them."""
+        if self.max_connections is None:
+            return False
+        part = self.part.connections
+        return self.open >= (self.max_connections if part is None else part)
 
     @property
     def rested_at(self) -> float:
         """When ``requests_per_minute`` allows its next request; monotonic seconds."""
         recent = self.recent
-        return recent[0] + 60.0 if recent and len(recent) == recent.maxlen else _NEVER
+        if recent is None or recent.maxlen is None:
+            return _NEVER
+        part = self.part.requests
+        return rested_at(recent, recent.maxlen if part is None else part)
 
     @property
     def spent_until(self) -> float:

@@ -667,8 +667,7 @@ class Service:
                 __version__,
             )
             for section, quota in self._quotas.items():
-                if quota.counts:
-                    fleet.share_quota(section, quota)
+                fleet.share_quota(section, quota)
             if self._throttle is not None:
                 fleet.share_guesses(self._throttle)
             if self._api is not None:
