@@ -20,6 +20,7 @@ from gsocks.rotation.host_limits import HostLimits
 from gsocks.rotation.outbound_address import OutboundAddress
 from gsocks.rotation.policy import POLICIES, Weighted, make_policy
 from gsocks.rotation.roster import FEW, Member, Offer, Roster
+from gsocks.rotation.session import Like
 from gsocks.rotation.views import Criteria, Traits
 from gsocks.settings import HealthSettings, PerHostSettings
 from tests.support.rosters import (
@@ -655,6 +656,35 @@ def test_clients_that_ask_for_ever_other_exits_take_no_more_memory() -> None:
         assert exits.choose(to(selector=ExitSelector(tags=selected)), (), 0.0) is not None
     (member, *_) = exits
     assert len(member.kind.views) <= 256
+
+
+def test_sessions_that_come_from_anywhere_to_a_country_share_one_view_of_it() -> None:
+    some = [offer._replace(country="de", tags=("fast",)) for offer in offers(FEW + 1)]
+    exits = roster(*some)
+    request = to(selector=ExitSelector(country="de", session="cart"))
+    for country in ("fr", "es", "it", None):
+        like = Like(("fast",), country)
+        assert exits.winner(("", "cart"), 0, request, (), 0.0, like) is not None
+    (member, *_) = exits
+    assert len(member.kind.views) == 2  # of all exits, and this one
+
+
+def test_how_many_exits_match_moves_no_session_among_those_that_stay() -> None:
+    german = to(selector=ExitSelector(country="de"))
+
+    def winners(count: int) -> list[Member]:
+        some = [
+            offer._replace(country="de" if number < count else "fr")
+            for number, offer in enumerate(offers(FEW + 40))
+        ]
+        exits = roster(*some)
+        found = [exits.winner(("", f"s{n}"), 0, german, (), 0.0, None) for n in range(300)]
+        return [each for each in found if each is not None]
+
+    more, fewer = names(winners(FEW + 1)), names(winners(FEW))
+    moved = [old for old, new in zip(more, fewer, strict=True) if old != new]
+    assert moved == [f"e{FEW}"] * more.count(f"e{FEW}")
+    assert len(set(fewer)) > 40
 
 
 def test_what_no_exit_matches_is_looked_for_once_until_there_is_one() -> None:

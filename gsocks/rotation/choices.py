@@ -23,7 +23,7 @@ def session_exits(
     doubt about it.
     """
     selector = request.selector
-    if roster.count(selector, request.command) > FEW:
+    if selector.exit is None and not roster.is_short:
         return _ManyExits(roster, request, excluded, pending, now)
     available = roster.available(request, excluded, now)
     if pending is not None and pending not in available:

@@ -112,9 +112,14 @@ class Ring(Generic[C]):
         if not self._count:
             return None
         probes = []
+        lists, shift = self._points, self._shift
         for _ in range(_PROBES):
             session = (session * _FACTOR + _STEP) & _WORD
-            probes.append((self._next(session) - session & _WORD, session))
+            # as _next() says, whose call costs as much as the rest
+            points = lists[session >> shift]
+            index = bisect_left(points, session)
+            point = points[index] if index < len(points) else self._next(session)
+            probes.append((point - session & _WORD, session))
         # Only the closest has to be looked at, unless it may not be used.
         closest = min(probes)
         for _ in range(_MAX_LOOKS):

@@ -43,7 +43,9 @@ from gsocks.settings import HealthSettings
 
 __all__ = ["FEW", "Changes", "Member", "Offer", "Roster"]
 
-#: so many exits that match are gone through one by one; of more, so many are drawn
+#: a group of so many exits spreads its sessions over them by rendezvous hashing, a larger one over
+#: any part of its exits by a ring; so many exits that match are gone through for a last try, and
+#: for want of better ones, of more so many are drawn
 FEW = 64
 
 #: the share of the requests that unproven exits get while there are others: the largest one, which
@@ -152,6 +154,15 @@ class Roster:
 
     def __repr__(self) -> str:
         return f"<Roster exits={len(self)}>"
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the exits of a session are gone through one by one.
+
+        That depends on how many there are, and not on how many match: else the sessions that select
+        a country would move when it has one exit more.
+        """
+        return len(self._members) <= FEW
 
     def sample(self, most: int) -> list[Member]:
         """So many members at random, or all of them."""
@@ -445,8 +456,8 @@ class Roster:
         ``excluded`` have failed the request already; ``like``: what the exit has to be like.
         """
         self._look_again(now)
-        view = self._views.view(_criteria(request)._replace(like=like))
-        if view.size <= FEW:
+        view = self._views.view(_like(request, like))
+        if self.is_short:
             fit = self._available(self._views.members(view), request, excluded, now)
             return winner(key, generation, fit) if fit else None
         session = int.from_bytes(session_hash(key, generation).digest(), "big")
@@ -464,10 +475,11 @@ class Roster:
         if selector.exit is not None:
             return self.named(selector.exit)
         view = self._views.view(Criteria(Command.CONNECT, selector.country, selector.tags))
-        if view.size > FEW:
-            session = int.from_bytes(session_hash(key, 0).digest(), "big")
-            return self._views.closest(view, session)
-        return winner(key, 0, list(self._views.members(view))) if view.size else None
+        if not view.size:
+            return None
+        if self.is_short:
+            return winner(key, 0, list(self._views.members(view)))
+        return self._views.closest(view, int.from_bytes(session_hash(key, 0).digest(), "big"))
 
     def may_use(
         self, member: Member, request: Request, excluded: Collection[Member], now: float
@@ -775,3 +787,12 @@ def _criteria(request: Request) -> Criteria:
     if selector is ANY:
         return _ANY[request.command]
     return Criteria(request.command, selector.country, selector.tags)
+
+
+def _like(request: Request, like: Like | None) -> Criteria:
+    if like is None:
+        return _criteria(request)
+    country = request.selector.country
+    if country is not None:  # that counts, whichever the exit before had: one view for all of these
+        like = like._replace(country=None)
+    return _criteria(request)._replace(like=like)

@@ -4,7 +4,8 @@ The exit of a session is computed from its name and those of the exits.  So proc
 with the same list of exits agree without communication, and when an exit is added or removed, only
 the sessions move that it gains or had.  Among few exits that is weighted rendezvous hashing (Thaler
 and Ravishankar, 1998): a hash of the session and of each exit's name gives each exit a number, and
-the highest wins.  Among many it is a ring (rotation/ring.py), which doesn't go through all of them.
+the highest wins.  In a group of many it is a ring (rotation/ring.py), which doesn't go through all
+of those that match.
 
 What can't be computed is remembered: that a session had to leave its exit, and how old it is.
 """
