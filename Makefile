@@ -18,6 +18,8 @@
 #             Go, Rust, Java, npm and PyPI, says which of Debian's are not here, and writes the table
 # make soak   200 clients for SOAK_SECONDS, half an hour, while exits die and return, other peers attack,
 #             the config is reloaded and workers are killed
+# make soak-fleet  2,000 sessions over three gateways for FLEET_SOAK_SECONDS, five minutes, while gateways and their
+#             Redis are killed, frozen, emptied and cut off in turn
 # make bench        gsocks beside other proxies, 35 to 60 minutes, into docs/benchmarks.md
 # make bench-quick  the same in small, 2 to 4 minutes: shows that it works, not how fast
 # make bench-gateway  gsocks beside other rotating proxies, into docs/benchmarks-gateway.md
@@ -31,6 +33,7 @@ BIN := $(VENV)/bin
 # tests wait more than they work, so that a few processes are quicker than one even on one core
 TESTERS ?= 4
 SOAK_SECONDS ?= 1800
+FLEET_SOAK_SECONDS ?= 300
 MUTANTS ?= 300
 EXITS := $(CURDIR)/build/exits
 CLIENTS := $(CURDIR)/build/clients
@@ -40,7 +43,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # make screenshots  some of the dashboard, into docs/images
 
-.PHONY: screenshots run test test-matrix lint docs lock data dist install uninstall deb fuzz mutation exits clients soak bench bench-quick bench-gateway bench-compare bench-counts clean
+.PHONY: screenshots run test test-matrix lint docs lock data dist install uninstall deb fuzz mutation exits clients soak soak-fleet bench bench-quick bench-gateway bench-compare bench-counts clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/gsocks -c config.example.yaml
@@ -106,6 +109,9 @@ screenshots: $(VENV)/installed-dev tests/node/node_modules
 
 soak: $(VENV)/installed-dev
 	$(BIN)/python -m tests.support.soak --seconds $(SOAK_SECONDS)
+
+soak-fleet: $(VENV)/installed-dev
+	$(BIN)/python -m tests.support.fleet_soak --seconds $(FLEET_SOAK_SECONDS)
 
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m bench

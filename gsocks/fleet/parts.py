@@ -36,6 +36,12 @@ class Part(Protocol):
     def lost(self, now: float) -> None:
         """The store does not answer.  Called each time that it was tried."""
 
+    def emptied(self, now: float) -> None:
+        """The store answers, and has lost what it had; the answers to the last operations follow.
+
+        Called up to twice for one loss.
+        """
+
     def gone(self, node: str) -> None:
         """Another process has left, or has not been heard of for a time."""
 
@@ -60,6 +66,8 @@ class SilentPart:
     def exchanged(self, now: float) -> None: ...
 
     def lost(self, now: float) -> None: ...
+
+    def emptied(self, now: float) -> None: ...
 
     def gone(self, node: str) -> None: ...
 

@@ -59,6 +59,9 @@ class UserShares(SilentPart):
     expiry = 6.0
     #: seconds that a request waits for a larger share
     patience = 0.5
+    #: seconds after a loss of the store in which each process has told it of its shares, and none
+    #: gets a larger one
+    settling = 1.0
 
     def __init__(
         self, section: str, sync: FleetSync, key: Callable[[str], str], *, is_closed: bool
@@ -71,6 +74,7 @@ class UserShares(SilentPart):
         self._users: LruCache[str, _User] = LruCache(MAX_USERS)
         self._dirty: dict[str, None] = {}
         self._news: dict[str, int] = {}
+        self._settled_at = float("-inf")
 
     def __repr__(self) -> str:
         return f"<UserShares {self.name} users={len(self._users)}>"
@@ -122,7 +126,7 @@ class UserShares(SilentPart):
             of.waiting += 1
             try:
                 ends = time.monotonic() + self.patience
-                while (left := ends - time.monotonic()) > 0:
+                while (left := max(ends, self._settled_at + 0.2) - time.monotonic()) > 0:
                     self._dirty[user] = None
                     if not self._sync.wait(left) or of.open < of.share:
                         break
@@ -144,12 +148,14 @@ class UserShares(SilentPart):
             is_used = of.open or of.share or of.waiting
             if user in dirty or (is_used and now - of.asked_at >= self.interval):
                 of.asked_at = now
-                yield Operation(self._ask(user, of), partial(self._answered, user, of))
+                yield Operation(self._ask(user, of, now), partial(self._answered, user, of))
 
-    def _ask(self, user: str, of: _User) -> Command:
+    def _ask(self, user: str, of: _User, now: float) -> Command:
         left = max(0, of.limit - of.share - of.elsewhere)
         ahead = min(max(2, of.open // 4), left // len(self._members)) if of.open else 0
-        wanted = of.open + of.waiting + ahead
+        wanted = of.share if now < self._settled_at else of.open + of.waiting + ahead
+        # what is given back is not used any more while the answer is on its way
+        of.share = min(of.share, max(wanted, of.open))
         lasts = int(self.expiry * 1000)
         return (
             *("EVAL", scripts.SHARE, 1, self._key(user), self._members.node),
@@ -158,9 +164,16 @@ class UserShares(SilentPart):
 
     def _answered(self, user: str, of: _User, answer: Any) -> None:
         share, elsewhere = answer
+        if time.monotonic() < self._settled_at:  # the others may not have told of theirs yet
+            share = min(share, of.share)
         if of.share != share:
             self._news[user] = share + elsewhere
         of.share, of.elsewhere = max(share, of.open), elsewhere
+
+    def emptied(self, now: float) -> None:
+        """Tell the store of all shares again, before any grows."""
+        self._settled_at = now + self.settling
+        self._dirty.update((user, None) for user, of in self._users.items() if of.share)
 
     def told(self, now: float) -> Any:  # noqa: ARG002
         """The sums of all shares of users."""

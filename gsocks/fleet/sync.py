@@ -257,6 +257,9 @@ class FleetSync:
         finally:
             self._began = float("inf")
         self._clock.offset = self._store.offset
+        if self._mark and answers[-1] != self._mark:
+            for part in self._parts.values():
+                part.emptied(now)
         for operation, answer in zip(operations, answers[len(records) : -1], strict=True):
             if answer is not None:
                 operation.answered(answer)

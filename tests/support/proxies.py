@@ -395,6 +395,8 @@ class Moody:
         self.users: list[str] = []
         #: destinations that say nothing
         self.blackholes: set[Address] = set()
+        #: whether it looks names up, which takes long where there is no network
+        self.knows_names = True
         self._port = free_port()
         self._server: StreamServer | None = None
         self._open: set[Stream] = set()
@@ -460,6 +462,9 @@ class Moody:
             hang(stream)
             raise StreamError("no client waits any more")
         self._say(stream, "reply", b"")
+        if not self.knows_names and dest.ip is None:
+            stream.write(_UNREACHABLE)
+            raise StreamError("a name")
         if self.mood.what == "lie":
             stream.write(_SUCCESS)
             if self.mood.step == "silent":
@@ -498,4 +503,5 @@ class Moody:
 
 
 _SUCCESS = b"\x05\x00\x00\x01" + bytes(6)
+_UNREACHABLE = b"\x05\x04\x00\x01" + bytes(6)
 _NOISE = b"\xee" + random.Random(1).randbytes(300)

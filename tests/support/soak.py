@@ -106,6 +106,11 @@ class Soak:
     ``hostile``: with attacks and reloads; ``workers``: if there are several, they are killed.
     """
 
+    #: requests of each client in a second, on average
+    pace = 2.0
+    #: the user's name of a session
+    user_name = "session-{}"
+
     def __init__(
         self, *, clients: int, exits: int, seed: int, hostile: bool = False, workers: int = 1
     ) -> None:
@@ -144,7 +149,7 @@ class Soak:
         with ExitStack() as stack:
             for each in self._exits:
                 stack.enter_context(each)
-            self._target = stack.enter_context(serving(_tell_and_echo))
+            self._target = stack.enter_context(serving(tell_and_echo))
             self._program = stack.enter_context(self._running_program())
             self._check_shares()
             gevent.sleep(_ALL_BACK)  # also until the last of these connections are closed
@@ -230,6 +235,10 @@ class Soak:
     def _worker_died(self, since: float, until: float) -> bool:
         return any(since - _DYING <= at <= until for at in self._kills)
 
+    def _may_end_early(self, exit_: int, since: float, until: float) -> bool:
+        """Of a process that is killed the kernel ends the connections as if they were complete."""
+        return self._worker_died(since, until)
+
     def _change(self) -> None:
         """Let exits go away and come back, at most half of them at a time."""
         absences = Pool(len(self._exits) // 2)
@@ -265,8 +274,8 @@ class Soak:
     # --- clients ----------------------------------------------------------------------------
 
     def _be_a_client(self, number: int) -> None:
-        """Connect again and again; three of four clients have a session."""
-        session = f"client{number}" if number % 4 else ""
+        """Connect again and again."""
+        session = self._session_of(number)
         chance = Random(self._random.random())
         served: list[Served] = []
         while self._going:
@@ -275,9 +284,17 @@ class Soak:
                 served.append(self._converse(session, chance))
             except Refused:
                 self.counts["refused"] += 1
-            gevent.sleep(chance.expovariate(2))
+            self._rest(chance.expovariate(self.pace))
         if session:
             self._check_session(session, served)
+
+    def _rest(self, seconds: float) -> None:
+        """Between two requests of a client."""
+        gevent.sleep(seconds)
+
+    def _session_of(self, number: int) -> str:
+        """Three of four clients have one."""
+        return f"client{number}" if number % 4 else ""
 
     def _check_session(self, session: str, served: Sequence[Served]) -> None:
         for before, after in pairwise(served):
@@ -324,8 +341,8 @@ class Soak:
                 self.violations.append(f"reset by exit {exit_}, which was not away")
         else:
             self.counts["whole"] += 1
-            # of a process that is killed the kernel ends the connections as if they were complete
-            if got != len(data) and self._worker_died(began, time.monotonic()):
+            now = time.monotonic()
+            if got != len(data) and self._may_end_early(exit_, began, now):
                 self.counts["ended_by_a_kill"] += 1
             elif got != len(data):
                 self.violations.append(f"{len(data) - got} bytes lost, and told as an end")
@@ -338,21 +355,25 @@ class Soak:
     def _connect(self, session: str) -> socket:
         sock = connect(self._inbound)
         try:
-            if session:
-                name = f"session-{session}".encode()
-                sock.sendall(b"\x05\x01\x02" + b"\x01" + bytes((len(name),)) + name + b"\x01x")
-                read_exactly(sock, 4)
-            else:
-                sock.sendall(b"\x05\x01\x00")
-                read_exactly(sock, 2)
-            sock.sendall(b"\x05\x01\x00" + self._target.encode())
-            if read_exactly(sock, 4)[1]:
-                raise Refused
-            read_exactly(sock, 6)
+            self._greet(sock, session)
         except BaseException:
             sock.close()
             raise
         return sock
+
+    def _greet(self, sock: socket, session: str) -> None:
+        """Until the request is connected.  Raises Refused, OSError, EOFError."""
+        if session:
+            name = self.user_name.format(session).encode()
+            sock.sendall(b"\x05\x01\x02" + b"\x01" + bytes((len(name),)) + name + b"\x01x")
+            read_exactly(sock, 4)
+        else:
+            sock.sendall(b"\x05\x01\x00")
+            read_exactly(sock, 2)
+        sock.sendall(b"\x05\x01\x00" + self._target.encode())
+        if read_exactly(sock, 4)[1]:
+            raise Refused
+        read_exactly(sock, 6)
 
     # --- what is checked when it is calm ----------------------------------------------------
 
@@ -455,7 +476,7 @@ class Soak:
         return f"{figures}\nmemory {memory}, descriptors {descriptors}, {lag}{blocked}"
 
 
-def _tell_and_echo(sock: socket) -> None:
+def tell_and_echo(sock: socket) -> None:
     sock.sendall(bytes((int(sock.getpeername()[0].rpartition(".")[2]),)))
     while data := sock.recv(65536):
         sock.sendall(data)

@@ -1,0 +1,52 @@
+"""What a store loses at once, and what gateways may not do before they have told it all again."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import gevent
+
+from gsocks.errors import LimitReached
+from gsocks.inbound.quota import UserQuota
+from gsocks.settings import Limits
+from tests.support.fleets import becomes, gateways, settings
+from tests.support.redis_server import redis_server
+
+LIMIT = 60
+
+
+def acquire(quota: UserQuota, count: int) -> None:
+    """So many connections at once, of which some may be refused."""
+
+    def one() -> None:
+        with suppress(LimitReached):
+            quota.acquire("alice")
+
+    gevent.joinall([gevent.spawn(one) for _ in range(count)])
+
+
+def test_a_store_that_was_emptied_grants_nothing_that_others_use_still(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server, gateways(settings(server.url), 3) as found:
+        quotas = [UserQuota(Limits(per_user=LIMIT)) for _ in found]
+        for each, quota in zip(found, quotas, strict=True):
+            each.fleet.share_quota("local", quota)
+        for quota in quotas[:2]:
+            acquire(quota, LIMIT // 2)
+            acquire(quota, LIMIT // 2)
+        had = sum(each.users.get("alice", 0) for each in quotas)
+        assert had > LIMIT // 2
+        for _ in range(3):
+            server.client().flushall()
+            acquire(quotas[2], LIMIT)
+            assert sum(each.users.get("alice", 0) for each in quotas) <= 1.05 * LIMIT
+        # and then there is as much as before
+        for quota in quotas[:2]:
+            for _ in range(quota.users.get("alice", 0)):
+                quota.release("alice")
+
+        def all_are_had() -> bool:
+            acquire(quotas[2], 1)
+            return quotas[2].users["alice"] >= 0.95 * LIMIT
+
+        becomes(all_are_had)
