@@ -10,12 +10,13 @@ copyright = "2026, the gsocks authors"  # noqa: A001  # the name that Sphinx rea
 release = gsocks.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.apidoc"]
-# every module, so that each reference in a docstring has a target
+# every module, so that each reference in a docstring has a target; a page for each package, as the
+# theme writes the tree of all pages into each of them
 apidoc_modules = [
     {
         "path": "../gsocks",
         "destination": "reference/",
-        "separate_modules": True,
+        "separate_modules": False,
         "max_depth": 2,
         "automodule_options": {"members", "show-inheritance", "undoc-members"},
     }
@@ -53,6 +54,7 @@ nitpick_ignore_regex = [
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_use_type_comments = False  # there are none, and looking for them parses each function again
 autodoc_default_options = {
     "members": True,
     "show-inheritance": True,
