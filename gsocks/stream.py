@@ -378,6 +378,46 @@ def inner_stream(stream: Stream) -> Blocking:
     return stream if isinstance(stream, Blocking) else BlockingInside(stream)
 
 
+class StreamOver(Blocking):
+    """A stream that is made of another one, ``stream``, and owns it.
+
+    What is to be waited for, and by which descriptor, is up to the one below.
+    """
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: Stream) -> None:
+        self._waiting = ()  # see SocketStream
+        #: None once this one is closed
+        self._stream: Blocking | None = inner_stream(stream)
+
+    @property
+    def never_blocks(self) -> bool:
+        return self._stream is None or self._stream.never_blocks
+
+    def fileno(self) -> int:
+        return self._open_stream().fileno()
+
+    def take_watcher(self) -> Any:
+        return self._open_stream().take_watcher()
+
+    def watch_end(self, watcher: Any, reader: ReadsToTheEnd) -> None:
+        self._open_stream().watch_end(watcher, reader)
+
+    @property
+    def read_wait(self) -> Wait:
+        return self._open_stream().read_wait
+
+    @property
+    def write_wait(self) -> Wait:
+        return self._open_stream().write_wait
+
+    def _open_stream(self) -> Blocking:
+        if self._stream is None:
+            raise StreamClosed("closed at this end")
+        return self._stream
+
+
 def directions(read_ended: bool, write_ended: bool) -> str:
     """Which directions of a stream are open, for its repr."""
     if read_ended:

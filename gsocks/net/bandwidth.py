@@ -10,18 +10,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from gsocks.errors import StreamClosed
 from gsocks.stream import (
     NOTHING,
     Blocking,
     Bytes,
-    ReadsToTheEnd,
     ScratchBuffers,
     Stream,
+    StreamOver,
     Wait,
-    inner_stream,
 )
 
 #: seconds of its rate that gather in an unused bucket: a page comes at full speed
@@ -78,7 +75,7 @@ class Bucket:
         return max(0.0, -self._tokens / self.rate)
 
 
-class LimitedStream(Blocking):
+class LimitedStream(StreamOver):
     """A :class:`gsocks.stream.Stream` that takes tokens for all that it carries; owns ``stream``.
 
     ``reads`` and ``writes`` are the buckets of each direction, one or more; the slowest counts.
@@ -92,7 +89,6 @@ class LimitedStream(Blocking):
         "_read_time",
         "_reads",
         "_step",
-        "_stream",
         "_unsent",
         "_write_time",
         "_writes",
@@ -106,8 +102,7 @@ class LimitedStream(Blocking):
         *,
         whole: bool = False,
     ) -> None:
-        super().__init__()
-        self._stream: Blocking | None = inner_stream(stream)
+        super().__init__(stream)
         self._reads = reads
         self._writes = writes
         slowest = min(bucket.rate for bucket in (*reads, *writes))
@@ -126,19 +121,6 @@ class LimitedStream(Blocking):
 
     def __repr__(self) -> str:
         return f"<LimitedStream: {self._stream!r} in steps of {self._step} bytes>"
-
-    @property
-    def never_blocks(self) -> bool:
-        return self._stream is None or self._stream.never_blocks
-
-    def fileno(self) -> int:
-        return self._open_stream().fileno()
-
-    def take_watcher(self) -> Any:
-        return self._open_stream().take_watcher()
-
-    def watch_end(self, watcher: Any, reader: ReadsToTheEnd) -> None:
-        self._open_stream().watch_end(watcher, reader)
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -243,11 +225,6 @@ class LimitedStream(Blocking):
             self._charged = 0
             self._wake()
         return stream
-
-    def _open_stream(self) -> Blocking:
-        if self._stream is None:
-            raise StreamClosed("closed at this end")
-        return self._stream
 
 
 def _take(buckets: Sequence[Bucket], count: int) -> float:

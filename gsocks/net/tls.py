@@ -18,16 +18,15 @@ from typing import Any, cast
 import gevent
 
 from gsocks.deadline import call_with_timeout
-from gsocks.errors import StreamClosed, StreamError, TlsFailed, Truncated
+from gsocks.errors import StreamError, TlsFailed, Truncated
 from gsocks.stream import (
     CHUNK,
     NOTHING,
-    Blocking,
     Bytes,
+    NonblockingStream,
     ScratchBuffers,
     Stream,
-    Wait,
-    inner_stream,
+    StreamOver,
     scratch_of_this_hub,
 )
 
@@ -35,7 +34,7 @@ from gsocks.stream import (
 CLOSE_GRACE = 2.0
 
 
-class TlsStream(Blocking):
+class TlsStream(StreamOver):
     """TLS over ``stream``, which it owns.
 
     ``host``: the name or address that the far end's certificate must be for; None at the end
@@ -49,14 +48,12 @@ class TlsStream(Blocking):
         "_engine",
         "_failure",
         "_read_ended",
-        "_stream",
         "_to_send",
         "_write_ended",
     )
 
     def __init__(self, stream: Stream, context: ssl.SSLContext, host: str | None) -> None:
-        super().__init__()
-        self._stream: Blocking | None = inner_stream(stream)
+        super().__init__(stream)
         self._arrived = ssl.MemoryBIO()
         self._to_send = ssl.MemoryBIO()
         self._engine = context.wrap_bio(
@@ -100,12 +97,10 @@ class TlsStream(Blocking):
         """Have ``data``, which was read before, be read again."""
         self._decrypted = data + bytes(self._decrypted)
 
-    @property
-    def never_blocks(self) -> bool:
-        return self._stream is None or self._stream.never_blocks
-
-    def fileno(self) -> int:
-        return self._open_stream().fileno()
+    # the end is close_notify: what comes behind it in the stream below breaks nothing, and is not
+    # watched for
+    take_watcher = NonblockingStream.take_watcher
+    watch_end = NonblockingStream.watch_end
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -125,10 +120,6 @@ class TlsStream(Blocking):
             if not (data or self._has_news or stream.has_buffered):
                 return None  # a far end may send tickets, which are no data, without end
         return data
-
-    @property
-    def read_wait(self) -> Wait:
-        return self._open_stream().read_wait
 
     @property
     def has_buffered(self) -> bool:
@@ -171,10 +162,6 @@ class TlsStream(Blocking):
 
     def flush_nowait(self, scratch: ScratchBuffers) -> bool:
         return self._open_stream().flush_nowait(scratch) and self._end_below(scratch)
-
-    @property
-    def write_wait(self) -> Wait:
-        return self._open_stream().write_wait
 
     def _end_below(self, scratch: ScratchBuffers) -> bool:
         """End the stream below if close_notify has been sent; returns as write_nowait."""
@@ -261,11 +248,6 @@ class TlsStream(Blocking):
     def _decrypt_rest(self) -> bytes:
         more = ScratchBuffers()
         return bytes(self._decrypt(more))
-
-    def _open_stream(self) -> Blocking:
-        if self._stream is None:
-            raise StreamClosed("closed at this end")
-        return self._stream
 
 
 def _close_after_end(stream: Stream) -> None:

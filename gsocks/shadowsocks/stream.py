@@ -18,7 +18,6 @@ import os
 import time
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 from gsocks.address import Address
 from gsocks.crypto import TAG_SIZE, Opener, Sealer
@@ -30,13 +29,12 @@ from gsocks.stream import (
     NOTHING,
     Blocking,
     Bytes,
-    ReadsToTheEnd,
     ScratchBuffers,
     SocketStream,
     Stream,
+    StreamOver,
     Wait,
     directions,
-    inner_stream,
     receive_into,
     scratch_of_this_hub,
 )
@@ -175,7 +173,7 @@ class ChunkDecoder:
             raise ProtocolViolation(f"more than {MAX_EMPTY} chunks without a byte")
 
 
-class ShadowsocksStream(Blocking):
+class ShadowsocksStream(StreamOver):
     """Chunks over ``stream``, which it owns, as a :class:`gsocks.stream.Stream`."""
 
     __slots__ = (
@@ -186,13 +184,11 @@ class ShadowsocksStream(Blocking):
         "_raw",
         "_read_ended",
         "_sealer",
-        "_stream",
         "_write_ended",
     )
 
     def __init__(self, stream: Stream, method: Method) -> None:
-        self._waiting = ()  # see SocketStream
-        self._stream: Blocking | None = inner_stream(stream)
+        super().__init__(stream)
         self._is_socket = type(stream) is SocketStream
         self._method = method
         self._decoder = ChunkDecoder(method.max_chunk)
@@ -211,19 +207,6 @@ class ShadowsocksStream(Blocking):
             return f"<{name}: closed>"
         state = directions(self._read_ended, self._write_ended)
         return f"<{name}: {state}, {self._method.name}, over {self._stream!r}>"
-
-    @property
-    def never_blocks(self) -> bool:
-        return self._stream is None or self._stream.never_blocks
-
-    def fileno(self) -> int:
-        return self._open_stream().fileno()
-
-    def take_watcher(self) -> Any:
-        return self._open_stream().take_watcher()
-
-    def watch_end(self, watcher: Any, reader: ReadsToTheEnd) -> None:
-        self._open_stream().watch_end(watcher, reader)
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -354,10 +337,6 @@ class ShadowsocksStream(Blocking):
         ending, self._ending = self._ending, False
         return not ending or stream.write_eof_nowait(scratch)
 
-    @property
-    def write_wait(self) -> Wait:
-        return self._open_stream().write_wait
-
     # --- the end ------------------------------------------------------------------------------
 
     def abort(self) -> None:
@@ -375,11 +354,6 @@ class ShadowsocksStream(Blocking):
         if stream is not None:
             self._wake()
             stream.close()
-
-    def _open_stream(self) -> Blocking:
-        if self._stream is None:
-            raise StreamClosed("closed at this end")
-        return self._stream
 
 
 # --- the client's end -----------------------------------------------------------------------
