@@ -55,7 +55,7 @@ test: $(VENV)/installed-dev tests/node/node_modules
 	$(BIN)/coverage report
 
 test-matrix: $(VENV)/installed-tools
-	$(BIN)/nox $(if $(SESSIONS),--sessions $(SESSIONS))
+	$(BIN)/nox $(if $(SESSIONS),--sessions $(SESSIONS)) $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
