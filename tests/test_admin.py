@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import gevent
 import msgspec
 import pytest
+from gevent import socket
 from gevent.event import Event
 from prometheus_client.parser import text_string_to_metric_families as families
 
@@ -955,6 +956,37 @@ def test_events_are_told_and_a_client_that_leaves_is_forgotten(desk: Desk) -> No
         assert len(desk.api._streams._streams) == 1
     desk.api.close()
     eventually(lambda: not desk.api._streams._streams)
+
+
+def test_a_client_that_reads_no_events_is_disconnected_and_holds_up_nobody(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server, "STREAM_TIMEOUT", 0.5)
+    monkeypatch.setattr("gsocks.admin.event_stream.INTERVAL", 0.01)
+    streams = desk.api._streams
+    taken = streams._status
+    # so much that a second one fits into no buffer
+    monkeypatch.setattr(streams, "_status", lambda: {**taken(), "filler": "x" * 300_000})
+    with socket.socket() as slow, AdminClient(f"http://{desk.server.bound}", TOKEN) as admin:
+        slow.setsockopt(std_socket.SOL_SOCKET, std_socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", desk.server.bound.port))
+        slow.sendall(
+            f"GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
+        )
+        eventually(lambda: len(streams._streams) == 1)
+        events = admin.events(topics="status")
+        while len(streams._streams) < 2 or streams.number < 5:
+            kind, _ = next(events)
+            assert kind == "status"
+            assert desk.get("/v1/me")["name"] == "admin"
+        eventually(lambda: len(streams._streams) == 1 or next(events) is None)
+        assert next(events)[0] == "status"
+        # it was not told what it had missed: nothing of it was kept
+        assert len(read_to_end(slow)) < 1_000_000
+        events.close()
+    desk.api.close()
+    eventually(lambda: not streams._streams)
+    assert capfd.readouterr().err == ""
 
 
 def test_no_more_clients_follow_the_events_than_may(
