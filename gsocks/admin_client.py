@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import socket as std_socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
@@ -112,7 +112,7 @@ class AdminClient:
         """What has changed lately, the latest first."""
         return list(self.request("GET", "/v1/changes", query)["items"])
 
-    def events(self, **query: Any) -> Iterator[tuple[str, Any]]:
+    def events(self, **query: Any) -> Generator[tuple[str, Any], None, None]:
         """Kind and data of each event, until the stream ends (an hour) or the caller goes on."""
         response = self._send("GET", "/v1/events", query, None)
         if response.status != 200:

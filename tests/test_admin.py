@@ -958,7 +958,7 @@ def test_events_are_told_and_a_client_that_leaves_is_forgotten(desk: Desk) -> No
     eventually(lambda: not desk.api._streams._streams)
 
 
-def test_a_client_that_reads_no_events_is_disconnected_and_holds_up_nobody(
+def test_a_client_that_reads_no_events_is_disconnected_and_holds_up_no_other(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(server, "STREAM_TIMEOUT", 0.5)

@@ -105,7 +105,22 @@ async function exits(view) {
     }
     again(view);
   }}, text);
-  if (acts) buttons.append(many("ban", "Ban", BAN), many("unban", "Unban"), many("drain", "Drain"), many("undrain", "Undrain"),
+  const oneByOne = (text, fields, one) => h("button", {type: "button", class: "quiet", disabled: true, onclick: async () => {
+    const all = [...chosen.values()], given = await ask(`${text} ${all.length} exit${all.length === 1 ? "" : "s"}?`, all.map(row => row.name).slice(0, 20).join(", "), fields, text);
+    if (!given) return;
+    const told = [];
+    // as many at a time as do not keep others from theirs
+    await Promise.all(Array.from({length: 4}, async () => {
+      for (let row = all.shift(); row; row = all.shift()) told.push(await one(row, given).catch(error => `${row.name}: ${error.message}`));
+    }));
+    const failed = told.filter(line => line);
+    notice(failed.length ? `${text}: ${failed.slice(0, 5).join("; ")}${failed.length > 5 ? ` and ${failed.length - 5} more` : ""}` : `${text}: ${told.length} done`, failed.length > 0);
+    again(view);
+  }}, text);
+  const at = row => [`/v1/exits/${enc(row.name)}`, `?section=${enc(row.section)}`];
+  const check = async row => { const [path, of] = at(row), seen = await api("POST", `${path}/check${of}`); return seen.ok ? "" : `${row.name}: ${seen.trouble}`; };
+  const report = async (row, given) => { const [path, of] = at(row); await api("POST", `${path}/report${of}`, {domain: given.domain, ok: given.ok === "ok"}); return ""; };
+  if (acts) buttons.append(oneByOne("Check now", [], check), many("ban", "Ban", BAN), many("unban", "Unban"), many("drain", "Drain"), many("undrain", "Undrain"), oneByOne("Report", REPORT, report),
     h("button", {type: "button", onclick: () => put(view)}, "Add an exit"));
   const pick = each => h("input", {type: "checkbox", "aria-label": `select ${each.name}`, onchange: event => {
     event.target.checked ? chosen.set(`${each.section}/${each.name}`, each) : chosen.delete(`${each.section}/${each.name}`);
@@ -131,6 +146,7 @@ async function exits(view) {
 }
 
 const BAN = [["seconds", "Seconds", {type: "number", min: 1, max: 31622400, value: "600", required: true}], ["domain", "Only for that domain (left out: for all)", {}]];
+const REPORT = [["domain", "Domain", {required: true}], ["ok", "ok or failed", {value: "failed", required: true, pattern: "ok|failed"}]];
 const again = view => { view.place.replaceChildren(); view.close?.(); return VIEWS[view.name].show(view).catch(error => notice(error.message, true)); };
 
 async function put(view, name = "") {
@@ -154,12 +170,13 @@ async function exit(view) {
     method === "DELETE" ? go("exits", {}) : again(view);
   }}, text);
   const check = h("button", {type: "button", onclick: async () => {
+    if (!await ask(`Check ${name} now?`, `A request goes out through ${each.label}.`, [], "Check now")) return;
     check.disabled = true;
     await act(() => api("POST", `${at}/check${of}`), told => told.ok ? `${name} ${told.only_answers ? "answers" : "works"}, ${ms(told.seconds)}${told.address ? `, from ${told.address}` : ""}` : `${name}: ${told.trouble}`);
     check.disabled = false;
   }}, "Check now");
   const buttons = me.role !== "operator" ? [] : [check, one("Ban", "/ban", BAN), one("Unban", "/unban", [["domain", "Only for that domain", {}]]), one("Drain", "/drain"), one("Undrain", "/undrain"),
-    one("Report", "/report", [["domain", "Domain", {required: true}], ["ok", "ok or failed", {value: "failed", required: true, pattern: "ok|failed"}]]),
+    one("Report", "/report", REPORT),
     h("button", {type: "button", class: "quiet", onclick: () => put(view, name)}, "Replace"), one("Remove", "", [], "DELETE"), each.source === "api" && one("Reset", "/reset")];
   const facts = {State: state(each), Label: h("code", null, each.label), Section: each.section, Source: each.source, Country: each.country ?? "–", "Outbound address": each.address ? `${each.address} ${each.address_country ?? ""}` : "–", Tags: each.tags.join(", ") || "–",
     Open: count(each.open), Connected: count(each.connected), Failed: count(each.failed), Connect: ms(each.connect_seconds), Traffic: `${bytes(each.up)} up, ${bytes(each.down)} down`, Tunnels: each.tunnels ? `${each.tunnels.ready} ready, ${each.tunnels.hits} hits` : "–", "Last error": each.last_error || "–"};
@@ -196,7 +213,16 @@ async function sessions(view) {
 
 async function users(view) {
   const {place, query, me} = view, page = await get("/v1/users", {limit: 100, text: query.text, cursor: query.cursor});
-  const quota = page.quotas.local, limit = value => value === null || value === undefined ? "no limit" : value;
+  const quota = page.quotas.local, limit = (value, format = count) => value === null || value === undefined ? "no limit" : format(value);
+  const LIMITS = [["per_user", "Open connections of a user", 1], ["bandwidth_per_user", "Bytes a second of a user, in each direction", 1024], ["bandwidth_per_connection", "Bytes a second of a connection, in each direction", 1024]];
+  const change = async (section, now) => {
+    const given = await ask(`Quota of a user of ${section}`, "It counts in each worker; what is left empty has no limit.", LIMITS.map(([name, label, min]) => [name, label, {type: "number", min, step: 1, value: now[name] ?? ""}]), "Change");
+    if (!given) return;
+    const body = Object.fromEntries(LIMITS.map(([name]) => [name, given[name] === "" ? null : Number(given[name])]));
+    if (await act(() => api("PUT", `/v1/quotas/${enc(section)}`, body), `The quota of ${section} was changed`)) again(view);
+  };
+  const speed = value => `${bytes(value)}/s`;
+  const quotas = Object.entries(page.quotas);
   const add = async () => {
     const given = await ask("Add a user, or change the password", "It counts in all workers.", [["name", "Name", {required: true}], ["password", "Password", {type: "password", required: true, autocomplete: "new-password"}]], "Save");
     if (given && await act(() => api("PUT", `/v1/users/${enc(given.name)}`, {password: given.password}), `${given.name} was saved`)) again(view);
@@ -205,7 +231,9 @@ async function users(view) {
     if (await ask(`Remove ${each.name}?`, "Open connections go on.", [], "Remove") && await act(() => api("DELETE", `/v1/users/${enc(each.name)}`), `${each.name} was removed`)) again(view);
   };
   place.append(title("Users", me.role === "operator" && h("button", {type: "button", onclick: add}, "Add a user")), filters([["text", "Text"]], query, "users"),
-    quota && h("p", {class: "faint"}, `Quota of a user, in each worker: ${limit(quota.per_user)} connections, ${quota.bandwidth_per_user ? `${bytes(quota.bandwidth_per_user)}/s` : "no limit"}.`),
+    quotas.length ? card("Quota of a user, in each worker", table("Quotas", [["Listener", ([section]) => section],
+      ["Connections", ([, now]) => limit(now.per_user), number], ["Bandwidth", ([, now]) => limit(now.bandwidth_per_user, speed), number], ["Of a connection", ([, now]) => limit(now.bandwidth_per_connection, speed), number],
+      ["", ([section, now]) => me.role === "operator" && h("button", {type: "button", class: "quiet", "aria-label": `change the quota of ${section}`, onclick: () => change(section, now)}, "Change")]], quotas)) : "", h("br"),
     table("Users", [["Name", each => link("requests", {user: each.name}, each.name)], ["From", each => each.source], ["Open", each => quota?.per_user ? `${each.open} of ${quota.per_user}` : count(each.open), number],
       ["Requests of a day", each => count(each.requests), number], ["Failed", each => count(each.failed), number], ["Up", each => bytes(each.up), number], ["Down", each => bytes(each.down), number],
       ["", each => me.role === "operator" && (each.source === "config" || each.source === "api") ? h("button", {type: "button", class: "quiet", "aria-label": `remove ${each.name}`, onclick: () => remove(each)}, "Remove") : ""]], page.items),
