@@ -8,10 +8,10 @@ direction is passed on as its end, and the other one goes on (half-close).  A fa
 resets both sides, so that a truncated transfer is never mistaken for a clean EOF.
 
 Any two Streams get two greenlets, in which that can be read below.  Where both are
-NonblockingStreams (a socket, a stream in a tunnel), the hub carries them: net/pump.py does what
-``_pipe`` does, and a connection that waits has no greenlet.  So the end of the
-relay is reported by a callback, not by a return.  The relay does not depend on SOCKS, encryption or
-the configuration.
+NonblockingStreams (a socket, a stream in a tunnel), the hub carries them: net/pump.py, and for two
+sockets net/socket_pair.py, do what ``_pipe`` does, and a connection that waits has no greenlet.  So
+the end of the relay is reported by a callback, not by a return.  The relay does not depend on
+SOCKS, encryption or the configuration.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import gevent
 from gsocks.errors import GsocksError, HalfClosedTimeout, IdleTimeout, StreamClosed, StreamError
 from gsocks.net.idle import Sweep, sweep_for
 from gsocks.net.pump import Pump
-from gsocks.net.splice import pumps_between
+from gsocks.net.socket_pair import SocketPair, carriers_between
 from gsocks.stream import NonblockingStream, Stream, is_nonblocking
 from gsocks.turns import give_way
 
@@ -102,7 +102,7 @@ class Relay:
         #: None after the call
         self._answered = answered
         self._pipes = 2
-        self._pumps: tuple[Pump, ...] = ()
+        self._pumps: tuple[Pump | SocketPair, ...] = ()
         self._error: StreamError | None = None
         self._side = ""
         #: looks whether it is idle, until its end
@@ -137,9 +137,9 @@ class Relay:
         # one tuple for it and its pumps: these are the streams that it was made with
         self._streams = sides  # type: ignore[assignment]
         self._sweep = sweep_for(self, self._sweep)
-        self._pumps = up, down = pumps_between(self, sides)
-        up.start()
-        down.start()
+        self._pumps = carriers_between(self, sides)
+        for pump in self._pumps:
+            pump.start()
 
     def abort(self, error: StreamError, side: str = "") -> None:
         """Reset both sides; the first reason counts.  Never blocks; the pipes end by it."""

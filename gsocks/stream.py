@@ -89,7 +89,7 @@ class ScratchBuffers:
     allocates none for each of its chunks.
     """
 
-    __slots__ = ("areas", "plain", "sealed")
+    __slots__ = ("areas", "plain", "rooms", "sealed")
 
     #: bytes in transit at once
     room = 2 * CHUNK
@@ -98,6 +98,8 @@ class ScratchBuffers:
 
     def __init__(self) -> None:
         self.plain = memoryview(bytearray(self.room))
+        #: as ``os.readv`` takes it
+        self.rooms = (self.plain,)
         self.sealed = memoryview(bytearray(self.room + self.more))
         #: what tunnels know of them
         self.areas: Any = None
@@ -436,12 +438,12 @@ class SocketStream(Blocking):
     __slots__ = (
         "_has_asked",
         "_pending",
-        "_read_ended",
         "_sock",
         "_unsent",
         "_watcher",
         "_write_ended",
         "has_buffered",
+        "read_ended",
     )
 
     #: an attribute, not a property: it is asked for at each chunk
@@ -456,7 +458,8 @@ class SocketStream(Blocking):
         self.has_buffered = bool(pending)
         #: taken by write_nowait, and not sent yet
         self._unsent = NOTHING
-        self._read_ended = False
+        #: whether the end was read, be it by another one who reads the descriptor
+        self.read_ended = False
         self._write_ended = False
         #: whether something was written after the last read
         self._has_asked = False
@@ -464,7 +467,7 @@ class SocketStream(Blocking):
     def read(self) -> bytes:
         """See :meth:`Stream.read`."""
         # Behind a write the answer is still to come: to try at once would cost more than the wait.
-        if self._has_asked and not self._pending and not self._read_ended:
+        if self._has_asked and not self._pending and not self.read_ended:
             self._has_asked = False
             self._wait(READABLE)  # and all others have had their turn
             data = self.read_nowait(scratch_of_this_hub())
@@ -480,7 +483,7 @@ class SocketStream(Blocking):
     @property
     def is_silent(self) -> bool:
         """True if the peer has sent nothing and has not ended its direction.  Never blocks."""
-        if self._sock is None or self._pending or self._read_ended:
+        if self._sock is None or self._pending or self.read_ended:
             return False
         poll = select.poll()
         poll.register(self._sock.fileno(), select.POLLIN | select.POLLRDHUP)
@@ -489,7 +492,7 @@ class SocketStream(Blocking):
     def __repr__(self) -> str:
         if self._sock is None:
             return "<SocketStream: closed>"
-        state = directions(self._read_ended, self._write_ended)
+        state = directions(self.read_ended, self._write_ended)
         return (
             f"<SocketStream: {state}, {len(self._pending)} bytes to read,"
             f" {len(self._unsent)} to send>"
@@ -512,16 +515,16 @@ class SocketStream(Blocking):
             data, self._pending = self._pending[:CHUNK], self._pending[CHUNK:]
             self.has_buffered = bool(self._pending)
             return data
-        if self._read_ended:
+        if self.read_ended:
             return b""
         room = scratch.plain
         try:
-            count = os.readv(sock.fileno(), (room,))
+            count = os.readv(sock.fileno(), scratch.rooms)
         except BlockingIOError:
             return None
         except OSError as error:
             raise stream_failure(error) from None
-        self._read_ended = not count
+        self.read_ended = not count
         return room[:count]
 
     @property
@@ -562,6 +565,10 @@ class SocketStream(Blocking):
         self._unsent = NOTHING
         return True
 
+    def keep_unsent(self, data: memoryview) -> None:
+        """Have ``flush_nowait`` send that: the rest of what was sent by the descriptor."""
+        self._unsent = memoryview(bytes(data))
+
     def take_watcher(self) -> Any:
         watcher, self._watcher = self._watcher, None
         return gevent.get_hub().loop.io(self.fileno(), READ) if watcher is None else watcher
@@ -573,7 +580,7 @@ class SocketStream(Blocking):
             reset(sock)
 
     def close(self) -> None:
-        if not (self._read_ended and self._write_ended):
+        if not (self.read_ended and self._write_ended):
             self.abort()
             return
         sock, self._sock = self._sock, None

@@ -28,6 +28,7 @@ from gsocks.errors import (
     Truncated,
 )
 from gsocks.exits.handshake import resumed
+from gsocks.net import socket_pair
 from gsocks.net.bandwidth import Bucket, LimitedStream
 from gsocks.net.pump import Pump
 from gsocks.net.tls import TlsStream
@@ -404,6 +405,7 @@ def test_a_fault_of_ours_leaves_nothing_waiting(link: str, monkeypatch: pytest.M
 
     with line(link) as (client, target, _, over):
         monkeypatch.setattr(SocketStream, "read_nowait", fail)
+        monkeypatch.setattr(socket_pair, "_read", fail)
         client.sendall(b"x")
         with pytest.raises(ConnectionResetError):
             client.recv(1)

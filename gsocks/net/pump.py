@@ -102,6 +102,17 @@ class Pump:
         if source.has_prefetched:  # else the event loop calls
             self._carry()
 
+    def take_over(self, watcher: Any) -> None:
+        """Begin with an active watcher of the source, which has served another."""
+        self._readable = watcher
+        watcher.callback, watcher.args = self, ()
+
+    def wait_for_room(self, taken: int) -> None:
+        """Go on once the sink has sent all of the bytes that it has taken, which are so many."""
+        self._taken = taken
+        sink = self._sides[1 - self._source]
+        self._wait_for(sink, sink.write_wait, self._flush)
+
     def stop(self) -> None:
         """Carry nothing any more.  Does nothing the second time."""
         if self._watchers:
@@ -124,7 +135,7 @@ class Pump:
                 else:
                     all_sent = sink.write_eof_nowait(scratch)
                 if count >= CHUNK:
-                    self._on_bulk()
+                    self.on_bulk()
                 if not all_sent:
                     self._wait_for(sink, sink.write_wait, self._flush)
                     return
@@ -166,7 +177,7 @@ class Pump:
         """See :meth:`gsocks.stream.ReadsToTheEnd.broken`."""
         self._carrier.failed(error, self._source)
 
-    def _on_bulk(self) -> None:
+    def on_bulk(self) -> None:
         """A whole chunk has been read: from here on a kind of pump may carry more at once."""
 
     def _resume(self) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from gsocks.errors import StreamError, stream_failure
 from gsocks.net.pump import Carrier, Pump
 from gsocks.per_hub import PerHub
-from gsocks.stream import CHUNK, NonblockingStream, SocketStream
+from gsocks.stream import CHUNK, NonblockingStream
 
 #: bytes in a pipe: what an unprivileged user may ask for, and enough to be worth it
 PIPE_SIZE = 1024 * 1024
@@ -99,7 +99,7 @@ class SplicePump(Pump):
         if pipe is not None:
             pipes_of_this_hub().give_back(pipe, empty=False)
 
-    def _on_bulk(self) -> None:
+    def on_bulk(self) -> None:
         if not self._bulk:
             self._bulk = True
             self._readable.callback = self._carry_bulk
@@ -165,12 +165,3 @@ def _splice(source: int, sink: int, count: int) -> int:
         return 0
     except OSError as error:
         raise stream_failure(error) from None
-
-
-def pumps_between(
-    carrier: Carrier, sides: tuple[NonblockingStream, NonblockingStream]
-) -> tuple[Pump, Pump]:
-    """The pumps for these two streams, the first one from the first of them."""
-    sockets = isinstance(sides[0], SocketStream) and isinstance(sides[1], SocketStream)
-    kind = SplicePump if sockets else Pump
-    return kind(carrier, sides, 0), kind(carrier, sides, 1)
