@@ -90,8 +90,10 @@ class LoopLag:
             self._short += 1
             return
         self._counts[bisect_left(BUCKETS, seconds) - 1] += 1
-        self.longest = max(self.longest, seconds)
-        self.recent = max(self.recent, seconds)
+        if seconds > self.recent:
+            self.recent = seconds
+            if seconds > self.longest:
+                self.longest = seconds
         if seconds > LONG_TURN:
             self._on_long_turn(seconds)
 

@@ -83,6 +83,9 @@ def denied(dest: Address, decision: Decision) -> Denied:
     return Denied(f"{what} is forbidden: {decision.reason}")
 
 
+#: as members of an Enum are found, which Python 3.10 and 3.11 do by a call
+ALLOW, DENY = Verdict.ALLOW, Verdict.DENY
+
 _DEPENDS = Decision(Verdict.DEPENDS)
 _NO_RULE_MATCHED = Decision(Verdict.DENY)
 

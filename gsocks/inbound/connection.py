@@ -42,6 +42,10 @@ class _State(Enum):
     CLOSED = "closed"
 
 
+# to find a member in its class takes ten times as long in Python 3.10 and 3.11
+_NEW, _HANDSHAKE, _OPEN, _IDLE, _CLOSED = _State
+
+
 class Waiting(Protocol):
     """What waits for the next request of a connection, without a greenlet."""
 
@@ -91,7 +95,7 @@ class ClientConnection:
         self.watcher: Any = None
         #: waits for its next request in the hub
         self.waiting: Waiting | None = None
-        self._state = _State.NEW
+        self._state = _NEW
         #: the client's prefix, for which this connection counts
         self._prefix = ""
         #: whether it counts in ``per_client``
@@ -115,7 +119,7 @@ class ClientConnection:
         admission, host = self.context.admission, self.client.host
         self._prefix = admission.admit(self, host, behind_balancer=behind_balancer)
         self._counted = not behind_balancer
-        self._state = _State.HANDSHAKE
+        self._state = _HANDSHAKE
         if self.trace is not no_trace:
             self.trace("accepted from %s by %s", self.client, self.context.name)
         self.context.note_opened()
@@ -140,20 +144,20 @@ class ClientConnection:
 
     def handshake_done(self) -> None:
         """Its request or key is known, and good.  Does nothing the second time."""
-        if self._state is _State.HANDSHAKE:
-            self._state = _State.OPEN
+        if self._state is _HANDSHAKE:
+            self._state = _OPEN
             self.context.admission.handshake_done(self, self._prefix)
 
     def idle(self) -> None:
         """It waits for its next request, and may be evicted until :meth:`busy`."""
-        if self._state is _State.OPEN:
-            self._state = _State.IDLE
+        if self._state is _OPEN:
+            self._state = _IDLE
             self.context.admission.idle(self, self._prefix)
 
     def busy(self) -> None:
         """Its next request begins, or none will.  Does nothing the second time."""
-        if self._state is _State.IDLE:
-            self._state = _State.OPEN
+        if self._state is _IDLE:
+            self._state = _OPEN
             self.context.admission.busy(self, self._prefix)
 
     def time_left(self, seconds: float) -> float:
@@ -209,7 +213,7 @@ class ClientConnection:
 
     def begin(self) -> bool:
         """The calling greenlet serves it now, until :meth:`finish`; False: it has been evicted."""
-        if self._state is _State.CLOSED:
+        if self._state is _CLOSED:
             return False
         self._greenlet = gevent.getcurrent()
         return True
@@ -221,7 +225,7 @@ class ClientConnection:
     def unserved(self) -> int:
         """Bytes that the client has sent: in its handshake in all, later those that are unread."""
         try:
-            if self._state is not _State.HANDSHAKE:
+            if self._state is not _HANDSHAKE:
                 unread = array("i", (0,))
                 ioctl(self.sock.fileno(), FIONREAD, unread)
                 return unread[0]
@@ -248,7 +252,7 @@ class ClientConnection:
         elif self.waiting is not None:
             self.waiting.evicted(StreamClosed(reason))
         elif self._greenlet is not None:
-            kind = StreamClosed if self._state is _State.IDLE else Evicted
+            kind = StreamClosed if self._state is _IDLE else Evicted
             loop = gevent.get_hub().loop
             loop.run_callback(self._interrupt, self._greenlet, kind(reason))
         close_with_fin(self.sock)  # a reset would tell a stranger that it was understood
@@ -280,12 +284,12 @@ class ClientConnection:
 
     def end(self) -> None:
         """Count it no more: everything is closed.  Does nothing the second time."""
-        if self._state not in (_State.NEW, _State.CLOSED):
-            if self._state is _State.HANDSHAKE:
+        if self._state not in (_NEW, _CLOSED):
+            if self._state is _HANDSHAKE:
                 self.context.admission.handshake_ended(self, self._prefix)
-            elif self._state is _State.IDLE:
+            elif self._state is _IDLE:
                 self.busy()
-            self._state = _State.CLOSED
+            self._state = _CLOSED
             self.uncount_client()
             if self._key is not None:
                 self.context.admission.uncount_key(self._key)

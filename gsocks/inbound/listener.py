@@ -110,6 +110,9 @@ class Listener(StreamServer):
             # in place of the methods, so that a connection of TCP need not ask of which kind it is
             self._accept = self._accept_unix  # type: ignore[method-assign]
             self._client_of = UnixClient._make
+        #: how many are accepted in one turn.  To find that there is nobody costs an exception, and
+        #: the loop calls again if there is somebody: so no more are looked for than came last
+        self._at_once = 1
         #: for when descriptors run out
         self.accept_guard = AcceptGuard(self.name)
         self._greenlets = GreenletPool()
@@ -206,16 +209,18 @@ class Listener(StreamServer):
         No more are accepted than can be served: those that come faster wait in the kernel's queue,
         not here, where each newcomer could evict one whose turn has not come.
         """
-        for _ in range(self.max_accept):
-            if self._unbegun >= self.max_accept:
-                break
+        came = 0
+        while came < self._at_once and self._unbegun < self.max_accept:
             try:
                 accepted = self._accept()
             except OSError as error:
                 accepted = self._accept_failed(error)
             if accepted is None:
-                break
+                self._at_once = max(1, came)
+                return
+            came += 1
             self.handle(*accepted)
+        self._at_once = min(2 * came, self.max_accept) or 1
 
     def _accept_failed(self, error: OSError) -> _Accepted | None:
         """React; returns what was accepted all the same.  Raises what can't be mended."""

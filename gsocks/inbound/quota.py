@@ -123,13 +123,13 @@ class UserQuota:
     def limited(self, stream: Stream, request: Request) -> Stream:
         """``stream``, slowed to the bandwidth limits of the request's user and connection."""
         user = request.user
+        if self._connection_rate is None and (self._user_rate is None or user is None):
+            return stream
         buckets = []
         if self._connection_rate is not None:
             buckets.append(self._new_buckets(self._connection_rate))
         if self._user_rate is not None and user is not None:
             buckets.append(self._buckets_of(user, self._user_rate))
-        if not buckets:
-            return stream
         down, up = zip(*buckets, strict=True)
         datagrams = request.command is UDP_ASSOCIATE
         return LimitedStream(stream, down, up, whole=datagrams)

@@ -26,7 +26,7 @@ from gevent.select import poll
 from gevent.socket import wait_write
 
 from gsocks.access.rule_index import SOME_PORT
-from gsocks.access.rules import ALLOW_ALL, Decision, Rules, Verdict, denied
+from gsocks.access.rules import ALLOW, ALLOW_ALL, DENY, Decision, Rules, denied
 from gsocks.address import Address, IPAddress, ip_of
 from gsocks.deadline import call_with_timeout
 from gsocks.errors import (
@@ -176,7 +176,7 @@ class Dialer:
         """The only allowed address of a name, if it is known; None if not.  Raises Denied."""
         decision = self._judge(dest, user)
         known = self._resolver.known(dest.host) if "." in dest.host else ()
-        if known and decision.verdict is not Verdict.ALLOW:
+        if known and decision.verdict is not ALLOW:
             known = self._allowed_of(known, dest, user)
         return known[0] if len(known) == 1 else None
 
@@ -196,14 +196,14 @@ class Dialer:
             addresses = self._resolver.look_up(names[0], user, client)
         else:
             addresses = self._addresses_of_first(names, dest.port, user, client)
-        if decision.verdict is Verdict.ALLOW:
+        if decision.verdict is ALLOW:
             return addresses
         return self._allowed_of(addresses, dest, user)
 
     def _judge(self, dest: Address, user: str | None) -> Decision:
         """What the rules say before the name is looked up.  Raises Denied."""
         decision = self._rules.before_resolving(dest, user)
-        if decision.verdict is Verdict.DENY:
+        if decision.verdict is DENY:
             raise denied(dest, decision)
         return decision
 
@@ -220,7 +220,7 @@ class Dialer:
             except NameNotFound as error:
                 failure = error
                 continue
-            if decision.verdict is Verdict.ALLOW:
+            if decision.verdict is ALLOW:
                 return addresses
             return self._allowed_of(addresses, complete, user)
         raise failure
@@ -232,7 +232,7 @@ class Dialer:
         allowed = tuple(
             ip
             for ip, decision in zip(addresses, decisions, strict=True)
-            if decision.verdict is Verdict.ALLOW
+            if decision.verdict is ALLOW
         )
         if not allowed:
             raise denied(dest, decisions[0])
@@ -458,17 +458,15 @@ def _begin(
         sock.close()
         raise
     try:
-        sock.connect((host, port))
-    except BlockingIOError:
-        pass  # in progress, as expected
-    except OSError as error:
-        sock.close()
-        if error.errno == errno.EADDRNOTAVAIL and _has_address_for(family, host, port):
-            raise OutOfResources(f"no local port is free for {host} port {port}") from None
-        raise connect_failure(error) from None
+        failure = sock.connect_ex((host, port))
     except BaseException:
         sock.close()
         raise
+    if failure and failure != errno.EINPROGRESS:
+        sock.close()
+        if failure == errno.EADDRNOTAVAIL and _has_address_for(family, host, port):
+            raise OutOfResources(f"no local port is free for {host} port {port}")
+        raise connect_failure(OSError(failure, os.strerror(failure)))
     if own is not None and ip is not None:
         own.connecting(sock, ip)
     own_connections.begun(sock)

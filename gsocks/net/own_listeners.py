@@ -183,7 +183,7 @@ _asked: LruCache[IPAddress, tuple[bool, float]] = LruCache(MAX_REMEMBERED)
 def _is_own(ip: IPAddress, ask: Callable[[IPAddress], bool] = is_own) -> bool:
     """:func:`is_own`, whose answer is not asked for again at each connection to the same exit."""
     now = time.monotonic()
-    known = _asked.get(ip)
+    known = _asked.peek(ip)  # hashing an address takes as long as the rest, so only once
     if known is None or known[1] < now - FRESH:
         known = _asked[ip] = ask(ip), now
     return known[0]

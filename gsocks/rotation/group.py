@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from gevent.lock import BoundedSemaphore
 
 from gsocks.access.rule_index import SOME_PORT
-from gsocks.access.rules import Rules, Verdict, denied
+from gsocks.access.rules import DENY, Rules, denied
 from gsocks.address import Address
 from gsocks.deadline import call_with_timeout
 from gsocks.errors import (
@@ -138,7 +138,7 @@ class ExitGroup:
 
         There are several exits, or the only one has something by which it is selected.
         """
-        return len(self.roster) != 1 or any(member.heeds_names for member in self.roster)
+        return not self.roster.has_one or any(member.heeds_names for member in self.roster)
 
     def replace_tries(self, tries: int, hedge: float | None) -> None:
         """How many exits the next requests may try, and after how long a second one joins."""
@@ -245,11 +245,11 @@ class ExitGroup:
         ):
             return None
         decision = self._rules.before_resolving(request.dest, request.user)
-        if decision.verdict is Verdict.DENY:
+        if decision.verdict is DENY:
             return None
         now = time.monotonic()
         self.evidence.arrived(request, now)
-        last = self._tries == 1 or len(self.roster) == 1
+        last = self._tries == 1 or self.roster.has_one
         asked = request
         try:
             if request.selector.session is None:
@@ -385,7 +385,7 @@ class ExitGroup:
         connected: Connected = reached.made
 
         def allows(dest: Address) -> bool:
-            if self._rules.before_resolving(dest, request.user).verdict is Verdict.DENY:
+            if self._rules.before_resolving(dest, request.user).verdict is DENY:
                 return False
             sent_to(dest)
             return True
@@ -440,7 +440,7 @@ class ExitGroup:
         if found.ip is not None:
             dest = _judged(request)
             decision = self._rules.for_ip(dest, found.ip, request.user)
-            if decision.verdict is Verdict.DENY:
+            if decision.verdict is DENY:
                 raise denied(dest, decision)
         return found
 
@@ -448,7 +448,7 @@ class ExitGroup:
         self._loop_probes.arrived(request.dest)
         dest = _judged(request)
         decision = self._rules.before_resolving(dest, request.user)
-        if decision.verdict is Verdict.DENY:
+        if decision.verdict is DENY:
             raise denied(dest, decision)
 
     def _reach(

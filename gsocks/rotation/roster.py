@@ -152,6 +152,9 @@ class Roster:
     def __iter__(self) -> Iterator[Member]:
         return iter(self._order)
 
+    #: whether there is one exit: an attribute, which is asked for at each request
+    has_one: bool
+
     def __repr__(self) -> str:
         return f"<Roster exits={len(self)}>"
 
@@ -226,6 +229,7 @@ class Roster:
         give_way(True)  # each of the following takes as long as a turn, or longer
         # by their numbers, which the members are nearly in the order of
         self._order = sorted(members.values(), key=_number)
+        self.has_one = len(members) == 1
         give_way(True)
         if members:
             # the same in every process that has these exits
