@@ -21,7 +21,7 @@ BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 #: seconds of a turn that is reported
 LONG_TURN = 0.1
 
-_SHORT = BUCKETS[0]
+_SHORT, _NOT_LONG = BUCKETS[:2]
 
 
 class LoopLag:
@@ -89,7 +89,7 @@ class LoopLag:
         if seconds <= _SHORT:
             self._short += 1
             return
-        self._counts[bisect_left(BUCKETS, seconds) - 1] += 1
+        self._counts[0 if seconds <= _NOT_LONG else bisect_left(BUCKETS, seconds) - 1] += 1
         if seconds > self.recent:
             self.recent = seconds
             if seconds > self.longest:

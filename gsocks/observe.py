@@ -146,9 +146,9 @@ class Record:
     """
 
     __slots__ = (
+        "asked",
         "client",
         "command",
-        "dest",
         "detail",
         "details",
         "down",
@@ -183,8 +183,8 @@ class Record:
         self.session: str | None = None
         #: see :class:`gsocks.request.Command`; empty while that is not known
         self.command = ""
-        #: destination, as the client named it; of an association the first one
-        self.dest = ""
+        #: what :attr:`dest` tells in words; not in words yet, which is for who reads it
+        self.asked: object = ""
         #: the exit that served it, without its secrets
         self.exit = ""
         self.up = 0
@@ -199,6 +199,15 @@ class Record:
         self.details: Details | None = None
         #: monotonic seconds
         self.start = time.monotonic() if start is None else start
+
+    @property
+    def dest(self) -> str:
+        """The destination, as the client named it; of an association the first one."""
+        return str(self.asked)
+
+    @dest.setter
+    def dest(self, dest: str) -> None:
+        self.asked = dest
 
     def __repr__(self) -> str:
         outcome = self.outcome or "active"

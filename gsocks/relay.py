@@ -34,6 +34,9 @@ _CLIENT, _REMOTE = 0, 1
 _SIDES = (_CLIENT, _REMOTE)
 _NAMES = ("client", "remote")
 
+# what a NamedTuple calls, one call deeper, to make an object
+_new = tuple.__new__
+
 # Bytes that a pipe writes at once.  A write that blocks reports nothing before its end: with a
 # whole chunk of 64 KiB, a slow reader would be taken for an idle one.
 _PIECE = 4096
@@ -234,4 +237,4 @@ class Relay:
         ended, error = self._ended, self._error
         self._ended = self._error = self._answered = None
         if ended is not None:
-            ended(Totals(up, down, error, self._side))
+            ended(_new(Totals, (up, down, error, self._side)))

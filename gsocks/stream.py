@@ -39,17 +39,19 @@ NOTHING = memoryview(b"")
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
-# A peer that lost power or its network is noticed in 60 + 4 x 15 s while a connection is silent,
-# and in two minutes while data waits to be acknowledged.  A minute also keeps the state of
+# A peer that lost power or its network is noticed in two minutes: while data waits to be
+# acknowledged, and while a connection is silent, when it is asked after one minute and then every
+# 15 s (tcp(7): TCP_USER_TIMEOUT decides, not TCP_KEEPCNT).  A minute also keeps the state of
 # middleboxes alive (cloud balancers forget a silent connection after 350 s).
-_KEEPALIVE = (
-    (std_socket.SOL_SOCKET, std_socket.SO_KEEPALIVE, 1),
-    (std_socket.IPPROTO_TCP, std_socket.TCP_KEEPIDLE, 60),
-    (std_socket.IPPROTO_TCP, std_socket.TCP_KEEPINTVL, 15),
-    (std_socket.IPPROTO_TCP, std_socket.TCP_KEEPCNT, 4),
-    (std_socket.IPPROTO_TCP, std_socket.TCP_USER_TIMEOUT, 120_000),
-    (std_socket.IPPROTO_TCP, std_socket.TCP_NODELAY, 1),
+_ASK_AFTER, _ASK_EVERY, _GIVE_UP = 60, 15, 120_000
+# names of the module, since there is a connection for each of these calls
+_SOCKET, _KEEPALIVE = std_socket.SOL_SOCKET, std_socket.SO_KEEPALIVE
+_TCP, _NODELAY, _USER_TIMEOUT = (
+    std_socket.IPPROTO_TCP,
+    std_socket.TCP_NODELAY,
+    std_socket.TCP_USER_TIMEOUT,
 )
+_KEEPIDLE, _KEEPINTVL = std_socket.TCP_KEEPIDLE, std_socket.TCP_KEEPINTVL
 
 
 class Stream(Protocol):
@@ -441,9 +443,9 @@ class SocketStream(Blocking):
         "_sock",
         "_unsent",
         "_watcher",
-        "_write_ended",
         "has_buffered",
         "read_ended",
+        "write_ended",
     )
 
     #: an attribute, not a property: it is asked for at each chunk
@@ -458,9 +460,9 @@ class SocketStream(Blocking):
         self.has_buffered = bool(pending)
         #: taken by write_nowait, and not sent yet
         self._unsent = NOTHING
-        #: whether the end was read, be it by another one who reads the descriptor
+        #: whether each direction has ended, be it by another one who has the descriptor
         self.read_ended = False
-        self._write_ended = False
+        self.write_ended = False
         #: whether something was written after the last read
         self._has_asked = False
 
@@ -492,7 +494,7 @@ class SocketStream(Blocking):
     def __repr__(self) -> str:
         if self._sock is None:
             return "<SocketStream: closed>"
-        state = directions(self.read_ended, self._write_ended)
+        state = directions(self.read_ended, self.write_ended)
         return (
             f"<SocketStream: {state}, {len(self._pending)} bytes to read,"
             f" {len(self._unsent)} to send>"
@@ -547,7 +549,7 @@ class SocketStream(Blocking):
         return False
 
     def write_eof_nowait(self, scratch: ScratchBuffers) -> bool:  # noqa: ARG002
-        if not self._write_ended:
+        if not self.write_ended:
             sock = self._sock
             if sock is None:
                 raise StreamClosed("closed at this end")
@@ -555,7 +557,7 @@ class SocketStream(Blocking):
                 sock.shutdown(std_socket.SHUT_WR)
             except OSError as error:
                 raise stream_failure(error) from None
-            self._write_ended = True
+            self.write_ended = True
         return True
 
     def flush_nowait(self, scratch: ScratchBuffers) -> bool:  # noqa: ARG002
@@ -570,8 +572,17 @@ class SocketStream(Blocking):
         self._unsent = memoryview(bytes(data))
 
     def take_watcher(self) -> Any:
+        return self.descriptor()[1]
+
+    def descriptor(self) -> tuple[int, Any]:
+        """The descriptor, for who reads and writes it directly, and what ``take_watcher`` gives.
+
+        Raises StreamClosed.
+        """
+        sock = self._sock or self._open_socket()
+        fd: int = sock.fileno()
         watcher, self._watcher = self._watcher, None
-        return gevent.get_hub().loop.io(self.fileno(), READ) if watcher is None else watcher
+        return fd, gevent.get_hub().loop.io(fd, READ) if watcher is None else watcher
 
     def abort(self) -> None:
         sock, self._sock = self._sock, None
@@ -580,7 +591,7 @@ class SocketStream(Blocking):
             reset(sock)
 
     def close(self) -> None:
-        if not (self.read_ended and self._write_ended):
+        if not (self.read_ended and self.write_ended):
             self.abort()
             return
         sock, self._sock = self._sock, None
@@ -714,12 +725,15 @@ def send_now(fd: int, data: Bytes) -> int:
 def tune(sock: AnySocket | std_socket.socket) -> None:
     """Set the options of a TCP connection: no Nagle delay, and dead peers are noticed.
 
-    On a listening socket: accepted sockets inherit them, which saves six calls for each.
+    On a listening socket: accepted sockets inherit them, which saves five calls for each.
     """
     try:
         set_option = sock.setsockopt
-        for level, option, value in _KEEPALIVE:
-            set_option(level, option, value)
+        set_option(_TCP, _NODELAY, 1)
+        set_option(_SOCKET, _KEEPALIVE, 1)
+        set_option(_TCP, _KEEPIDLE, _ASK_AFTER)
+        set_option(_TCP, _KEEPINTVL, _ASK_EVERY)
+        set_option(_TCP, _USER_TIMEOUT, _GIVE_UP)
     except OSError as error:
         raise stream_failure(error) from None
 

@@ -185,7 +185,6 @@ _INHERITED = {
     "SO_KEEPALIVE": (std_socket.SOL_SOCKET, 1),
     "TCP_KEEPIDLE": (std_socket.IPPROTO_TCP, 60),
     "TCP_KEEPINTVL": (std_socket.IPPROTO_TCP, 15),
-    "TCP_KEEPCNT": (std_socket.IPPROTO_TCP, 4),
     "TCP_USER_TIMEOUT": (std_socket.IPPROTO_TCP, 120_000),
     "TCP_NODELAY": (std_socket.IPPROTO_TCP, 1),
 }

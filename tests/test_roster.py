@@ -21,7 +21,7 @@ from gsocks.rotation.outbound_address import OutboundAddress
 from gsocks.rotation.policy import POLICIES, Weighted, make_policy
 from gsocks.rotation.roster import FEW, Member, Offer, Roster
 from gsocks.rotation.session import Like
-from gsocks.rotation.views import Criteria, Traits
+from gsocks.rotation.views import Criteria, Traits, Views
 from gsocks.settings import HealthSettings, PerHostSettings
 from tests.support.rosters import (
     SITE,
@@ -528,6 +528,36 @@ def test_each_failure_of_an_unproven_exit_halves_the_requests_of_all_of_them() -
     judging(exits).failed(first, to(), FAILED, 1.0, began=1.0)
     asked = sum(exits.choose(to(), (), 1.0) is not proven for _ in range(2000))
     assert 60 < asked < 140, "one in 20"
+
+
+def test_what_is_asked_for_all_the_time_is_not_forgotten_for_what_is_rare(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Views, "max_views", 3)
+    countries = ["de", "fr", "it", "es", "pt"]
+    given = offers(len(countries))
+    exits = roster(
+        *(offer._replace(country=word) for offer, word in zip(given, countries, strict=True))
+    )
+    usual = to()
+    assert exits.choose(usual, (), 0.0)
+    view = exits._views.known(Criteria(Command.CONNECT))
+    assert view is not None
+    for word in countries:
+        for _ in range(3):
+            assert exits.choose(usual, (), 0.0)
+        assert exits.choose(to(selector=ExitSelector(country=word)), (), 0.0)
+    assert exits._views.known(Criteria(Command.CONNECT)) is view
+
+
+def test_what_was_asked_for_last_follows_the_exits() -> None:
+    first, second = offers(2)
+    exits = roster(first)
+    assert exits.choose(to(), (), 0.0) is exits.named("e0")
+    exits.update([second])
+    chosen = exits.choose(to(), (), 0.0)
+    assert chosen is exits.named("e1")
+    assert chosen is not None
 
 
 def test_an_exit_whose_country_is_learnt_is_among_the_exits_of_that_country() -> None:

@@ -56,6 +56,11 @@ def end(sock: socket) -> None:
     sock.shutdown(std_socket.SHUT_WR)
 
 
+def send_and_end(sock: socket, data: bytes) -> None:
+    sock.sendall(data)
+    end(sock)
+
+
 def test_small_messages_pass_both_ways_without_pumps() -> None:
     with line() as wire:
         for number in range(20):
@@ -139,7 +144,6 @@ def test_a_reset_of_one_side_reaches_the_other(who: str) -> None:
 
 def test_a_chunk_that_ends_its_side_is_followed_by_the_end() -> None:
     with line() as wire:
-        sending = gevent.spawn(wire.client.sendall, bytes(CHUNK))
-        end_after = gevent.spawn(lambda: (sending.get(), end(wire.client)))
+        sending = gevent.spawn(send_and_end, wire.client, bytes(CHUNK))
         assert read_to_end(wire.target) == bytes(CHUNK)
-        end_after.get()
+        sending.get()

@@ -20,6 +20,9 @@ from gsocks.stream import SocketStream
 
 _GOLDEN_RATIO = 0.6180339887498949
 
+# what a NamedTuple calls, one call deeper, to make an object
+_new = tuple.__new__
+
 
 class DirectExit:
     """Connects from this machine; the rules are checked for every address of a name."""
@@ -136,7 +139,7 @@ class _DirectAttempt(DialAttempt):
         """See :meth:`gsocks.net.dial.DialAttempt.connected`."""
         sock = self._sock
         stream = SocketStream(sock, watcher=self._watcher)
-        self._done(Connected(stream, Address.from_sockaddr(sock.getsockname())))
+        self._done(_new(Connected, (stream, Address.from_sockaddr(sock.getsockname()))))
 
     def failed(self, error: ConnectFailed) -> None:
         """See :meth:`gsocks.net.dial.DialAttempt.failed`."""

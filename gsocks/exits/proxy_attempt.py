@@ -57,6 +57,10 @@ class AskingExit(Protocol):
         """The same for what comes before the request."""
 
 
+# what a NamedTuple calls, one call deeper, to make an object
+_new = tuple.__new__
+
+
 class ProxyAttempt(DialAttempt):
     """A connection to ``dest`` by a proxy; a subclass has the messages of its protocol.
 
@@ -137,7 +141,8 @@ class ProxyAttempt(DialAttempt):
         """The destination is connected; ``behind``: bytes that came from it already."""
         self._of_all.discard(self)
         self._watcher.stop()
-        self._done(Connected(SocketStream(self._sock, behind, self._watcher), bound))
+        stream = SocketStream(self._sock, behind, self._watcher)
+        self._done(_new(Connected, (stream, bound)))
 
     def refused(self, error: ConnectFailed) -> None:
         """The proxy has said that it does not connect."""

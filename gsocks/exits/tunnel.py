@@ -56,6 +56,10 @@ MAX_TUNNELS = 3
 _UNANSWERED = (Truncated, StreamReset, PeerVanished, StreamClosed)
 
 
+# what a NamedTuple calls, one call deeper, to make an object
+_new = tuple.__new__
+
+
 class TunnelExit:
     """Opens streams at the gsocks server ``server``.
 
@@ -369,7 +373,8 @@ class _TunnelAttempt:
                 exit_ = self._exit
                 exit_.doubts.discard(self)
                 self._watcher.stop()
-                self._done(Connected(exit_.stream_in(tunnel, self._watcher), bound))
+                stream = exit_.stream_in(tunnel, self._watcher)
+                self._done(_new(Connected, (stream, bound)))
 
     def _refused(self, error: GsocksError) -> None:
         """End our direction, so that the tunnel can be used again."""

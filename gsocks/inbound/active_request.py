@@ -189,7 +189,7 @@ class ActiveRequest:
         record.session = request.selector.session
         record.command = request.command.word
         if request.command is not UDP_ASSOCIATE:
-            record.dest = str(request.dest)
+            record.asked = request.dest
         trace = record.trace
         if trace is not no_trace:
             wanted = str(request.selector) or "any"
@@ -285,18 +285,23 @@ class ActiveRequest:
 
     def __call__(self, totals: Totals) -> None:
         """The relay is closed."""
-        error, carried = totals.error, totals.up
-        if isinstance(error, Withdrawn):
-            carried = 0  # bytes that left with a request which was then refused went nowhere
+        up, down, error, side = totals
+        if error is None:
+            self._outbound.release(up, down)
+        elif isinstance(error, Withdrawn):
             if error.cause is not None:
                 self._outbound.failed(error.cause)
-        broken = totals.side == "remote" and not isinstance(error, Withdrawn)
-        self._outbound.release(carried, totals.down, broken)
+            # bytes that left with a request which was then refused went nowhere
+            self._outbound.release(0, down)
+        else:
+            self._outbound.release(up, down, side == "remote")
         self._context.relays.discard(self._relay)
-        self.record.up += totals.up
-        self.record.down += totals.down
-        word = error.word if isinstance(error, Withdrawn) else totals.word
-        self.finish(word, str(error or ""))
+        self.record.up += up
+        self.record.down += down
+        if error is None:
+            self.finish("ok")
+        else:
+            self.finish(error.word if isinstance(error, Withdrawn) else totals.word, str(error))
         if self._ending is not None:
             self._ending.end()
         self._context.note_closed()

@@ -36,6 +36,9 @@ from gsocks.rotation.connected import Outbound
 from gsocks.rotation.first_attempt import FirstAttempt
 from gsocks.stream import SocketStream, send_all, send_now
 
+# RFC 1928 section 3
+_SOCKS5 = 5
+
 # as in gsocks.handshake: greeting, request and a TLS ClientHello
 _AT_ONCE = 4096
 
@@ -99,7 +102,7 @@ def _lost(connection: ClientConnection, error: StreamError) -> None:
 
 def _greeting(listener: StraightListener, connection: ClientConnection, received: bytes) -> None:
     began = time.monotonic()
-    if not listener.is_open:
+    if received[0] != _SOCKS5 or not listener.is_open:
         length = 0
     elif received == PLAIN_GREETING:
         length = len(received)
@@ -159,7 +162,7 @@ class StraightRequest(HubRequest):
         record = self.record  # as by _note_request, without what can't be here
         record.session = request.selector.session
         record.command = request.command.word
-        record.dest = str(request.dest)
+        record.asked = request.dest
         self._begin()
 
     def _success(self, outbound: Outbound) -> bytes:

@@ -42,7 +42,7 @@ class OwnListeners:
     #: all listeners of this process, by their ports
     _open: ClassVar[dict[int, list[_Listening]]] = {}
     #: the latest connections to exits at this machine, by their own end
-    _outgoing: ClassVar[LruCache[Address, _Outgoing]] = LruCache(MAX_REMEMBERED)
+    _outgoing: ClassVar[LruCache[tuple[str, int], _Outgoing]] = LruCache(MAX_REMEMBERED)
 
     def __init__(self) -> None:
         #: those that the exits of this group lead to
@@ -87,13 +87,15 @@ class OwnListeners:
     def connecting(self, sock: AnySocket, ip: IPAddress) -> None:
         """A connection to an exit at ``ip`` has begun.  Raises OutOfResources."""
         if self._open and _is_own(ip):
-            here = Address.from_sockaddr(sock.getsockname())
+            here = sock.getsockname()
+            if ip.version == 6:
+                here = Address.from_sockaddr(here)
             self._outgoing[here] = _Outgoing(ref(sock), self)
 
     def comes_back(self, client: Address, accepted: AnySocket) -> bool:
         """Whether a connection that a listener of this group has accepted from ``client`` is one
         to an exit of the same group."""
-        if not self._outgoing:
+        if not self._outgoing.entries:
             return False
         outgoing = self._outgoing.peek(client)
         return (

@@ -32,7 +32,7 @@ class SocketPair:
         self._sides = sides
         self._scratch = scratch_of_this_hub()
         #: descriptors, which the streams own, and close after :meth:`stop` only
-        self._fds: tuple[int, int]
+        self._fds: list[int]
         #: of each side that has not ended
         self._watchers: list[Any] = [None, None]
         #: what goes on instead, of the directions that have not ended
@@ -48,19 +48,20 @@ class SocketPair:
 
     def start(self) -> None:
         """Carry what the sockets will have received."""
-        carrier, sides = self._carrier, self._sides
-        for source in (0, 1):
+        fds = []
+        for source, stream in enumerate(self._sides):
             try:
-                watcher = sides[source].take_watcher()
+                fd, watcher = stream.descriptor()
             except StreamError as error:
-                carrier.failed(error, source)
+                self._carrier.failed(error, source)
                 return
+            fds.append(fd)
             self._watchers[source] = watcher
             if watcher.active:
                 watcher.callback, watcher.args = _carry, (self, source)
             else:
                 watcher.start(_carry, self, source)
-        self._fds = sides[0].fileno(), sides[1].fileno()
+        self._fds = fds
 
     def stop(self) -> None:
         """Carry nothing any more.  Does nothing the second time."""
@@ -77,6 +78,10 @@ class SocketPair:
         sides[source].read_ended = True
         watcher, watchers[source] = watchers[source], None
         watcher.close()
+        if watchers[1 - source] is None:  # both have ended: the close that follows says so
+            sides[1 - source].write_ended = True
+            self._carrier.ended()
+            return
         try:
             sides[1 - source].write_eof_nowait(self._scratch)
         except StreamError as error:

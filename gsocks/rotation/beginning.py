@@ -19,6 +19,9 @@ from gsocks.rotation.failover import Reached, note_connected
 from gsocks.rotation.first_attempt import FirstAttempt
 from gsocks.rotation.member import Member
 
+# what a NamedTuple calls, one call deeper, to make an object
+_new = tuple.__new__
+
 
 class Begun(Protocol):
     """The owner of a request that the exit group begins to connect.  No call may block."""
@@ -79,7 +82,7 @@ class Beginning:
         group.evidence.connected(member, self._request, now)
         note_connected(group.sessions, self._request, member, began, now)
         # without ``made``, which would last as long as the connection, and is used up here
-        reached = Reached(member, None, began, now - began, on_trial=False)
+        reached = _new(Reached, (member, None, began, now - began, False))
         begun.connected(Outbound(made.stream, made.bound, reached, self._request, group))
 
     def expired(self) -> None:

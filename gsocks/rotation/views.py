@@ -175,6 +175,8 @@ class Views(Generic[M]):
         #: those of each set of tags
         self._by_tags: dict[frozenset[str], dict[Traits, Kind]] = {}
         self._views: LruCache[Criteria, View[M]] = LruCache(self.max_views)
+        #: the view that was asked for last, as nearly all are for the same one
+        self._latest: tuple[Criteria | None, View[M] | None] = (None, None)
         #: what no kind matches: to find that out takes a look at each
         self._empty: LruCache[Criteria, View[M]] = LruCache(self.max_views)
         self._finds = [self._find_of(tier) for tier in _TIERS]
@@ -268,8 +270,17 @@ class Views(Generic[M]):
 
     def view(self, criteria: Criteria) -> View[M]:
         """The view of the exits that match."""
+        latest, view = self._latest
+        if criteria is latest and view is not None:  # to hash criteria takes longer than the rest
+            return view
+        if latest is not None:
+            self._views.get(latest)  # it was used until now
         while True:
-            view = self._views.get(criteria) or self._empty.get(criteria)
+            view = self._views.get(criteria)
+            if view is not None and view.filled:
+                self._latest = criteria, view
+                return view
+            view = view or self._empty.get(criteria)
             if view is None:
                 return self._make(criteria)
             if view.filled:
@@ -357,6 +368,7 @@ class Views(Generic[M]):
 
     def _forget(self, criteria: Criteria, view: View[M]) -> None:
         self._views.discard(criteria)
+        self._latest = None, None
         for kind in view.kinds:
             kind.views.remove(view)
         view.kinds.clear()
