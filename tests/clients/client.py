@@ -62,7 +62,8 @@ class Client:
     source: str
     #: a line of bash; the first number with a dot in what it prints is the version
     version: str
-    #: what has to work, as the table says it -> a line of bash
+    #: what has to work, as the table says it -> a line of bash; what has ``password`` in it goes to
+    #: the listener with users
     lines: Mapping[str, str]
     #: what its user has to know
     hint: str = ""

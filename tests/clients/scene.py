@@ -67,11 +67,12 @@ class Scene:
                             **self._ports)  # fmt: skip
             with serving(client.server, places) as more:
                 return [
-                    Trial(what, self._failure(client, line, places.words(**more)))
-                    for what, line in client.lines.items()
+                    Trial(what, self._failure(client, what, places.words(**more)))
+                    for what in client.lines
                 ]
 
-    def _failure(self, client: Client, line: str, words: dict[str, str]) -> str | None:
+    def _failure(self, client: Client, what: str, words: dict[str, str]) -> str | None:
+        logs_in = "password" in what
         with tempfile.TemporaryDirectory(dir=words["work"]) as own:
             words = {**words, "work": own, "root": str(ROOT)}
             for name, text in client.files.items():
@@ -83,7 +84,7 @@ class Scene:
             before = [self._count(program, carried) for program in self._programs]
             try:
                 done = subprocess.run(
-                    ["bash", "-c", filled(line, words)],
+                    ["bash", "-c", filled(client.lines[what], words)],
                     cwd=own,
                     capture_output=True,
                     stdin=subprocess.DEVNULL,
@@ -104,9 +105,9 @@ class Scene:
                 return f"status {done.returncode}: {said.strip()[-400:]}"
             if client.prints not in done.stdout.decode(errors="replace"):
                 return f"printed {said.strip()[-400:]!r}"
-            program = self._programs["login" in line or "guarded" in line]
+            program = self._programs[logs_in]
             try:
-                program.wait_for(carried, before[program is self._programs[1]] + 1)
+                program.wait_for(carried, before[logs_in] + 1)
             except AssertionError:
                 return "gsocks has not carried it"
             return None
