@@ -29,10 +29,13 @@ from tests.support.engine import (
     open_descriptors,
     serving,
 )
+from tests.support.mirror import mirror_server
 from tests.support.program import web_server
 from tests.support.real import Certified, Listener, Listeners, both_inbounds
 from tests.support.two_ways import Spawned
 from tests.support.waiting import TOO_LONG
+from tests.support.web import Talk, Web, http_inbound, talk_to
+from tests.support.web import web as played_web
 
 # the same examples each time (other ones are what the fuzzers try), however busy the machine is
 hypothesis.settings.register_profile(
@@ -182,6 +185,27 @@ def web() -> Iterator[int]:
     """A web server of this test's own, so that its port tells its access lines from others'."""
     with web_server() as port:
         yield port
+
+
+@pytest.fixture
+def mirror() -> Iterator[str]:
+    """The URL of a page that tells which address asks for it, and so which exit."""
+    with mirror_server() as url:
+        yield url
+
+
+@pytest.fixture
+def origin() -> Iterator[Web]:
+    """A web server whose connections the test plays."""
+    with played_web() as running:
+        yield running
+
+
+@pytest.fixture
+def client() -> Iterator[Talk]:
+    """A client of an HTTP listener, which the test plays too."""
+    with http_inbound() as (running, _), talk_to(running) as talk:
+        yield talk
 
 
 @pytest.fixture

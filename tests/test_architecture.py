@@ -199,6 +199,13 @@ def test_nothing_is_validated_by_assert_and_nothing_swallows_every_exception() -
                 assert not bare or reports, f"{module}:{node.lineno} swallows everything"
 
 
+def test_what_several_files_of_tests_use_lies_in_support() -> None:
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            source = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            assert not source.startswith("tests.test_"), f"{path.name} imports {source}"
+
+
 def test_the_document_lists_every_package_in_the_order_of_the_layers() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     table = text.partition("## Packages")[2].partition("## Glossary")[0]

@@ -24,10 +24,10 @@ from gsocks.rotation.lists import ListOptions, parse_list
 from gsocks.rotation.member import Member, Offer
 from gsocks.rotation.sources import parse_source
 from gsocks.rotation.state_clock import Clock
+from tests.support.admin_api import Admin
 from tests.support.engine import QuickExit, eventually, living_greenlets
+from tests.support.mirror import EXITS
 from tests.support.program import Program, web_server
-from tests.test_sessions_program import EXITS
-from tests.test_state_program import Admin
 
 in_this_process = pytest.mark.usefixtures("never_hangs", "nothing_left")
 

@@ -12,8 +12,8 @@ from gsocks.cli.ctl import OF_NAMES
 from gsocks.main import main, make_parser
 from gsocks.request import ExitSelector
 from gsocks.service.supervisor import MISTAKE
+from tests.support.admin_desk import TOKEN, Desk, direct, open_desk
 from tests.support.engine import read_to_end, serving
-from tests.test_admin import TOKEN, Desk, direct, open_desk
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 

@@ -22,7 +22,7 @@ from gsocks.history.request_file import RequestFile
 from gsocks.history.requests import TryRow
 from gsocks.history.series import ExitInfo
 from gsocks.main import main
-from tests.test_history_files import MB, row
+from tests.support.history_rows import MB, row
 
 HOSTILE = "<script>alert(1)</script>\x1b[2J"
 

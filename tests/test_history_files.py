@@ -41,21 +41,11 @@ from gsocks.history.series import ExitInfo
 from gsocks.observe import Details, NullObserver, Record, Try
 from gsocks.settings import RequestLogSettings
 from tests.support.engine import Seen, eventually
+from tests.support.history_rows import MB, row
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
-MB = 1 << 20
 KEY = b"k" * 32
-
-
-def row(**how: Any) -> RequestRow:
-    """A row with these fields."""
-    plain = RequestRow(
-        0, 1000.0, "c1-1", "local", "local", "192.0.2.1:5000", "ann", "", "connect",
-        "www.example.com:443", "berlin-1", "198.51.100.7", "ok", "", 0, 0.02, 0.05, 1.5, 10, 100,
-        (), "", 3, 2, "round_robin",
-    )  # fmt: skip
-    return plain._replace(**how)
 
 
 def ended(dest: str = "www.example.com:443", outcome: str = "ok", **how: Any) -> Ended:

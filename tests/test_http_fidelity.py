@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import h11
@@ -15,31 +14,12 @@ from gsocks.http.forward import to_client, to_origin
 from gsocks.http.head import RequestTarget, find_end, wants_trailers
 from gsocks.http.write import END, end_of
 from gsocks.inbound.http_client import HTTP2_REFUSAL
-from gsocks.local import LocalServer
 from tests.support.forwarding import Place, proxy
 from tests.support.web import Talk, Web, get, http_inbound, ok, talk_to, web
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
-
-
-@pytest.fixture
-def origin() -> Iterator[Web]:
-    with web() as running:
-        yield running
-
-
-@pytest.fixture
-def inbound() -> Iterator[LocalServer]:
-    with http_inbound() as (running, _):
-        yield running
-
-
-@pytest.fixture
-def client(inbound: LocalServer) -> Iterator[Talk]:
-    with talk_to(inbound) as talk:
-        yield talk
 
 
 # --- trailers -----------------------------------------------------------------------------------

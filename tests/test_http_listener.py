@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket as std_socket
 from base64 import b64encode
-from collections.abc import Iterator
 
 import gevent
 import h11
@@ -39,25 +38,6 @@ from tests.support.waiting import TOO_LONG
 from tests.support.web import Talk, Web, get, http_inbound, ok, talk_to, web
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
-
-
-@pytest.fixture
-def origin() -> Iterator[Web]:
-    """A web server whose connections the test plays."""
-    with web() as running:
-        yield running
-
-
-@pytest.fixture
-def inbound() -> Iterator[LocalServer]:
-    with http_inbound() as (running, _):
-        yield running
-
-
-@pytest.fixture
-def client(inbound: LocalServer) -> Iterator[Talk]:
-    with talk_to(inbound) as talk:
-        yield talk
 
 
 # --- what the origin server gets --------------------------------------------------------------

@@ -13,7 +13,6 @@ from typing import Any
 
 import gevent
 import pytest
-import trustme
 
 from gsocks import config
 from gsocks.access.rules import Rules
@@ -22,7 +21,7 @@ from gsocks.errors import AuthenticationFailed, ConfigError, StreamError, Stream
 from gsocks.inbound.tls import user_of
 from gsocks.local import LocalServer
 from gsocks.net.tls import TlsStream
-from gsocks.settings import Limits, Timeouts, TlsSettings
+from gsocks.settings import Limits, Timeouts
 from gsocks.stream import SocketStream
 from tests.support.engine import (
     MakeLocal,
@@ -39,58 +38,12 @@ from tests.support.engine import (
 )
 from tests.support.newcomers import cheap
 from tests.support.program import gsocks
+from tests.support.proxy_tls import NAME, Files
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
 
-NAME = "proxy.example"
 #: of a request that is connected
 CONNECTED = b"\x05\x00\x05\x00\x00\x01"
-
-
-class Files:
-    """Certificates of the proxy, and of clients by an authority of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.proxies, self.clients = trustme.CA(), trustme.CA()
-        self.clients.cert_pem.write_to_path(folder / "clients.pem")
-        self.proxies.cert_pem.write_to_path(folder / "ca.pem")
-        self.renew()
-        for name in ("ali", "eve"):
-            issued = self.clients.issue_cert(f"{name}@corp.example", common_name=name)
-            issued.private_key_and_cert_chain_pem.write_to_path(folder / f"{name}.pem")
-        stranger = trustme.CA().issue_cert("x@corp.example", common_name="ali")
-        stranger.private_key_and_cert_chain_pem.write_to_path(folder / "stranger.pem")
-
-    def renew(self, to: Path | None = None) -> None:
-        issued = self.proxies.issue_cert(NAME, "127.0.0.1")
-        # as programs that renew them do
-        issued.private_key_and_cert_chain_pem.write_to_path(self.folder / "new.pem")
-        os.replace(self.folder / "new.pem", to or self.folder / "proxy.pem")
-
-    def tls(self, **more: Any) -> TlsSettings:
-        return TlsSettings(cert=self.folder / "proxy.pem", **more)
-
-    def by_certificate(self, **more: Any) -> TlsSettings:
-        return self.tls(client_ca=self.folder / "clients.pem", **more)
-
-    def context(self, client: str | None = None) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self.folder / "ca.pem")
-        context.set_alpn_protocols(["h2", "http/1.1"])
-        if client is not None:
-            context.load_cert_chain(self.folder / f"{client}.pem")
-        return context
-
-    def connect(
-        self, to: Address, client: str | None = None, context: ssl.SSLContext | None = None
-    ) -> TlsStream:
-        stream = TlsStream(SocketStream(connect(to)), context or self.context(client), NAME)
-        try:
-            stream.handshake()
-        except BaseException:
-            stream.abort()
-            raise
-        return stream
 
 
 @pytest.fixture(scope="module")

@@ -15,46 +15,17 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from gsocks.admin import metrics
 from gsocks.admin.commands import Commands
 from gsocks.admin.counters import MAX_OUTCOMES, ConnectionCounters
-from gsocks.admin.snapshot import Json, from_lines, merged, to_lines
+from gsocks.admin.snapshot import from_lines, merged, to_lines
 from gsocks.histograms import Histogram
 from gsocks.history.latency import RequestLatencies
 from gsocks.loop_lag import LoopLag
-from gsocks.observe import Details, NullObserver, Record
+from gsocks.observe import NullObserver
+from tests.support.metrics import RULES, request, snapshot
 from tests.support.program import ROOT
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
 
-RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
 DASHBOARDS = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
-
-
-def request(seconds: float = 0.02, request_id: str = "c1-1") -> Record:
-    record = Record("local", "192.0.2.1:5000", request_id, start=0.0)
-    record.outcome = "ok"
-    details = record.details = Details()
-    details.connect, details.answered = seconds, 2 * seconds
-    return record
-
-
-def commands(latencies: RequestLatencies) -> Commands:
-    counters = ConnectionCounters(NullObserver())
-    counters.ended(request())
-    return Commands([], {}, counters, LoopLag(lambda _: None), latencies)
-
-
-def snapshot(*, exemplars: bool = False, seconds: float = 0.02) -> Json:
-    latencies = RequestLatencies(exemplars=exemplars)
-    latencies.ended("local", request(seconds), 3.0)
-    found = commands(latencies).snapshot()
-    exit_ = dict.fromkeys(("open", "connected", "failed", "up", "down"), 1)
-    found["exits"] = [
-        {**exit_, "section": "local", "name": "a", "state": "ok", "connect_seconds": 0.1}
-    ]
-    found["inbounds"] = {
-        "local": {"connections": 1, "outcomes": {"ok": 1}, "up": 1, "down": 1, "listen": []}
-    }
-    found["sessions"] = {"local": 1}
-    return found
 
 
 def samples(text: str) -> dict[str, float]:

@@ -24,8 +24,8 @@ from tests.attack.witness import read_exactly
 from tests.support.names import NamesBy
 from tests.support.network import ip, private_network
 from tests.support.program import Program
+from tests.support.spellings import spellings
 from tests.support.waiting import TOO_LONG, eventually
-from tests.test_rules import spellings
 
 
 def own(host: str) -> bool:

@@ -29,12 +29,12 @@ from gsocks.rotation.policy import POLICIES, make_policy
 from gsocks.rotation.roster import Roster
 from gsocks.settings import HealthSettings, PerHostSettings
 from gsocks.stream import SocketStream
+from tests.support.admin_api import Admin
 from tests.support.engine import QuickExit
+from tests.support.mirror import EXITS
 from tests.support.program import Program
 from tests.support.stream_contract import tcp_pair
 from tests.support.waiting import TOO_LONG
-from tests.test_sessions_program import EXITS
-from tests.test_state_program import Admin
 
 in_this_process = pytest.mark.usefixtures("never_hangs", "nothing_left")
 

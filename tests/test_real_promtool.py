@@ -5,8 +5,8 @@ from __future__ import annotations
 import subprocess
 
 from gsocks.admin import metrics
+from tests.support.metrics import RULES, snapshot
 from tests.support.needs import program
-from tests.test_metrics import RULES, snapshot
 
 
 def test_promtool_takes_the_rules() -> None:

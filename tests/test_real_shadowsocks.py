@@ -29,12 +29,12 @@ from gsocks.request import CONNECT, Request
 from gsocks.shadowsocks.accept import Guards, ServerKeys
 from gsocks.shadowsocks.methods import METHODS, Method
 from tests.support import needs
+from tests.support.datagrams import exchange, udp_server
 from tests.support.engine import connect, direct, echo, read_answer, serving, through
 from tests.support.ports import free_port
 from tests.support.program import Program
 from tests.support.real_exits import built
 from tests.support.stream_contract import read_exactly as read_from
-from tests.test_shadowsocks_server import exchange, udp_echo
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
 
@@ -161,7 +161,7 @@ def test_a_server_of_another_program_is_an_exit(peer: Peer, tmp_path: Path) -> N
     way = make_exit(ExitSpec.parse(entry), ExitDeps(ALLOW_ALL))
     with (
         serving(echo) as echo_at,
-        udp_echo() as udp_at,
+        udp_server() as udp_at,
         running(server_of(peer, tmp_path, port), port),
     ):
         stream = way.connect(Request(CONNECT, echo_at)).stream
@@ -193,7 +193,7 @@ def test_a_client_of_another_program_is_served(peer: Peer, tmp_path: Path) -> No
         stack.callback(udp.stop, 0)
         stack.enter_context(running(client_of(peer, tmp_path, tcp.bound, port), port))
         echo_at = stack.enter_context(serving(echo))
-        udp_at = stack.enter_context(udp_echo())
+        udp_at = stack.enter_context(udp_server())
         near = Address("127.0.0.1", port)
         check_stream(near, echo_at)
         check_datagrams(near, udp_at)
@@ -235,7 +235,7 @@ def test_workers_serve_a_client_of_another_program_and_a_reload_takes_its_passwo
         config.write_text(json.dumps({"workers": 2, "server": server}))
 
     write("another")
-    with serving(echo) as echo_at, udp_echo() as udp_at, Program("-c", config) as program:
+    with serving(echo) as echo_at, udp_server() as udp_at, Program("-c", config) as program:
         program.wait_for("listening on .* [(]Shadowsocks[)]", times=2)
         write(peer.password)
         program.signal(signal.SIGHUP)

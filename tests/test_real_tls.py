@@ -14,9 +14,9 @@ from tests.support import needs
 from tests.support.engine import ask_echo, echo, running_inbound, serving
 from tests.support.listeners import Listeners, directly
 from tests.support.program import Program, run, web_server
+from tests.support.proxy_tls import NAME, Files
 from tests.support.real import chromium_options
 from tests.support.waiting import TOO_LONG
-from tests.test_local_tls import NAME, Files
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
 

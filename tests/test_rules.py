@@ -13,6 +13,7 @@ from gsocks.access.rule_index import SOME_PORT
 from gsocks.access.rules import ALLOW_ALL, DEFAULT_RULES, Decision, Rule, Rules, Verdict
 from gsocks.address import Address
 from gsocks.errors import ConfigError
+from tests.support.spellings import spellings
 
 ALLOW, DENY, DEPENDS = Verdict.ALLOW, Verdict.DENY, Verdict.DEPENDS
 
@@ -23,25 +24,6 @@ def verdict(rules: list[str], host: str, port: int = 443, user: str | None = Non
 
 def is_in(group: str, host: str) -> bool:
     return verdict([f"allow {group}"], host) is ALLOW
-
-
-def v6(prefix: str, ipv4: str, shift: int = 0) -> str:
-    """An IPv6 address with an IPv4 address put in, ``shift`` bits from the right."""
-    inner = int(ipaddress.IPv4Address(ipv4))
-    return str(ipaddress.IPv6Address(int(ipaddress.IPv6Address(prefix)) | inner << shift))
-
-
-def spellings(ipv4: str) -> dict[str, str]:
-    """The addresses that carry an IPv4 address inside."""
-    inverted = str(ipaddress.IPv4Address(int(ipaddress.IPv4Address(ipv4)) ^ 0xFFFFFFFF))
-    return {
-        "plain": ipv4,
-        "mapped": v6("::ffff:0:0", ipv4),
-        "NAT64": v6("64:ff9b::", ipv4),
-        "6to4": v6("2002::1", ipv4, 80),
-        "Teredo client": v6("2001:0:0808:0808::", inverted),
-        "Teredo server": v6("2001::f7f7:f7f7", ipv4, 64),
-    }
 
 
 # --- look-ups, which have no port -------------------------------------------------------------

@@ -33,9 +33,9 @@ from gsocks.shadowsocks.methods import METHODS, Method, keys_of
 from gsocks.shadowsocks.packet import ClientPackets
 from gsocks.shadowsocks.stream import ClientStream
 from gsocks.stream import SocketStream
+from tests.support.datagrams import exchange, udp_server
 from tests.support.engine import Seen, connect, direct, echo, eventually, serving
-from tests.support.stream_contract import read_exactly, tcp_pair
-from tests.test_server import (
+from tests.support.probing import (
     SILENCE,
     Probe,
     assert_all_see_the_same,
@@ -45,6 +45,7 @@ from tests.test_server import (
     speak_and_end,
     speak_slowly,
 )
+from tests.support.stream_contract import read_exactly, tcp_pair
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
 
@@ -202,7 +203,7 @@ def test_a_chain_carries_both_streams_and_datagrams(nothing_left: None) -> None:
         inbound(OF_2022) as far,
         datagrams(AEAD) as near_udp,
         datagrams(OF_2022) as far_udp,
-        udp_echo() as udp_at,
+        udp_server() as udp_at,
     ):
         for at, method, via in ((far.bound, OF_2022, near.bound), (far_udp, OF_2022, near_udp)):
             entry = {
@@ -302,22 +303,6 @@ def test_strangers_beyond_their_number_displace_the_oldest_at_shadowsocks(
 
 
 @contextmanager
-def udp_echo() -> Iterator[Address]:
-    def serve() -> None:
-        while True:
-            data, source = sock.recvfrom(65535)
-            sock.sendto(data, source)
-
-    with socket(2, 2) as sock:
-        sock.bind(("127.0.0.1", 0))
-        serving_ = gevent.spawn(serve)
-        try:
-            yield Address(*sock.getsockname())
-        finally:
-            serving_.kill()
-
-
-@contextmanager
 def datagrams(method: Method, **options: Any) -> Iterator[Address]:
     with listening(method, **options) as server:
         yield server.bound
@@ -336,25 +321,12 @@ def listening(method: Method, **options: Any) -> Iterator[ShadowsocksDatagrams]:
         server.stop(0)
 
 
-def exchange(way: Exit, dest: Address, payload: bytes) -> bytes:
-    """What comes back of a datagram through ``way``."""
-    stream = way.associate(Request(UDP_ASSOCIATE, UNSPECIFIED)).stream  # type: ignore[attr-defined]
-    head = dest.encode()
-    try:
-        stream.write(head + payload)
-        answer: bytes = stream.read()
-        assert answer.startswith(head)
-        return answer[len(head) :]
-    finally:
-        stream.abort()
-
-
 @pytest.mark.parametrize("method", BOTH, ids=lambda method: method.name)
 def test_datagrams_reach_their_destination_and_come_back(
     method: Method, nothing_left: None
 ) -> None:
     seen = Seen()
-    with udp_echo() as echo_at, listening(method, observer=seen) as server:
+    with udp_server() as echo_at, listening(method, observer=seen) as server:
         for size in (0, 1, 1400, 9000):
             payload = os.urandom(size)
             assert exchange(exit_at(server.bound, method), echo_at, payload) == payload
@@ -372,7 +344,7 @@ def test_datagrams_reach_their_destination_and_come_back(
 def test_datagrams_of_strangers_and_replays_begin_nothing(
     method: Method, nothing_left: None
 ) -> None:
-    with udp_echo() as echo_at, listening(method) as server, socket(2, 2) as sock:
+    with udp_server() as echo_at, listening(method) as server, socket(2, 2) as sock:
         at = (server.bound.host, server.bound.port)
         for length in range(0, 200, 7):
             sock.sendto(garbage(length), at)
@@ -392,7 +364,7 @@ def test_datagrams_of_strangers_and_replays_begin_nothing(
 
 def test_an_association_beyond_their_number_ends_the_oldest(nothing_left: None) -> None:
     bounds = ForwardUdpSettings(associations=2)
-    with udp_echo() as echo_at, listening(OF_2022, udp=bounds) as server:
+    with udp_server() as echo_at, listening(OF_2022, udp=bounds) as server:
         for _ in range(4):
             assert exchange(exit_at(server.bound, OF_2022), echo_at, b"x") == b"x"
             assert server.connections <= 2

@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ import pytest
 
 from gsocks.rotation.state_file import StateFile
 from gsocks.rotation.state_sync import NOT_KEPT
+from tests.support.admin_api import Admin
+from tests.support.mirror import EXITS, exit_of
 from tests.support.program import Program, gsocks, kill
-from tests.support.waiting import TOO_LONG, eventually
-from tests.test_sessions_program import EXITS, exit_of, mirror
-
-__all__ = ["mirror"]  # a fixture
+from tests.support.waiting import eventually
 
 SESSIONS = [f"s{number}" for number in range(12)]
 
@@ -43,27 +41,6 @@ def running(path: Path) -> Iterator[Program]:
     with Program("-c", path) as program:
         program.port()
         yield program
-
-
-class Admin:
-    """The admin API of a program."""
-
-    def __init__(self, program: Program, folder: Path) -> None:
-        self._port = int(program.wait_for(r"admin: listening on http://\S+:(\d+) ")[0][1])
-        self._token = (folder / "admin.token").read_text().strip()
-
-    def ask(self, method: str, target: str, body: object = None) -> Any:
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=TOO_LONG)
-        headers = {"Authorization": f"Bearer {self._token}"}
-        connection.request(method, target, json.dumps(body) if body else None, headers)
-        answer = connection.getresponse()
-        assert answer.status == 200
-        told = json.loads(answer.read())
-        connection.close()
-        return told
-
-    def states(self) -> dict[str, str]:
-        return {each["name"]: each["state"] for each in self.ask("GET", "/v1/exits")["items"]}
 
 
 def written(path: Path) -> dict[str, dict[str, Any]]:

@@ -51,6 +51,7 @@ TESTS = {
     "rotation/member": "roster failover rotation budgets address_probes",
     "rotation/outbound_address": "outbound_address address_probes session",
     "rotation/pages": "pages checks",
+    "rotation/part": "host_limits per_host roster",
     "rotation/policy": "policy rotation roster ring",
     "rotation/probe": "connect_probes probe",
     "rotation/probe_pool": "probe_pool connect_probes address_probes",

@@ -11,6 +11,8 @@ import gevent
 from gevent.socket import socket
 
 from gsocks.address import UNSPECIFIED, Address
+from gsocks.exits.base import Exit
+from gsocks.request import Command, Request
 from tests.support.engine import connect, read_answer
 from tests.support.waiting import TOO_LONG
 
@@ -127,3 +129,16 @@ def association(inbound: Address, announced: bytes = UNSPECIFIED.encode()) -> It
     """An association with the SOCKS listener; its datagrams leave from its client's address."""
     with connect(inbound) as control, udp_socket(control.getsockname()[0]) as sock:
         yield Association(control, ask_for_association(control, announced), sock)
+
+
+def exchange(way: Exit, dest: Address, payload: bytes) -> bytes:
+    """What comes back of a datagram through ``way``."""
+    stream = way.associate(Request(Command.UDP_ASSOCIATE, UNSPECIFIED)).stream  # type: ignore[attr-defined]
+    head = dest.encode()
+    try:
+        stream.write(head + payload)
+        answer: bytes = stream.read()
+        assert answer.startswith(head)
+        return answer[len(head) :]
+    finally:
+        stream.abort()
