@@ -88,6 +88,10 @@ class AdminClient:
         """Listeners, workers, counts."""
         return dict(self.request("GET", "/v1/status"))
 
+    def fleet(self) -> Json:
+        """The gateways that share a store; AdminError with the status 404 if it is alone."""
+        return dict(self.request("GET", "/v1/fleet"))
+
     def exits(self, **query: Any) -> Iterator[Json]:
         """The exits; ``query`` as the API has it: ``state="ejected"``."""
         return self.pages("/v1/exits", limit=1000, **query)

@@ -141,6 +141,42 @@ class Key:
         return "<Key: hidden>"
 
 
+class RecordBox:
+    """Seals what is kept where others can read it, by keys that are made of ``key`` and a name.
+
+    XSalsa20-Poly1305 (libsodium's secretbox) with a random nonce.  What was sealed under one name
+    does not open under another one.
+    """
+
+    def __init__(self, key: Key) -> None:
+        self._raw = key.raw()
+
+    def __repr__(self) -> str:
+        return "<RecordBox: hidden>"
+
+    def name(self, of: bytes) -> str:
+        """What can be told of a secret thing, so that others with the key find it."""
+        named = hashlib.blake2b(of, key=self._raw, digest_size=16, person=b"gsocks name")
+        return named.hexdigest()
+
+    def seal(self, plaintext: bytes, name: str) -> bytes:
+        """The nonce, and the sealed text."""
+        nonce = os.urandom(sodium.crypto_secretbox_NONCEBYTES)
+        return nonce + sodium.crypto_secretbox(plaintext, nonce, self._key(name))
+
+    def open(self, sealed: bytes, name: str) -> bytes:
+        """What was sealed under that name.  Raises Tampered."""
+        size = sodium.crypto_secretbox_NONCEBYTES
+        try:
+            return sodium.crypto_secretbox_open(sealed[size:], sealed[:size], self._key(name))
+        except (CryptoError, ValueError):
+            raise Tampered("a record does not open by this key") from None
+
+    def _key(self, name: str) -> bytes:
+        of = name.encode()
+        return hashlib.blake2b(of, key=self._raw, digest_size=32, person=b"gsocks record").digest()
+
+
 # --- Noise ----------------------------------------------------------------------------------
 
 

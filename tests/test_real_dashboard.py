@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 from gsocks.access.users import hash_password
 from tests.support import needs
 from tests.support.program import ROOT, Program, run, web_server
+from tests.support.redis_server import redis_server
 from tests.support.waiting import TOO_LONG, eventually
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -122,8 +124,24 @@ class Dashboard:
 
 
 @pytest.fixture(scope="module")
-def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+def browser() -> Iterator[Any]:
     chromium = needs.program("chromium")
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield found
+        found.close()
+
+
+def new_page(browser: Any) -> Any:
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(TOO_LONG * 1000 / 4)
+    return page
+
+
+@pytest.fixture(scope="module")
+def dashboard(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
     folder = tmp_path_factory.mktemp("dashboard")
     hashed = hash_password(b"pw")
     (folder / "c.yaml").write_text(CONFIG.format(user=USER, hash=hashed, list=LIST))
@@ -140,14 +158,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
                     *("--proxy-user", f"{user}:pw", f"http://{place}"),
                 )
         ask_for_host(HOSTILE, local)
-        with playwright.sync_playwright() as started:
-            browser = started.chromium.launch(
-                executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
-            )
-            page = browser.new_page(viewport={"width": 1440, "height": 900})
-            page.set_default_timeout(TOO_LONG * 1000 / 4)
-            yield Dashboard(program, folder, page)
-            browser.close()
+        yield Dashboard(program, folder, new_page(browser))
 
 
 @pytest.fixture
@@ -248,6 +259,45 @@ def marked(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: marked(each) for name, each in value.items()}
     return value
+
+
+def test_the_gateways_that_share_a_store_in_a_browser(browser: Any, tmp_path: Path) -> None:
+    with redis_server(tmp_path / "redis") as server:
+
+        def gateway(name: str, workers: int) -> Program:
+            path = tmp_path / f"{name}.yaml"
+            path.write_text(
+                f"workers: {workers}\n"
+                f"state: {{url: '{server.url}', gateway: {name}}}\n"
+                "admin: {listen: 127.0.0.1:0}\n"
+                "local: {listen: 127.0.0.1:0}\n"
+            )
+            return Program("-c", path, cwd=tmp_path)
+
+        with gateway("one", 1) as one, gateway("two", 2) as two:
+            two.wait_for(r"admin: listening on (http://\S+) ", 2)
+            page = new_page(browser)
+            found = Dashboard(one, tmp_path, page)
+            page.goto(found.at)
+            page.locator("#token").fill(found.token)
+            page.keyboard.press("Enter")
+            page.get_by_role("link", name="Fleet").click()
+            page.wait_for_selector("body[data-shown=fleet]")
+            rows = page.locator("tbody tr")
+            eventually(lambda: rows.count() == 3)
+            told = [rows.nth(at).inner_text().split("\t") for at in range(3)]
+            assert [each[:2] for each in told] == [["one", "0"], ["two", "0"], ["two", "1"]]
+            assert [each[3] for each in told] == ["ready"] * 3
+            assert [each[-1] == "this one" for each in told] == [True, False, False]
+            page.get_by_text(f"Store {server.url}: ok").wait_for()
+            assert serious(page) == []
+            page.set_viewport_size({"width": 390, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+            two.signal(signal.SIGTERM)
+            assert two.end() == 0
+            eventually(lambda: rows.count() == 1)
+            server.kill()
+            page.locator("p .bad").wait_for()
 
 
 def look_at_all(dashboard: Dashboard) -> None:

@@ -54,8 +54,11 @@ class FleetView(Protocol):
     def listing(self) -> Json:
         """The members and the store."""
 
-    def command(self, path: Sequence[str], section: str, body: bytes) -> None:
-        """Tell the others of a command."""
+    def command(self, path: Sequence[str], section: str, body: bytes) -> bool:
+        """Tell the others of a command; whether any of them executes it itself."""
+
+    def soon(self) -> None:
+        """Tell at once what has changed."""
 
 
 class Api:
@@ -385,6 +388,7 @@ class Api:
             **{name: state[name] for name in named},
             "loop": snapshot.loop_lag(state),
             "requests": self._history is not None and self._history.requests is not None,
+            "fleet": self.fleet is not None,
         }
 
     def _exits(self, call: Call) -> Answer:
@@ -629,19 +633,26 @@ class Api:
     def _command(self, call: Call) -> Answer:
         others = [each.status for each in self._peers.ask("POST", call.target, call.raw)]
         path = _command_path(call)
-        if self.fleet is not None:
-            self.fleet.command(path, call.query.section, call.raw)
+        told = self.fleet is not None and self.fleet.command(path, call.query.section, call.raw)
         try:
             self._commands.execute(path, call.query.section, call.raw)
         except ApiError as error:
-            # a session may be known to another worker alone
-            if error.status is not HTTPStatus.NOT_FOUND or HTTPStatus.OK not in others:
+            # a session may be known to another worker alone, or to another gateway
+            elsewhere = HTTPStatus.OK in others or (told and path[0] == "sessions")
+            if error.status is not HTTPStatus.NOT_FOUND or not elsewhere:
                 raise
+        self._soon()
         return _DONE
+
+    def _soon(self) -> None:
+        """Have the other gateways learn at once what has changed."""
+        if self.fleet is not None:
+            self.fleet.soon()
 
     def _act(self, call: Call) -> Answer:
         self._peers.ask("POST", call.target, call.raw)
         unknown = self._commands.act_on(call.body, call.query.section)
+        self._soon()
         return _json({"done": True, "unknown": unknown})
 
     def _check_exit(self, call: Call) -> Answer:
@@ -707,6 +718,7 @@ class Api:
     def _changed(self) -> Answer:
         """Have the other workers take what was changed."""
         self._peers.ask("POST", "/own/changes")
+        self._soon()
         return _DONE
 
     def _config(self, _: Call) -> Answer:

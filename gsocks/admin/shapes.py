@@ -287,8 +287,9 @@ class Status(Struct):
     log_dropped: int
     ignored_names: int
     loop: Lag
-    #: whether there is a request log
+    #: whether there is a request log, and whether the gateway shares a store with others
     requests: bool
+    fleet: bool
 
 
 class Tunnels(Struct):

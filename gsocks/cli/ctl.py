@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import localtime, strftime
 from typing import Any
 
 from gsocks import config
@@ -113,6 +114,27 @@ def _users(admin: AdminClient, options: Ctl) -> None:
     )
 
 
+def _fleet(admin: AdminClient, options: Ctl) -> None:
+    told = admin.fleet()
+    if not options.as_json:
+        print(_plain(f"store {told['store']['url']}: {told['store']['state']}"))
+    _show(
+        options,
+        told["members"],
+        {
+            "gateway": lambda each: each["gateway"],
+            "worker": lambda each: str(each["worker"]),
+            "version": lambda each: each["version"],
+            "state": lambda each: "ready" if each["ready"] else "not ready",
+            "open": lambda each: str(each["connections"]),
+            "requests": lambda each: str(each["requests"]),
+            "cpu": lambda each: f"{each['cpu']:.1f} s",
+            "since": lambda each: strftime("%Y-%m-%d %H:%M:%S", localtime(each["since"])),
+            "heard": lambda each: f"{each['heard']:.1f} s",
+        },
+    )
+
+
 def _changes(admin: AdminClient, options: Ctl) -> None:
     _show(
         options,
@@ -173,6 +195,7 @@ _ACTIONS: dict[str, Callable[[AdminClient, Ctl], None]] = {
     "exits": _exits,
     "sessions": _sessions,
     "users": _users,
+    "fleet": _fleet,
     "changes": _changes,
     "events": _events,
     "ban": _each(_ban),

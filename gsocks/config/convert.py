@@ -135,7 +135,16 @@ _OF_EXITS = ("rotate", "tries", "hedge", "rules", "pool", "health", "checks", "p
 # keys of the state that only a store has
 _STORE_DEFAULTS = {
     name: getattr(State(), name)
-    for name in ("password_file", "ca", "cert", "key", "prefix", "gateway", "fail")
+    for name in (
+        "password_file",
+        "ca",
+        "cert",
+        "key",
+        "prefix",
+        "shared_key_file",
+        "gateway",
+        "fail",
+    )
 }
 
 # the limits that need users

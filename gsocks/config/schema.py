@@ -524,6 +524,9 @@ class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     #: `url`: what the names of all keys and of the channel begin with. Gateways share what has the
     #: same prefix.
     prefix: _Prefix = "gsocks"
+    #: `url`: a key file that all gateways have (`gsocks keygen`). By it they share what holds
+    #: secrets, sealed: lists of exits, and what the admin API changes. Left out: neither is shared.
+    shared_key_file: Path | None = None
     #: `url`: what this gateway is called where gateways are listed. Left out: the host's name.
     gateway: _Prefix | None = None
     #: `url`: whether quotas, limits and budgets let more requests pass (`open`) or none (`closed`)

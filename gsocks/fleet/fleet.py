@@ -13,6 +13,8 @@ import msgspec
 
 from gsocks.access.throttle import Throttle
 from gsocks.config.schema import State
+from gsocks.crypto import RecordBox
+from gsocks.fleet.changes import RunTimeChanges, SharedChanges
 from gsocks.fleet.guesses import Guesses
 from gsocks.fleet.hybrid_clock import HybridClock
 from gsocks.fleet.kinds import kinds_of
@@ -25,6 +27,7 @@ from gsocks.fleet.shares import Limited, LimitShares
 from gsocks.fleet.store import Store
 from gsocks.fleet.sync import FleetSync
 from gsocks.inbound.quota import UserQuota
+from gsocks.keyfile import read_key
 from gsocks.rotation.checks import Checks
 from gsocks.rotation.group import ExitGroup
 
@@ -72,6 +75,9 @@ class Fleet:
             node, self._own, lambda of: self.store.key("member", of), on_gone=self._gone
         )
         self.sync = FleetSync(self.store, self.members, HybridClock(node), name)
+        key = settings.shared_key_file
+        self._box = None if key is None else RecordBox(read_key(key))
+        self._changes: SharedChanges | None = None
         self._is_closed = settings.fail == "closed"
         for section, group in groups.items():
             self.sync.share(section, kinds_of(group))
@@ -126,6 +132,13 @@ class Fleet:
         self.sync.add(shares)
         self._share(UserBandwidth(section, quota, self.members))
 
+    def share_changes(self, changes: RunTimeChanges) -> None:
+        """Have what the admin API changes reach all gateways, if they share a key.  Before
+        :meth:`start`."""
+        if self._box is not None:
+            self._changes = SharedChanges(changes, self._box)
+            self.sync.share("", [self._changes])
+
     def share_guesses(self, throttle: Throttle) -> None:
         """Have failed logins count at all gateways.  Before :meth:`start`."""
         self.sync.add(Guesses(throttle))
@@ -136,6 +149,9 @@ class Fleet:
     def start(self) -> None:
         """Read what the others know, and take part.  Blocks for some seconds at most."""
         self.sync.start()
+        # what is stored here may be old: it counts where the store knows nothing
+        if self._changes is not None and self.sync.is_in_touch:
+            self._changes.tell_missing()
 
     def close(self) -> None:
         """Leave.  Blocks for some seconds at most."""
@@ -149,9 +165,15 @@ class Fleet:
             "members": self.members.listing(time.monotonic()),
         }
 
-    def command(self, path: Sequence[str], section: str, body: bytes) -> None:
-        """Tell the other gateways of a command that this one has executed."""
-        self._commands.tell(path, section, body)
+    def command(self, path: Sequence[str], section: str, body: bytes) -> bool:
+        """Tell the other gateways of a command that this one executes; whether any executes it
+        too, and does not only learn what has come of it."""
+        told = self._commands.tell(path, section, body)
+        self.sync.soon()
+        return told and len(self.members) > 1
+
+    def soon(self) -> None:
+        """Tell at once what has changed."""
         self.sync.soon()
 
     def _own(self) -> Member:
@@ -187,12 +209,14 @@ class _Commands(SilentPart):
         self._execute = execute
         self._waiting: list[list[Any]] = []
 
-    def tell(self, path: Sequence[str], section: str, body: bytes) -> None:
+    def tell(self, path: Sequence[str], section: str, body: bytes) -> bool:
         """Have others run a command, if it is one that they have to run themselves."""
-        if path and path[-1] == "report" and len(body) <= self.max_body:
-            text = body.decode("utf-8", "replace")
-            self._waiting.append([self._gateway, list(path), section, text])
-            del self._waiting[: -self.max_waiting]
+        if not path or path[-1] != "report" or len(body) > self.max_body:
+            return False
+        text = body.decode("utf-8", "replace")
+        self._waiting.append([self._gateway, list(path), section, text])
+        del self._waiting[: -self.max_waiting]
+        return True
 
     def told(self, now: float) -> Any:  # noqa: ARG002
         """See :class:`gsocks.fleet.parts.Part`."""

@@ -12,10 +12,10 @@ import logging
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 import msgspec
@@ -54,6 +54,8 @@ log = logging.getLogger("gsocks.admin")
 
 #: bytes of the file, and exits and users that may be in it
 MAX_SIZE, MAX_CHANGES = 16 << 20, 10_000
+
+_Value = TypeVar("_Value")
 
 
 class Stored(Struct, omit_defaults=True):
@@ -98,6 +100,8 @@ class ServiceControl:
         self.user_table: Users | None = None
         self.user_quotas: dict[str, UserQuota] = {}
         self._limits: dict[str, Quota] = {}
+        #: told of what was changed here, for the other gateways
+        self.on_change: Callable[[Collection[str]], object] = lambda _: None
 
     def begin(self, limits: Mapping[str, Any]) -> None:
         """Take what is stored; ``limits``: those of each section in the config."""
@@ -297,14 +301,60 @@ class ServiceControl:
         if self._stored.users and self.user_table is not None:
             self._apply_users(self._stored)
 
+    # --- for other gateways, see gsocks.fleet.changes.RunTimeChanges --------------------------
+
+    def change_keys(self) -> list[str]:
+        """See :class:`gsocks.fleet.changes.RunTimeChanges`, as for the next two."""
+        return list(_by_key(self._stored))
+
+    def change_of(self, key: str) -> str | None:
+        changes = _by_key(self._stored)
+        return msgspec.json.encode(changes[key]).decode() if key in changes else None
+
+    def take_shared(self, changes: Mapping[str, str | None]) -> None:
+        try:
+            with self._changed(tell=False) as stored:
+                for key, text in changes.items():
+                    self._try_one(stored, key, text)
+        except (ApiError, ConfigError) as error:
+            log.error("changes of another gateway are not taken: %s", error)
+
+    def _try_one(self, stored: Stored, key: str, text: str | None) -> None:
+        try:
+            self._take_one(stored, msgspec.json.decode(key, type=list[str]), text)
+        except (ApiError, ConfigError, msgspec.DecodeError) as error:
+            log.warning("%s: a change of another gateway is not taken: %s", key, error)
+
+    def _take_one(self, stored: Stored, key: Sequence[str], text: str | None) -> None:
+        """Raises ApiError, ConfigError and DecodeError, and then has changed nothing."""
+        match key:
+            case ["exit", section, name] if section in self.groups:
+                terms = None if text is None else msgspec.json.decode(text, type=ExitTerms | None)
+                if terms is not None:
+                    spec_of(name, terms)
+                _set(stored.exits.setdefault(section, {}), name, terms, is_set=text is not None)
+            case ["user", name] if self.user_table is not None:
+                if self.users().get(name) == "file":
+                    raise conflict("that user stands in local.users_file")
+                hashed = None if text is None else msgspec.json.decode(text, type=str | None)
+                if hashed is not None:
+                    check_hash(name, hashed)
+                _set(stored.users, name, hashed, is_set=text is not None)
+            case ["quota", section] if section in self.user_quotas:
+                quota = Quota() if text is None else msgspec.json.decode(text, type=Quota)
+                _set(stored.quotas, section, quota, is_set=text is not None)
+
     @contextmanager
-    def _changed(self) -> Iterator[Stored]:
-        """What is stored, to be changed; then it is applied, and written."""
+    def _changed(self, *, tell: bool = True) -> Iterator[Stored]:
+        """What is stored, to be changed; then it is applied, and written.
+
+        ``tell``: the other gateways are told of it.
+        """
         with self._changing:
             lock = _in_thread(self._lock)
             try:
-                stored = self._stored if self._path is None else _in_thread(self._stored_file)
-                stored = msgspec.json.decode(msgspec.json.encode(stored), type=Stored)
+                was = self._stored if self._path is None else _in_thread(self._stored_file)
+                stored = msgspec.json.decode(msgspec.json.encode(was), type=Stored)
                 yield stored
                 count = sum(map(len, stored.exits.values())) + len(stored.users)
                 if count > MAX_CHANGES:
@@ -317,6 +367,8 @@ class ServiceControl:
                     self._apply(before)
                     raise
                 self._stored = stored
+                if tell:
+                    self.on_change(_differing(_by_key(was), _by_key(stored)))
             finally:
                 if lock is not None:
                     os.close(lock)
@@ -399,6 +451,32 @@ def spec_of(name: str, terms: ExitTerms) -> ExitSpec:
             raise invalid("files and commands of this machine belong into the config", "url")
         hop = hop.via
     return spec
+
+
+def _by_key(stored: Stored) -> dict[str, ExitTerms | str | Quota | None]:
+    """All changes, by what they are of."""
+    found: dict[tuple[str, ...], ExitTerms | str | Quota | None] = {}
+    for section, exits in stored.exits.items():
+        found.update((("exit", section, name), terms) for name, terms in exits.items())
+    found.update((("user", name), hashed) for name, hashed in stored.users.items())
+    found.update((("quota", section), quota) for section, quota in stored.quotas.items())
+    return {msgspec.json.encode(key).decode(): value for key, value in found.items()}
+
+
+def _differing(was: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    return [
+        key
+        for key in {**was, **now}
+        if (key in was) != (key in now) or was.get(key) != now.get(key)
+    ]
+
+
+def _set(table: dict[str, _Value], name: str, value: _Value, *, is_set: bool) -> None:
+    """Set a change, or take it back."""
+    if is_set:
+        table[name] = value
+    else:
+        table.pop(name, None)
 
 
 def _names(

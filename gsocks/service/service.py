@@ -589,8 +589,11 @@ class Service:
             commands.log_lost = lambda: of_requests.dropped
         settings = self._settings.admin
         counters = None if self._history is None else self._history.counters
+        state = self._settings.state
+        if settings is not None or (state is not None and state.shared_key_file is not None):
+            self._control = self._make_control()
         if settings is not None:
-            control = self._control = self._make_control()
+            control = self._control
             peers = Peers([each for at, each in enumerate(self._worker_sockets) if at != worker])
             history = None
             if self._history is not None:
@@ -614,7 +617,7 @@ class Service:
 
     def _make_control(self) -> ServiceControl:
         state, path = self._settings.state, None
-        if state is not None:
+        if state is not None and state.file is not None:
             path = Path(f"{state.file}-changes")
         elif len(self._worker_sockets) > 1:
             path = self._worker_sockets[0].parent / "changes"
@@ -624,7 +627,7 @@ class Service:
             self._load,
             self._mistakes,
             path,
-            lasting=state is not None,
+            lasting=state is not None and state.file is not None,
             in_worker=self._in_worker,
         )
         control.groups, control.updaters = self._exit_groups, self._updaters
@@ -670,6 +673,8 @@ class Service:
                 fleet.share_quota(section, quota)
             if self._throttle is not None:
                 fleet.share_guesses(self._throttle)
+            if self._control is not None:
+                fleet.share_changes(self._control)
             if self._api is not None:
                 self._api.fleet = fleet
             fleet.start()

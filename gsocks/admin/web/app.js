@@ -69,10 +69,11 @@ async function show() {
 
 async function begin() {
   me = await get("/v1/me");
+  const {fleet} = await get("/v1/status");
   $("sign-in").hidden = true;
   $("bar").hidden = false;
   $("who").textContent = `${me.name} (${me.role})`;
-  $("nav").replaceChildren(...Object.values(VIEWS).map(each => {
+  $("nav").replaceChildren(...Object.values(VIEWS).filter(each => fleet || each.name !== "fleet").map(each => {
     const link = h("a", {href: `#/${each.name}`}, each.title);
     link.dataset.name = each.name;
     return link;

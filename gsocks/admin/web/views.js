@@ -1,4 +1,4 @@
-// The six views. Each draws into `place`, and may take the events `status` and `change`.
+// The views. Each draws into `place`, and may take the events `status` and `change`.
 import {h, get, api, act, ask, notice, enc, count, ms, bytes, span, clock, moment, percent, state, table} from "/web/dom.js";
 import {chart, spark} from "/web/chart.js";
 
@@ -265,6 +265,32 @@ async function requests(view) {
   paint();
 }
 
+// --- fleet ------------------------------------------------------------------------------------
+
+async function fleet(view) {
+  const {place} = view, list = h("div"), store = h("p", {class: "faint"}), tiles = h("div", {class: "tiles"});
+  const tile = (name, value) => h("div", {class: "card tile"}, h("span", {class: "faint"}, name), h("b", null, value));
+  let before = null;
+  const draw = async () => {
+    const told = await get("/v1/fleet"), now = Date.now() / 1000, sum = pick => told.members.reduce((all, each) => all + pick(each), 0);
+    const ended = new Map(told.members.map(each => [each.node, each.requests]));
+    const rates = new Map(told.members.map(each => [each.node, before?.ended.has(each.node) ? Math.max(0, (each.requests - before.ended.get(each.node)) / (now - before.at)) : null]));
+    before = {at: now, ended};
+    const names = new Set(told.members.map(each => each.gateway)), versions = new Set(told.members.map(each => each.version));
+    tiles.replaceChildren(tile("gateways", count(names.size)), tile("processes", count(told.members.length)), tile("open connections", count(sum(each => each.connections))),
+      tile("not ready", count(told.members.filter(each => !each.ready).length)), tile(versions.size === 1 ? "version" : "versions", [...versions].sort().join(", ")));
+    store.replaceChildren(`Store ${told.store.url}: `, h("span", {class: told.store.state === "ok" ? "good" : "bad"}, told.store.state), `, as ${told.gateway} sees it.`);
+    list.replaceChildren(table("Gateways", [["Gateway", each => each.gateway], ["Worker", each => count(each.worker), number], ["Version", each => each.version],
+      ["State", each => h("span", {class: each.ready ? "good" : "bad"}, each.ready ? "ready" : "not ready")], ["Open", each => count(each.connections), number],
+      ["Requests", each => count(each.requests), number], ["Requests/s", each => rates.get(each.node)?.toFixed(1) ?? "–", number], ["CPU", each => span(each.cpu), number],
+      ["Since", each => moment(each.since)], ["Last heard", each => each.heard ? `${each.heard.toFixed(1)} s ago` : "this one", number]], told.members));
+  };
+  place.append(title("Fleet"), store, tiles, h("br"), list);
+  await draw();
+  const timer = setInterval(() => draw().catch(() => null), 2000);
+  view.close = () => clearInterval(timer);
+}
+
 // --- config -----------------------------------------------------------------------------------
 
 async function settings(view) {
@@ -287,4 +313,4 @@ async function settings(view) {
 }
 
 export const VIEWS = {};
-for (const [name, text, show] of [["overview", "Overview", overview], ["exits", "Exits", exits], ["sessions", "Sessions", sessions], ["users", "Users", users], ["requests", "Requests", requests], ["config", "Config", settings]]) VIEWS[name] = {name, title: text, show};
+for (const [name, text, show] of [["overview", "Overview", overview], ["exits", "Exits", exits], ["sessions", "Sessions", sessions], ["users", "Users", users], ["requests", "Requests", requests], ["fleet", "Fleet", fleet], ["config", "Config", settings]]) VIEWS[name] = {name, title: text, show};

@@ -233,7 +233,7 @@ complete -c gsocks -n '_shtab_gsocks_using ctl' -l url -x -d 'put: the exit'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l state -x -d 'exits: those in that state'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l country -x -d 'exits: those of that country'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l tag -x -d 'exits: those with that tag'
-complete -c gsocks -n '_shtab_gsocks_using ctl; and test $_shtab_gsocks_npos -eq 0' -ka "exits sessions users changes events ban unban drain undrain check put delete rotate reload" -d action
+complete -c gsocks -n '_shtab_gsocks_using ctl; and test $_shtab_gsocks_npos -eq 0' -ka "exits sessions users fleet changes events ban unban drain undrain check put delete rotate reload" -d action
 complete -c gsocks -n '_shtab_gsocks_using ctl; and test $_shtab_gsocks_npos -ge 1' -ka "(_gsocks_names)" -d 'exits, or sessions (rotate)'
 complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a health -d 'status 0 if all listeners accept connections'
 complete -c gsocks -n '_shtab_gsocks_using health' -s h -l help -d 'show this help message and exit'
