@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket as std_socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gevent.pool import Group
 
 from gsocks.access.login import OPEN, Authenticator, Identity, VerifyPassword
-from gsocks.access.username_style import parse_styles
+from gsocks.access.username_style import SomeStyle, parse_styles
 from gsocks.address import UNSPECIFIED, Address
 from gsocks.deadline import call_with_timeout, call_within
 from gsocks.errors import (
@@ -186,6 +186,19 @@ class LocalServer(Listener):
     def is_secure(self) -> bool:
         """Whether clients come by TLS."""
         return self._tls is not None
+
+    def replace_defaults(
+        self,
+        selector: ExitSelector,
+        styles: SomeStyle | Sequence[SomeStyle],
+        *,
+        ask: bool,
+        prefer_login: bool | None,
+    ) -> None:
+        """Have new connections begin with these options, see LocalOptions.  Raises ConfigError."""
+        self._selector, self._styles = selector, parse_styles(styles)
+        self._anonymous = Identity(None, selector)
+        self.ask, self._prefer_login = ask, prefer_login
 
     def replace_tls(self, settings: TlsSettings) -> None:
         """Have new connections begin by other files.  Raises ConfigError."""

@@ -69,7 +69,7 @@ To try it on one machine, with nothing to edit:
   curl --socks5-hostname 127.0.0.1:1080 https://example.com/
 
 Signals: SIGTERM drains open connections, then exits (a second one closes them), SIGINT closes them
-and exits, SIGHUP reloads keys, users and exits.
+and exits, SIGHUP reads the config again.
 """
 
 _OF_COMMAND = re.compile(r"gsocks( [a-z]+)?: ")

@@ -471,6 +471,24 @@ def test_a_reload_takes_the_transport_and_needs_no_restart(tmp_path: Path) -> No
     assert config.needing_restart(merged, after) == []
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "ignored"),
+    [
+        ("127.0.0.1:1", "['127.0.0.1:2', 'unix:/run/x']", []),
+        ("127.0.0.1:1", "{address: 127.0.0.1:1, country: de}", []),
+        ("127.0.0.1:1", "systemd:x", ["local.listen"]),
+        ("['systemd:x', '127.0.0.1:1']", "127.0.0.1:1", ["local.listen"]),
+        ("['systemd:x', '127.0.0.1:1']", "['systemd:x', '127.0.0.1:2']", []),
+        ("127.0.0.1:1", "{address: 127.0.0.1:1, tls: false}", ["local.listen"]),
+    ],
+)
+def test_a_reload_takes_addresses_but_not_what_only_a_start_is_given(
+    before: str, after: str, ignored: list[str]
+) -> None:
+    running, found = (parse(f"local: {{listen: {each}}}") for each in (before, after))
+    assert config.needing_restart(running, found) == ignored
+
+
 def test_a_limit_for_each_user_needs_users() -> None:
     for limit in ("per_user: 5", "bandwidth_per_user: 1MB"):
         text = "local: {listen: 127.0.0.1:1, limits: {%s}, %s}"

@@ -490,7 +490,10 @@ def test_a_reload_takes_files_and_never_opens_a_listener(files: Files) -> None:
     for tls in ("tls: {cert: proxy.pem}", "allow_anonymous: false"):
         found = parsed(files, f"listen: 127.0.0.1:1, {tls}")
         merged = config.reloaded(running, found)
-        assert merged.local == running.local
+        assert merged.local is not None
+        assert running.local is not None
+        assert merged.local.tls == running.local.tls
+        assert all(map(merged.local.is_guarded, merged.local.listen))
         assert any(path.startswith("local.tls") for path in config.needing_restart(running, found))
     shutil.copy(files.folder / "ca.pem", files.folder / "more.pem")
     found = parsed(files, f"listen: 0.0.0.0:1, {guarded.replace('clients', 'more')}")

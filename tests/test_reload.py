@@ -11,6 +11,7 @@ from gevent.event import Event
 from gsocks import config
 from gsocks.access.users import Users
 from gsocks.service import service as module
+from gsocks.service.places import Move
 from gsocks.service.service import Service
 from tests.support.waiting import TOO_LONG
 
@@ -42,6 +43,8 @@ def test_of_two_reloads_at_once_the_config_that_was_written_last_counts(
         served.append(local.exits[0].scheme)
         return True
 
+    # nothing listens here, and nothing is to
+    monkeypatch.setattr(Service, "_move", lambda self, _: Move(self._at, [], []))
     monkeypatch.setattr(module, "make_users", read_users)
     monkeypatch.setattr(Service, "_replace_exits", replace_exits)
     write("http")

@@ -121,6 +121,21 @@ def test_the_turns_of_an_exit_without_others_count_when_others_come(policy: str)
     assert chosen is exits.named("e1")
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_another_policy_chooses_among_all_exits_and_the_first_one_does_again(policy: str) -> None:
+    exits = roster(*offers(4))
+    for _ in range(10):  # so that their turns are far on
+        exits.choose(to(), (), 0.0)
+    exits.replace_policy(make_policy(policy, Random(1)))
+    assert exits.policy_word == policy
+    assert {exits.choose(to(), (), 0.0) for _ in range(64)} == set(exits)
+    put_out(exits, "e3")
+    assert available(exits) == ["e0", "e1", "e2"]
+    exits.replace_policy(make_policy("round_robin", Random(1)))
+    chosen = [exits.choose(to(), (), 0.0) for _ in range(6)]
+    assert Counter(chosen) == {exits.named(name): 2 for name in ("e0", "e1", "e2")}
+
+
 def test_a_ban_of_the_only_exit_for_a_domain_is_heeded_as_among_others() -> None:
     exits = roster(*offers(1))
     exits.domains.ban("e0", SITE, 60.0, 0.0)

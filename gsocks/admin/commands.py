@@ -38,7 +38,8 @@ class Commands:
         latencies: RequestLatencies | None = None,
         source_of: snapshot.SourceOf = snapshot.from_config,
     ) -> None:
-        self._inbounds = inbounds
+        #: those of now; a reload may change them
+        self.inbounds = inbounds
         self._exit_groups = exit_groups
         self._counters = counters
         self._lag = lag
@@ -57,7 +58,7 @@ class Commands:
     ) -> Json:
         """See :func:`gsocks.admin.snapshot.take`."""
         taken = snapshot.take(
-            self._inbounds,
+            self.inbounds,
             self._exit_groups,
             self._counters,
             self._lag,

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gsocks.config.schema import Config, Section, Shadowsocks, Sharing, SharingSection
+from gsocks.config.reach import check_open
+from gsocks.config.schema import (
+    Config,
+    ListenAddress,
+    Section,
+    Shadowsocks,
+    Sharing,
+    SharingSection,
+    endpoint_of,
+)
 from gsocks.errors import ConfigError
+from gsocks.messages import Mistake
+from gsocks.net.endpoint import Activated, Endpoint
 from gsocks.settings import TlsSettings
 
 #: the keys of a section that a reload replaces
 _RELOADED = (
     *("exits", "exit_sources", "users", "keys", "transport"),
-    *("rules", "limits", "tries", "hedge", "pac"),
+    *("rules", "limits", "rotate", "tries", "hedge", "pac"),
 )
 
 #: the sections that serve clients
@@ -25,9 +37,10 @@ _LASTING = ("per_user", "bandwidth_per_user", "bandwidth_per_connection", "reque
 
 
 def reloaded(running: Config, found: Config) -> Config:
-    """``running`` with the keys, users, exits and transport of ``found``, of what both have.
+    """``running`` with the keys, users, exits, addresses and transport of ``found``, of what both
+    have.
 
-    Raises ConfigError if its users need a restart.
+    Raises ConfigError if its users need a restart, or an address that needs what does.
     """
     before, after = running.local, found.local
     if before is not None and after is not None:
@@ -51,8 +64,47 @@ def reloaded(running: Config, found: Config) -> Config:
                 found_keys["rules"] = section.rules
             found_keys |= _reloaded_shadowsocks(section, other)
             found_keys |= _reloaded_tls(section, other)
+            if name in ("local", "server"):
+                found_keys |= _reloaded_listen(section, other)
             changed[name] = replace(section, **found_keys)
-    return replace(running, **changed)
+    admin, health = running.admin, running.health
+    if admin is not None and found.admin is not None:
+        admin = replace(admin, **_reloaded_listen(admin, found.admin))
+    if health is not None and found.health is not None:
+        health = replace(health, **_reloaded_listen(health, found.health))
+    merged = replace(running, **changed, admin=admin, health=health)
+    if merged.local is not None:
+        try:
+            check_open(merged.local)
+        except Mistake as mistake:
+            raise ConfigError(f"{mistake}, and what permits it needs a restart") from None
+    return merged
+
+
+def _reloaded_listen(section: Struct, other: Struct) -> dict[str, Any]:
+    """Where ``other`` listens, and what permits that.
+
+    Nothing if sockets that systemd passes are others, which only a start receives, or if an address
+    that stays comes to have TLS, or loses it.
+    """
+    before, after = getattr(section, "listen", ()), getattr(other, "listen", ())
+    if not before or not after or _passed(before) != _passed(after):
+        return {}
+    had_tls = dict(_tls_of(before))
+    if any(had_tls.get(endpoint, tls) != tls for endpoint, tls in _tls_of(after)):
+        return {}
+    names = ("listen", "allow_anonymous", "allow_remote")
+    return {name: getattr(other, name) for name in names if name in section.__struct_fields__}
+
+
+def _passed(listen: Iterable[Endpoint | ListenAddress]) -> list[Endpoint]:
+    return [each for each in map(endpoint_of, listen) if isinstance(each, Activated)]
+
+
+def _tls_of(listen: Iterable[Endpoint | ListenAddress]) -> Iterator[tuple[Endpoint, bool]]:
+    for each in listen:
+        if isinstance(each, ListenAddress):
+            yield each.address, each.tls is not False
 
 
 def _reloaded_shadowsocks(section: Section, other: Section) -> dict[str, Shadowsocks]:

@@ -25,6 +25,7 @@ from gsocks.access.rules import Rule
 from gsocks.access.username_style import parse_styles
 from gsocks.address import Address, canonical_host, ip_of
 from gsocks.config.changes import SECTIONS, sharing_sections
+from gsocks.config.reach import check_open, is_remote
 from gsocks.config.routes import Route, parse_ports
 from gsocks.config.schema import (
     Addresses,
@@ -70,7 +71,6 @@ from gsocks.http.url import WebUrl
 from gsocks.key_origin import KeyOrigin, parse_command, parse_variable
 from gsocks.messages import Mistake, shown, unknown_key
 from gsocks.net.endpoint import Endpoint, UnixPath, parse_endpoint
-from gsocks.net.listen import is_local
 from gsocks.request import MAX_WORD, ExitSelector, as_country, as_exit, as_session, as_tag
 from gsocks.rotation.sources import Source, parse_source
 from gsocks.settings import (
@@ -372,7 +372,7 @@ def _check_server(config: Config) -> None:
 def _check_admin(config: Config) -> None:
     admin = config.admin
     if admin is not None and not admin.allow_remote:
-        for address in filter(_is_remote, admin.listen):
+        for address in filter(is_remote, admin.listen):
             raise Mistake(
                 f"{address} can be reached by other machines, and the token would travel"
                 " unencrypted (allow_remote: true if that is intended)",
@@ -437,14 +437,7 @@ def _check_addresses(config: Config) -> None:
 
 
 def _check_open_inbound(local: Local) -> None:
-    if not local.allow_anonymous:
-        for listener in local.listen:
-            if _is_remote(listener.address) and not local.is_guarded(listener):
-                raise Mistake(
-                    f"{listener.address} would be an open proxy for all machines that can reach it"
-                    " (add users, or allow_anonymous: true if that is intended)",
-                    ".local.listen",
-                )
+    check_open(local)
     has_users = bool(local.users) or local.users_file is not None
     certified = local.tls is not None and local.tls.client_ca is not None
     for name in _OF_USERS:
@@ -457,7 +450,7 @@ def _check_forwards(config: Config) -> None:
     if forwards is None:
         return
     for number, route in enumerate(forwards.routes):
-        if _is_remote(route.listen) and not forwards.allow_remote:
+        if is_remote(route.listen) and not forwards.allow_remote:
             raise Mistake(
                 f"{route.listen} would let all machines that can reach it through to {route.to}"
                 " (forwards.allow_remote: true if that is intended)",
@@ -475,7 +468,7 @@ def _check_redirect(config: Config) -> None:
             raise Mistake(
                 f"{address}: connections are not redirected to a Unix socket", ".redirect.listen"
             )
-        if _is_remote(address) and not redirect.allow_remote:
+        if is_remote(address) and not redirect.allow_remote:
             raise Mistake(
                 f"{address} would carry what all machines that can reach it have redirected there"
                 " (redirect.allow_remote: true if that is intended)",
@@ -497,11 +490,6 @@ def _check_sharing(name: str, section: SharingSection, why: str) -> None:
                     "needs exits of its own (left out, they are those of local)",
                     f".{name}.{key}",
                 )
-
-
-def _is_remote(endpoint: Endpoint) -> bool:
-    """Whether other machines can reach it; of a passed socket, that is seen when it is passed."""
-    return isinstance(endpoint, Address) and not is_local(endpoint)
 
 
 def _is_any_port(endpoint: Endpoint) -> bool:

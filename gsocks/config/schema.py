@@ -86,6 +86,11 @@ class ListenAddress:
     tls: bool | None = None
 
 
+def endpoint_of(listen: Endpoint | ListenAddress) -> Endpoint:
+    """Where that entry of a ``listen`` listens."""
+    return listen.address if isinstance(listen, ListenAddress) else listen
+
+
 class ListenAddresses(tuple[ListenAddress, ...]):
     """As :class:`Addresses`, each with a selector or without one."""
 

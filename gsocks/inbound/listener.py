@@ -165,6 +165,14 @@ class Listener(StreamServer):
         self.max_accept = min(MAX_ACCEPT, max(1, limits.handshakes // 4))
         self.context.admission.replace_limits(limits)
 
+    def retire(self) -> None:
+        """Stop listening, while what is open goes on; :meth:`stop` has to end it some time."""
+        if self.started:
+            self._accept_the_rest()
+            self.context.exit_group.own_listeners.remove(self.socket)
+        self.close()
+        self.accept_guard.give_up_reserve()
+
     def stop(self, timeout: float | None = None) -> None:
         """Stop listening; reset what is still open after ``timeout`` seconds (default 1)."""
         if self.started and timeout:

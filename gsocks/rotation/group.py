@@ -97,13 +97,12 @@ class ExitGroup:
         per_host: PerHostSettings = PerHostSettings(),
         own_listeners: OwnListeners | None = None,
     ) -> None:
-        self._policy = policy or RoundRobin()
         self._updating = BoundedSemaphore()
         self.roster = Roster(
             _offers(exits),
             health,
             random or Random(),  # noqa: S311
-            self._policy,
+            policy or RoundRobin(),
             few=few,
             give_way=give_way,
             host_limits=make_host_limits(per_host),
@@ -129,7 +128,7 @@ class ExitGroup:
         self._services: list[Service] = []
 
     def __repr__(self) -> str:
-        policy = type(self._policy).__name__
+        policy = self.roster.policy_word
         return f"<ExitGroup exits={len(self.roster)} policy={policy} inbounds={self._inbounds}>"
 
     @property
@@ -146,6 +145,10 @@ class ExitGroup:
         if self._hedge is not None:
             self._hedge.close()
         self._hedge = None if hedge is None else Hedge(hedge)
+
+    def replace_policy(self, policy: Policy) -> None:
+        """Have ``policy`` choose the exits of the next requests; sessions keep theirs."""
+        self.roster.replace_policy(policy)
 
     def add_service(self, service: Service) -> None:
         """Start and close ``service`` together with this group."""

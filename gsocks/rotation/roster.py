@@ -88,6 +88,11 @@ class _Unlimited:
         return self.has_given_up
 
 
+def _word_of(policy: Policy) -> str:
+    words = re.sub(r"(?<!^)(?=[A-Z])", "_", type(policy).__name__).lower()
+    return words.removeprefix("at_")
+
+
 class Changes(NamedTuple):
     """The result of an update."""
 
@@ -123,9 +128,8 @@ class Roster:
         self._settings = settings
         self._random = random
         self._policy = policy or RoundRobin()
-        words = re.sub(r"(?<!^)(?=[A-Z])", "_", type(self._policy).__name__).lower()
         #: the policy as a config names it
-        self.policy_word = words.removeprefix("at_")
+        self.policy_word = _word_of(self._policy)
         self._few = few
         self._give_way = give_way
         self._members: dict[object, Member] = {}
@@ -166,6 +170,13 @@ class Roster:
         a country would move when it has one exit more.
         """
         return len(self._members) <= FEW
+
+    def replace_policy(self, policy: Policy) -> None:
+        """Have ``policy`` choose the exits of the next requests; sessions keep theirs."""
+        self._policy, self.policy_word = policy, _word_of(policy)
+        for member in self._order:
+            member.turn = 0  # of a count that the policy before had
+        self._views.replace_policy(policy)
 
     def sample(self, most: int) -> list[Member]:
         """So many members at random, or all of them."""

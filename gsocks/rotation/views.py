@@ -254,6 +254,13 @@ class Views(Generic[M]):
             for view in self._views.values():
                 view.rings.clear()
 
+    def replace_policy(self, policy: Policy) -> None:
+        """Have ``policy`` choose from now on; views are made anew when they are asked for."""
+        self._policy = policy
+        while (oldest := self._views.oldest()) is not None:
+            self._forget(*oldest)
+        self._empty = LruCache(self.max_views)
+
     def _resize(self, kind: Kind, by: int) -> None:
         kind.size += by
         kind.counts[BARRED] += by

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket as std_socket
+from collections.abc import Iterable
+from itertools import count
 from typing import NamedTuple
 
 from gsocks.address import Address
@@ -30,6 +32,8 @@ class Opening(NamedTuple):
     sockets: tuple[std_socket.socket, ...]
     #: whether the first one only holds the port
     is_reserved: bool = False
+    #: which no other one has had
+    number: int = 0
 
     def of_worker(self, number: int) -> Opening | None:
         """The same with the socket of that worker alone; None: another one has it.
@@ -37,8 +41,12 @@ class Opening(NamedTuple):
         Raises ConfigError.
         """
         if self.is_reserved:
-            return Opening(self.bound, (listen(self.bound, reuse_port=True),))
-        return Opening(self.bound, self.sockets[number:][:1]) if self.sockets[number:] else None
+            sock = listen(self.bound, reuse_port=True)
+            for reserving in self.sockets:  # the parent holds the port, and may let go of it
+                reserving.close()
+            return self._replace(sockets=(sock,), is_reserved=False)
+        own = self.sockets[number : number + 1]
+        return self._replace(sockets=own) if own else None
 
     @property
     def socket(self) -> std_socket.socket:
@@ -58,12 +66,20 @@ class Openings:
         self._workers = workers
         self._files: list[SocketFile] = []
         self._sockets: list[std_socket.socket] = []
+        self._numbers = count(1)
 
-    def open(self, endpoint: Endpoint, *, udp: bool = False) -> list[Opening]:
+    def open(
+        self, endpoint: Endpoint, *, udp: bool = False, instead: Iterable[Opening] = ()
+    ) -> list[Opening]:
         """Open ``endpoint``, which may be several sockets if they are passed.
 
-        Raises ConfigError.
+        ``instead``: what is closed afterwards, and so may have the address until then.  Raises
+        ConfigError.
         """
+        opened = self._open(endpoint, udp=udp, instead=instead)
+        return [each._replace(number=next(self._numbers)) for each in opened]
+
+    def _open(self, endpoint: Endpoint, *, udp: bool, instead: Iterable[Opening]) -> list[Opening]:
         if isinstance(endpoint, Activated):
             return [self._passed(sock, endpoint, udp=udp) for sock in self._named(endpoint)]
         if isinstance(endpoint, UnixPath):
@@ -74,10 +90,11 @@ class Openings:
         if udp:
             found = listen_for_datagrams(endpoint, self._workers)
             return [Opening(_bound(found[0]), tuple(map(self._kept, found)))]
+        beside = self._beside or any(_overlap(each.bound, endpoint) for each in instead)
         if self._workers == 1:
-            sock = self._kept(listen(endpoint, reuse_port=self._beside))
+            sock = self._kept(listen(endpoint, reuse_port=beside))
             return [Opening(_bound(sock), (sock,))]
-        sock = self._kept(reserve(endpoint, beside=self._beside))
+        sock = self._kept(reserve(endpoint, beside=beside))
         return [Opening(_bound(sock), (sock,), is_reserved=True)]
 
     def _named(self, endpoint: Activated) -> list[std_socket.socket]:
@@ -95,6 +112,16 @@ class Openings:
         self._sockets.append(sock)
         return sock
 
+    def release(self, opening: Opening) -> None:
+        """Close what was opened, in this process; the file of a Unix socket is removed."""
+        if isinstance(opening.bound, UnixAddress):
+            for file in [each for each in self._files if each.path == opening.bound.path]:
+                file.remove()
+                self._files.remove(file)
+        for sock in opening.sockets:
+            sock.close()
+        self._sockets = [each for each in self._sockets if each.fileno() >= 0]
+
     def all_open(self) -> None:
         """Nothing more is opened: what was passed and is not used, is told of and closed."""
         for name in self._inherited.unused():
@@ -110,6 +137,14 @@ class Openings:
         self.remove_files()
         while self._sockets:
             self._sockets.pop().close()
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    """Whether only one of two sockets could be bound there, if they did not share the port."""
+    if not one.port or one.port != other.port or one.ip is None or other.ip is None:
+        return False
+    same_family = one.ip.version == other.ip.version
+    return same_family and (one.ip == other.ip or one.ip.is_unspecified or other.ip.is_unspecified)
 
 
 def _bound(sock: std_socket.socket) -> Address:

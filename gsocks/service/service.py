@@ -8,18 +8,18 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import gevent
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 from gsocks import __version__, config
-from gsocks.access.rules import ReplaceableRules, Rules
+from gsocks.access.rules import ReplaceableRules
 from gsocks.access.throttle import Throttle
 from gsocks.access.username_style import STANDARD
 from gsocks.access.users import Users
@@ -39,10 +39,12 @@ from gsocks.config.mistakes import mistakes
 from gsocks.crypto import KeyRing, fast_ciphers
 from gsocks.errors import ConfigError, ExitUnproven, GsocksError, StateFailed
 from gsocks.events import note
+from gsocks.exits import ExitDeps
 from gsocks.exits.tunnel import TunnelExit
 from gsocks.forward import ForwardServer
 from gsocks.history.series import ExitInfo
 from gsocks.inbound.context import Inbound
+from gsocks.inbound.listener import Listener
 from gsocks.inbound.options import ForwardOptions
 from gsocks.inbound.quota import UserQuota
 from gsocks.inbound.udp_forward import UdpForward
@@ -50,7 +52,7 @@ from gsocks.keyfile import create_key
 from gsocks.local import LocalServer
 from gsocks.loop_lag import LoopLag
 from gsocks.messages import plural
-from gsocks.net.endpoint import Endpoint, UnixPath
+from gsocks.net.endpoint import UnixPath
 from gsocks.net.listen import defer_accept
 from gsocks.net.resolve import Resolver
 from gsocks.net.unix import UnixAddress, listen_at
@@ -60,6 +62,7 @@ from gsocks.replay import ReplayGuard
 from gsocks.rotation.apply import ExitUpdater
 from gsocks.rotation.build import FEW_EXITS, make_authenticator, make_exit_group
 from gsocks.rotation.group import ExitGroup
+from gsocks.rotation.policy import make_policy
 from gsocks.rotation.roster import Member
 from gsocks.rotation.session import Sessions
 from gsocks.rotation.watch import ExitListWatcher
@@ -68,6 +71,7 @@ from gsocks.service.activation import Inherited
 from gsocks.service.control import ServiceControl
 from gsocks.service.notify import Heartbeats, Notifier
 from gsocks.service.openings import Opening, Openings
+from gsocks.service.places import Move, ParentChannels, Places, WorkerChannel, move
 from gsocks.service.plan import (
     SomeSection,
     check_reach,
@@ -152,7 +156,7 @@ class Service:
             beside=beside,
         )
         #: each place to listen, and what the config has there
-        self._at: _Places = _Places([], [], [], [], [], [])
+        self._at: Places = Places.none()
         #: the Unix sockets at which the workers query each other, by their indices
         self._worker_sockets: list[Path] = []
         #: of the server: those of the start or of the last reload
@@ -171,7 +175,15 @@ class Service:
         self._exit_groups: dict[str, ExitGroup] = {}
         self._updaters: dict[str, ExitUpdater] = {}
         #: of each section
-        self._rules: dict[str, Rules] = {}
+        self._deps: dict[str, ExitDeps] = {}
+        self._observers: dict[str, Observer] = {}
+        self._guard: ReplayGuard | None = None
+        #: listeners that accept no more, whose connections go on
+        self._retired: list[Listener] = []
+        self._retired_admins: list[AdminServer] = []
+        #: of the parent, and of a worker
+        self._channels: ParentChannels | None = None
+        self._channel: WorkerChannel | None = None
         self._admins: list[AdminServer] = []
         self._health: list[AdminServer] = []
         #: the admin for the other workers
@@ -236,6 +248,7 @@ class Service:
         if count == 1:
             return self._serve(guard)
         self._log_how_to_try()
+        self._channels = ParentChannels(count)
         with socket_folder() as folder:
             if not self._worker_sockets and folder is not None:
                 self._worker_sockets = _worker_sockets(folder, count)
@@ -255,7 +268,7 @@ class Service:
         """Open all that clients come in by.  Raises ConfigError."""
         settings, opened = self._settings, self._openings.open
         server, local, forwards = settings.server, settings.local, settings.forwards
-        at = self._at = _Places([], [], [], [], [], [])
+        at = self._at = Places.none()
         for endpoint in server.listen if server is not None else ():
             at.server.extend((each, endpoint) for each in opened(endpoint))
         if server is not None and server.shadowsocks is not None:
@@ -312,6 +325,8 @@ class Service:
     def _serve(self, guard: ReplayGuard, index: int | None = None) -> int:
         """Serve until a signal; ``index``: that of a worker, None if this process is alone."""
         number = index or 0
+        if self._channels is not None:
+            self._channel, self._channels = self._channels.of_worker(number, self._at), None
         self._at = self._at.of_worker(number)
         if self._shadowsocks_at is not None:
             self._shadowsocks_at = self._shadowsocks_at.of_worker(number)
@@ -398,64 +413,68 @@ class Service:
         self._history = self._make_history()
         settings = self._settings
         server, local, forwards = settings.server, settings.local, settings.forwards
+        self._guard = guard
         if server is not None:
             exits = self._make_exit_group("server", server)
-            told = self._told("server", observer)
+            told = self._observers["server"] = self._told("server", observer)
             quota = self._quotas["server"] = UserQuota(server.limits)
-            self._servers = [
-                RemoteServer(
-                    opening.socket,
-                    exits,
-                    self._keys,
-                    guard=guard,
-                    ciphers=fast_ciphers(),
-                    timeouts=server.timeouts,
-                    limits=server.limits,
-                    clients=server.clients,
-                    proxy_protocol_from=server.proxy_protocol_from,
-                    quota=quota,
-                    observer=told,
-                )
-                for opening, _ in self._at.server
-            ]
-            for each in self._servers:
-                each.replace_transport(self._transport)
+            self._servers = [self._make_server(each, server) for each, _ in self._at.server]
             self._make_shadowsocks(server, exits, quota, told)
         if local is not None:
-            exits, self._users = self._make_exit_group("local", local), make_users(local)
-            authenticator = self._throttle = make_authenticator(self._users)
-            told = self._told("local", observer)
-            quota = self._quotas["local"] = UserQuota(local.limits)
-            self._locals = [
-                LocalServer(
-                    defer_accept(opening.socket),
-                    exits,
-                    users=authenticator,
-                    allow_anonymous=local.allow_anonymous,
-                    timeouts=local.timeouts,
-                    limits=local.limits,
-                    udp=local.udp,
-                    selector=listener.selector,
-                    username_style=listener.username_style or local.username_style or STANDARD,
-                    by_client=local.sessions.by_client,
-                    ask=local.asks(listener),
-                    prefer_login=local.prefers_login(listener),
-                    fast_open=local.fast_open,
-                    retry_on=local.retry_on,
-                    via=local.via,
-                    pac=local.pac,
-                    tls=local.tls_of(listener),
-                    clients=local.clients,
-                    proxy_protocol_from=local.proxy_protocol_from,
-                    quota=quota,
-                    observer=told,
-                )
-                for opening, listener in self._at.local
-            ]
+            self._make_exit_group("local", local)
+            self._users = make_users(local)
+            self._throttle = make_authenticator(self._users)
+            self._observers["local"] = self._told("local", observer)
+            self._quotas["local"] = UserQuota(local.limits)
+            self._locals = [self._make_local(*each, local) for each in self._at.local]
         if forwards is not None:
             self._make_forwards(forwards, observer)
         if settings.redirect is not None:
             self._make_redirects(settings.redirect, observer)
+
+    def _make_server(self, opening: Opening, server: config.Server) -> RemoteServer:
+        made = RemoteServer(
+            opening.socket,
+            self._exit_groups["server"],
+            self._keys,
+            guard=self._guard,
+            ciphers=fast_ciphers(),
+            timeouts=server.timeouts,
+            limits=server.limits,
+            clients=server.clients,
+            proxy_protocol_from=server.proxy_protocol_from,
+            quota=self._quotas["server"],
+            observer=self._observers["server"],
+        )
+        made.replace_transport(self._transport)
+        return made
+
+    def _make_local(
+        self, opening: Opening, listener: config.ListenAddress, local: config.Local
+    ) -> LocalServer:
+        return LocalServer(
+            defer_accept(opening.socket),
+            self._exit_groups["local"],
+            users=self._throttle,
+            allow_anonymous=local.allow_anonymous,
+            timeouts=local.timeouts,
+            limits=local.limits,
+            udp=local.udp,
+            selector=listener.selector,
+            username_style=listener.username_style or local.username_style or STANDARD,
+            by_client=local.sessions.by_client,
+            ask=local.asks(listener),
+            prefer_login=local.prefers_login(listener),
+            fast_open=local.fast_open,
+            retry_on=local.retry_on,
+            via=local.via,
+            pac=local.pac,
+            tls=local.tls_of(listener),
+            clients=local.clients,
+            proxy_protocol_from=local.proxy_protocol_from,
+            quota=self._quotas["local"],
+            observer=self._observers["local"],
+        )
 
     def _make_shadowsocks(
         self, server: config.Server, exits: ExitGroup, quota: UserQuota, observer: Observer
@@ -554,8 +573,7 @@ class Service:
 
     def _make_exit_group(self, name: str, section: config.Section) -> ExitGroup:
         watcher = ExitListWatcher(section.exits, section.exit_sources, self._resolver)
-        deps = exit_deps(section, self._resolver)
-        self._rules[name] = deps.rules
+        deps = self._deps[name] = exit_deps(section, self._resolver)
         with without_collection(at_start=True):
             exits = watcher.begin()
             warn_of_own_listeners(name, self._settings, exits)
@@ -604,12 +622,14 @@ class Service:
             app.readiness = self._readiness
             self._admins = [AdminServer(opening.socket, app) for opening, _ in self._at.admin]
         self._commands = commands
-        health = HealthApp(self._readiness)
-        self._health = [AdminServer(opening.socket, health) for opening, _ in self._at.health]
+        self._health = [self._make_health(opening) for opening, _ in self._at.health]
         if self._worker_sockets:
             own = listen_at(UnixPath(str(self._worker_sockets[worker])))
             revoke = None if self._admin_app is None else self._admin_app.sessions.revoke_nonce
             self._own_admin = AdminServer(own, WorkerApp(commands, counters, self._control, revoke))
+
+    def _make_health(self, opening: Opening) -> AdminServer:
+        return AdminServer(opening.socket, HealthApp(self._readiness))
 
     def _source_of(self, section: str, member: Member) -> str:
         updater = self._updaters.get(section)
@@ -699,7 +719,7 @@ class Service:
     @property
     def _listeners(self) -> list[Inbound]:
         ends = [*self._servers, *self._of_shadowsocks, *self._locals]
-        return [*ends, *self._forwards, *self._redirects]
+        return [*ends, *self._forwards, *self._redirects, *self._retired]
 
     @property
     def _of_shadowsocks(self) -> list[ShadowsocksServer | ShadowsocksDatagrams]:
@@ -709,33 +729,35 @@ class Service:
     @property
     def _all_admins(self) -> list[AdminServer]:
         own = [] if self._own_admin is None else [self._own_admin]
-        return [*self._admins, *self._health, *own]
+        return [*self._admins, *self._health, *own, *self._retired_admins]
 
     def _log_addresses(self) -> None:
         for server in self._servers:
-            log.info("server: listening on %s (tunnels)", server.bound)
+            _log_server(server)
         if self._shadowsocks is not None:
             for inbound in self._shadowsocks.tcp:
                 log.info("server: listening on %s (Shadowsocks)", inbound.bound)
         for local in self._locals:
-            how = ", in TLS" if local.is_secure else ""
-            log.info("local: listening on %s (SOCKS5, SOCKS4, HTTP%s)", local.bound, how)
+            _log_local(local)
         for opening, leg in self._at.forwards:
             if leg.to == leg.route.to:  # the first of its ports, which tells of all of them
                 log.info("forward: listening on %s", leg.route.at(opening.bound))
         for redirect in self._redirects:
             log.info("redirect: listening on %s (connections that are redirected)", redirect.bound)
-        settings = self._settings.admin
         for health in self._health:
-            log.info("health: listening on %s (/healthz, /readyz)", health.bound)
+            _log_health(health)
         for admin in self._admins:
-            if settings is not None:
-                log.info(
-                    "admin: listening on %s%s (dashboard, JSON and metrics, token in %s)",
-                    "" if isinstance(admin.bound, UnixAddress) else "http://",
-                    admin.bound,
-                    token_file(settings, self._path),
-                )
+            self._log_admin(admin)
+
+    def _log_admin(self, admin: AdminServer) -> None:
+        settings = self._settings.admin
+        if settings is not None:
+            log.info(
+                "admin: listening on %s%s (dashboard, JSON and metrics, token in %s)",
+                "" if isinstance(admin.bound, UnixAddress) else "http://",
+                admin.bound,
+                token_file(settings, self._path),
+            )
 
     def _log_how_to_try(self) -> None:
         """Once for all workers."""
@@ -820,8 +842,12 @@ class Service:
                     self._notifier.ready("serving")
 
     def _reload_now(self) -> None:
-        if self._read_again() and self._replace_users():
-            for server in self._servers:
+        before = self._at
+        if not self._read_again():
+            return
+        self._change_listeners(before)
+        if self._replace_users():
+            for server in self._all_servers:
                 server.replace_transport(self._transport)
                 server.replace_keys(self._keys)
             settings = self._settings.server
@@ -836,14 +862,16 @@ class Service:
         """Take rules, limits and tries of the config that was read."""
         settings = self._settings
         for name, group in self._exit_groups.items():
-            section, held = getattr(settings, name), self._rules[name]
-            if isinstance(held, ReplaceableRules):
-                held.replace(rules_of(section))
+            section, deps = getattr(settings, name), self._deps[name]
+            if isinstance(deps.rules, ReplaceableRules):
+                deps.rules.replace(rules_of(section))
             group.replace_tries(section.tries, section.hedge)
+            if group.roster.policy_word != section.rotate:
+                group.replace_policy(make_policy(section.rotate, deps.random))
         parts: tuple[tuple[Sequence[_HasLimits], SomeSection | None], ...] = (
-            (self._servers, settings.server),
+            (self._all_servers, settings.server),
             (self._of_shadowsocks, settings.server),
-            (self._locals, settings.local),
+            (self._all_locals, settings.local),
             (self._forwards, settings.forwards),
             (self._redirects, settings.redirect),
         )
@@ -871,6 +899,7 @@ class Service:
                 make_users(settings.local, give_way)
                 if settings.local.tls is not None:
                     check_tls(settings.local.tls)
+            moved = self._move(settings)
         except ConfigError as error:
             log.error("not reloaded, the previous config stays: %s", error)
             note("not_reloaded", str(error))
@@ -882,7 +911,110 @@ class Service:
             if ignored := config.needing_restart(settings, found):
                 log.warning("%s: a restart is needed for %s", self._path, ", ".join(ignored))
         self._settings, self._keys, self._transport = settings, keys, transport
+        self._at = moved.places
+        if self._channels is not None:
+            self._channels.tell(moved)
+            for opening in moved.closed:
+                self._openings.release(opening)
         return True
+
+    # --- other addresses ----------------------------------------------------------------------
+
+    def _move(self, settings: config.Config) -> Move:
+        """Open what ``settings`` listen at; closes nothing.  Raises ConfigError."""
+        if self._channel is not None:
+            return self._channel.move(self._at, settings)
+        return move(self._at, settings, self._openings)
+
+    def _change_listeners(self, before: Places) -> None:
+        """Serve where the config listens now, and accept no more where it did ``before``."""
+        settings, now = self._settings, self._at
+        server, local = settings.server, settings.local
+        gone: list[Listener | AdminServer] = []
+        if server is not None:
+            self._servers = _refitted(
+                self._servers,
+                before.server,
+                now.server,
+                lambda opening, _: self._make_server(opening, server),
+                _log_server,
+                gone,
+            )
+        if local is not None:
+            self._locals = _refitted(
+                self._locals,
+                before.local,
+                now.local,
+                lambda opening, listener: self._make_local(opening, listener, local),
+                _log_local,
+                gone,
+            )
+        if (app := self._admin_app) is not None:
+            self._admins = _refitted(
+                self._admins,
+                before.admin,
+                now.admin,
+                lambda opening, _: AdminServer(opening.socket, app),
+                self._log_admin,
+                gone,
+            )
+        self._health = _refitted(
+            self._health,
+            before.health,
+            now.health,
+            lambda opening, _: self._make_health(opening),
+            _log_health,
+            gone,
+        )
+        for each in gone:
+            self._retire(each)
+        if not self._in_worker:
+            left = {opening.number for places in now.pool.values() for opening, _ in places}
+            for places in before.pool.values():
+                for opening, _ in places:
+                    if opening.number not in left:
+                        self._openings.release(opening)
+        self._tell_of_listeners()
+
+    def _retire(self, listener: Listener | AdminServer) -> None:
+        """Have it accept no more, while its connections go on."""
+        if isinstance(listener, AdminServer):
+            listener.close()
+            log.info("no longer listening on %s (admin, health)", listener.bound)
+            open_ones = [each for each in self._retired_admins if each.pool and len(each.pool)]
+            self._retired_admins = [*open_ones, listener]
+            return
+        listener.retire()
+        log.info(
+            "%s: no longer listening on %s (%s)",
+            listener.name,
+            listener.bound,
+            plural(listener.connections, "open connection"),
+        )
+        self._retired.append(listener)
+        gevent.spawn(self._end_retired, listener)
+
+    def _end_retired(self, listener: Listener) -> None:
+        """Let go of it after its last connection."""
+        listener.context.all_closed.wait()
+        if not self._readiness.is_shutting_down:
+            self._retired.remove(listener)
+            listener.stop(0)
+            self._tell_of_listeners()
+
+    def _tell_of_listeners(self) -> None:
+        if self._commands is not None:
+            self._commands.inbounds = self._listeners
+
+    @property
+    def _all_servers(self) -> list[RemoteServer]:
+        retired = [each for each in self._retired if isinstance(each, RemoteServer)]
+        return [*self._servers, *retired]
+
+    @property
+    def _all_locals(self) -> list[LocalServer]:
+        retired = [each for each in self._retired if isinstance(each, LocalServer)]
+        return [*self._locals, *retired]
 
     def _replace_users(self) -> bool:
         """False, after a line in the log, if the users' file has just become unusable."""
@@ -904,7 +1036,12 @@ class Service:
         local = self._settings.local
         if local is not None:
             for listener, (_, address) in zip(self._locals, self._at.local, strict=True):
-                listener.ask = local.asks(address)
+                listener.replace_defaults(
+                    address.selector,
+                    address.username_style or local.username_style or STANDARD,
+                    ask=local.asks(address),
+                    prefer_login=local.prefers_login(address),
+                )
                 listener.replace_pac(local.pac)
                 if local.tls is not None:
                     listener.replace_tls(local.tls)
@@ -924,34 +1061,47 @@ class _HasLimits(Protocol):
     def replace_limits(self, limits: Limits) -> None: ...
 
 
-class _Places(NamedTuple):
-    """What was opened for each section, and what the config has there."""
-
-    server: list[tuple[Opening, Endpoint]]
-    local: list[tuple[Opening, config.ListenAddress]]
-    forwards: list[tuple[Opening, config.Leg]]
-    redirect: list[tuple[Opening, config.ListenAddress]]
-    admin: list[tuple[Opening, Endpoint]]
-    health: list[tuple[Opening, Endpoint]]
-
-    def of_worker(self, number: int) -> _Places:
-        """The same with what that worker listens at.  Raises ConfigError."""
-        return _Places(
-            _of_worker(number, self.server),
-            _of_worker(number, self.local),
-            _of_worker(number, self.forwards),
-            _of_worker(number, self.redirect),
-            _of_worker(number, self.admin),
-            _of_worker(number, self.health),
-        )
+_L = TypeVar("_L", bound="Listener | AdminServer")
+_E = TypeVar("_E")
 
 
-_T = TypeVar("_T")
+def _refitted(
+    listeners: Sequence[_L],
+    before: Sequence[tuple[Opening, _E]],
+    now: Sequence[tuple[Opening, _E]],
+    make: Callable[[Opening, _E], _L],
+    tell: Callable[[_L], object],
+    gone: list[Any],
+) -> list[_L]:
+    """The listeners of ``now``: those that stay, and new ones, which are started.
+
+    ``gone`` gets the others.
+    """
+    pairs = zip(before, listeners, strict=True)
+    known = {opening.number: listener for (opening, _), listener in pairs}
+    found: list[_L] = []
+    for opening, entry in now:
+        listener = known.pop(opening.number, None)
+        if listener is None:
+            listener = make(opening, entry)
+            listener.start()
+            tell(listener)
+        found.append(listener)
+    gone.extend(known.values())
+    return found
 
 
-def _of_worker(number: int, places: Iterable[tuple[Opening, _T]]) -> list[tuple[Opening, _T]]:
-    found = ((opening.of_worker(number), entry) for opening, entry in places)
-    return [(own, entry) for own, entry in found if own is not None]
+def _log_server(server: RemoteServer) -> None:
+    log.info("server: listening on %s (tunnels)", server.bound)
+
+
+def _log_local(local: LocalServer) -> None:
+    how = ", in TLS" if local.is_secure else ""
+    log.info("local: listening on %s (SOCKS5, SOCKS4, HTTP%s)", local.bound, how)
+
+
+def _log_health(health: AdminServer) -> None:
+    log.info("health: listening on %s (/healthz, /readyz)", health.bound)
 
 
 def _worker_sockets(folder: Path, count: int) -> list[Path]:
