@@ -32,7 +32,7 @@ LAYERS = [
     {"tunnel", "access"},
     {"request", "settings"},
     {"http", "dns", "keyfile", "key_origin", "units", "yaml_tree"},
-    {"crypto", "stream", "address", "messages", "loop_lag"},
+    {"crypto", "stream", "address", "messages", "loop_lag", "sqlite_file"},
     {
         "replay",
         "observe",

@@ -12,30 +12,17 @@ to the disk at once: after a power failure the latest ones may be missing.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import SystemRandom
 from typing import NamedTuple
 
 from gsocks.errors import StateFailed, StateLost
-
-#: PRAGMA application_id of a file of gsocks: ``gsoc``
-APPLICATION_ID = 0x67736F63
-
-#: PRAGMA user_version: the layout of the tables
-LAYOUT = 1
-
-#: seconds that another process may hold the file
-BUSY_TIMEOUT = 5.0
+from gsocks.sqlite_file import SqliteFile
 
 #: bytes of the file at most
 MAX_SIZE = 512 * 1024 * 1024
-
-#: bytes that the write-ahead log keeps once its content is in the file
-_MAX_LOG = 4 * 1024 * 1024
 
 _TABLES = (
     """
@@ -95,73 +82,26 @@ class News(NamedTuple):
     traffic: list[Traffic]
 
 
-class StateFile:
-    """The file ``path``.  Every method but :meth:`close` raises StateFailed, with one line."""
+class StateFile(SqliteFile):
+    """The file ``path``.  Every method but ``close`` raises StateFailed, with one line."""
+
+    application = 0x67736F63  # gsoc
+    tables = _TABLES
+    failed = StateFailed
 
     #: records of one kind; those that expire first are deleted
     max_records = 200_000
     #: bytes of a value; a longer one is not kept
     max_value = 4096
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, max_size: int = MAX_SIZE) -> None:
+        super().__init__(path, max_size)
         self._writer = SystemRandom().getrandbits(62)
         self._seen = 0
-        self._connection: sqlite3.Connection | None = None
-        #: the device and the number of the file that is open
-        self._identity: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self._connection is None else f"revision {self._seen}"
         return f"<StateFile {self.path} {state}>"
-
-    def open(self) -> None:
-        """Open the file, which is made, with mode 0600, if there is none.
-
-        A file of another program is left alone.
-        """
-        if self._connection is not None:
-            return
-        try:
-            self._make()
-            connection = self._connection = sqlite3.connect(
-                self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-            )
-            self._prepare(connection)
-            self._identity = self._identity_now()
-        except (OSError, sqlite3.Error, ValueError) as error:
-            self.close()
-            raise self._failure(error) from None
-        except BaseException:
-            self.close()
-            raise
-
-    def check(self) -> None:
-        """Only look whether the file can be used, or made if there is none."""
-        if not self.path.exists():
-            if not self.path.parent.is_dir():
-                raise StateFailed(f"{self.path}: no such folder")
-            return
-        try:
-            self._check_kind()
-            connection = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT
-            )
-            try:
-                self._identify(connection)
-            finally:
-                connection.close()
-        except (OSError, sqlite3.Error, ValueError) as error:
-            raise self._failure(error) from None
-
-    def close(self) -> None:
-        """Close it; the last process that does folds the log into the file."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                connection.close()
-            except sqlite3.Error:
-                pass  # what it could not write, it could not write before either
 
     def load(self, now: float) -> News:
         """All that has not expired by ``now``, of all processes."""
@@ -180,7 +120,7 @@ class StateFile:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             self.close()
-            raise self._failure(error) from None
+            raise self.failure(error) from None
         return _news(records, traffic)
 
     def sync(self, records: Iterable[Record], traffic: Iterable[Traffic], now: float) -> News:
@@ -204,7 +144,7 @@ class StateFile:
                 raise
         except sqlite3.Error as error:
             self.close()
-            raise self._failure(error) from None
+            raise self.failure(error) from None
         self._seen = revision
         return news
 
@@ -231,54 +171,14 @@ class StateFile:
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             self.close()
-            raise self._failure(error) from None
+            raise self.failure(error) from None
 
     # --- within a call ----------------------------------------------------------------------
 
-    def _make(self) -> None:
-        """Create an empty file that its owner alone may read; SQLite's two others follow it."""
-        try:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        except FileExistsError:
-            self._check_kind()
-
-    def _check_kind(self) -> None:
-        if not stat.S_ISREG(os.stat(self.path).st_mode):
-            raise OSError(0, "not a file") from None
-
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        if self._identify(connection):
-            self._create(connection)
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute(f"PRAGMA journal_size_limit = {_MAX_LOG}")
-        (page,) = connection.execute("PRAGMA page_size").fetchone()
-        connection.execute(f"PRAGMA max_page_count = {MAX_SIZE // page}")
+        super()._prepare(connection)
         connection.execute("BEGIN IMMEDIATE")  # one that may not be written shows now
         connection.execute("UPDATE clock SET revision = revision")
-        connection.execute("COMMIT")
-
-    def _identify(self, connection: sqlite3.Connection) -> bool:
-        """Whether it is empty.  Raises ValueError for a file that is none of this program's."""
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if not application and not tables:
-            return True
-        if application != APPLICATION_ID:
-            raise ValueError("a database of another program")
-        (layout,) = connection.execute("PRAGMA user_version").fetchone()
-        if layout != LAYOUT:
-            raise ValueError("written by another version of gsocks")
-        return False
-
-    def _create(self, connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("BEGIN IMMEDIATE")
-        # another process may have been faster
-        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {LAYOUT}")
-            for table in _TABLES:
-                connection.execute(table)
         connection.execute("COMMIT")
 
     def _has_news(self, connection: sqlite3.Connection) -> bool:
@@ -320,29 +220,14 @@ class StateFile:
         ).fetchall()
         return revision, _news(found, sums)
 
-    def _identity_now(self) -> tuple[int, int] | None:
-        try:
-            found = os.stat(self.path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
-
     def _opened(self) -> sqlite3.Connection:
         """Raises StateLost once, if it is another file now: what is written to the old one is lost
         with the last process that has it open."""
-        if self._connection is not None and self._identity_now() != self._identity:
+        if self.was_replaced():
             self.close()
             self._seen = 0
             raise StateLost(f"{self.path}: was deleted or replaced while in use")
-        self.open()
-        if self._connection is None:
-            raise StateFailed(f"{self.path}: closed")
-        return self._connection
-
-    def _failure(self, error: Exception) -> StateFailed:
-        if isinstance(error, OSError):
-            return StateFailed(f"{self.path}: {error.strerror or type(error).__name__}")
-        return StateFailed(f"{self.path}: {error}")
+        return self.open()
 
 
 def _revision(connection: sqlite3.Connection) -> int:
