@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import gevent
 
+from gsocks.address import Address
 from gsocks.errors import LimitReached
 from gsocks.inbound.quota import UserQuota
 from gsocks.settings import Limits
+from tests.support.engine import Forwarder
 from tests.support.fleets import becomes, gateways, settings
 from tests.support.redis_server import redis_server
 
@@ -50,3 +53,32 @@ def test_a_store_that_was_emptied_grants_nothing_that_others_use_still(tmp_path:
             return quotas[2].users["alice"] >= 0.95 * LIMIT
 
         becomes(all_are_had)
+
+
+def test_no_user_is_refused_because_a_store_falls_silent(tmp_path: Path) -> None:
+    refused: list[LimitReached] = []
+    with (
+        redis_server(tmp_path) as server,
+        Forwarder(Address("127.0.0.1", server.port)) as path,
+        gateways(settings(f"redis://{path.bound}"), 1) as (one,),
+    ):
+        quota = UserQuota(Limits(per_user=LIMIT))
+        one.fleet.share_quota("local", quota)
+
+        def connect(user: str) -> None:
+            try:
+                quota.acquire(user)
+            except LimitReached as error:
+                refused.append(error)
+
+        first = [gevent.spawn(partial(connect, f"first{number}")) for number in range(5)]
+        gevent.joinall(first)
+        path.fall_silent()
+        asked: list[gevent.Greenlet[..., None]] = []
+        while one.fleet.sync.is_in_touch:
+            asked.append(gevent.spawn(partial(connect, f"u{len(asked)}")))
+            gevent.sleep(0.01)
+        gevent.joinall(asked)
+        assert len(asked) > 50
+        path.cut()
+    assert not refused

@@ -38,7 +38,17 @@ _MAX_TOLD = 1000
 class _User:
     """What this process has of a user's connections."""
 
-    __slots__ = ("asked_at", "elsewhere", "limit", "open", "share", "waiting")
+    __slots__ = (
+        "answered",
+        "asked",
+        "asked_at",
+        "elsewhere",
+        "is_short",
+        "limit",
+        "open",
+        "share",
+        "waiting",
+    )
 
     def __init__(self) -> None:
         #: connections that may be open here, and that are
@@ -48,6 +58,10 @@ class _User:
         #: shares of other processes, as far as known
         self.elsewhere = 0
         self.limit = 0
+        #: how often the store was asked, and which of these questions it has answered last
+        self.asked = self.answered = 0
+        #: whether less was granted then than was wanted
+        self.is_short = False
         self.asked_at = float("-inf")
 
 
@@ -120,6 +134,7 @@ class UserShares(SilentPart):
     def _wait(self, user: str, of: _User) -> None:
         """Count it once the share is large enough."""
         full = LimitReached(f"{user!r} has {of.limit} connections open already")
+        before = of.asked
         if self._sync.is_prompt:
             if gevent.getcurrent() is gevent.get_hub():
                 raise full
@@ -134,9 +149,9 @@ class UserShares(SilentPart):
                 of.waiting -= 1
         if of.open < of.share:
             of.open += 1
-        elif self._sync.is_prompt or self._is_closed or of.open >= of.limit:
+        elif self._is_closed or of.open >= of.limit or (of.answered > before and of.is_short):
             raise full
-        else:  # alone: the limit of one gateway
+        else:  # alone, or the store is too slow to tell: the limit of one gateway
             of.open += 1
 
     # --- see gsocks.fleet.parts.Part ----------------------------------------------------------
@@ -148,24 +163,27 @@ class UserShares(SilentPart):
             is_used = of.open or of.share or of.waiting
             if user in dirty or (is_used and now - of.asked_at >= self.interval):
                 of.asked_at = now
-                yield Operation(self._ask(user, of, now), partial(self._answered, user, of))
+                yield self._ask(user, of, now)
 
-    def _ask(self, user: str, of: _User, now: float) -> Command:
+    def _ask(self, user: str, of: _User, now: float) -> Operation:
         left = max(0, of.limit - of.share - of.elsewhere)
         ahead = min(max(2, of.open // 4), left // len(self._members)) if of.open else 0
         wanted = of.share if now < self._settled_at else of.open + of.waiting + ahead
         # what is given back is not used any more while the answer is on its way
         of.share = min(of.share, max(wanted, of.open))
         lasts = int(self.expiry * 1000)
-        return (
+        command = (
             *("EVAL", scripts.SHARE, 1, self._key(user), self._members.node),
             *(wanted, of.open, of.limit, lasts),
         )
+        of.asked += 1
+        return Operation(command, partial(self._answered, user, of, of.asked, wanted))
 
-    def _answered(self, user: str, of: _User, answer: Any) -> None:
+    def _answered(self, user: str, of: _User, question: int, wanted: int, answer: Any) -> None:
         share, elsewhere = answer
+        of.answered, of.is_short = question, share < wanted
         if time.monotonic() < self._settled_at:  # the others may not have told of theirs yet
-            share = min(share, of.share)
+            share, of.is_short = min(share, of.share), True
         if of.share != share:
             self._news[user] = share + elsewhere
         of.share, of.elsewhere = max(share, of.open), elsewhere

@@ -63,7 +63,7 @@ GREEDY = "greedy"
 
 #: seconds that a connection of that user lasts at most, and those after an outage until those
 #: that were let in without the store are over
-_HELD = 1.5
+_HELD = 3.0
 
 #: seconds after an exit's return in which a gateway may hold it for away: one that has just found
 #: so (``timeouts.exit``), and does not ask it again for a time (``health.longest``), nor the others
@@ -98,7 +98,7 @@ class FleetSoak(Soak):
         exits: int,
         seed: int,
         rate: float = 50.0,
-        limit: int = 40,
+        limit: int = 20,
         lasting: float = 4.0,
         calm: float = 2.0,
         tell: Callable[[str], object] = lambda _: None,
@@ -121,6 +121,8 @@ class FleetSoak(Soak):
         self._held = 0
         #: since when all of them were let in by gateways that agree; None: they do not
         self._agreeing: float | None = 0.0
+        #: seconds for which this process did not run at most
+        self.own_lag = 0.0
         #: seconds until each request was connected
         self.waits: list[float] = []
         #: of each failure of the store, the seconds until all gateways were one again
@@ -137,6 +139,7 @@ class FleetSoak(Soak):
             began = time.monotonic()
             self._history = [("calm", began)]
             crowd = [gevent.spawn(self._be_a_client, n) for n in range(self._clients)]
+            watching = gevent.spawn(self._watch_own_lag)
             greedy = [gevent.spawn(self._be_greedy) for _ in range(2 * self._limit)]
             try:
                 gevent.sleep(self._calm)
@@ -155,6 +158,7 @@ class FleetSoak(Soak):
                 self._over.set()
             gevent.joinall(crowd, raise_error=True)
             gevent.joinall(greedy, raise_error=True)
+            watching.join()
             self._check_members()
 
     @contextmanager
@@ -178,6 +182,10 @@ class FleetSoak(Soak):
             yield
 
     # --- clients ------------------------------------------------------------------------------
+
+    def _be_a_client(self, number: int) -> None:
+        self._rest(self._random.uniform(0, 1 / self.pace))  # not all at the same moment
+        super()._be_a_client(number)
 
     def _rest(self, seconds: float) -> None:
         self._over.wait(seconds)
@@ -210,10 +218,14 @@ class FleetSoak(Soak):
         began = time.monotonic()
         try:
             sock = super()._connect(session)
-        except Refused:
-            if session != GREEDY and not self._worker_died(began, time.monotonic()):
+        except Refused as refused:
+            now = time.monotonic()
+            if session != GREEDY and not self._worker_died(began, now):
                 self.counts["refused_wrongly"] += 1
-                self.violations.append(f"{session} was refused")
+                self.violations.append(
+                    f"{session} was refused by {refused} after {now - began:.2f} s"
+                    f" ({self._at(now)})"
+                )
             raise
         self.waits.append(time.monotonic() - began)
         return sock
@@ -225,7 +237,7 @@ class FleetSoak(Soak):
         """Hold connections of one user, of whom there are twice as many as the limit."""
         chance = Random(self._random.random())
         while self._going:
-            gevent.sleep(chance.uniform(0.1, 0.5))
+            self._rest(chance.uniform(0.3, 1.0))
             try:
                 sock = self._connect(GREEDY)
             except Refused:
@@ -236,7 +248,7 @@ class FleetSoak(Soak):
             self._held += 1
             self._note_held()
             try:
-                sock.settimeout(chance.uniform(0.5, _HELD))
+                sock.settimeout(chance.uniform(0.3, 1.0) * _HELD)
                 read_exactly(sock, 1)
                 read_exactly(sock, 1)  # which does not come
             except (OSError, EOFError):
@@ -244,6 +256,13 @@ class FleetSoak(Soak):
             finally:
                 self._held -= 1
                 sock.close()
+
+    def _watch_own_lag(self) -> None:
+        """How late this process itself is, whose exits and clients are as late then."""
+        while self._going:
+            began = time.monotonic()
+            self._over.wait(0.05)
+            self.own_lag = max(self.own_lag, time.monotonic() - began - 0.05)
 
     def _note_held(self) -> None:
         self.counts["greedy_served"] += 1
@@ -369,7 +388,7 @@ class FleetSoak(Soak):
         session = f"u0-session-{self._random.getrandbits(64):x}"
         before = self._exit_at(first, session)
         first.ask("POST", "/v1/sessions/rotate", _named(session))
-        eventually(lambda: self._exit_at(first, session) != before)
+        eventually(lambda: self._exit_at(first, session) not in (before, None))
         exit_ = self._exit_at(first, session)
         for gateway in (first, *others):
             # so often that both of its workers are asked
@@ -379,13 +398,16 @@ class FleetSoak(Soak):
         self._agreeing = time.monotonic()
         return f"one again in {took:.2f} s"
 
-    def _exit_at(self, gateway: GatewayProgram, session: str) -> int:
-        """The exit that a gateway gives a session, without the balancer."""
-        sock = connect(Address("127.0.0.1", gateway.port))
-        with sock:
+    def _exit_at(self, gateway: GatewayProgram, session: str) -> int | None:
+        """The exit that a gateway gives a session, without the balancer; None: it refuses."""
+        with connect(Address("127.0.0.1", gateway.port)) as sock:
             sock.sendall(b"PROXY TCP4 127.0.0.1 127.0.0.1 1 1\r\n")
-            self._greet(sock, session)
-            return read_exactly(sock, 1)[0] - 1
+            try:
+                self._greet(sock, session)
+                return read_exactly(sock, 1)[0] - 1
+            except (Refused, OSError, EOFError):
+                self.counts["probes_refused"] += 1
+                return None
 
     def _check_members(self) -> None:
         """All processes know of all."""
@@ -412,7 +434,9 @@ class FleetSoak(Soak):
         waits = sorted(self.waits)
         middle, late = (1000 * waits[int(len(waits) * share)] for share in (0.5, 0.99))
         figures += f"\nms until connected: median {middle:.0f}, p99 {late:.0f}, most"
-        figures += f" {1000 * waits[-1]:.0f}"
+        figures += (
+            f" {1000 * waits[-1]:.0f}; this process was late by {1000 * self.own_lag:.0f} at most"
+        )
         return f"{figures}\nlongest until all were one again: {took or 'not tried'}"
 
 

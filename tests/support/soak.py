@@ -97,7 +97,7 @@ class Served(NamedTuple):
 
 
 class Refused(Exception):
-    """No exit connected the request."""
+    """No exit connected the request; its argument is the reply, or none."""
 
 
 class Soak:
@@ -371,8 +371,8 @@ class Soak:
             sock.sendall(b"\x05\x01\x00")
             read_exactly(sock, 2)
         sock.sendall(b"\x05\x01\x00" + self._target.encode())
-        if read_exactly(sock, 4)[1]:
-            raise Refused
+        if reply := read_exactly(sock, 4)[1]:
+            raise Refused(reply)
         read_exactly(sock, 6)
 
     # --- what is checked when it is calm ----------------------------------------------------
