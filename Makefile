@@ -23,6 +23,7 @@
 # make bench        gsocks beside other proxies, 35 to 60 minutes, into docs/benchmarks.md
 # make bench-quick  the same in small, 2 to 4 minutes: shows that it works, not how fast
 # make bench-gateway  gsocks beside other rotating proxies, into docs/benchmarks-gateway.md
+# make bench-fleet  what it costs gateways to share a Redis, into bench/results/fleet.json
 # make bench-compare BASE=REV [NEW=REV] [ARGS=--counts]  gsocks beside another revision of itself, about 3 minutes
 # make bench-counts [ARGS=--quick]  instructions of user code, of this tree and of the commit before it, beside
 #             their budgets; needs valgrind, and 2 minutes
@@ -43,7 +44,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # make screenshots  some of the dashboard, into docs/images
 
-.PHONY: screenshots run test test-matrix lint docs lock data dist install uninstall deb fuzz mutation exits clients soak soak-fleet bench bench-quick bench-gateway bench-compare bench-counts clean
+.PHONY: screenshots run test test-matrix lint docs lock data dist install uninstall deb fuzz mutation exits clients soak soak-fleet bench bench-quick bench-gateway bench-fleet bench-compare bench-counts clean
 
 run: $(VENV)/installed
 	@exec $(BIN)/gsocks -c config.example.yaml
@@ -124,7 +125,10 @@ bench-gateway: $(VENV)/installed-bench
 	$(BIN)/python -m bench.gateway
 	$(BIN)/python -m bench.document bench/results/gateway.json
 
-# needs none of the packages in the extra "bench"
+# needs redis-server; this and the next need none of the packages in the extra "bench"
+bench-fleet: $(VENV)/installed-dev
+	$(BIN)/python -m bench.fleet
+
 bench-compare: $(VENV)/installed
 	$(BIN)/python -m bench.compare $(BASE) $(NEW) $(ARGS)
 

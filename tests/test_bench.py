@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from bench.contenders import CONTENDERS
 from bench.document import BEGIN, DOCUMENT, END, with_results
 from bench.figures import FIGURES
 from bench.figures.base import Goal
+from bench.fleet.contenders import FLEETS
+from bench.fleet.figures import FLEET_FIGURES
 from bench.gateway import figures
 from bench.gateway.clients import Result, by_connect
 from bench.gateway.contenders import GATEWAYS
@@ -129,6 +132,25 @@ def test_a_quick_run_measures_a_rotating_proxy() -> None:
         assert title in run.stdout
 
 
+def test_a_quick_run_measures_what_sharing_costs() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "bench.fleet", "--quick", "--contenders", "fleet-2"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=3 * TOO_LONG,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "failed" not in run.stderr
+    (operations,) = re.findall(
+        r"What sharing costs, operations a request +\| two gateways +\| +<= 1 \| +([\d.]+)",
+        run.stdout,
+    )
+    assert float(operations) > 0
+    assert "### A store that is far away" in run.stdout
+
+
 def test_bad_exits_lie_evenly_among_the_good_ones() -> None:
     ports = ports_of_exits(200, 1, (0.2, 2), (0.05, 3))
     assert Counter(ports) == {1: 150, 2: 40, 3: 10}
@@ -215,8 +237,8 @@ def test_a_signal_whose_exception_python_drops_ends_the_run_after_the_step(signu
 
 
 def test_each_goal_is_about_something_that_is_measured() -> None:
-    names = {contender.name for contender in (*CONTENDERS, *GATEWAYS)}
-    for figure in (*FIGURES, *GATEWAY_FIGURES):
+    names = {contender.name for contender in (*CONTENDERS, *GATEWAYS, *FLEETS)}
+    for figure in (*FIGURES, *GATEWAY_FIGURES, *FLEET_FIGURES):
         for goal in figure.goals:
             assert goal.contender in names
             assert goal.versus in names | {""}

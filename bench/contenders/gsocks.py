@@ -38,10 +38,18 @@ _HERE = Build((sys.executable, "-m", "gsocks"))
 
 
 def _command(
-    endpoints: Endpoints, role: str, section: dict[str, Any], listen: Place, build: Build
+    endpoints: Endpoints,
+    role: str,
+    section: dict[str, Any],
+    listen: Place,
+    build: Build,
+    top: Mapping[str, Any] = {},
 ) -> Command:
+    """``top``: other sections."""
     file = endpoints.folder / f"{role}.yaml"
-    config = {"log": _LOG, role: _SECTION | {"listen": f"{listen.host}:{listen.port}"} | section}
+    own = _SECTION | {"listen": f"{listen.host}:{listen.port}"} | section
+    own["limits"] = _SECTION["limits"] | section.get("limits", {})
+    config = {"log": _LOG, role: own, **top}
     file.write_text(json.dumps(config))
     return Command([*build.command, "-c", str(file)], listen.port, build.environment)
 
@@ -144,13 +152,23 @@ def gateway_of(name: str, label: str, build: Build = _HERE, **local: Any) -> Con
     """A rotating proxy over a list of HTTP exits; ``local``: other keys of its section."""
 
     def set_up(endpoints: Endpoints) -> list[Command]:
-        file = endpoints.folder / "exits.txt"
-        lines = [f"http://{host}:{port}\n" for host, port in endpoints.upstreams]
-        file.write_text("".join(lines))
-        section = {"exit_sources": [{"file": str(file)}]} | local
-        return [_command(endpoints, "local", section, endpoints.inbound, build)]
+        return [gateway_command(endpoints, local, build=build)]
 
     return _contender(name, label, Kind.GATEWAY, set_up)
+
+
+def gateway_command(
+    endpoints: Endpoints,
+    local: dict[str, Any],
+    top: Mapping[str, Any] = {},
+    build: Build = _HERE,
+) -> Command:
+    """A rotating proxy; ``local``: other keys of its section, ``top``: other sections."""
+    file = endpoints.folder / "exits.txt"
+    lines = [f"http://{host}:{port}\n" for host, port in endpoints.upstreams]
+    file.write_text("".join(lines))
+    section = {"exit_sources": [{"file": str(file)}]} | local
+    return _command(endpoints, "local", section, endpoints.inbound, build, top)
 
 
 def over_transport(kind: str, cert: Path, *, has_pool: bool) -> Contender:

@@ -6,8 +6,8 @@ import select
 import socket
 import time
 from base64 import b64encode
-from collections.abc import Callable, Generator
-from itertools import count
+from collections.abc import Callable, Generator, Sequence
+from itertools import count, cycle
 from typing import NamedTuple
 
 from bench.gateway.upstreams import BODY
@@ -146,11 +146,14 @@ def load(
     at_once: int,
     keep: bool = False,
     users: int = 0,
+    others: Sequence[Place] = (),
 ) -> Result:
     """Send so many requests, each to another site; ``keep``: more than one on a connection.
 
-    ``users``: each request has one of so many user names with sessions; 0: none.
+    ``users``: each request has one of so many user names with sessions; 0: none.  ``others``: more
+    gateways, to which connections are made in turns.
     """
+    gateways = cycle((gateway, *others))
     poll = select.epoll()
     clients: dict[int, _Client] = {}
     idle: dict[int, _Client] = {}
@@ -176,7 +179,7 @@ def load(
                 begun += 1
                 number = next(numbers)
                 user = f"scraper-session-s{number % users}" if users else ""
-                client = idle.popitem()[1] if idle else _connected(gateway, poll)
+                client = idle.popitem()[1] if idle else _connected(next(gateways), poll)
                 clients[client.sock.fileno()] = client
                 try:
                     client.begin(talk(b"site%d.test" % (number % 50), user), time.perf_counter())

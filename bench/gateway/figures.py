@@ -94,15 +94,8 @@ def gateway(
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gsocks-bench-")))
-        inbound, port, silent_port, dead_port = processes.free_ports(4)
-        argv = [sys.executable, "-m", "bench.gateway.upstreams", str(port), str(silent_port)]
-        upstreams = processes.start(argv, folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        stack.enter_context(processes.ended_after([upstreams]))
-        assert upstreams.stdout is not None
-        if not upstreams.stdout.readline():
-            raise Failed("the upstream proxies did not start")
-        ports = ports_of_exits(exits, port, (dead, dead_port), (silent, silent_port))
-        places = [Place(_address(number), each) for number, each in enumerate(ports)]
+        places = stack.enter_context(exits_at_work(folder, exits, dead=dead, silent=silent))
+        (inbound,) = processes.free_ports(1)
         place = Place(_LOOPBACK, inbound)
         command = contender.set_up(Endpoints(folder, place, place, place, places))[0]
         log = folder / "log"
@@ -119,6 +112,22 @@ def gateway(
         stack.enter_context(processes.ended_after([process]))
         processes.wait_until_listening(process, inbound, log)
         yield Running(place, [process.pid], time.monotonic() - began)
+
+
+@contextlib.contextmanager
+def exits_at_work(
+    folder: Path, exits: int, *, dead: float = 0.0, silent: float = 0.0
+) -> Iterator[list[Place]]:
+    """So many upstream proxies, of which so large shares are bad as above.  Raises Failed."""
+    port, silent_port, dead_port = processes.free_ports(3)
+    argv = [sys.executable, "-m", "bench.gateway.upstreams", str(port), str(silent_port)]
+    upstreams = processes.start(argv, folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with processes.ended_after([upstreams]):
+        assert upstreams.stdout is not None
+        if not upstreams.stdout.readline():
+            raise Failed("the upstream proxies did not start")
+        ports = ports_of_exits(exits, port, (dead, dead_port), (silent, silent_port))
+        yield [Place(_address(number), each) for number, each in enumerate(ports)]
 
 
 def ports_of_exits(exits: int, good: int, *bad: tuple[float, int]) -> list[int]:

@@ -1,0 +1,1 @@
+"""Gateways that share a store beside those that do not: what sharing costs."""
