@@ -47,9 +47,22 @@ def test_a_stamp_of_a_clock_that_is_far_ahead_does_not_count() -> None:
 
 
 def test_gateways_go_by_the_clock_of_the_store() -> None:
-    clock = HybridClock("0000000a", Wall(5000.0))  # an hour ahead and more
-    clock.offset = -4000.0
-    assert clock.now() < HybridClock("0000000b", Wall(1001.0)).now()
+    monotonic = Wall(10.0)
+    clock = HybridClock("0000000a", Wall(5000.0), monotonic)  # an hour ahead and more
+    early = clock.now()
+    assert clock.follow(990.0)
+    assert clock.now() < HybridClock("0000000b", Wall(1001.0)).now() < early
+    assert not clock.follow(990.0)
+
+
+def test_a_clock_that_is_set_changes_no_stamps_once_the_time_of_the_store_is_known() -> None:
+    wall, monotonic = Wall(1000.0), Wall(10.0)
+    clock = HybridClock("0000000a", wall, monotonic)
+    clock.follow(990.0)
+    first = clock.now()
+    wall.now += 3600.0
+    monotonic.now += 1.0
+    assert first < clock.now() < HybridClock("0000000b", Wall(1001.5)).now()
 
 
 # --- messages ---------------------------------------------------------------------------------

@@ -215,6 +215,49 @@ def test_a_store_that_is_away_is_told_once_and_what_was_meant_meanwhile_is_merge
         assert len(lines(caplog, "answers again")) == 2
 
 
+def _an_hour_ahead() -> float:
+    return time.time() + 3600.0
+
+
+def test_what_is_done_last_counts_though_the_clock_of_a_gateway_is_an_hour_ahead(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    of = settings(server.url)
+    one, ahead = Gateway(of, name="one"), Gateway(of, name="ahead", wall=_an_hour_ahead)
+    try:
+        ahead.group.ban("e0", 600.0)
+        becomes(lambda: one.state("e0") == "banned")
+        one.group.unban("e0")
+        becomes(lambda: ahead.state("e0") == "ok")
+        ahead.group.drain("e1")
+        becomes(lambda: one.state("e1") == "draining")
+        one.group.drain("e1", draining=False)
+        becomes(lambda: ahead.state("e1") == "unproven")
+        assert not lines(caplog, "ahead by more than a minute")
+    finally:
+        gevent.joinall([gevent.spawn(each.close) for each in (one, ahead)])
+
+
+def test_what_a_gateway_an_hour_ahead_did_before_it_knew_the_store_counts_as_of_then(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis_server(tmp_path) as server:
+        server.kill()
+        of = settings(server.url)
+        ahead = Gateway(of, name="ahead", wall=_an_hour_ahead)
+        one = Gateway(of, name="one")
+        try:
+            ahead.group.ban("e0", 600.0)
+            gevent.sleep(0.3)  # which is gathered and stamped by its own clock
+            server.start()
+            becomes(lambda: one.state("e0") == "banned")
+            one.group.unban("e0")
+            becomes(lambda: ahead.state("e0") == "ok")
+            assert not lines(caplog, "ahead by more than a minute")
+        finally:
+            gevent.joinall([gevent.spawn(each.close) for each in (one, ahead)])
+
+
 def test_what_a_store_has_lost_is_written_again(server: RedisServer) -> None:
     of = settings(server.url)
     with gateways(of, 1) as (one,):
@@ -395,6 +438,7 @@ def test_without_the_store_quotas_fail_as_they_are_told_to(tmp_path: Path, fail:
         one = Gateway(settings(server.url, fail=fail))
         try:
             (quota,) = _quotas([one], 50)
+            one.fleet.sync.wait(5.0)
             quota.acquire("alice")
             one.fleet.sync.wait(5.0)
             server.kill()

@@ -50,7 +50,8 @@ class Fleet:
     """Shares what ``groups`` know, by the names of their sections, over the store of ``settings``.
 
     ``worker``: the index of this process among those of its gateway; ``load``: how busy it is.
-    ``execute``: runs a command of an operator that another gateway was given.
+    ``execute``: runs a command of an operator that another gateway was given.  ``wall``: seconds
+    since the epoch, by the clock of this machine, which goes until the store's is known.
     Raises ConfigError if redis-py is missing or what the settings name can't be used.
     """
 
@@ -62,6 +63,7 @@ class Fleet:
         load: Callable[[], Load],
         execute: Execute,
         version: str,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         name = settings.gateway or _UNUSUAL.sub("-", platform.node())[:64] or "gateway"
         self.gateway = name
@@ -74,7 +76,7 @@ class Fleet:
         self.members = Members(
             node, self._own, lambda of: self.store.key("member", of), on_gone=self._gone
         )
-        self.sync = FleetSync(self.store, self.members, HybridClock(node), name)
+        self.sync = FleetSync(self.store, self.members, HybridClock(node, wall), name)
         key = settings.shared_key_file
         self._box = None if key is None else RecordBox(read_key(key))
         self._changes: SharedChanges | None = None

@@ -22,28 +22,47 @@ _MAX_MS = (1 << 48) - 1
 
 
 class HybridClock:
-    """The clock of ``node``, which is 8 hex digits; ``wall`` returns seconds since the epoch.
+    """The clock of ``node``, which is 8 hex digits.
 
-    ``offset``: seconds by which the store's clock is ahead of ``wall``.  All gateways go by the
-    store's, so that a gateway whose clock is wrong writes no stamps of the future.
+    All gateways go by the store's clock, and between two looks at it by the ``monotonic`` one of
+    their machine: so one whose clock is wrong, or is set, writes no stamps of the future.  Until
+    the store has told its time it is that of ``wall``, in seconds since the epoch.
     """
 
     #: seconds by which a stamp may be ahead; one of a clock that is further ahead does not count
     max_ahead = 60.0
 
-    def __init__(self, node: str, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        node: str,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.node = node
-        self.offset = 0.0
         self._wall = wall
+        self._monotonic = monotonic
+        #: what the store's clock is ahead of the monotonic one; None: not known
+        self._offset: float | None = None
         self._last = 0
         self._count = 0
 
     def __repr__(self) -> str:
-        return f"<HybridClock {self.node} offset={self.offset:.3f}>"
+        return f"<HybridClock {self.node} offset={self._offset}>"
+
+    def follow(self, offset: float) -> bool:
+        """Go by the store's clock, which is so many seconds ahead of the monotonic one.
+
+        True: stamps that were made before are of the future, and have to be made anew.
+        """
+        self._offset = offset
+        if self._last <= (self.wall() + self.max_ahead) * 1000:
+            return False
+        self._last = self._count = 0
+        return True
 
     def wall(self) -> float:
         """The time of the store's clock, as far as it is known."""
-        return self._wall() + self.offset
+        return self._wall() if self._offset is None else self._monotonic() + self._offset
 
     def now(self) -> str:
         """A stamp that is later than all that were made or seen."""

@@ -88,8 +88,8 @@ class Store:
         self._reader: Any = None
         self._channel: Any = None
         self._threads = (ThreadPool(1), ThreadPool(1))
-        #: seconds by which its clock is ahead of this machine's
-        self.offset = 0.0
+        #: seconds by which its clock is ahead of this machine's monotonic one; None: not asked yet
+        self.offset: float | None = None
         #: commands that were sent, for those who want to know what sharing costs
         self.commands = 0
 
@@ -114,7 +114,7 @@ class Store:
     def _exchange(self, commands: Sequence[Command], message: bytes | None) -> Sequence[object]:
         if self._writer is None:
             self._writer = connect(self._settings)
-            self.offset = self._measure_offset()
+            self.offset = self._measure_offset(self._writer)
         is_cluster = self.url.kind == "cluster"
         self.commands += len(commands) + (message is not None)
         answers: list[object] = []
@@ -129,15 +129,15 @@ class Store:
             self._writer.publish(self.key("news"), message)
         return [_answer(each) for each in answers[: len(commands)]]
 
-    def _measure_offset(self) -> float:
+    def _measure_offset(self, client: Any) -> float:
         """By a third of Cristian's algorithm: the answer is taken for the middle of its way."""
-        sent = time.time()
+        sent = time.monotonic()
         nodes = {"target_nodes": RedisCluster.RANDOM} if self.url.kind == "cluster" else {}
-        found = self._writer.time(**nodes)
+        found = client.time(**nodes)
         if isinstance(found, dict):  # a cluster's, by nodes
             found = next(iter(found.values()))
         seconds, micros = found
-        return float(seconds + micros / 1e6 - (sent + time.time()) / 2)
+        return float(seconds + micros / 1e6 - (sent + time.monotonic()) / 2)
 
     # --- the thread that reads --------------------------------------------------------------
 
@@ -148,6 +148,8 @@ class Store:
     def _subscribe(self) -> None:
         self._close_reader()
         self._reader = connect(self._settings)
+        if self.offset is None:
+            self.offset = self._measure_offset(self._reader)
         self._channel = self._reader.pubsub(ignore_subscribe_messages=True)
         self._channel.subscribe(self.key("news"))
         if self._channel.parse_response(timeout=TIMEOUT) is None:  # the confirmation

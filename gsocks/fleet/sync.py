@@ -22,6 +22,7 @@ from typing import NamedTuple
 import gevent
 from gevent.event import Event
 from msgspec import MsgspecError
+from msgspec.structs import replace
 
 from gsocks.backoff import Backoff
 from gsocks.errors import StoreFailed
@@ -236,6 +237,9 @@ class FleetSync:
 
     def _exchange(self) -> None:
         """Raises StoreFailed; then nothing is lost."""
+        if self._store.offset is None:
+            self._store.exchange([])
+        self._follow_clock()
         now = time.monotonic()
         records = [told for _, told in self._oldest_waiting()]
         operations = [op for part in self._parts.values() for op in part.operations(now)]
@@ -256,7 +260,7 @@ class FleetSync:
             raise
         finally:
             self._began = float("inf")
-        self._clock.offset = self._store.offset
+        self._follow_clock()
         if self._mark and answers[-1] != self._mark:
             for part in self._parts.values():
                 part.emptied(now)
@@ -267,6 +271,16 @@ class FleetSync:
         now = time.monotonic()
         for part in self._parts.values():
             part.exchanged(now)
+
+    def _follow_clock(self) -> None:
+        """Go by the store's clock, and stamp what was stamped by a wrong one."""
+        offset = self._store.offset
+        if offset is None or not self._clock.follow(offset):
+            return
+        for of, told in list(self._waiting.items()):
+            stamp = self._clock.now()
+            self._waiting[of] = replace(told, stamp=stamp)
+            self._known[of] = _Known(stamp, hash(told.value))
 
     def _oldest_waiting(self) -> list[tuple[RecordId, Told]]:
         found: list[tuple[RecordId, Told]] = []
@@ -323,6 +337,7 @@ class FleetSync:
         """Until the store does not answer, and why it does not; None: it is to begin anew."""
         try:
             self._store.subscribe()
+            self._follow_clock()
             self._echo_at = time.monotonic()
             self._read_all()
             self._works("listening")

@@ -49,7 +49,13 @@ def group(
 class Gateway:
     """A member of the fleet, with its exits."""
 
-    def __init__(self, of: config.State, exits: ExitGroup | None = None, name: str = "gw") -> None:
+    def __init__(
+        self,
+        of: config.State,
+        exits: ExitGroup | None = None,
+        name: str = "gw",
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.group = group() if exits is None else exits
         self.executed: list[tuple[Sequence[str], str, bytes]] = []
         self.fleet = Fleet(
@@ -59,6 +65,7 @@ class Gateway:
             lambda: Load(1, 2, True),
             lambda path, section, body: self.executed.append((path, section, body)),
             "0.0",
+            wall,
         )
         self.group.start()
         self.fleet.start()
