@@ -26,6 +26,7 @@ TARGETS = (
     "exit_list",
     "username",
     "dns_answer",
+    "dns_question",
     "websocket",
     "config_text",
     "shadowsocks",

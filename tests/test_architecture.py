@@ -21,7 +21,17 @@ LAYERS = [
     {"cli"},
     {"service"},
     {"", "integrations"},  # gsocks itself: what `import gsocks` offers; adapters for libraries
-    {"local", "server", "forward", "redirect", "gateway", "admin", "admin_client", "fleet"},
+    {
+        "local",
+        "server",
+        "forward",
+        "redirect",
+        "dns_listener",
+        "gateway",
+        "admin",
+        "admin_client",
+        "fleet",
+    },
     {"inbound", "config", "history"},
     {"rotation"},
     {"exits"},
@@ -60,6 +70,7 @@ USERS_OF = {
     "argparse": {"main", "cli.commands", "cli.completion", "cli.history_commands", "cli.parser"},
     "cryptography": {"shadowsocks.ciphers", "shadowsocks.keys"},
     "blake3": {"shadowsocks.keys"},
+    "dns": {"dns_listener.wire"},
 }
 
 #: bytes in, bytes out: usable without an event loop

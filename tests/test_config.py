@@ -693,7 +693,7 @@ def test_no_mistake_repeats_a_secret(
         (
             "timeouts: {pool: {size: 1}}",
             "local.timeouts.pool: not a key of this section"
-            " (only of local, server, forwards or redirect)",
+            " (only of local, server, forwards, redirect or dns_listener)",
         ),
         (
             "limits: {connections: 0}",
@@ -864,7 +864,7 @@ def test_a_port_that_is_too_high_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("log: {}", "needs local, server, forwards or redirect"),
+        ("log: {}", "needs local, server, forwards, redirect or dns_listener"),
         ("local: {}", "local.listen: missing"),
         ("local: {listen: []}", "local.listen: needs an address (expected e.g. 127.0.0.1:1080)"),
         ("local:", "local: an empty value is not a mapping"),
@@ -899,7 +899,8 @@ def test_a_port_that_is_too_high_is_named() -> None:
         ),
         (
             "exits: [direct]",
-            "exits: not a key of this section (only of local, server, forwards or redirect)",
+            "exits: not a key of this section"
+            " (only of local, server, forwards, redirect or dns_listener)",
         ),
         ("lokal: {}", "lokal: unknown key (did you mean local?)"),
         ("workers: 0", "workers: '0' is not auto or a whole number from 1 to 1024"),
@@ -1048,12 +1049,18 @@ COLON = "a colon is not expected here (a text with one needs quotes)"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "empty (expected local, server, forwards or redirect)"),
-        ("# nothing\n", "empty (expected local, server, forwards or redirect)"),
-        ("---\n", "empty (expected local, server, forwards or redirect)"),
-        ("{}", "empty (expected local, server, forwards or redirect)"),
-        ("hello", "'hello' is not a mapping (expected local, server, forwards or redirect)"),
-        ("- local", "a list is not a mapping (expected local, server, forwards or redirect)"),
+        ("", "empty (expected local, server, forwards, redirect or dns_listener)"),
+        ("# nothing\n", "empty (expected local, server, forwards, redirect or dns_listener)"),
+        ("---\n", "empty (expected local, server, forwards, redirect or dns_listener)"),
+        ("{}", "empty (expected local, server, forwards, redirect or dns_listener)"),
+        (
+            "hello",
+            "'hello' is not a mapping (expected local, server, forwards, redirect or dns_listener)",
+        ),
+        (
+            "- local",
+            "a list is not a mapping (expected local, server, forwards, redirect or dns_listener)",
+        ),
         ("a: 1\n---\nb: 2\n", "line 2, column 1: a second document (---) in one file"),
         ("a: 1\nb: 2\na: 3\n", "line 3, column 1: duplicate key 'a'"),
         ("local: {listen: 1, listen: 2}", "line 1, column 20: duplicate key 'listen'"),
@@ -1129,7 +1136,7 @@ def test_unsupported_yaml_is_reported_by_its_line(
         ("a: |b", "line 1, column 4: a word that begins with | needs quotes"),
         ("a: >0", "line 1, column 4: a word that begins with > needs quotes"),
         # around the document
-        ("%YAML 1.2", "empty (expected local, server, forwards or redirect)"),
+        ("%YAML 1.2", "empty (expected local, server, forwards, redirect or dns_listener)"),
         ("%YAML 2.0\n---\na: 1", "line 1, column 1: a word that begins with % needs quotes"),
         ("#\n%FOO\n---\na: 1", "line 2, column 1: a word that begins with % needs quotes"),
         ("%YAML 1.1\n%YAML 1.1\n---\n", "line 2, column 1: a word that begins with % needs quotes"),

@@ -25,7 +25,7 @@ HASH = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$" + "dGFn" * 10
 
 #: sections that make a difference by being there
 OPTIONAL = (
-    *("local", "server", "redirect", "admin", "health"),
+    *("local", "server", "redirect", "dns_listener", "admin", "health"),
     *("state", "requests", "tracing", "tls"),
 )
 

@@ -18,6 +18,7 @@ import gsocks.address
 import gsocks.config.store
 import gsocks.config.yaml
 import gsocks.dns.message
+import gsocks.dns_listener.wire
 import gsocks.handshake
 import gsocks.http.response
 import gsocks.inbound.http_client
@@ -91,6 +92,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "http_requests": (gsocks.inbound.http_client, "check_framing", lambda request: None),
     "http_answers": (gsocks.http.response, "body_of_response", lambda *head, **_: Sized(5)),
     "dns_answer": (gsocks.dns.message._Records, "_ip", lambda *_: UNSPECIFIED.ip),
+    "dns_question": (gsocks.dns_listener.wire._Records, "lifetime", lambda *_: -1),
     "username": (gsocks.access.username, "parse_duration", lambda text: 1.0),
     "exit_list": (gsocks.rotation.lists, "_check_foreign", lambda spec, *_: spec),
     "websocket": (gsocks.transport.websocket, "_has", lambda *_: True),

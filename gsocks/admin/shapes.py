@@ -22,7 +22,7 @@ MAX_BAN = 366 * 86400
 _Limit = Annotated[int, Meta(ge=1, le=MAX_PAGE, description="Items of a page.")]
 _Cursor = Annotated[str, Meta(max_length=600, description="`next` of the page before.")]
 _Section = Annotated[
-    Literal["", "local", "server", "forwards", "redirect"],
+    Literal["", "local", "server", "forwards", "redirect", "dns_listener"],
     Meta(description="Whose exits; left out, those of `local` for commands, and all in lists."),
 ]
 _Word = Annotated[str, Meta(max_length=255)]

@@ -35,7 +35,7 @@ _OF_EXITS = (
 
 def run_with_exits(
     name: str,
-    section: config.Sharing,
+    section: config.Forwards | config.Redirect,
     exits: Sequence[str],
     exit_files: Sequence[Path],
     path: Path | None,
@@ -56,7 +56,7 @@ def run_with_exits(
 
 
 def _settings(
-    section: config.Sharing,
+    section: config.Forwards | config.Redirect,
     exits: tuple[str, ...],
     exit_files: tuple[Path, ...],
     path: Path | None,

@@ -38,8 +38,9 @@ def _listeners(settings: config.Config) -> Iterator[tuple[str, Endpoint]]:
         addresses = section.listen if name == "admin" and section is not None else ()
         for endpoint in addresses or (() if section is None else section.addresses):
             yield name, endpoint
-    if settings.redirect is not None:
-        yield from (("redirect", each) for each in settings.redirect.addresses)
+    for name in ("redirect", "dns_listener"):
+        section = getattr(settings, name)
+        yield from ((name, each) for each in (() if section is None else section.addresses))
     if settings.forwards is not None:
         yield from (("forwards", leg.listen) for leg in settings.forwards.legs if not leg.route.udp)
 

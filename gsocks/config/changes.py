@@ -30,7 +30,7 @@ _RELOADED = (
 )
 
 #: the sections that serve clients
-SECTIONS = ("local", "server", "forwards", "redirect")
+SECTIONS = ("local", "server", "forwards", "redirect", "dns_listener")
 
 #: limits that what is open counts by, and which so stay as they were
 _LASTING = ("per_user", "bandwidth_per_user", "bandwidth_per_connection", "request_body")
@@ -126,8 +126,8 @@ def _reloaded_tls(section: Section, other: Section) -> dict[str, TlsSettings]:
 
 
 def _is_open(name: str, section: Section) -> bool:
-    """Whether it is a section of forwards whose destinations need no rules."""
-    return name == "forwards" and section.rules is None
+    """Whether it is a section whose destinations are those of the config, and need no rules."""
+    return name in ("forwards", "dns_listener") and section.rules is None
 
 
 def serving_sections(config: Config) -> list[Section]:

@@ -32,6 +32,7 @@ from gsocks.config.schema import (
     AdminToken,
     AdminTokens,
     Config,
+    DnsListener,
     Exits,
     ExitSources,
     FilePath,
@@ -52,6 +53,7 @@ from gsocks.config.schema import (
     Section,
     SelectedAddresses,
     Server,
+    ServerAddresses,
     SharingSection,
     State,
     Statuses,
@@ -121,13 +123,17 @@ _Parsers: TypeAlias = dict[Any, Callable[[Tree], object]]
 _SECTIONS = {
     **dict.fromkeys(Forwards.__struct_fields__, "forwards"),
     **dict.fromkeys(Redirect.__struct_fields__, "redirect"),
+    **dict.fromkeys(DnsListener.__struct_fields__, "dns_listener"),
     **dict.fromkeys(Local.__struct_fields__, "local"),
     **dict.fromkeys(Server.__struct_fields__, "server"),
-    **dict.fromkeys(SharingSection.__struct_fields__, "forwards or redirect"),
-    **dict.fromkeys(Section.__struct_fields__, "local, server, forwards or redirect"),
-    "listen": "local, server or redirect",
+    **dict.fromkeys(SharingSection.__struct_fields__, "forwards, redirect or dns_listener"),
+    **dict.fromkeys(Section.__struct_fields__, "local, server, forwards, redirect or dns_listener"),
+    "listen": "local, server, redirect or dns_listener",
     "udp": "local or forwards",
 }
+
+#: of a name server that is written without a port
+DNS_PORT = 53
 
 # what a section that takes the exits of another one can't have besides
 _OF_EXITS = ("rotate", "tries", "hedge", "rules", "pool", "health", "checks", "per_host")
@@ -283,7 +289,7 @@ def _mistake(tree: Tree, error: msgspec.ValidationError) -> Mistake:
     for name in tree:
         if name in fields:
             continue
-        if name in _SECTIONS:
+        if name in _SECTIONS and at != ".dns":  # where `server` is a misspelt `servers`
             return Mistake(f"not a key of this section (only of {_SECTIONS[name]})", f"{at}.{name}")
         if at.removeprefix(".") in SECTIONS and name in _fields(Config):
             return Mistake(
@@ -301,7 +307,14 @@ def _fields(struct: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo
 def mistakes_together(config: Config) -> Iterator[Mistake]:
     """The mistakes that only several keys or sections together show."""
     checks = (_check_sections, _check_local, _check_server, _check_forwards, _check_redirect)
-    for check in (*checks, _check_admin, _check_requests, _check_state, _check_addresses):
+    for check in (
+        *checks,
+        _check_dns_listener,
+        _check_admin,
+        _check_requests,
+        _check_state,
+        _check_addresses,
+    ):
         if (found := _mistake_of(check, config)) is not None:
             yield found
 
@@ -335,7 +348,7 @@ def _check_state(config: Config) -> None:
 def _check_sections(config: Config) -> None:
     local, server = config.local, config.server
     if local is None and server is None and not any(sharing_sections(config)):
-        raise Mistake("needs local, server, forwards or redirect")
+        raise Mistake("needs local, server, forwards, redirect or dns_listener")
     for name, section in (("local", local), ("server", server)):
         if section is not None and not section.exits and not section.exit_sources:
             raise Mistake("needs an exit (left out, it is direct)", f".{name}.exits")
@@ -420,17 +433,20 @@ def _check_addresses(config: Config) -> None:
         if address in of_local and not _is_any_port(address):
             raise Mistake(f"duplicate address {address}: local listens there", ".server.listen")
     others = {"local": of_local, "server": server.addresses if server is not None else ()}
-    redirect = config.redirect
-    for name, addresses in others.items():
-        for address in redirect.addresses if redirect is not None else ():
-            if address in addresses and not _is_any_port(address):
-                raise Mistake(
-                    f"duplicate address {address}: {name} listens there", ".redirect.listen"
-                )
-    others["redirect"] = redirect.addresses if redirect is not None else ()
+    for own, section in sharing_sections(config):
+        if isinstance(section, Forwards):
+            continue
+        for address in section.addresses:
+            for name, addresses in others.items():
+                if address in addresses and not _is_any_port(address):
+                    raise Mistake(
+                        f"duplicate address {address}: {name} listens there", f".{own}.listen"
+                    )
+        others[own] = section.addresses
     for leg in forwards.legs if forwards is not None else ():
         for name, addresses in others.items():
-            if leg.listen in addresses and not leg.route.udp and not _is_any_port(leg.listen):
+            is_beside = leg.route.udp and name != "dns_listener"
+            if leg.listen in addresses and not is_beside and not _is_any_port(leg.listen):
                 raise Mistake(
                     f"duplicate address {leg.listen}: {name} listens there", ".forwards.routes"
                 )
@@ -477,6 +493,24 @@ def _check_redirect(config: Config) -> None:
     _check_sharing("redirect", redirect, "redirected connections have no users and no requests")
 
 
+def _check_dns_listener(config: Config) -> None:
+    section = config.dns_listener
+    if section is None:
+        return
+    for address in section.addresses:
+        if not isinstance(address, Address):
+            raise Mistake(
+                f"{address}: clients ask at an IP address and port", ".dns_listener.listen"
+            )
+        if is_remote(address) and not section.allow_remote:
+            raise Mistake(
+                f"{address} would answer all machines that can reach it"
+                " (dns_listener.allow_remote: true if that is intended, with clients)",
+                ".dns_listener.listen",
+            )
+    _check_sharing("dns_listener", section, "questions have no users and no requests")
+
+
 def _check_sharing(name: str, section: SharingSection, why: str) -> None:
     """Raise Mistake for what a section without users, or without exits of its own, can't have."""
     for limit in ("per_key", *_OF_USERS, "request_body"):
@@ -509,6 +543,7 @@ def _parsers(base: Path) -> _Parsers:
         Networks: _networks,
         Addresses: partial(_addresses, base=base),
         ListenAddresses: partial(_listen_addresses, base=base),
+        ServerAddresses: _server_addresses,
         SelectedAddresses: partial(_selected_addresses, base=base),
         Routes: partial(_routes, base=base),
         AdminTokens: partial(_admin_tokens, base=base),
@@ -606,6 +641,33 @@ def _addresses(tree: Tree, base: Path) -> Addresses:
 
 def _listen_addresses(tree: Tree, base: Path) -> ListenAddresses:
     return ListenAddresses(_one_or_more(tree, partial(_listen_address, base=base)))
+
+
+def _server_addresses(tree: Tree) -> ServerAddresses:
+    found: dict[Address, None] = {}
+    for at, item in _items(tree if isinstance(tree, list) else [tree]):
+        where = at if isinstance(tree, list) else ""
+        address = _server_address(item, where)
+        if address in found:
+            raise Mistake(f"duplicate address {address}", where)
+        found[address] = None
+    if not found:
+        raise Mistake("needs a name server (expected e.g. 1.1.1.1:53)")
+    return ServerAddresses(found)
+
+
+def _server_address(tree: Tree, at: str) -> Address:
+    text = tree if isinstance(tree, str) else ""
+    host = text.removeprefix("[").removesuffix("]")
+    try:
+        if ip_of(host) is not None:
+            return Address.of(host, DNS_PORT)
+        address = Address.parse(text)
+    except BadAddress:
+        address = None
+    if address is None or not address.port or address.is_unspecified:
+        raise Mistake(f"{shown(tree)} is not a name server (expected e.g. 1.1.1.1:53)", at)
+    return address
 
 
 def _selected_addresses(tree: Tree, base: Path) -> SelectedAddresses:

@@ -27,6 +27,7 @@ from gsocks.config.schema import (
     Admin,
     AdminTokens,
     Config,
+    DnsListener,
     Exits,
     ExitSources,
     FilePath,
@@ -46,6 +47,7 @@ from gsocks.config.schema import (
     Section,
     SelectedAddresses,
     Server,
+    ServerAddresses,
     Shadowsocks,
     SharingSection,
     State,
@@ -511,6 +513,7 @@ VALUES: dict[Any, Values] = {
     ListenText: Values("address", _ADDRESS),
     RouteListenText: Values("address", {"anyOf": [_PORTS, *_ADDRESS["anyOf"][1:]]}),
     RouteText: Values("destination", _PORTS),
+    ServerAddresses: Values("name servers", _one_or_more(_TEXT)),
     SelectedAddresses: Values(
         "addresses", _one_or_more({"anyOf": [_ADDRESS, {"$ref": "#/$defs/SelectedListenKeys"}]})
     ),
@@ -670,6 +673,7 @@ def schema() -> Schema:
         Server,
         Forwards,
         Redirect,
+        DnsListener,
         DnsSettings,
         Admin,
         RequestLogSettings,
@@ -725,6 +729,7 @@ def tables() -> str:
         _table("`server` only", "", only[Server]),
         _table("`forwards`, beside the keys of both", "forwards.", _own_keys(Forwards)),
         _table("`redirect`, beside the keys of both", "redirect.", _own_keys(Redirect)),
+        _table("`dns_listener`, beside the keys of both", "dns_listener.", _own_keys(DnsListener)),
     ]
     parts += [
         _table(f"`{field.name}`", f"{field.name}.", keys_of(field.type))
@@ -746,7 +751,9 @@ def tables() -> str:
         _table("An address of `local.listen` as a mapping", "listen[].", keys_of(ListenKeys)),
         _table("A route of `forwards`", "forwards.routes[].", keys_of(RouteKeys)),
         _table(
-            "An address of `redirect.listen` as a mapping", "listen[].", keys_of(SelectedListenKeys)
+            "An address of `redirect.listen` or `dns_listener.listen` as a mapping",
+            "listen[].",
+            keys_of(SelectedListenKeys),
         ),
         _table("A token of `admin`", "admin.tokens[].", keys_of(AdminTokenKeys)),
         _table("A style of user names as a mapping", "username_style.", keys_of(UserNameStyleKeys)),

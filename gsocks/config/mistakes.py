@@ -30,6 +30,8 @@ _GOOD: dict[str, Tree] = {
     ".forwards.routes": [{"listen": "127.0.0.1:0", "to": "localhost:1"}],
     ".forwards": [{"listen": "127.0.0.1:0", "to": "localhost:1"}],
     ".redirect.listen": "127.0.0.1:0",
+    ".dns_listener.listen": "127.0.0.1:0",
+    ".dns_listener.server": "127.0.0.1:53",
     ".state.file": "gsocks.db",
 }
 

@@ -103,6 +103,12 @@ class SelectedAddresses(ListenAddresses):
     __slots__ = ()
 
 
+class ServerAddresses(tuple[Address, ...]):
+    """Name servers: host and port, at least one."""
+
+    __slots__ = ()
+
+
 class Routes(tuple[Route, ...]):
     """Routes, at least one; none of their ports twice."""
 
@@ -433,8 +439,35 @@ class Redirect(SharingSection, frozen=True, kw_only=True, forbid_unknown_fields=
         return tuple(each.address for each in self.listen)
 
 
+class DnsListener(SharingSection, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A listener for DNS, whose questions go through an exit over TCP, see [dns.md](dns.md)."""
+
+    #: IP address and port, or a list of them, as at `local`, for UDP and TCP. Each may be a mapping
+    #: with `address` and a selector of exits, as below.
+    listen: SelectedAddresses
+    #: The name server that is asked, `1.1.1.1` or `1.1.1.1:53`, or a list of them, of which the
+    #: next one is asked where one fails. A name is looked up where the exit goes out.
+    server: ServerAddresses
+    #: As at `local`, for exits of its own. Left out: the servers are allowed, whatever they are.
+    rules: RuleLines | None = None
+    #: Answers that are kept for their TTL, in each worker.
+    cache_size: Count = 4096
+    #: For an answer, however many servers are asked; then the client is told that there is none.
+    timeout: Seconds = 5.0
+    #: Questions that wait for answers at a time, in each worker. When there are more, the client
+    #: that has most of them loses its oldest one.
+    waiting: Count = 1000
+    #: Those of one client (IPv6: a /64); more are refused.
+    waiting_per_client: Count = 100
+
+    @property
+    def addresses(self) -> tuple[Endpoint, ...]:
+        """Where it listens."""
+        return tuple(each.address for each in self.listen)
+
+
 #: each section that may share the exits of ``local``
-Sharing: TypeAlias = Forwards | Redirect
+Sharing: TypeAlias = Forwards | Redirect | DnsListener
 
 
 @dataclass(frozen=True, slots=True)
@@ -540,7 +573,7 @@ class State(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A configuration file; it has `local`, `server`, `forwards` or `redirect`, or several."""
+    """A configuration file; it has `local`, `server` or another section that listens."""
 
     #: Processes that share the ports: a number, or `auto`, which is one for each core.
     workers: _Workers = 1
@@ -551,6 +584,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     forwards: Forwards | None = None
     #: Connections that the kernel redirects, see [redirect.md](redirect.md).
     redirect: Redirect | None = None
+    #: Answers questions of the DNS through exits, see [dns.md](dns.md).
+    dns_listener: DnsListener | None = None
     dns: DnsSettings = DnsSettings()
     #: Left out: there is no admin API.
     admin: Admin | None = None

@@ -27,7 +27,7 @@ _QUOTES = ("'", '"')
 # what no plain word begins with: YAML 1.2 section 5.3, but for the indicators of flow collections
 _INDICATORS = tuple("&*!|>@`%")
 
-_EMPTY = "empty (expected local, server, forwards or redirect)"
+_EMPTY = "empty (expected local, server, forwards, redirect or dns_listener)"
 
 # a word that needs no quotes to be read as the same text, by us and by YAML 1.1 and 1.2
 _PLAIN = re.compile(r"(?![0-9.]*$)[A-Za-z0-9_./][\w./%+-]*(?::[\w./%+-]+)*", re.ASCII)
@@ -60,7 +60,8 @@ def read_yaml(text: str) -> dict[str, Tree]:
         raise Mistake(_EMPTY)
     if not isinstance(tree, dict):
         raise Mistake(
-            f"{shown(tree)} is not a mapping (expected local, server, forwards or redirect)"
+            f"{shown(tree)} is not a mapping"
+            " (expected local, server, forwards, redirect or dns_listener)"
         )
     return tree
 

@@ -142,6 +142,31 @@ class RedirectOptions(ListenerOptions):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class DnsOptions(ListenerOptions):
+    """What :class:`gsocks.dns_listener.server.DnsServer` takes."""
+
+    #: whether other machines may be able to reach it
+    allow_remote: bool = False
+    #: the exit selector of the connections to name servers
+    selector: ExitSelector = ANY
+    #: answers that are kept
+    cache_size: int = 4096
+    #: seconds for an answer
+    timeout: float = 5.0
+    #: questions that wait for answers at a time, of all clients and of one
+    waiting: int = 1000
+    waiting_per_client: int = 100
+
+    def check_reach(self, address: Address | None) -> None:
+        """Raise ConfigError if other machines could use a listener that is not meant for them."""
+        if address is not None and not self.allow_remote and not is_local(address):
+            raise ConfigError(
+                f"{address} would answer all machines that can reach it"
+                " (allow_remote=True if that is intended)"
+            )
+
+
 _Options = TypeVar("_Options", bound=ListenerOptions)
 
 

@@ -39,6 +39,21 @@ _Pool: TypeAlias = dict[str, list[tuple[Opening, str]]]
 _T = TypeVar("_T")
 
 
+class BothOpenings(NamedTuple):
+    """A place to listen for TCP, and for UDP at the same port."""
+
+    tcp: Opening
+    udp: Opening
+
+    def of_worker(self, number: int) -> BothOpenings | None:
+        """See :meth:`gsocks.service.openings.Opening.of_worker`."""
+        tcp, udp = self.tcp.of_worker(number), self.udp.of_worker(number)
+        return None if tcp is None or udp is None else BothOpenings(tcp, udp)
+
+
+_O = TypeVar("_O", Opening, BothOpenings)
+
+
 class Places(NamedTuple):
     """What was opened for each section, and what the config has there."""
 
@@ -46,13 +61,14 @@ class Places(NamedTuple):
     local: list[tuple[Opening, config.ListenAddress]]
     forwards: list[tuple[Opening, config.Leg]]
     redirect: list[tuple[Opening, config.ListenAddress]]
+    dns: list[tuple[BothOpenings, config.ListenAddress]]
     admin: list[tuple[Opening, Endpoint]]
     health: list[tuple[Opening, Endpoint]]
 
     @classmethod
     def none(cls) -> Places:
         """Nothing is open yet."""
-        return cls([], [], [], [], [], [])
+        return cls([], [], [], [], [], [], [])
 
     def of_worker(self, number: int) -> Places:
         """The same with what that worker listens at.  Raises ConfigError."""
@@ -61,6 +77,7 @@ class Places(NamedTuple):
             _of_worker(number, self.local),
             _of_worker(number, self.forwards),
             _of_worker(number, self.redirect),
+            _of_worker(number, self.dns),
             _of_worker(number, self.admin),
             _of_worker(number, self.health),
         )
@@ -74,7 +91,7 @@ class Places(NamedTuple):
         }
 
 
-def _of_worker(number: int, places: Iterable[tuple[Opening, _T]]) -> list[tuple[Opening, _T]]:
+def _of_worker(number: int, places: Iterable[tuple[_O, _T]]) -> list[tuple[_O, _T]]:
     found = ((opening.of_worker(number), entry) for opening, entry in places)
     return [(own, entry) for own, entry in found if own is not None]
 
@@ -128,7 +145,9 @@ def _move(
         for each in opened:
             release(each)
         raise
-    return Move(places._replace(**found), opened, closed)
+    server, local, admin, health = (found[name] for name in MOVABLE)
+    moved = places._replace(server=server, local=local, admin=admin, health=health)
+    return Move(moved, opened, closed)
 
 
 def _entries(settings: config.Config, name: str) -> Sequence[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -108,6 +109,8 @@ def parts_of(
             from gsocks.history.files import describe as describe_history
 
             yield describe_history(settings.state, settings.requests)
+    if settings.dns_listener is not None:
+        yield _described_dns(settings.dns_listener)
     if settings.tracing is not None:
         yield _described_tracing(settings.tracing)
     if settings.state is not None and settings.state.url is not None:
@@ -178,6 +181,17 @@ def _described_transport(server: config.Server) -> Iterator[str]:
     make_transport(server)
     if server.transport.kind != "tcp":
         yield f"server: tunnels travel in {_travel(server.transport)}"
+
+
+def _described_dns(dns: config.DnsListener) -> Iterator[str]:
+    check_dns_listener()
+    yield f"dns_listener: asks {', '.join(map(str, dns.server))}, over TCP"
+
+
+def check_dns_listener() -> None:
+    """Raise ConfigError if the package that the DNS listener needs is not installed."""
+    if importlib.util.find_spec("dns") is None:
+        raise ConfigError("dns_listener needs the package dnspython (pip install 'gsocks[dns]')")
 
 
 def _described_tracing(tracing: TracingSettings) -> Iterator[str]:
@@ -305,7 +319,7 @@ def shares_exits(section: config.SharingSection | None) -> bool:
 
 def rules_of(section: config.Section) -> Rules:
     """The rules of the exits of ``section``.  Raises ConfigError."""
-    if isinstance(section, config.Forwards) and section.rules is None:
+    if isinstance(section, config.Forwards | config.DnsListener) and section.rules is None:
         return ALLOW_ALL  # its destinations are those of the config, and not of its clients
     return make_rules(section.rules)
 
@@ -408,6 +422,7 @@ def check_reach(
     local: Iterable[Address],
     forwards: Iterable[Address],
     redirect: Iterable[Address],
+    dns: Iterable[Address],
     admin: Iterable[Address],
 ) -> None:
     """Raise ConfigError if a passed socket is where other machines can reach it, and must not be.
@@ -419,6 +434,7 @@ def check_reach(
         ("local", local, False, "add users, or allow_anonymous: true"),
         ("forwards", forwards, _allows_remote(settings.forwards), "allow_remote: true"),
         ("redirect", redirect, _allows_remote(settings.redirect), "allow_remote: true"),
+        ("dns_listener", dns, _allows_remote(settings.dns_listener), "allow_remote: true"),
         ("admin", admin, _allows_remote(settings.admin), "allow_remote: true"),
     )
     for name, addresses, is_meant, mends in meant:
@@ -438,26 +454,59 @@ def _allows_remote(section: config.SharingSection | config.Admin | None) -> bool
 
 
 def refuse_denied(settings: config.Config) -> None:
-    """Raise ConfigError for a forward that its rules deny, or that leads to itself.
+    """Raise ConfigError for a forward that its rules deny, or that leads to itself; and for a name
+    server of the DNS listener that is so.
 
     Neither is seen of a destination that is written as a name.
     """
-    forwards = settings.forwards
-    if forwards is None:
-        return
-    name, section = ("local", settings.local) if shares_exits(forwards) else ("forwards", forwards)
-    if section is None:
-        return
-    rules = rules_of(section)
-    for leg in forwards.legs:
-        decision = rules.before_resolving(leg.to, None)
-        if decision.verdict is Verdict.DENY:
-            raise ConfigError(
-                f"forwards: {leg.to}, for {leg.listen}, is forbidden by {name}.rules"
-                f" ({decision.reason})"
-            )
-    if any(spec.scheme == "direct" for spec in section.exits):
-        _refuse_circles(forwards)
+    forwards, dns = settings.forwards, settings.dns_listener
+    if forwards is not None:
+        for leg in forwards.legs:
+            _refuse_denied("forwards", forwards, settings, leg.to, f"{leg.to}, for {leg.listen},")
+        if _goes_out_from_here(forwards, settings):
+            _refuse_circles(forwards)
+    if dns is not None:
+        for server in dns.server:
+            _refuse_denied("dns_listener", dns, settings, server, str(server))
+        if _goes_out_from_here(dns, settings):
+            _refuse_itself(dns)
+
+
+def _exits_of(
+    name: str, section: config.Sharing, settings: config.Config
+) -> tuple[str, config.Section]:
+    """The section whose exits and rules ``section`` has, behind its name."""
+    if shares_exits(section) and settings.local is not None:
+        return "local", settings.local
+    return name, section
+
+
+def _refuse_denied(
+    name: str, section: config.Sharing, settings: config.Config, to: Address, told: str
+) -> None:
+    """Raise ConfigError if its rules deny a destination of ``section``."""
+    owner, used = _exits_of(name, section, settings)
+    decision = rules_of(used).before_resolving(to, None)
+    if decision.verdict is Verdict.DENY:
+        raise ConfigError(f"{name}: {told} is forbidden by {owner}.rules ({decision.reason})")
+
+
+def _goes_out_from_here(section: config.Sharing, settings: config.Config) -> bool:
+    return any(spec.scheme == "direct" for spec in _exits_of("", section, settings)[1].exits)
+
+
+def _refuse_itself(dns: config.DnsListener) -> None:
+    """Raise ConfigError if the DNS listener is a name server of its own."""
+    for address in dns.addresses:
+        here = address.ip if isinstance(address, Address) else None
+        for server in dns.server:
+            ips = _ips_of(server.host) if _port_of(address) == server.port else ()
+            if here is not None and any(leads_to(ip, here) for ip in ips):
+                raise ConfigError(f"dns_listener: {server} is the listener itself")
+
+
+def _port_of(endpoint: Endpoint) -> int:
+    return endpoint.port if isinstance(endpoint, Address) else 0
 
 
 def _refuse_circles(forwards: config.Forwards) -> None:

@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -52,13 +53,14 @@ from gsocks.keyfile import create_key
 from gsocks.local import LocalServer
 from gsocks.loop_lag import LoopLag
 from gsocks.messages import plural
-from gsocks.net.endpoint import UnixPath
+from gsocks.net.endpoint import Endpoint, UnixPath
 from gsocks.net.listen import defer_accept
 from gsocks.net.resolve import Resolver
 from gsocks.net.unix import UnixAddress, listen_at
 from gsocks.observe import AccessLog, NullObserver, Observer, log_as_worker
 from gsocks.redirect import RedirectServer
 from gsocks.replay import ReplayGuard
+from gsocks.request import ExitSelector
 from gsocks.rotation.apply import ExitUpdater
 from gsocks.rotation.build import FEW_EXITS, make_authenticator, make_exit_group
 from gsocks.rotation.group import ExitGroup
@@ -71,7 +73,7 @@ from gsocks.service.activation import Inherited
 from gsocks.service.control import ServiceControl
 from gsocks.service.notify import Heartbeats, Notifier
 from gsocks.service.openings import Opening, Openings
-from gsocks.service.places import Move, ParentChannels, Places, WorkerChannel, move
+from gsocks.service.places import BothOpenings, Move, ParentChannels, Places, WorkerChannel, move
 from gsocks.service.plan import (
     SomeSection,
     check_reach,
@@ -100,6 +102,7 @@ from gsocks.turns import give_way, without_collection
 from gsocks.units import format_duration
 
 if TYPE_CHECKING:
+    from gsocks.dns_listener.server import DnsServer
     from gsocks.fleet.fleet import Fleet, Load
     from gsocks.history.history import History
     from gsocks.inbound.shadowsocks import ShadowsocksServer
@@ -172,6 +175,7 @@ class Service:
         self._shadowsocks: ShadowsocksListeners | None = None
         self._forwards: list[ForwardServer | UdpForward] = []
         self._redirects: list[RedirectServer] = []
+        self._dns_servers: list[DnsServer] = []
         self._exit_groups: dict[str, ExitGroup] = {}
         self._updaters: dict[str, ExitUpdater] = {}
         #: of each section
@@ -283,6 +287,9 @@ class Service:
             at.forwards.extend((each, leg) for each in opened(leg.listen, udp=leg.route.udp))
         for address in settings.redirect.listen if settings.redirect is not None else ():
             at.redirect.extend((each, address) for each in opened(address.address))
+        dns = settings.dns_listener
+        for address in dns.listen if dns is not None else ():
+            at.dns.extend((each, address) for each in self._open_for_dns(address.address))
         for endpoint in settings.admin.listen if settings.admin is not None else ():
             at.admin.extend((each, endpoint) for each in opened(endpoint))
         for endpoint in settings.health.listen if settings.health is not None else ():
@@ -297,8 +304,15 @@ class Service:
             ),
             forwards=(each.bound for each, _ in at.forwards),
             redirect=(each.bound for each, _ in at.redirect),
+            dns=(each.tcp.bound for each, _ in at.dns),
             admin=(each.bound for each, _ in at.admin),
         )
+
+    def _open_for_dns(self, endpoint: Endpoint) -> Iterator[BothOpenings]:
+        """Open an address for TCP, and its port for UDP."""
+        for tcp in self._openings.open(endpoint):
+            for udp in self._openings.open(tcp.bound, udp=True):
+                yield BothOpenings(tcp, udp)
 
     def _prepare_state(self) -> None:
         """Create the state file, or log why it can't be used: once, and not in each worker."""
@@ -431,6 +445,8 @@ class Service:
             self._make_forwards(forwards, observer)
         if settings.redirect is not None:
             self._make_redirects(settings.redirect, observer)
+        if settings.dns_listener is not None:
+            self._make_dns(settings.dns_listener, observer)
 
     def _make_server(self, opening: Opening, server: config.Server) -> RemoteServer:
         made = RemoteServer(
@@ -504,6 +520,32 @@ class Service:
         for opening, address in self._at.redirect:
             self._redirects.append(
                 RedirectServer(opening.socket, exits, **options, selector=address.selector)
+            )
+
+    def _make_dns(self, dns: config.DnsListener, observer: Observer) -> None:
+        # here, since most programs do without it and dnspython
+        from gsocks.dns_listener.server import DnsServer, ResolverOfExits
+        from gsocks.inbound.options import DnsOptions
+
+        exits, common = self._sharing("dns_listener", dns, observer)
+        options = DnsOptions(
+            **common,
+            cache_size=dns.cache_size,
+            timeout=dns.timeout,
+            waiting=dns.waiting,
+            waiting_per_client=dns.waiting_per_client,
+        )
+        resolvers: dict[ExitSelector, ResolverOfExits] = {}
+        for opening, address in self._at.dns:
+            selector = address.selector
+            if selector not in resolvers:
+                own = replace(options, selector=selector)
+                resolvers[selector] = ResolverOfExits(dns.server, exits, own)
+            resolver = resolvers[selector]
+            self._dns_servers.append(
+                DnsServer(
+                    opening.tcp.socket, opening.udp.socket, dns.server, exits, options, resolver
+                )
             )
 
     def _sharing(
@@ -719,7 +761,8 @@ class Service:
     @property
     def _listeners(self) -> list[Inbound]:
         ends = [*self._servers, *self._of_shadowsocks, *self._locals]
-        return [*ends, *self._forwards, *self._redirects, *self._retired]
+        more = [*self._forwards, *self._redirects, *self._dns_servers, *self._retired]
+        return [*ends, *more]
 
     @property
     def _of_shadowsocks(self) -> list[ShadowsocksServer | ShadowsocksDatagrams]:
@@ -744,6 +787,8 @@ class Service:
                 log.info("forward: listening on %s", leg.route.at(opening.bound))
         for redirect in self._redirects:
             log.info("redirect: listening on %s (connections that are redirected)", redirect.bound)
+        for dns in self._dns_servers:
+            log.info("dns_listener: listening on %s (UDP, TCP)", dns.bound)
         for health in self._health:
             _log_health(health)
         for admin in self._admins:
@@ -874,6 +919,7 @@ class Service:
             (self._all_locals, settings.local),
             (self._forwards, settings.forwards),
             (self._redirects, settings.redirect),
+            (self._dns_servers, settings.dns_listener),
         )
         for listeners, part in parts:
             if part is not None:
