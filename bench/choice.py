@@ -4,7 +4,8 @@
 An exit group with N exits (100,000) of 100 countries and 20 tags, half of them ejected, is compared
 with one of 10 exits, of which none is: by the CPU time of a choice alone (the roster's, or that of
 the sessions), and by that of a whole request through the exit group, whose exits connect at once to
-nothing.  A real request costs some 300 us more, at either number.
+nothing.  Of "dead site" every second request is for a site that refuses all exits, so that some try
+another one.  A real request costs some 300 us more, at either number.
 
 Rounds of both are interleaved, and the best of each counts: it is the one that other processes have
 disturbed least.  ``--instructions`` counts those of user code instead, under callgrind, which are
@@ -22,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -30,6 +32,7 @@ from typing import NamedTuple, TypeAlias
 from bench.compare.counts import missing
 from gsocks.access.rules import ALLOW_ALL
 from gsocks.address import UNSPECIFIED, Address
+from gsocks.errors import ConnectionRefused
 from gsocks.exits.base import Connected
 from gsocks.request import ANY, Command, ExitSelector, Request
 from gsocks.rotation.group import ExitGroup
@@ -46,7 +49,7 @@ SELECTORS = {
     "tag": ExitSelector(tags=("t0",)),
     "both": ExitSelector(country="aa", tags=("t0",)),
 }
-SESSIONS = ("no session", "kept session", "new session")
+SESSIONS = ("no session", "kept session", "new session", "dead site")
 
 #: of new sessions
 _NUMBERS = count()
@@ -70,7 +73,7 @@ class NullStream:
 
 
 class NullExit:
-    """An exit that is connected at once."""
+    """An exit that is connected at once, but for sites that refuse it."""
 
     __slots__ = ("label",)
 
@@ -80,7 +83,9 @@ class NullExit:
     def start(self) -> None:
         """Does nothing."""
 
-    def connect(self, request: Request) -> Connected:  # noqa: ARG002
+    def connect(self, request: Request) -> Connected:
+        if request.dest.host.startswith("dead"):
+            raise ConnectionRefused("refused")
         stream: Stream = NullStream()  # type: ignore[assignment]
         return Connected(stream, UNSPECIFIED)
 
@@ -134,15 +139,17 @@ class Load:
                 selector = selector._replace(session=f"{kept} {number % 100}")
             elif self._session == "new session":
                 selector = selector._replace(session=f"new{next(_NUMBERS)}")
-            yield Request(
-                Command.CONNECT, Address(f"{number % 50}.example", 443), selector=selector
-            )
+            site = f"{number % 50}.example"
+            if self._session == "dead site" and number % 2:
+                site = f"dead{site}"
+            yield Request(Command.CONNECT, Address(site, 443), selector=selector)
 
     def whole(self) -> None:
         """Connect and release each."""
         group = self._group
         for request in self.requests():
-            group.connect(request, _ignore).release(100, 1000)
+            with suppress(ConnectionRefused):  # by a dead site
+                group.connect(request, _ignore).release(100, 1000)
 
     def choices(self) -> None:
         """Choose an exit for each, without a session."""

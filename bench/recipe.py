@@ -1,13 +1,14 @@
 """The README's rotating proxy on lists as they are: how many requests it serves, and how soon.
 
-    python -m bench.recipe                    # all scenarios, some four minutes
+    python -m bench.recipe                    # all scenarios, some six minutes
     python -m bench.recipe list black         # these
 
 ``list``: 20 live exits, 120 that accept and say nothing, 60 that refuse; 60 requests, ten at a
 time, in each of three rounds; ``sessions``: the same, each request with a session of its own;
 ``unreachable``: the 120 drop packets instead.  ``dropping``: 200 exits of which 100 drop packets,
 and 40 clients for 48 seconds with the default config; ``black``: 200 good exits of which 50 begin
-to drop packets at once, and then the same.
+to drop packets at once, and then the same.  ``hedge``: 200 good exits of which 10 begin to say
+nothing at once, eight clients for 20 seconds, without ``hedge`` and with ``hedge: 1s``.
 
 gsocks runs as a program with the config that a user would write.  Exits and clients are this
 process, in a network namespace of its own, where packets can be dropped: an exit that does so is an
@@ -45,6 +46,10 @@ SLOW = 2.0
 _LIVE, _SILENT, _REFUSING = 8080, 8081, 8082
 _SITE = "shop.example:443"
 
+#: the network of the exits that fall silent
+_FALLING = "127.0.6"
+_silent: set[str] = set()
+
 
 class Result(NamedTuple):
     """One request of a client."""
@@ -63,14 +68,18 @@ class Figures(NamedTuple):
     #: served or not, after more than SLOW
     slow: int
     longest: float
+    #: seconds that 99 of 100 requests took at most
+    p99: float
 
     @classmethod
     def of(cls, results: Sequence[Result]) -> Figures:
+        times = sorted(each.took for each in results) or [0.0]
         return cls(
             len(results),
             sum(each.ok for each in results),
             sum(each.took > SLOW for each in results),
-            max((each.took for each in results), default=0.0),
+            times[-1],
+            times[len(times) * 99 // 100],
         )
 
     def __str__(self) -> str:
@@ -79,7 +88,7 @@ class Figures(NamedTuple):
             f"{self.served} of {self.requests} served,"
             f" {failed / max(1, self.requests):.2%} failed,"
             f" {self.slow / max(1, self.requests):.2%} took over {SLOW:g} s,"
-            f" longest {self.longest:.1f} s"
+            f" p99 {self.p99:.2f} s, longest {self.longest:.1f} s"
         )
 
 
@@ -93,6 +102,11 @@ def live(number: int, net: str = "127.0.1") -> str:
 def dropping(number: int) -> str:
     """An exit that drops packets, once :func:`drop` was called for 127.0.2."""
     return f"127.0.2.{number + 1}:{_LIVE}"
+
+
+def falling_silent(number: int) -> str:
+    """An exit that works, until :func:`fall_silent` is called."""
+    return live(number, _FALLING)
 
 
 def silent(number: int) -> str:
@@ -122,7 +136,7 @@ def _seconds(sock: socket) -> float:
 def serve(sock: socket, _: object = None) -> None:
     """An HTTP proxy that is the site as well; a name that it doesn't know doesn't exist."""
     try:
-        while True:
+        while sock.getsockname()[0].rpartition(".")[0] not in _silent:
             method, target = _head(sock).split(b" ", 2)[:2]
             if method == b"CONNECT" and target != _SITE.encode():
                 sock.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
@@ -132,10 +146,16 @@ def serve(sock: socket, _: object = None) -> None:
             else:
                 body = sock.getsockname()[0].encode()
                 sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        say_nothing(sock)
     except OSError:
         pass
     finally:
         sock.close()
+
+
+def fall_silent() -> None:
+    """From now on these exits accept, and never answer."""
+    _silent.add(_FALLING)
 
 
 def say_nothing(sock: socket, _: object = None) -> None:
@@ -188,14 +208,15 @@ def drop(net: str) -> None:
 
 
 @contextmanager
-def gateway(lines: Sequence[str]) -> Iterator[int]:
-    """The README's recipe with these exits; the port at which it listens."""
+def gateway(lines: Sequence[str], more: str = "") -> Iterator[int]:
+    """The README's recipe with these exits, and ``more`` in its section; the port at which it
+    listens."""
     with tempfile.TemporaryDirectory(prefix="gsocks-recipe-") as name:
         folder, (port,) = Path(name), free_ports(1)
         (folder / "proxies.txt").write_text("\n".join(lines))
         (folder / "gateway.yaml").write_text(
             f'local: {{listen: "127.0.0.1:{port}", exit_sources: [{{file: proxies.txt}}],'
-            " rotate: fastest}\nlog: {access: false}\n"
+            f" rotate: fastest{more}}}\nlog: {{access: false}}\n"
         )
         with (folder / "log").open("wb") as log:
             gsocks = start(
@@ -313,12 +334,25 @@ def run_black() -> bool:
     return _fits(figures)
 
 
+def run_hedge() -> bool:
+    lines = [live(n) for n in range(190)] + [falling_silent(n) for n in range(10)]
+    for more in ("", ", hedge: 1s"):
+        _silent.clear()
+        with gateway(lines, more) as port:
+            crowd(port, 8, 10.0)
+            fall_silent()
+            figures = Figures.of(crowd(port, 8, 20.0))
+        print(f"  {more.strip(', ') or 'no hedge'}: {figures}", flush=True)
+    return figures.p99 <= 1.5 and figures.served >= 0.995 * figures.requests
+
+
 SCENARIOS: dict[str, Callable[[], bool]] = {
     "list": run_list,
     "sessions": run_sessions,
     "unreachable": run_unreachable,
     "dropping": run_dropping,
     "black": run_black,
+    "hedge": run_hedge,
 }
 
 
