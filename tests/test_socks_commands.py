@@ -1,4 +1,4 @@
-"""UDP and BIND through SOCKS5 proxies and chains of them, and proxies at Unix sockets."""
+"""UDP and BIND through SOCKS proxies and chains of them, and proxies at Unix sockets."""
 
 from __future__ import annotations
 
@@ -98,9 +98,24 @@ def test_datagrams_go_through_it(way: str) -> None:
         exit_.close()
 
 
-@pytest.mark.parametrize("way", WAYS)
+def by_socks4(urls: dict[str, str | dict[str, object]]) -> dict[str, str | dict[str, object]]:
+    """The same proxies by the older protocol."""
+    one = str(urls["socks5"])
+    plain, named = (one.replace("socks5", each) for each in ("socks4", "socks4a"))
+    return {
+        "socks4": plain,
+        "socks4a": named,
+        "socks4a via socks4": {"url": named, "via": plain},
+        "socks4 via gsocks": {"url": plain, "via": urls["socks5 via gsocks"]["via"]},  # type: ignore[index]
+    }
+
+
+@pytest.mark.parametrize(
+    "way", [*WAYS, "socks4", "socks4a", "socks4a via socks4", "socks4 via gsocks"]
+)
 def test_a_peer_is_awaited_behind_it(way: str) -> None:
     with chains() as urls:
+        urls |= by_socks4(urls)
         exit_ = asking(urls[way])
         awaited = exit_.bind(Request(BIND, HERE))
         with connect(awaited.bound) as peer:
@@ -132,6 +147,79 @@ def test_a_client_of_gsocks_has_both_by_a_proxy_behind_it() -> None:
                 with connect(read_reply(control)) as peer:
                     assert read_reply(control) == Address.from_sockaddr(peer.getsockname())
             assert behind.next().command == seen.next().command == "bind"
+
+
+@pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
+@pytest.mark.parametrize("expected", ["127.0.0.1", "localhost", "0.0.0.0"])
+def test_a_client_of_gsocks_awaits_a_peer_by_a_socks4_proxy(scheme: str, expected: str) -> None:
+    with proxy() as (url, behind):
+        exits = ExitGroup([asking(url.replace("socks5", scheme))], ALLOW_ALL)
+        with (
+            running_inbound(LocalServer(("127.0.0.1", 0), exits)) as local,
+            connect(local.bound) as control,
+        ):
+            dest = Address(expected, 0)
+            control.sendall(b"\x05\x01\x00\x05\x02\x00" + dest.encode())
+            assert read_exactly(control, 2) == b"\x05\x00"
+            place = read_reply(control)
+            with connect(place) as peer:
+                assert read_reply(control) == Address.from_sockaddr(peer.getsockname())
+                peer.sendall(b"hello")
+                assert read_exactly(control, 5) == b"hello"
+        record = behind.next()
+        assert record.command == "bind"
+        assert (
+            record.dest
+            == f"{'127.0.0.1' if scheme == 'socks4' and expected[0] == 'l' else expected}:0"
+        )
+
+
+def socks4_that_says(*says: bytes) -> Any:
+    """A SOCKS4 proxy that answers a request so, and hangs up if it says nothing."""
+
+    def handle(sock: socket) -> None:
+        assert read_exactly(sock, 9)[:2] == b"\x04\x02"
+        for each in says:
+            sock.sendall(each)
+        if says:
+            read_to_end(sock)
+
+    return serving(handle)
+
+
+@pytest.mark.parametrize("scheme", ["socks4", "socks4a"])
+@pytest.mark.parametrize("says", [(b"\0\x5b" + bytes(6),), ()], ids=["91", "hangs up"])
+def test_a_socks4_proxy_that_does_not_serve_bind_is_not_blamed(
+    scheme: str, says: tuple[bytes, ...]
+) -> None:
+    with (
+        socks4_that_says(*says) as address,
+        pytest.raises(errors.CommandNotSupported, match="does not serve BIND, or rejects it"),
+    ):
+        AWAIT(asking(f"{scheme}://{address}"))
+
+
+def test_a_socks4_proxy_that_names_no_address_listens_at_its_own() -> None:
+    with socks4_that_says(b"\0\x5a\x12\x34\0\0\0\0", b"\0\x5a\x00\x50\xc0\0\2\1") as address:
+        awaited = AWAIT(asking(f"socks4://{address}"))
+        assert awaited.bound == Address(address.host, 0x1234)
+        came = awaited.accept()
+        assert came.bound == Address("192.0.2.1", 80)
+        came.stream.abort()
+
+
+def test_a_peer_that_is_not_the_expected_one_is_told_by_the_second_reply() -> None:
+    with socks4_that_says(b"\0\x5a" + bytes(6), b"\0\x5b" + bytes(6)) as address:
+        awaited = AWAIT(asking(f"socks4://{address}"))
+        with pytest.raises(errors.ExitDoubtful, match="rejected it or failed"):
+            awaited.accept()
+        awaited.close()
+
+
+def test_socks4_awaits_no_peer_over_ipv6() -> None:
+    for scheme in ("socks4", "socks4a"):
+        with pytest.raises(errors.AddressFamilyNotSupported):
+            asking(f"{scheme}://127.0.0.1:9").bind(Request(BIND, Address("::1", 0)))
 
 
 def test_an_awaited_peer_that_is_given_up_ends_the_waiting_at_the_proxy() -> None:

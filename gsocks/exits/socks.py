@@ -40,7 +40,7 @@ from gsocks.exits.handshake import Opening
 from gsocks.exits.proxy import ProxyExit
 from gsocks.exits.proxy_attempt import Progress, ProxyAttempt
 from gsocks.exits.socks_udp import ProxiedDatagrams, ProxiedListener
-from gsocks.request import BIND, RESOLVE_PTR, UDP_ASSOCIATE, Command, Request
+from gsocks.request import BIND, CONNECT, RESOLVE_PTR, UDP_ASSOCIATE, Command, Request
 from gsocks.stream import Stream
 
 _HTTP = ord("H")  # how an HTTP server's answer to anything begins
@@ -355,14 +355,35 @@ class Socks4aExit(ProxyExit):
     def _ask(self, stream: Stream, dest: Address, login: Filled | None) -> Connected:
         stream.write(_socks4a_request(dest, "" if login is None else login.user))
         opening = Opening(stream)
-        version, reply = opening.exactly(2, "its reply")
-        _expect(version, _REPLY_VERSION_4)
-        if reply != _GRANTED:
-            # SOCKS4 has one code for all causes behind the proxy
-            kind = ExitDoubtful if reply == _REJECTED_OR_FAILED else ExitFailed
-            raise kind(f"{dest}: the proxy rejected it or failed (reply {reply:#04x})")
-        bound = opening.exactly(6, "its reply")
-        return Connected(opening.rest(), _bound_of_4(bound))
+        bound = _read_reply_of_4(opening, dest)
+        return Connected(opening.rest(), bound)
+
+    def bind(self, request: Request) -> ProxiedListener:
+        """See :meth:`gsocks.exits.base.Binds.bind`."""
+        dest = request.dest
+        stream, opening, bound = self._within(self._begin_bind, request)
+        if bound.is_unspecified and self._proxy.ip is not None:  # as the memo of SOCKS4 has it
+            bound = Address(self._proxy.host, bound.port)
+        next_reply = partial(_read_reply_of_4, dest=dest)
+        return ProxiedListener(stream, opening, bound, next_reply, self.label)
+
+    def _begin_bind(self, request: Request, progress: Progress) -> tuple[Stream, Opening, Address]:
+        """Ask for a port; the connection, and the port's address in the first reply."""
+        login, dest = self._login(request), request.dest
+        asked = _socks4a_request(dest, "" if login is None else login.user, BIND)
+        stream = self._reach(request)
+        try:
+            greeted = self._greet(stream, login)
+            progress.asked = True
+            opening = Opening(greeted)
+            greeted.write(asked)
+            return greeted, opening, _read_reply_to_bind(opening, dest)
+        except (StreamError, ConnectFailed) as error:
+            stream.abort()
+            raise self.broken(error, progress) from None
+        except BaseException:  # not served, timed out or killed
+            stream.abort()
+            raise
 
 
 class _Socks4aAttempt(ProxyAttempt):
@@ -387,13 +408,34 @@ def _bound_of_4(raw: bytes) -> Address:
     return Address(inet_ntoa(raw[2:]), int.from_bytes(raw[:2], "big"))
 
 
-def _socks4a_request(dest: Address, user: str) -> bytes:
+def _read_reply_of_4(opening: Opening, dest: Address) -> Address:
+    """The bound address of a reply.  Raises ConnectFailed if that is a failure, StreamError."""
+    version, reply = opening.exactly(2, "its reply")
+    _expect(version, _REPLY_VERSION_4)
+    if reply != _GRANTED:
+        # SOCKS4 has one code for all causes behind the proxy
+        kind = ExitDoubtful if reply == _REJECTED_OR_FAILED else ExitFailed
+        raise kind(f"{dest}: the proxy rejected it or failed (reply {reply:#04x})")
+    return _bound_of_4(opening.exactly(6, "its reply"))
+
+
+def _read_reply_to_bind(opening: Opening, dest: Address) -> Address:
+    """The same of the first reply to BIND, which many proxies don't serve: they reject it, by the
+    only code there is, or hang up.  Raises CommandNotSupported, too.
+    """
+    try:
+        return _read_reply_of_4(opening, dest)
+    except (ExitDoubtful, StreamError):
+        raise CommandNotSupported("the proxy does not serve BIND, or rejects it") from None
+
+
+def _socks4a_request(dest: Address, user: str, command: Command = CONNECT) -> bytes:
     ip = dest.ip
     if ip is not None and ip.version == 6:
         raise AddressFamilyNotSupported(f"{dest}: SOCKS4a has no IPv6 addresses, only names")
     name = b"" if ip is not None else dest.host.encode("ascii") + b"\0"
     return (
-        bytes((_VERSION_4, Command.CONNECT))
+        bytes((_VERSION_4, command))
         + dest.port.to_bytes(2, "big")
         + (_NAME_FOLLOWS if ip is None else ip.packed)
         + user.encode()
@@ -446,24 +488,39 @@ class Socks4Exit(Socks4aExit):
 
     def connect(self, request: Request) -> Connected:
         """See :meth:`gsocks.exits.base.Exit.connect`."""
-        dest = request.dest
         try:
-            found = call_with_timeout(
-                self._reach_timeout,
-                self._addresses,
-                dest,
-                request.user,
-                request.client,
-                on_timeout=None,
-            )
-            if found is None:
-                raise HostUnreachable(f"{dest}: not resolved within {self._reach_timeout:g} s")
+            resolved = self._resolved(request)
         except (NameNotFound, HostUnreachable) as failure:
             try:
                 return super().connect(request)
             except ExitDoubtful:
                 raise failure from None
+        return super().connect(resolved)
+
+    def bind(self, request: Request) -> ProxiedListener:
+        """See :meth:`gsocks.exits.base.Binds.bind`."""
+        if request.dest.is_unspecified:  # any peer
+            return super().bind(request)
+        return super().bind(self._resolved(request))
+
+    def _resolved(self, request: Request) -> Request:
+        """``request`` for an IPv4 address of its destination.
+
+        Raises ConnectFailed: HostUnreachable if its name is not resolved in time, and what
+        ``addresses`` raises.
+        """
+        dest = request.dest
+        found = call_with_timeout(
+            self._reach_timeout,
+            self._addresses,
+            dest,
+            request.user,
+            request.client,
+            on_timeout=None,
+        )
+        if found is None:
+            raise HostUnreachable(f"{dest}: not resolved within {self._reach_timeout:g} s")
         ip = next((ip for ip in found if ip.version == 4), None)
         if ip is None:
             raise AddressFamilyNotSupported(f"{dest}: SOCKS4 has IPv4 addresses only")
-        return super().connect(request._replace(dest=Address(str(ip), dest.port)))
+        return request._replace(dest=Address(str(ip), dest.port))
