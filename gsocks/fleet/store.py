@@ -98,7 +98,7 @@ class Store:
 
     def key(self, *parts: str) -> str:
         """The name of a key."""
-        return ":".join((self._settings.prefix, str(LAYOUT), *parts))
+        return key_of(self._settings, *parts)
 
     # --- the thread that writes -------------------------------------------------------------
 
@@ -236,6 +236,26 @@ class Store:
         for number, thread in enumerate(self._threads):
             thread.apply(lambda number=number: self._drop(number))
             thread.kill()
+
+
+def key_of(settings: State, *parts: str) -> str:
+    """The name of a key."""
+    return ":".join((settings.prefix, str(LAYOUT), *parts))
+
+
+def ask(settings: State, commands: Sequence[Command]) -> Sequence[Any]:
+    """The answers to a few commands, by a connection of their own.
+
+    Blocks the thread.  Raises StoreFailed.
+    """
+    client: Any = None
+    try:
+        client = connect(settings)
+        return [client.execute_command(*command) for command in commands]
+    except (RedisError, OSError, ConfigError) as error:
+        raise StoreFailed(f"{_url_of(settings)}: {_line(error)}") from None
+    finally:
+        _close(client)
 
 
 def connect(settings: State) -> Any:

@@ -22,7 +22,7 @@ from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
 from random import Random
-from typing import ParamSpec, TypeVar
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 import gevent
 from gevent.event import Event
@@ -37,7 +37,7 @@ from gsocks.exits.spec import DIRECT, ExitSpec
 from gsocks.files import FileState, state_of
 from gsocks.http.token import TOKEN
 from gsocks.net.resolve import Resolver
-from gsocks.rotation.cache import ListCache
+from gsocks.rotation.cache import CachedList, ListCache
 from gsocks.rotation.lists import MAX_SIZE, ExitList, parse_list
 from gsocks.rotation.sources import FileSource, Source, UrlSource
 from gsocks.settings import PoolSettings
@@ -64,6 +64,9 @@ WAIT_LOGGED = 1.0
 #: seconds before a failed fetch is retried; doubled after each further failure in a row
 RETRY_DELAY = 5.0
 
+#: seconds after which it is asked again whether another gateway has fetched a list
+RETRY_TURN = 1.0
+
 #: skipped entries of a list that are logged one by one
 _MAX_LOGGED = 10
 
@@ -76,6 +79,31 @@ _FIELD = re.compile(rf"({TOKEN}): *([\x21-\x7e][\x20-\x7e]*)")
 _VALIDATORS = {"etag": "If-None-Match", "last-modified": "If-Modified-Since"}
 
 
+class ListTurn(NamedTuple):
+    """What other gateways have of a list that is due."""
+
+    #: as one of them has fetched it last; None: there is none
+    copy: CachedList | None = None
+    #: whether it is this process's turn to fetch it
+    may_fetch: bool = True
+
+
+class ListSharing(Protocol):
+    """The lists that gateways share.  Every method blocks the greenlet, and never fails."""
+
+    def begin(self, of: bytes, interval: float, *, forced: bool) -> ListTurn:
+        """A list is due, which is made known by what it is fetched with.
+
+        ``interval``: seconds for which a copy is fresh.  ``forced``: it is fetched all the same.
+        """
+
+    def write(self, of: bytes, fetched: CachedList, interval: float) -> None:
+        """It was fetched."""
+
+    def give_up(self, of: bytes) -> None:
+        """It could not be fetched."""
+
+
 class ExitListWatcher:
     """``exits`` and those in the lists of ``sources``, without duplicates."""
 
@@ -84,8 +112,13 @@ class ExitListWatcher:
         exits: Sequence[ExitSpec],
         sources: Sequence[Source],
         resolver: Resolver | None = None,
+        sharing: ListSharing | None = None,
     ) -> None:
-        """``resolver``: looks the names up of servers that have lists; by default a new one."""
+        """``resolver``: looks the names up of servers that have lists; by default a new one.
+
+        ``sharing``: by which gateways share lists; None: this one fetches all of them.
+        """
+        self._sharing = sharing
         self._own = tuple(exits)
         self._resolver = resolver or Resolver()
         self._watchers = [self._watcher(spec) for spec in sources]
@@ -148,7 +181,7 @@ class ExitListWatcher:
     def _watcher(self, spec: Source) -> _SourceWatcher:
         if isinstance(spec, FileSource):
             return _FileFollower(spec, self._changed)
-        return _UrlFollower(spec, self._changed, self._resolver)
+        return _UrlFollower(spec, self._changed, self._resolver, self._sharing)
 
     def _changed(self, watcher: _SourceWatcher) -> None:
         # not of a source that is only being added, or was removed
@@ -335,10 +368,17 @@ class _UrlFollower(_SourceWatcher):
     """Watches a URL, which one of the processes that watch it fetches at its interval."""
 
     def __init__(
-        self, spec: UrlSource, changed: Callable[[_SourceWatcher], None], resolver: Resolver
+        self,
+        spec: UrlSource,
+        changed: Callable[[_SourceWatcher], None],
+        resolver: Resolver,
+        sharing: ListSharing | None,
     ) -> None:
         super().__init__(spec, changed)
         self._source = spec
+        self._sharing = sharing
+        #: whether a fetch was asked for, though a copy may be fresh
+        self._is_forced = False
         self._resolver = resolver
         self._cache = ListCache(spec.cache, spec.url, MAX_SIZE)
         self._cache_state: FileState = None
@@ -352,6 +392,7 @@ class _UrlFollower(_SourceWatcher):
 
     def start(self) -> None:
         """As for every source; a poll that is requested also fetches."""
+        self._is_forced = self._greenlet is not None
         super().start()
         self._due = 0.0
 
@@ -363,8 +404,7 @@ class _UrlFollower(_SourceWatcher):
         self._read_cache()
         if self.exits:
             self.ready.set()
-        if leads and time.monotonic() >= self._due:
-            self._fetch()
+        if leads and time.monotonic() >= self._due and self._renew():
             self.ready.set()
 
     def _leads(self) -> bool:
@@ -389,12 +429,54 @@ class _UrlFollower(_SourceWatcher):
         self._validators = cached.validators
         self._due = time.monotonic() + self._source.interval - cached.age
 
-    def _fetch(self) -> None:
+    def _renew(self) -> bool:
+        """Fetch the list, or take it from a gateway that has; False: it is to be tried again soon,
+        as another gateway is fetching it."""
+        sharing, turn, of, interval = self._sharing, ListTurn(), b"", self._source.interval
+        try:
+            if sharing is not None:
+                of = self._identity()
+                turn = sharing.begin(of, interval, forced=self._is_forced)
+        except ConfigError as error:
+            self._could_not(str(error))
+            return True
+        if not turn.may_fetch:
+            fresh = 0.0 if turn.copy is None else interval - turn.copy.age
+            self._due = time.monotonic() + max(RETRY_TURN, fresh)
+            return turn.copy is not None and self._take_copy(turn.copy)
+        self._is_forced = False
+        fetched = self._fetch(turn.copy)
+        if sharing is not None and fetched is not None:
+            sharing.write(of, fetched, interval)
+        elif sharing is not None:
+            sharing.give_up(of)
+        return True
+
+    def _identity(self) -> bytes:
+        """Equal for two lists that are fetched in the same way.  Raises ConfigError."""
+        source = self._source
+        fields = [] if source.header_file is None else _fields(source.header_file)
+        return repr((source.url, source.url.target, source.url.login, fields)).encode()
+
+    def _take_copy(self, copy: CachedList) -> bool:
+        """Take what another gateway has fetched; whether it is a list."""
+        try:
+            if blake2b(copy.raw).digest() != self._digest:
+                self._take(copy.raw)
+        except ConfigError:
+            return False  # of a version that could parse it
+        self._validators = copy.validators
+        self._store(lambda: self._cache.write(copy.raw, copy.validators))
+        return True
+
+    def _fetch(self, copy: CachedList | None) -> CachedList | None:
+        """What was fetched; None: it could not be, and an older ``copy`` is used, if any."""
         try:
             page = self._request()
             if page.status == HTTPStatus.NOT_MODIFIED and self._validators:
                 self._succeeded()
                 self._store(self._cache.touch)
+                fetched = _in_thread(self._cache.read)
             else:
                 page.check_status(HTTPStatus.OK)
                 raw = page.body
@@ -402,15 +484,22 @@ class _UrlFollower(_SourceWatcher):
                 found = {name: page.field(name) for name in _VALIDATORS}
                 self._validators = {name: value for name, value in found.items() if value}
                 self._store(lambda: self._cache.write(raw, self._validators))
+                fetched = CachedList(raw, self._validators, 0.0)
         except (ConfigError, FetchFailed) as error:
-            # with jitter, or all clients would return at once after an outage of the provider
-            pause = Backoff(RETRY_DELAY, jitter=(0.75, 1.25)).delay(self._failures, self._random)
-            self._failures += 1
-            self._due = time.monotonic() + min(self._source.interval, pause)
-            self._failed(str(error))
-        else:
-            self._failures = 0
-            self._due = time.monotonic() + self._source.interval
+            if copy is not None:
+                self._take_copy(copy)
+            self._could_not(str(error))
+            return None
+        self._failures = 0
+        self._due = time.monotonic() + self._source.interval
+        return fetched
+
+    def _could_not(self, why: str) -> None:
+        # with jitter, or all clients would return at once after an outage of the provider
+        pause = Backoff(RETRY_DELAY, jitter=(0.75, 1.25)).delay(self._failures, self._random)
+        self._failures += 1
+        self._due = time.monotonic() + min(self._source.interval, pause)
+        self._failed(why)
 
     def _request(self) -> Page:
         """Raises ConfigError and FetchFailed."""

@@ -67,7 +67,7 @@ from gsocks.rotation.group import ExitGroup
 from gsocks.rotation.policy import make_policy
 from gsocks.rotation.roster import Member
 from gsocks.rotation.session import Sessions
-from gsocks.rotation.watch import ExitListWatcher
+from gsocks.rotation.watch import ExitListWatcher, ListSharing
 from gsocks.server import RemoteServer
 from gsocks.service.activation import Inherited
 from gsocks.service.control import ServiceControl
@@ -614,7 +614,9 @@ class Service:
         return then if self._history is None else self._history.observer(section, then)
 
     def _make_exit_group(self, name: str, section: config.Section) -> ExitGroup:
-        watcher = ExitListWatcher(section.exits, section.exit_sources, self._resolver)
+        watcher = ExitListWatcher(
+            section.exits, section.exit_sources, self._resolver, self._list_sharing()
+        )
         deps = self._deps[name] = exit_deps(section, self._resolver)
         with without_collection(at_start=True):
             exits = watcher.begin()
@@ -635,6 +637,16 @@ class Service:
         self._exit_groups[name] = group
         self._updaters[name] = ExitUpdater(name, group, deps, watcher)
         return group
+
+    def _list_sharing(self) -> ListSharing | None:
+        """By which gateways share lists; None: they don't."""
+        state = self._settings.state
+        if state is None or state.url is None or state.shared_key_file is None:
+            return None
+        # here, as the fleet below
+        from gsocks.fleet.lists import SharedLists
+
+        return SharedLists(state)
 
     def _make_admins(self, worker: int, lag: LoopLag) -> None:
         """The admin API of all workers, and that of this process alone at its Unix socket."""
