@@ -12,7 +12,7 @@ from gsocks.fleet.sync import FleetSync
 
 
 class SlowSync:
-    """An exchange that is about to be answered, as far as anybody can tell."""
+    """An exchange that is about to be answered, as far as anyone can tell."""
 
     is_prompt = True
     members: Any

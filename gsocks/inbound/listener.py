@@ -110,8 +110,9 @@ class Listener(StreamServer):
             # in place of the methods, so that a connection of TCP need not ask of which kind it is
             self._accept = self._accept_unix  # type: ignore[method-assign]
             self._client_of = UnixClient._make
-        #: how many are accepted in one turn.  To find that there is none costs an exception, and the
-        #: loop calls again while there is one: so no more are looked for than twice what came last
+        #: how many are accepted in one turn.  To find that there is none costs an exception, and
+        #: the loop calls again while there is one: so no more are looked for than twice what came
+        #: last
         self._at_once = 1
         #: for when descriptors run out
         self.accept_guard = AcceptGuard(self.name)
