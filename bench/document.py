@@ -3,9 +3,10 @@
     python -m bench.document bench/results/full.json       into docs/benchmarks.md
     python -m bench.document bench/results/gateway.json    into docs/benchmarks-gateway.md
 
-No number is typed into that document, so it contains only what was measured.  The goals are judged
-anew by the samples in the file, and written back: a goal that is newer than the run is among them,
-and one on a contender that the run did not have is not measured.
+docs/comparison.md is written anew too.  No number is typed into these documents, so they contain
+only what was measured.  The goals are judged anew by the samples in the file, and written back: a
+goal that is newer than the run is among them, and one on a contender that the run did not have is
+not measured.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import sys
 from pathlib import Path
 
+from bench import comparison
 from bench.figures import FIGURES
 from bench.gateway.figures import GATEWAY_FIGURES
 from bench.processes import ROOT
@@ -48,6 +50,7 @@ def main() -> None:
     if picture.exists():
         results += f"\n![all measures as bars]({os.path.relpath(picture, document.parent)})\n"
     document.write_text(with_results(document.read_text(), results))
+    comparison.main()
     print(f"{os.path.relpath(document)}: results of {os.path.relpath(source)}")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import processes, summary
+from bench import comparison, processes, summary
 from bench.contenders import CONTENDERS
 from bench.document import BEGIN, DOCUMENT, END, with_results
 from bench.figures import FIGURES
@@ -323,3 +323,19 @@ def test_the_document_says_what_was_measured() -> None:
 def test_the_document_judges_the_run_by_the_goals_of_today() -> None:
     results = json.loads((ROOT / "bench" / "results" / "full.json").read_text())
     assert results["goals"] == judged_anew(results, FIGURES)
+
+
+def test_the_comparison_has_what_was_measured_and_nothing_else() -> None:
+    text = comparison.document()
+    assert comparison.DOCUMENT.read_text() == text
+    for name, own, title in comparison.TABLES:
+        results = json.loads((comparison.RESULTS / f"{name}.json").read_text())
+        part = text.split(f"## {title}\n", 1)[1].split("\n## ", 1)[0]
+        kind = next(each["kind"] for each in results["contenders"] if each["name"] == own)
+        for each in results["contenders"]:
+            is_there = f"| {each['label']} |" in part
+            was_measured = any(any(f["samples"].get(each["name"], [])) for f in results["figures"])
+            if each["name"].startswith("gsocks"):
+                assert is_there == (each["name"] == own)
+            else:
+                assert is_there == (each["kind"] == kind and was_measured)
