@@ -36,6 +36,7 @@ from random import Random
 
 import gevent
 from gevent.event import Event
+from gevent.pool import Pool
 from gevent.socket import socket
 
 from gsocks.address import Address
@@ -224,11 +225,23 @@ class FleetSoak(Soak):
                 self.counts["refused_wrongly"] += 1
                 self.violations.append(
                     f"{session} was refused by {refused} after {now - began:.2f} s"
-                    f" ({self._at(now)})"
+                    f" ({self._at(now)}); {self._logged(session)}"
                 )
             raise
         self.waits.append(time.monotonic() - began)
         return sock
+
+    def _logged(self, session: str) -> str:
+        """What the gateways have said last of a session's connections that failed."""
+        user, _, name = session.partition("-session-")
+        words = (f"user={user} ", f"session={name} ")
+        found = [
+            line
+            for each in self._gateways
+            for line in each.lines[-1000:]
+            if all(word in line for word in words) and "outcome=ok" not in line
+        ]
+        return " / ".join(found[-2:])
 
     def _may_end_early(self, exit_: int, since: float, until: float) -> bool:
         return super()._may_end_early(exit_, since, until) or self._was_away(exit_, since, until)
@@ -390,9 +403,16 @@ class FleetSoak(Soak):
         first.ask("POST", "/v1/sessions/rotate", _named(session))
         eventually(lambda: self._exit_at(first, session) not in (before, None))
         exit_ = self._exit_at(first, session)
-        for gateway in (first, *others):
-            # so often that both of its workers are asked
-            eventually(lambda: all(self._exit_at(gateway, session) == exit_ for _ in range(8)))  # noqa: B023
+        # each so often that both of its workers are asked
+        asked = 8 * [first, *others]
+
+        def is_known() -> bool:
+            return all(
+                found == exit_
+                for found in Pool().imap_unordered(lambda each: self._exit_at(each, session), asked)
+            )
+
+        eventually(is_known)
         took = time.monotonic() - began
         self.recoveries.setdefault(name, []).append(took)
         self._agreeing = time.monotonic()
