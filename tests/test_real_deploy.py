@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import yaml
 
 from gsocks import config
 from gsocks.units import parse_duration
-from tests.support.program import ROOT, run
+from tests.support.fleet_programs import write_users
+from tests.support.program import ROOT, gsocks, run
 
 FLEET = ROOT / "deploy" / "fleet"
 
@@ -18,6 +20,39 @@ FLEET = ROOT / "deploy" / "fleet"
 def test_haproxy_takes_its_config() -> None:
     checked = run("haproxy", "-c", "-f", FLEET / "haproxy.cfg")
     assert checked.returncode == 0, checked.stderr
+
+
+def test_docker_compose_takes_its_file(tmp_path: Path) -> None:
+    checked = run("docker-compose", "-f", FLEET / "compose.yaml", "config", "--quiet")
+    assert checked.returncode == 0, checked.stderr
+    wrong = tmp_path / "compose.yaml"
+    wrong.write_text((FLEET / "compose.yaml").read_text().replace("hostname:", "hostnam:"))
+    assert run("docker-compose", "-f", wrong, "config", "--quiet").returncode != 0
+
+
+def test_prometheus_takes_its_config(tmp_path: Path) -> None:
+    text = (FLEET / "prometheus.yml").read_text()
+    shutil.copy(ROOT / "deploy" / "prometheus" / "alerts.yml", tmp_path)
+    (tmp_path / "token").write_text("token")
+    path = tmp_path / "prometheus.yml"
+    path.write_text(text.replace("/run/secrets/admin-token", str(tmp_path / "token")))
+    checked = run("promtool", "check", "config", path)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "rules found" in checked.stdout
+
+
+def test_gsocks_takes_the_config_of_the_gateways(tmp_path: Path) -> None:
+    gateway(tmp_path)
+    write_users(tmp_path, ["alice"])
+    (tmp_path / "exits.txt").write_text("http://proxy.example:8080\n")
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "token").write_text("0123456789abcdef0123456789abcdef\n")
+    (tmp_path / "token").chmod(0o600)
+    text = text.replace("/run/secrets/admin-token", "token").replace("valkey:6379", "127.0.0.1:9")
+    (tmp_path / "config.yaml").write_text(text)
+    checked = gsocks("check", "-c", tmp_path / "config.yaml")
+    assert checked.returncode == 0, checked.stderr
+    assert "each gateway goes on alone meanwhile" in checked.stdout
 
 
 def gateway(folder: Path) -> config.Config:
@@ -55,6 +90,17 @@ def test_the_gateways_of_compose_are_those_of_the_balancer_and_of_prometheus(
             path = volume.partition(":")[0]
             if path.startswith(".") and path not in ("./users", "./exits.txt"):
                 assert (FLEET / path).exists(), path
+
+
+def test_kubernetes_takes_its_manifests(tmp_path: Path) -> None:
+    program = Path(sys.executable).with_name("kubernetes-validate")
+    manifests = ROOT / "deploy" / "kubernetes" / "gsocks.yaml"
+    checked = run(program, "--strict", manifests)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert (checked.stdout + checked.stderr).count(" passed for resource ") == 4
+    wrong = tmp_path / "gsocks.yaml"
+    wrong.write_text(manifests.read_text().replace("periodSeconds:", "periodSecond:"))
+    assert run(program, "--strict", wrong).returncode != 0
 
 
 def test_the_manifests_of_kubernetes_belong_together() -> None:
