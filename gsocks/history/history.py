@@ -28,7 +28,7 @@ from gsocks.history.latency import RequestLatencies
 from gsocks.history.pseudonym import KEY_SIZE, pseudonym
 from gsocks.history.requests import EVERY_REQUEST, Page, RequestFilter, RequestRow, TryRow
 from gsocks.history.series import Cells, ExitInfo
-from gsocks.observe import Observer, Record
+from gsocks.observe import Details, Observer, Record
 from gsocks.settings import RequestLogSettings
 
 if TYPE_CHECKING:
@@ -425,14 +425,26 @@ def row_of(each: Ended, wall: float, key: bytes | None = None) -> RequestRow:
     """The row of a request.  ``wall``: what to add to monotonic seconds; ``key``: of the pseudonyms
     of hosts, without which they are in clear text.  With it no text is taken that may name one.
     """
-    record, details = each.record, each.record.details
-    began = wall + record.start
+    record = each.record
+    details = record.details or _NO_DETAILS
     dest, detail = record.dest, record.detail[:MAX_DETAIL]
     if key is not None:
         dest, detail = pseudonym(dest, key), ""
-    row = RequestRow(
+    tries: tuple[TryRow, ...] = ()
+    if details.tries:
+        tries = tuple(
+            TryRow(
+                each.exit,
+                each.word,
+                "" if key else each.detail[:MAX_DETAIL],
+                round(each.ended - each.began, 6),
+            )
+            for each in details.tries
+        )
+    # in one go, as a row costs as much as all of its counters
+    return RequestRow(
         0,
-        round(began, 3),
+        round(wall + record.start, 3),
         record.id,
         record.inbound,
         each.section,
@@ -441,41 +453,22 @@ def row_of(each: Ended, wall: float, key: bytes | None = None) -> RequestRow:
         record.session or "",
         record.command,
         dest,
-        "",
-        "",
+        details.exit,
+        details.address,
         record.outcome,
         detail,
-        0,
-        None,
-        None,
+        details.status,
+        None if details.connect is None else round(details.connect, 6),
+        round(details.answered - record.start, 6) if details.answered else None,
         round(each.ended - record.start, 6),
         record.up,
         record.down,
-        (),
-        "",
-        None,
-        None,
-        "",
+        tries,
+        str(details.selector),
+        details.matching,
+        details.ready,
+        details.choice,
     )
-    if details is None:
-        return row
-    return row._replace(
-        exit=details.exit,
-        address=details.address,
-        status=details.status,
-        connect=None if details.connect is None else round(details.connect, 6),
-        first_byte=round(details.answered - record.start, 6) if details.answered else None,
-        tries=tuple(
-            TryRow(
-                each.exit,
-                each.word,
-                "" if key else each.detail[:MAX_DETAIL],
-                round(each.ended - each.began, 6),
-            )
-            for each in details.tries
-        ),
-        selector=str(details.selector),
-        matching=details.matching,
-        ready=details.ready,
-        choice=details.choice,
-    )
+
+
+_NO_DETAILS = Details()

@@ -205,8 +205,10 @@ class RequestFile(HistoryFile):
 
 
 def _values(row: RequestRow) -> tuple[object, ...]:
-    tries = json.dumps([list(each) for each in row.tries]) if row.tries else ""
-    failed = "".join(f" {each.exit} " for each in row.tries)
+    tries = failed = ""
+    if row.tries:
+        tries = json.dumps([list(each) for each in row.tries])
+        failed = "".join(f" {each.exit} " for each in row.tries)
     return (
         *row[1:20],
         tries,
