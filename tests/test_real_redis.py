@@ -146,11 +146,13 @@ def test_a_gateway_that_starts_later_learns_what_was_told_before(server: RedisSe
 def test_the_name_of_another_exit_means_nothing_here(server: RedisServer) -> None:
     of = settings(server.url)
     with gateways(of, 1) as (one,):
-        other = Gateway(of, group([_offer("e0", _Labelled())]), "other")
+        same = _offer("e1", one.group.roster.named("e1").exit)  # type: ignore[union-attr]
+        other = Gateway(of, group([_offer("e0", _Labelled()), same]), "other")
         try:
             one.group.ban("e0", 600.0)
             assert one.fleet.sync.wait(5.0)
-            gevent.sleep(0.3)
+            one.group.ban("e1", 600.0)  # what is told later comes later
+            becomes(lambda: other.state("e1") == "banned")
             assert other.state("e0") == "unproven"
         finally:
             other.close()
