@@ -1,7 +1,7 @@
 """The store that gateways share, by redis-py in two native threads.
 
 One thread writes, the other one reads: redis-py sleeps, holds locks and looks names up while it
-reconnects or follows a failover, so that in the event loop it would stop all clients (ADR 0029).
+reconnects or follows a failover, so that in the event loop it would stop all clients (ADR 0026).
 Every call here blocks the calling greenlet only.
 """
 
