@@ -227,6 +227,21 @@ def test_the_document_lists_every_package_in_the_order_of_the_layers() -> None:
     assert sorted(listed, key=row_of) == listed
 
 
+def test_the_document_is_two_screens_with_ten_rows_of_packages_and_twenty_of_words() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    _, packages, words = re.split("## Packages|## Glossary", text)
+    rows = [
+        sum(line.startswith("| ") for line in part.splitlines()) - 1 for part in (packages, words)
+    ]
+    assert rows == [10, 20]
+    assert len(text.splitlines()) <= 120
+
+
+def test_the_decisions_are_numbered_without_a_gap() -> None:
+    found = sorted(path.name[:4] for path in (ROOT / "docs" / "adr").glob("[0-9]*.md"))
+    assert found == [f"{number:04}" for number in range(1, len(found) + 1)]
+
+
 def test_the_document_links_every_decision() -> None:
     folder = ROOT / "docs" / "adr"
     linked = set(re.findall(r"\]\((\d{4}[a-z0-9-]*\.md)\)", (folder / "README.md").read_text()))
