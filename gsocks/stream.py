@@ -161,7 +161,7 @@ class NonblockingStream:
 
     @property
     def read_wait(self) -> Wait:
-        """What to wait for after :meth:`read_nowait` has returned None."""
+        """What to wait for after ``read_nowait`` has returned None."""
         return READABLE
 
     @property
@@ -199,7 +199,7 @@ class NonblockingStream:
         return WRITABLE
 
     def take_watcher(self) -> Any:
-        """A watcher of :meth:`fileno` for READ, which is the caller's to use and to close.
+        """A watcher of ``fileno`` for READ, which is the caller's to use and to close.
 
         It may be active already, with another callback.
         """
