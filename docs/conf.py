@@ -46,7 +46,8 @@ nitpick_ignore_regex = [
     (r"py:(class|obj|func)", r"(gsocks\..*\.)?(_\w+|[A-Z]|Some\w+|Schema)"),
     (
         r"py:class",
-        r"(tuple|dict)\[str|Callable\[.*|[\d.]+|urllib3 Timeout object|config\.(Shadowsocks|ListenAddress|Leg)"
+        r"(tuple|dict)\[str|Callable\[.*|[\d.]+|urllib3 Timeout object"
+        r"|config\.(Shadowsocks|ListenAddress|Leg)"
         r"|array|deque|HTTPStatus|PreparedRequest|Response|Struct|Path|IPAddress|Endpoint|(Read|Write)ableBuffer|_blake2\.blake2b|_socket\.socket",
     ),
 ]

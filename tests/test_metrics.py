@@ -20,12 +20,9 @@ from gsocks.histograms import Histogram
 from gsocks.history.latency import RequestLatencies
 from gsocks.loop_lag import LoopLag
 from gsocks.observe import NullObserver
-from tests.support.metrics import RULES, request, snapshot
-from tests.support.program import ROOT
+from tests.support.metrics import DASHBOARDS, RULES, expressions, request, snapshot
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
-
-DASHBOARDS = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
 
 
 def samples(text: str) -> dict[str, float]:
@@ -155,12 +152,6 @@ def rules() -> list[dict[str, Any]]:
     return [
         rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
     ]
-
-
-def expressions(dashboard: Any) -> list[str]:
-    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
-    lists = dashboard["templating"]["list"]
-    return found + [each["query"]["query"] for each in lists if isinstance(each["query"], dict)]
 
 
 def test_the_rules_use_names_that_are_served() -> None:

@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from gsocks.admin import metrics
-from tests.support.metrics import RULES, snapshot
+from tests.support.metrics import DASHBOARDS, RULES, expressions, snapshot
 from tests.support.needs import program
-from tests.test_metrics import DASHBOARDS, expressions
 
 
 def test_promtool_takes_the_rules() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gsocks.admin.commands import Commands
 from gsocks.admin.counters import ConnectionCounters
 from gsocks.admin.snapshot import Json
@@ -11,6 +13,7 @@ from gsocks.observe import Details, NullObserver, Record
 from tests.support.program import ROOT
 
 RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
+DASHBOARDS = sorted((ROOT / "deploy" / "grafana").glob("*.json"))
 
 
 def request(seconds: float = 0.02, request_id: str = "c1-1") -> Record:
@@ -40,3 +43,9 @@ def snapshot(*, exemplars: bool = False, seconds: float = 0.02) -> Json:
     }
     found["sessions"] = {"local": 1}
     return found
+
+
+def expressions(dashboard: Any) -> list[str]:
+    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    lists = dashboard["templating"]["list"]
+    return found + [each["query"]["query"] for each in lists if isinstance(each["query"], dict)]
