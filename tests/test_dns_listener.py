@@ -21,8 +21,9 @@ from gsocks.address import Address
 from gsocks.dns_listener.server import DnsServer
 from gsocks.dns_listener.upstream import MAX_BEHIND, MAX_CONNECTIONS
 from gsocks.errors import ConfigError
+from gsocks.exits import ExitDeps
 from gsocks.net.listen import listen, listen_for_datagrams
-from gsocks.rotation.build import SomeExit, make_exit_group
+from gsocks.rotation.build import SomeExit, make_exit_group, make_offers, make_rules
 from gsocks.settings import Limits, Timeouts
 from tests.support.engine import (
     FakeExit,
@@ -281,6 +282,29 @@ def test_without_an_exit_a_client_is_told_that_there_is_no_answer(seen: Seen, as
         assert not upstream.asked
         assert not upstream.connections
     assert seen.next().outcome == "exit_failed"
+
+
+def test_while_no_exit_connects_none_is_asked_for_each_question(seen: Seen) -> None:
+    closed = "http://127.0.0.1:9"
+    with name_server() as upstream, answering(at(upstream), closed, seen=seen) as inbound:
+        for n in range(20):
+            answer = by_udp(inbound, question(f"{n}.example.com"))
+            assert answer.rcode() == dns.rcode.SERVFAIL
+    assert len(seen.all) < 20
+
+
+def test_an_exit_that_is_well_again_is_asked_a_moment_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gsocks.dns_listener.upstream.PAUSE", 0.0)
+    with (
+        name_server(www_example_com=["192.0.2.1"]) as upstream,
+        answering(at(upstream), "http://127.0.0.1:9") as inbound,
+    ):
+        assert by_udp(inbound, question()).rcode() == dns.rcode.SERVFAIL
+        group = inbound.context.exit_group
+        group.update(make_offers(["direct"], ExitDeps(make_rules(["allow all"]))))
+        assert addresses(by_udp(inbound, question())) == ["192.0.2.1"]
 
 
 @either_way

@@ -91,6 +91,8 @@ class Resolver:
         self._open: dict[Key, LookUp] = {}
         self._held: PerClient[str, Waiter] = PerClient()
         self._greenlets = GreenletPool()
+        #: look-ups whose greenlet has yet to begin
+        self.unbegun = 0
         #: set while no question waits
         self.none_waits = Event()
         self.none_waits.set()
@@ -121,6 +123,7 @@ class Resolver:
         lookup = self._open.get(query.key)
         if lookup is None:
             lookup = self._open[query.key] = LookUp(query.question)
+            self.unbegun += 1
             self._greenlets.spawn(self._look_up, query.key, lookup)
         waiter = Waiter(query, size, client, deliver, lookup)
         lookup.waiters[waiter] = None
@@ -190,6 +193,7 @@ class Resolver:
     # --- looking up, in a greenlet of its own ---------------------------------------------------
 
     def _look_up(self, key: Key, lookup: LookUp) -> None:
+        self.unbegun -= 1
         if not lookup.waiters:
             return
         lookup.greenlet = gevent.getcurrent()

@@ -57,6 +57,9 @@ NAME = "dns"
 #: datagrams that are received in one turn of the loop at most
 _AT_ONCE = 64
 
+#: look-ups that wait for their greenlets, from which on no datagram is read in this turn
+_MAX_UNBEGUN = 4
+
 #: seconds that a stop waits for answers that are due, and for connections to end
 MAX_STOP = 2.0
 
@@ -216,7 +219,7 @@ class DnsServer(Listener):
             except OSError:  # there is none, or no memory for it
                 return
             self._arrived(bytes(room[:size]), source, answering(told))
-            if turn_is_over():
+            if turn_is_over() or self.resolver.unbegun >= _MAX_UNBEGUN:
                 return
 
     def _arrived(self, packet: bytes, source: Any, back: Ancillary) -> None:

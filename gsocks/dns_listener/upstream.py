@@ -7,6 +7,7 @@ exits, retries, limits of bandwidth, timeouts, log and metrics are those of any 
 from __future__ import annotations
 
 import socket as std_socket
+import time
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, cast
@@ -29,6 +30,9 @@ MAX_CONNECTIONS = 8
 #: questions on a connection before another one is opened beside it: name servers may answer them
 #: in their order, so that a slow one holds up those behind it
 MAX_BEHIND = 8
+#: seconds after a connection that no exit could make in which none is asked for again: else each
+#: question of a flood would ask all exits, and be a line in the log
+PAUSE = 1.0
 #: seconds after which an idle connection is closed
 IDLE = 20.0
 
@@ -42,7 +46,7 @@ Carry = Callable[[Address, Socket, Callable[[], None]], None]
 class Connection:
     """A connection to a name server."""
 
-    __slots__ = ("_idents", "_is_connected", "_on_close", "_sock", "_timer", "_waiting", "heard")
+    __slots__ = ("_idents", "_on_close", "_sock", "_timer", "_waiting", "heard", "is_connected")
 
     def __init__(self, sock: Socket, on_close: Callable[[Connection], None]) -> None:
         self._sock = sock
@@ -54,7 +58,7 @@ class Connection:
         self.heard = 0
         self._timer: Any = None
         #: whether an exit has connected it
-        self._is_connected = False
+        self.is_connected = False
 
     def __repr__(self) -> str:
         return f"<Connection {len(self._waiting)} questions, {self.heard} answers>"
@@ -81,7 +85,7 @@ class Connection:
             return call_within(seconds, late, self._exchange, message, result)
         except ConnectTimeout:
             # it is as silent to all others; an exit that still connects has a bound of its own
-            if self._is_connected and self.heard == heard:
+            if self.is_connected and self.heard == heard:
                 self.close(ExitFailed("the name server is silent"))
             raise
         finally:
@@ -101,7 +105,7 @@ class Connection:
 
     def connected(self) -> None:
         """An exit has connected it."""
-        self._is_connected = True
+        self.is_connected = True
 
     def read(self) -> None:
         """Hear answers until the connection ends.  Runs in a greenlet of its own."""
@@ -153,6 +157,8 @@ class Upstream:
         self.servers = tuple(servers)
         self._carry = carry
         self._open: dict[Address, list[Connection]] = {server: [] for server in servers}
+        #: when a connection could not be made last, in monotonic seconds
+        self._failed: dict[Address, float] = {}
         self._greenlets = GreenletPool()
 
     def __repr__(self) -> str:
@@ -178,10 +184,14 @@ class Upstream:
 
     def _connect(self, server: Address) -> Connection:
         connections = self._open[server]
+        if time.monotonic() < self._failed.get(server, 0.0) + PAUSE:
+            raise ExitFailed("no exit could connect a moment ago")
 
         def closed(connection: Connection) -> None:
             if connection in connections:
                 connections.remove(connection)
+                if not connection.is_connected:
+                    self._failed[server] = time.monotonic()
 
         try:
             near, far = std_socket.socketpair()

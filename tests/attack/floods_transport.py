@@ -78,7 +78,7 @@ def tls_hellos(scene: Scene) -> Attacked:
     issued = authority.issue_cert("tunnel.example")
     issued.private_key_and_cert_chain_pem.write_to_path(scene.folder / "server.pem")
     port, attacked = _server(scene, "kind: tls, cert: server.pem", "transport: tls, insecure: true")
-    hello = _client_hello()
+    hello = client_hello()
 
     def begin() -> None:
         with scene.connect(port) as sock:
@@ -89,7 +89,8 @@ def tls_hellos(scene: Scene) -> Attacked:
     return attacked
 
 
-def _client_hello() -> bytes:
+def client_hello() -> bytes:
+    """The first message of a client of TLS."""
     arrived, made = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
