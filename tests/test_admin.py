@@ -8,9 +8,12 @@ import os
 import re
 import socket as std_socket
 import stat
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import gevent
 import msgspec
@@ -19,11 +22,14 @@ from gevent import socket
 from gevent.event import Event
 from prometheus_client.parser import text_string_to_metric_families as families
 
+from gsocks import events as happened
 from gsocks.access.misspelt import ignored_names
 from gsocks.address import Address
 from gsocks.admin import metrics, server
 from gsocks.admin.commands import Commands
 from gsocks.admin.counters import MAX_OUTCOMES, ConnectionCounters
+from gsocks.admin.history import AskedHistory
+from gsocks.admin.peers import Peers
 from gsocks.admin.routes import MAX_BODY, Role
 from gsocks.admin.server import AdminServer
 from gsocks.admin.sign_in import LIFETIME, SignedIn
@@ -32,6 +38,7 @@ from gsocks.admin.token import Token, Tokens, read_or_make_token
 from gsocks.admin.worker_app import WorkerApp
 from gsocks.admin_client import AdminClient, AdminError
 from gsocks.errors import ConfigError
+from gsocks.history.counters import MemoryCounters
 from gsocks.loop_lag import BUCKETS, LoopLag
 from gsocks.net.endpoint import UnixPath
 from gsocks.net.unix import listen_at
@@ -847,6 +854,31 @@ def test_pages_of_exits_miss_none_whatever_changes(desk: Desk) -> None:
     for wrong in ("x", "WzFd", "eA"):
         answer = desk.ask("GET", f"/v1/exits?cursor={wrong}")
         assert (answer.status, answer.said["parameter"]) == (422, "cursor")
+
+
+def test_pages_of_changes_miss_none_even_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [
+        happened.Event(number, 1e9 + number // 4, "banned", f"e{number % 2}", "", f"no. {number}")
+        for number in range(1, 30)
+    ]
+    monkeypatch.setattr(happened.EVENTS, "_ring", deque(events))
+    history = AskedHistory(MemoryCounters(time.time), Peers())
+    for desk in open_desk(history=history):
+        found: list[Any] = []
+        cursor = ""
+        while cursor is not None:
+            page = desk.get(f"/v1/changes?limit=3&exit=e1&cursor={cursor}")
+            assert len(page["items"]) <= 3
+            found += page["items"]
+            cursor = page["next"]
+        assert sorted(each["text"] for each in found) == sorted(
+            each.text for each in events if each.exit == "e1"
+        )
+        times = [each["time"] for each in found]
+        assert times == sorted(times, reverse=True)
+        for wrong in ("x", "WzFd"):
+            answer = desk.ask("GET", f"/v1/changes?cursor={wrong}")
+            assert (answer.status, answer.said["parameter"]) == (422, "cursor")
 
 
 def test_several_exits_are_banned_at_once(desk: Desk) -> None:

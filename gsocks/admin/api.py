@@ -6,8 +6,10 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from http import HTTPStatus
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
@@ -595,14 +597,30 @@ class Api:
 
     def _changes(self, call: Call) -> Answer:
         query: shapes.ChangeQuery = call.query
+        behind: tuple[float, str] | None = None
+        if query.cursor:
+            match unwritten(query.cursor):
+                case [float(when) | int(when), str(digest)]:
+                    behind = when, digest
+                case _:
+                    raise invalid("expected what `next` of the page before is", "cursor")
         found = [
-            each
-            for each in reversed(self._changes_since(query.since))
+            (_place_of_change(each), each)
+            for each in self._changes_since(query.since)
             if (not query.kind or each["kind"] == query.kind)
             and (not query.exit or each["exit"] == query.exit)
             and (not query.subject or each["subject"] == query.subject)
         ]
-        return _json({"items": found[: query.limit]})
+        found.sort(key=itemgetter(0), reverse=True)
+        if behind is not None:
+            found = [pair for pair in found if pair[0] < behind]
+        page, more = found[: query.limit], len(found) > query.limit
+        return _json(
+            {
+                "items": [each for _, each in page],
+                "next": written(page[-1][0]) if more else None,
+            }
+        )
 
     def _changes_since(self, since: float) -> list[Json]:
         if self._history is None:
@@ -798,6 +816,12 @@ def _command_path(call: Call) -> list[str]:
 
 def _place_of_session(each: Mapping[str, Any]) -> tuple[Any, ...]:
     return each["last_used"], each["section"], each["user"] or "", each["session"]
+
+
+def _place_of_change(each: Mapping[str, Any]) -> tuple[float, str]:
+    # several may have the same time, and their texts are too long for a cursor
+    texts = "\0".join((each["kind"], each["exit"], each["subject"], each["text"]))
+    return each["time"], blake2b(texts.encode(), digest_size=8).hexdigest()
 
 
 def _filter_of(query: shapes.RequestFilterQuery) -> RequestFilter:

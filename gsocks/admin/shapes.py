@@ -132,6 +132,7 @@ class ChangeQuery(_Query):
     exit: _Word = ""
     subject: _Word = ""
     limit: _Limit = DEFAULT_PAGE
+    cursor: _Cursor = ""
 
 
 class EventQuery(RequestFilterQuery):
@@ -474,6 +475,7 @@ class Change(Struct):
 
 class Changes(Struct):
     items: list[Change]
+    next: str | None
 
 
 class ConfigKey(Struct):
