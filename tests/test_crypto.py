@@ -871,3 +871,36 @@ def test_keys_are_equal_if_their_bytes_are() -> None:
     assert Key(RAW) != KEY
     assert Key(RAW) != RAW
     assert {Key(RAW): "here"}[Key(RAW)] == "here"
+
+
+# --- records that are kept where others can read them -------------------------------------------
+
+
+def test_a_record_opens_by_its_key_and_its_name_alone() -> None:
+    key = crypto.Key.generate()
+    box = crypto.RecordBox(key)
+    sealed = box.seal(b"secret", "a")
+    assert crypto.RecordBox(crypto.Key(key.raw())).open(sealed, "a") == b"secret"
+    assert box.seal(b"secret", "a") != sealed
+    changed = sealed[:-1] + bytes([sealed[-1] ^ 1])
+    others = [(crypto.RecordBox(crypto.Key.generate()), sealed, "a")]
+    others += [(box, sealed, "b"), (box, changed, "a"), (box, b"", "a"), (box, sealed[:30], "a")]
+    for opener, text, name in others:
+        with pytest.raises(Tampered):
+            opener.open(text, name)
+
+
+def test_a_record_is_sealed_as_libsodium_does_by_a_key_of_its_own() -> None:
+    raw = bytes(range(32))
+    sealed = crypto.RecordBox(crypto.Key(raw)).seal(b"text", "a name")
+    own = hashlib.blake2b(b"a name", key=raw, digest_size=32, person=b"gsocks record").digest()
+    assert SecretBox(own).decrypt(sealed) == b"text"
+
+
+def test_the_name_of_a_secret_thing_shows_nothing_of_it() -> None:
+    box = crypto.RecordBox(crypto.Key(bytes(range(32))))
+    assert box.name(b"https://user:secret@lists.example/") == box.name(
+        b"https://user:secret@lists.example/"
+    )
+    assert box.name(b"a") != crypto.RecordBox(crypto.Key(bytes(32))).name(b"a")
+    assert "hidden" in repr(box)

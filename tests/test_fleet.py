@@ -10,6 +10,7 @@ from gsocks.config.store import StoreUrl
 from gsocks.fleet.hybrid_clock import SIZE, HybridClock
 from gsocks.fleet.members import Member, Members, owner
 from gsocks.fleet.messages import MAX_SIZE, News, Told, decode, encode
+from gsocks.fleet.shares import Use, slots, unasked
 from gsocks.messages import Mistake
 
 
@@ -116,6 +117,26 @@ def test_work_is_dealt_evenly_and_a_new_member_takes_only_its_own_part() -> None
     assert all(60 < count < 140 for count in Counter(before.values()).values())
     after = {each: owner(each, [*nodes, "ffffffff"]) for each in before}
     assert {after[each] for each in before if after[each] != before[each]} == {"ffffffff"}
+
+
+# --- shares of limits -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limit", "processes", "own"), [(600, 3, 10), (59, 3, 1), (1, 3, 1), (1000, 1, 50)]
+)
+def test_what_is_used_without_asking_is_a_twentieth_of_the_limit_in_all(
+    limit: int, processes: int, own: int
+) -> None:
+    assert unasked(limit, processes) == own
+
+
+def test_some_more_than_is_used_is_leased_and_nothing_for_what_is_not_used() -> None:
+    assert slots(600, 100) == Use(600, 100, 125, 112, 150)
+    assert slots(600, 0) is None
+    assert slots(600, 0, missed=True) == Use(600, 0, 2, 1, 4)
+    assert slots(600, 0, least=10) == Use(600, 0, 10, 10, 10)
+    assert slots(100, 99) == Use(100, 99, 100, 100, 147)
 
 
 # --- the store's URL --------------------------------------------------------------------------
