@@ -41,7 +41,7 @@ from gsocks.rotation.health import domain_of
 from gsocks.rotation.hedging import Hedge
 from gsocks.rotation.host_limits import make_host_limits
 from gsocks.rotation.loop_probes import LoopProbes
-from gsocks.rotation.policy import Policy, RoundRobin
+from gsocks.rotation.policy import Policy
 from gsocks.rotation.roster import Changes, Member, Offer, Roster
 from gsocks.rotation.session import SessionKey, Sessions
 from gsocks.settings import HealthSettings, PerHostSettings, ReuseSettings
@@ -102,7 +102,7 @@ class ExitGroup:
             _offers(exits),
             health,
             random or Random(),  # noqa: S311
-            policy or RoundRobin(),
+            policy,
             few=few,
             give_way=give_way,
             host_limits=make_host_limits(per_host),

@@ -127,7 +127,7 @@ class Roster:
     ) -> None:
         self._settings = settings
         self._random = random
-        self._policy = policy or RoundRobin()
+        self._policy = RoundRobin() if policy is None else policy
         #: the policy as a config names it
         self.policy_word = _word_of(self._policy)
         self._few = few
