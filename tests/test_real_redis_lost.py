@@ -50,7 +50,7 @@ def test_a_store_that_was_emptied_grants_nothing_that_others_use_still(tmp_path:
 
         def all_are_had() -> bool:
             acquire(quotas[2], 1)
-            return quotas[2].users["alice"] >= 0.95 * LIMIT
+            return quotas[2].users.get("alice", 0) >= 0.95 * LIMIT
 
         becomes(all_are_had)
 
@@ -82,3 +82,13 @@ def test_no_user_is_refused_because_a_store_falls_silent(tmp_path: Path) -> None
         assert len(asked) > 50
         path.cut()
     assert not refused
+
+
+def test_a_gateway_that_has_nothing_to_say_asks_little_of_the_store(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server, gateways(settings(server.url), 1) as (one,):
+        one.fleet.sync.wait(5.0)
+        before, heard = one.fleet.store.commands, one.fleet.sync._echo_at
+        # three signs of life, one a second
+        becomes(lambda: one.fleet.sync._echo_at > heard + 2.5)
+        seconds = one.fleet.sync._echo_at - heard
+        assert one.fleet.store.commands - before < 3.5 * seconds

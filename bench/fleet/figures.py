@@ -134,15 +134,24 @@ def _sharing(contender: Contender, scale: Scale) -> dict[str, float]:
                 before = store.operations()
                 side.serve(part, AT_ONCE)
                 operations += store.operations() - before if side is shared else 0
+        for side in (alone, shared):
+            settle(side.pids, quiet=0.3)
+        used = [processes.cpu_seconds(side.pids) for side in (alone, shared)]
         before, began = store.operations(), time.monotonic()
         time.sleep(_IDLE)
-        idle = (store.operations() - before) / (time.monotonic() - began)
+        seconds = time.monotonic() - began
+        idle = (store.operations() - before) / seconds
+        of_alone, of_shared = (
+            processes.cpu_seconds(side.pids) - earlier
+            for side, earlier in zip((alone, shared), used, strict=True)
+        )
         return {
             "alone": alone.cost,
             "shared": shared.cost,
             "ratio": shared.cost / alone.cost,
             "operations": operations / shared.requests,
             "idle": idle / size_of(contender),
+            "idle_cpu": 1000 * (of_shared - of_alone) / seconds / size_of(contender),
         }
 
 
@@ -173,13 +182,15 @@ SHARING = Figure(
     f"{AT_ONCE} clients at once and {SESSIONS:,} sessions: CONNECT and a small GET, over and over,"
     f" by one of the gateways after the other; {EXITS} exits. CPU time of all gateways for a"
     " request, without a store and with one; commands that the store executes for a request, those"
-    " of scripts too, and in a second for each gateway while nothing is asked of them.",
+    " of scripts too, and in a second for each gateway while nothing is asked of them; and the CPU"
+    " time that sharing takes meanwhile.",
     (
         Measure("alone", "CPU us a request, alone"),
         Measure("shared", "CPU us a request, shared"),
         Measure("ratio", "x", decimals=3, compared=False),
         Measure("operations", "operations a request", decimals=3, compared=False),
         Measure("idle", "operations/s of a gateway, idle", decimals=1, compared=False),
+        Measure("idle_cpu", "CPU ms/s more of a gateway, idle", decimals=1, compared=False),
     ),
     (*_goals("ratio", at_most=1.05), *_goals("operations", at_most=1.0)),
     _sharing,

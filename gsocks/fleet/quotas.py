@@ -74,8 +74,8 @@ class UserShares(SilentPart):
     #: seconds that a request waits for a larger share
     patience = 0.5
     #: seconds after a loss of the store in which each process has told it of its shares, and none
-    #: gets a larger one
-    settling = 1.0
+    #: gets a larger one: each looks once a second at least
+    settling = 1.5
 
     def __init__(
         self, section: str, sync: FleetSync, key: Callable[[str], str], *, is_closed: bool
@@ -168,7 +168,9 @@ class UserShares(SilentPart):
     def _ask(self, user: str, of: _User, now: float) -> Operation:
         left = max(0, of.limit - of.share - of.elsewhere)
         ahead = min(max(2, of.open // 4), left // len(self._members)) if of.open else 0
-        wanted = of.share if now < self._settled_at else of.open + of.waiting + ahead
+        wanted = of.open + of.waiting + ahead
+        if now < self._settled_at:
+            wanted = min(wanted, of.share)
         # what is given back is not used any more while the answer is on its way
         of.share = min(of.share, max(wanted, of.open))
         lasts = int(self.expiry * 1000)

@@ -1,8 +1,8 @@
 """The exchange between this process's tables, the store and the other gateways.
 
-Two greenlets.  One gathers what has changed, stamps it and writes it, five times a second: records
-into the store, and the same records with what each part tells in one message to all others.  The
-other one listens; whenever it begins to, and so after each outage, it reads all records too.
+Two greenlets.  One gathers what has changed, stamps it and writes it, up to five times a second:
+records into the store, and the same records with what each part tells in one message to all others.
+The other one listens; whenever it begins to, and so after each outage, it reads all records too.
 
 Of two values of a record the one with the later stamp counts, here and in the store.  While the
 store does not answer, what changes is stamped and kept, of each thing the newest value only; it is
@@ -61,7 +61,7 @@ class _Known(NamedTuple):
 class FleetSync:
     """Shares the kinds and parts that it is given, as one of ``members``."""
 
-    #: seconds between two exchanges
+    #: seconds after which what there is to say is exchanged
     interval = 0.2
     #: records that are written at a time
     batch = 500
@@ -171,14 +171,15 @@ class FleetSync:
     def _run(self) -> None:
         failures = 0
         while not self._stopping.is_set():
-            self._wake.wait(self.interval if not failures else self._pause(failures))
+            wait = self.interval if not failures else self._pause(failures)
+            is_asked = self._wake.wait(wait) or failures > 0
             if self._stopping.is_set():
                 break
             if failures:  # no flood of attempts by those who want an answer
                 gevent.sleep(self.backoff.bound(0))
             self._wake.clear()
             self._gather()
-            failures = 0 if self._try_exchange() else failures + 1
+            failures = 0 if self._try_exchange(is_asked=is_asked) else failures + 1
         self._gather()
 
     def _pause(self, failures: int) -> float:
@@ -219,9 +220,10 @@ class FleetSync:
         """This moment, by the store's clock."""
         return Clock(time.monotonic(), self._clock.wall())
 
-    def _try_exchange(self) -> bool:
+    def _try_exchange(self, *, is_asked: bool) -> bool:
         try:
-            self._exchange()
+            if not self._exchange(always=is_asked):
+                return True
             while len(self._waiting) and not self._stopping.is_set():
                 self._exchange()
         except StoreFailed as error:
@@ -235,8 +237,11 @@ class FleetSync:
         self._exchanged.set()
         return True
 
-    def _exchange(self) -> None:
-        """Raises StoreFailed; then nothing is lost."""
+    def _exchange(self, *, always: bool = True) -> bool:
+        """Whether there was anything to say, or it is to be ``always`` done.
+
+        Once a second there is: that this process lives.  Raises StoreFailed; then nothing is lost.
+        """
         if self._store.offset is None:
             self._store.exchange([])
         self._follow_clock()
@@ -245,6 +250,8 @@ class FleetSync:
         operations = [op for part in self._parts.values() for op in part.operations(now)]
         told = {name: part.told(now) for name, part in self._parts.items()}
         parts = {name: each for name, each in told.items() if each is not None}
+        if not (always or records or operations or parts):
+            return False
         wall = self._clock.wall()
         commands = [self._write(each, wall) for each in records]
         commands += [op.command for op in operations]
@@ -271,6 +278,7 @@ class FleetSync:
         now = time.monotonic()
         for part in self._parts.values():
             part.exchanged(now)
+        return True
 
     def _follow_clock(self) -> None:
         """Go by the store's clock, and stamp what was stamped by a wrong one."""
@@ -330,6 +338,7 @@ class FleetSync:
                 failures = 0
             else:
                 self._failed("listening", why)
+                self._wake.set()  # so that the parts hear at once if it is away altogether
                 failures += 1
                 self._stopping.wait(self._pause(failures))
 
