@@ -99,18 +99,27 @@ def test_no_request_is_lost_while_every_gateway_is_replaced(
     with ExitStack() as stack:
         target = stack.enter_context(serving(echo))
         inbound = stack.enter_context(balancer(tmp_path, gateways))
-        # a connection at each gateway, since these take turns
-        held: dict[str, socket] = {}
-        for _ in gateways:
-            sock = stack.enter_context(through(inbound, target))
-            (where,) = (each.name for each in gateways if open_at(each) and each.name not in held)
-            held[where] = sock
+        held = {
+            each.name: stack.enter_context(_held_at(each, inbound, target)) for each in gateways
+        }
         clients = stack.enter_context(Clients(inbound, target))
         clients.wait_for_more()
         for gateway in gateways:
             _replace(gateway, held, clients)
     assert clients.failures == []
     assert clients.served >= 20 * (1 + 2 * len(gateways))
+
+
+def _held_at(gateway: GatewayProgram, inbound: Address, target: Address) -> socket:
+    """A connection through the balancer, which has taken it to that gateway."""
+    for _ in range(100):  # HAProxy begins its turns anew whenever it hears of a gateway
+        before = open_at(gateway)
+        sock = through(inbound, target)
+        say(sock)
+        if open_at(gateway) > before:
+            return sock
+        sock.close()
+    raise AssertionError(f"{gateway.name} gets none")
 
 
 def _replace(gateway: GatewayProgram, held: dict[str, socket], clients: Clients) -> None:
