@@ -286,7 +286,11 @@ def test_a_cancelled_attempt_leaves_nothing(echo_server: Address) -> None:
     assert isinstance(attempt, Beginning)
     attempt.cancel()
     attempt.cancel()
-    gevent.sleep(0.01)
+    later = Owner()
+    group.begin(to(echo_server), later)
+    later.told.wait()  # by then the first one would have been told
+    assert later.outbound is not None
+    later.outbound.abort()
     assert not owner.told.is_set()
     assert counts(group) == [(0, 0)]
 
@@ -318,7 +322,7 @@ def test_the_only_attempt_has_all_of_it() -> None:
     with pytest.raises(errors.ConnectTimeout, match=r"not connected within 0\.05 s"):
         group.connect(to(NOWHERE), owner.attempted, after=owner.first)
     assert not slow.asked
-    gevent.sleep(0.01)
+    gevent.idle()
     assert counts(group) == [(0, 0)]
 
 
