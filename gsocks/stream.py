@@ -443,9 +443,9 @@ class SocketStream(Blocking):
         "_sock",
         "_unsent",
         "_watcher",
+        "_write_ended",
         "has_buffered",
         "read_ended",
-        "write_ended",
     )
 
     #: an attribute, not a property: it is asked for at each chunk
@@ -460,9 +460,9 @@ class SocketStream(Blocking):
         self.has_buffered = bool(pending)
         #: taken by write_nowait, and not sent yet
         self._unsent = NOTHING
-        #: whether each direction has ended, be it by another one who has the descriptor
+        #: whether the end was read, be it by another one who has the descriptor
         self.read_ended = False
-        self.write_ended = False
+        self._write_ended = False
         #: whether something was written after the last read
         self._has_asked = False
 
@@ -494,7 +494,7 @@ class SocketStream(Blocking):
     def __repr__(self) -> str:
         if self._sock is None:
             return "<SocketStream: closed>"
-        state = directions(self.read_ended, self.write_ended)
+        state = directions(self.read_ended, self._write_ended)
         return (
             f"<SocketStream: {state}, {len(self._pending)} bytes to read,"
             f" {len(self._unsent)} to send>"
@@ -549,7 +549,7 @@ class SocketStream(Blocking):
         return False
 
     def write_eof_nowait(self, scratch: ScratchBuffers) -> bool:  # noqa: ARG002
-        if not self.write_ended:
+        if not self._write_ended:
             sock = self._sock
             if sock is None:
                 raise StreamClosed("closed at this end")
@@ -557,7 +557,7 @@ class SocketStream(Blocking):
                 sock.shutdown(std_socket.SHUT_WR)
             except OSError as error:
                 raise stream_failure(error) from None
-            self.write_ended = True
+            self._write_ended = True
         return True
 
     def flush_nowait(self, scratch: ScratchBuffers) -> bool:  # noqa: ARG002
@@ -591,7 +591,7 @@ class SocketStream(Blocking):
             reset(sock)
 
     def close(self) -> None:
-        if not (self.read_ended and self.write_ended):
+        if not (self.read_ended and self._write_ended):
             self.abort()
             return
         sock, self._sock = self._sock, None

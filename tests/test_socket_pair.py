@@ -142,6 +142,17 @@ def test_a_reset_of_one_side_reaches_the_other(who: str) -> None:
         assert value_of(wire.over).side == {"client": "client", "target": "remote"}[who]
 
 
+def test_a_client_that_the_last_bytes_reset_has_no_clean_end() -> None:
+    """It has closed, so that what still comes for it goes nowhere."""
+    with line() as wire:
+        wire.client.close()
+        assert wire.target.recv(1) == b""
+        wire.target.sendall(b"too late")
+        eventually(lambda: wire.relay.carried[1] == len(b"too late"))
+        end(wire.target)
+        assert value_of(wire.over).word == "client_reset"
+
+
 def test_a_chunk_that_ends_its_side_is_followed_by_the_end() -> None:
     with line() as wire:
         sending = gevent.spawn(send_and_end, wire.client, bytes(CHUNK))

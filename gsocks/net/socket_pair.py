@@ -78,11 +78,7 @@ class SocketPair:
         sides[source].read_ended = True
         watcher, watchers[source] = watchers[source], None
         watcher.close()
-        if watchers[1 - source] is None:  # both have ended: the close that follows says so
-            sides[1 - source].write_ended = True
-            self._carrier.ended()
-            return
-        try:
+        try:  # although a close may follow: it tells whether the sink has been reset since
             sides[1 - source].write_eof_nowait(self._scratch)
         except StreamError as error:
             self._carrier.failed(error, 1 - source)
