@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
         """The options of the command; what it does not know is its mistake.  Raises ConfigError."""
         options, unknown = self.parse_known_args(arguments)
         # before Python 3.12 argparse takes no names behind options if there are none before them
-        if hasattr(options, "names"):
+        if isinstance(getattr(options, "names", None), list):
             options.names += [each for each in unknown if not each.startswith("-")]
             unknown = [each for each in unknown if each.startswith("-")]
         if unknown:
