@@ -221,7 +221,7 @@ class Record:
         shown: dict[str, str | int | float] = {
             "id": self.id,
             "inbound": self.inbound,
-            "client": self.client,
+            "client": self.client or "-",
             "user": self.user or "-",
             **({} if self.session is None else {"session": self.session}),
             **({"command": self.command} if self.command not in ("", "connect") else {}),

@@ -793,7 +793,7 @@ def test_no_mistake_repeats_a_secret(
         ),
         (
             "exits: [{url: socks5://h, via: {url: 'gsocks://h'}}]",
-            "local.exits[0].via.key_file: a gsocks exit needs a key or a key_file, and not both",
+            "local.exits[0].via.key_file: a gsocks exit needs a key or a key_file",
         ),
         (
             "exits: [{url: socks5://h, country: Norway}]",
@@ -947,6 +947,27 @@ def test_a_source_that_is_not_there_is_named(base: Path) -> None:
 
 
 # --- the file -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "is_secret"),
+    [
+        ("local: {listen: '127.0.0.1:0', exits: ['socks5://u:p@127.0.0.1:9']}", True),
+        ("local: {listen: '127.0.0.1:0', exits: ['socks5://u:ge%2Fheim@h:1']}", True),
+        (f"server: {{listen: '127.0.0.1:0', keys: {{me: '{KEY}'}}}}", True),
+        (f"server:\n  listen: 127.0.0.1:0\n  keys:\n    me: {KEY}\n", True),
+        ("server: {listen: '127.0.0.1:0', keys: {me: {file: me.key}}}", False),
+        ("local: {listen: '127.0.0.1:0', exits: ['http://h:1'], rules: ['allow all']}", False),
+    ],
+)
+def test_a_config_with_secrets_that_others_may_read_is_warned_of(
+    text: str, is_secret: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    path.chmod(0o644)
+    load(path)
+    assert ("has secrets and can be read by others" in caplog.text) == is_secret
 
 
 def load_refusal(path: Path) -> str:

@@ -222,6 +222,9 @@ def test_check_tells_what_it_asks_and_refuses_itself(tmp_path: Path) -> None:
     done = gsocks("check", "-c", path)
     assert "dns_listener: listens on 127.0.0.1:5353, exits: direct" in done.stdout
     assert "dns_listener: asks 1.1.1.1:53, dns.example:5300, over TCP" in done.stdout
+    path.write_text("dns_listener: {listen: 0.0.0.0:5353, server: 1.1.1.1, allow_remote: true}")
+    done = gsocks("check", "-c", path)
+    assert "dns_listener.clients: 0.0.0.0:5353 would be an open resolver" in done.stderr
     path.write_text("dns_listener: {listen: 127.0.0.1:5353, server: 'localhost:5353'}")
     assert "localhost:5353 is the listener itself" in gsocks("check", "-c", path).stderr
     path.write_text(

@@ -23,6 +23,11 @@ KEY = Key(bytes(range(32))).text()
         ),
         ("passwd a b", "gsocks passwd: 'b' is one argument too many (gsocks passwd --help)"),
         (
+            "check gw.yaml",
+            "gsocks check: 'gw.yaml' is one argument too many (did you mean -c 'gw.yaml'?)"
+            " (gsocks check --help)",
+        ),
+        (
             "exits --sort x",
             "gsocks exits: --sort: 'x' is none of order, speed, country, name, reason"
             " (gsocks exits --help)",

@@ -19,6 +19,10 @@ _MISSING = re.compile(r"the following arguments are required: (.+)")
 _NO_VALUE = re.compile(r"argument (?:\S+/)?(\S+): expected (?:one|at least one) argument")
 
 
+#: how the names of config files end
+_CONFIG = (".yaml", ".yml")
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises ConfigError where argparse prints its usage and exits."""
 
@@ -72,7 +76,8 @@ def _reworded(message: str, parser: Parser) -> str:
 
 def _unknown(argument: str, known: Iterable[str]) -> str:
     if not argument.startswith("-"):
-        return f"{shown(argument)} is one argument too many"
+        hint = f" (did you mean -c {shown(argument)}?)" if argument.endswith(_CONFIG) else ""
+        return f"{shown(argument)} is one argument too many{hint}"
     option = argument.partition("=")[0]
     return f"{option} is no option{did_you_mean(option, known)}"
 

@@ -111,8 +111,16 @@ _PORTS = re.compile(r"([0-9]{1,5})-([0-9]{1,5})")
 
 _PLAIN_NAME = re.compile(r"[\w-]{1,40}")
 
-# a key or a password in a config: before the @ of a URL, or behind its name; not a hash
-_SECRETS = re.compile(r"://[^\s/@'\"]+@|(?:^|[\s{,])(?:key|password)\s*:\s*[^\s{}#]", re.MULTILINE)
+# a key or a password in a config: before the @ of a URL, behind its name, or by the form of a key
+# of gsocks; not a hash
+_SECRETS = re.compile(
+    r"""
+    ://[^\s/@'"]+@ | ://[^\s@'":]*:[^\s@'"]+@
+    | (?:^|[\s{,])(?:key|password)\s*:\s*[^\s{}#]
+    | (?<![\w+/-])[\w+/-]{43}=?(?![\w+/=-])
+    """,
+    re.MULTILINE | re.VERBOSE | re.ASCII,
+)
 
 # what msgspec appends to a message: " - at `$[0].local.timeouts.idle`"
 _PATH = re.compile(r" - at `\$\[0\]([^`]*)`\Z")
@@ -507,6 +515,11 @@ def _check_dns_listener(config: Config) -> None:
                 f"{address} would answer all machines that can reach it"
                 " (dns_listener.allow_remote: true if that is intended, with clients)",
                 ".dns_listener.listen",
+            )
+        if is_remote(address) and section.clients is None:
+            raise Mistake(
+                f"{address} would be an open resolver: needs the networks that may ask",
+                ".dns_listener.clients",
             )
     _check_sharing("dns_listener", section, "questions have no users and no requests")
 

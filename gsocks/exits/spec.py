@@ -518,8 +518,12 @@ def _build(
             raise Mistake("not for a Unix socket, which is on this machine", ".via")
         read["socket"] = where
     spec = ExitSpec(scheme, **read)
-    if scheme == "gsocks" and (spec.key, spec.key_file, spec.key_from).count(None) != 2:
-        raise Mistake("a gsocks exit needs a key or a key_file, and not both", ".key_file")
+    if (
+        scheme == "gsocks"
+        and (keys := 3 - (spec.key, spec.key_file, spec.key_from).count(None)) != 1
+    ):
+        more = ", and not both" if keys else ""
+        raise Mistake(f"a gsocks exit needs a key or a key_file{more}", ".key_file")
     if scheme == "ss":
         _check_shadowsocks(spec)
     elif spec.password is not None and spec.user is None:

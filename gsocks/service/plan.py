@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -201,8 +202,14 @@ def _described_tracing(tracing: TracingSettings) -> Iterator[str]:
     yield f"tracing: sent to {tracing.endpoint}"
 
 
+# 32 bytes in base64
+_KEY = re.compile(r"[A-Za-z0-9+/_-]{43}=?")
+
+
 def _to_be_created(at: str, name: str, path: Path) -> Iterator[str]:
     """Raises ConfigError if the folder of a file that a start makes can't take it."""
+    if _KEY.fullmatch(str(path)):
+        raise ConfigError(f"{at}: looks like a key, where the name of a file is expected")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise ConfigError(f"{at}: {path} can't be created: there is no such folder")

@@ -822,9 +822,11 @@ class Service:
             opening, listener = self._at.local[0]
             bound, local = opening.bound, self._settings.local
             # curl names a Unix socket by a path behind the host
-            proxy = f"--socks5-hostname {bound}"
+            has_users = local is not None and (local.users or local.users_file is not None)
+            login = "--proxy-user USER:PASSWORD " if has_users else ""
+            proxy = f"{login}--socks5-hostname {bound}"
             if isinstance(bound, UnixAddress):
-                proxy = f"--proxy socks5h://localhost{bound.path}"
+                proxy = f"{login}--proxy socks5h://localhost{bound.path}"
             if local is not None and local.tls_of(listener) is not None:
                 log.info("try it: curl --proxy https://%s https://example.com/", bound)
                 return
