@@ -574,15 +574,14 @@ class SocketStream(Blocking):
     def take_watcher(self) -> Any:
         return self.descriptor()[1]
 
-    def descriptor(self) -> tuple[int, Any]:
-        """The descriptor, for who reads and writes it directly, and what ``take_watcher`` gives.
+    def descriptor(self) -> tuple[AnySocket, Any]:
+        """The socket, for who reads and writes it directly, and what ``take_watcher`` gives.
 
         Raises StreamClosed.
         """
         sock = self._sock or self._open_socket()
-        fd: int = sock.fileno()
         watcher, self._watcher = self._watcher, None
-        return fd, gevent.get_hub().loop.io(fd, READ) if watcher is None else watcher
+        return sock, gevent.get_hub().loop.io(sock.fileno(), READ) if watcher is None else watcher
 
     def abort(self) -> None:
         sock, self._sock = self._sock, None

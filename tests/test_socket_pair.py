@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket as std_socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import gevent
@@ -151,6 +151,33 @@ def test_a_client_that_the_last_bytes_reset_has_no_clean_end() -> None:
         eventually(lambda: wire.relay.carried[1] == len(b"too late"))
         end(wire.target)
         assert value_of(wire.over).word == "client_reset"
+
+
+def test_a_stream_that_is_aborted_behind_its_relay_takes_no_bytes_of_another_connection() -> None:
+    """Its descriptor's number is the next connection's."""
+    client, near = tcp_pair()
+    far, target = tcp_pair()
+    sides = SocketStream(near), SocketStream(far)
+    number = near.fileno()
+    over: AsyncResult[Totals] = AsyncResult()
+    Relay(*sides, idle=LONG, half_closed=LONG, ended=over.set).run()
+    with client, target:
+        sides[0].abort()
+        others = [tcp_pair() for _ in range(3)]
+        assert number in [sock.fileno() for pair in others for sock in pair]
+        try:
+            with suppress(ConnectionError):  # where the relay has noticed it already
+                target.sendall(b"for the first")
+            assert value_of(over).word in ("closed", "remote_closed", "client_closed")
+            for one, other in others:
+                one.sendall(b"mine")
+                assert read_exactly(other, 4) == b"mine"
+                other.sendall(b"yours")
+                assert read_exactly(one, 5) == b"yours"
+        finally:
+            for one, other in others:
+                one.close()
+                other.close()
 
 
 def test_a_chunk_that_ends_its_side_is_followed_by_the_end() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from gsocks.errors import StreamClosed, StreamError, stream_failure
 from gsocks.net.pump import Carrier, Pump
 from gsocks.net.splice import SplicePump
+from gsocks.sock import AnySocket
 from gsocks.stream import CHUNK, NonblockingStream, SocketStream, scratch_of_this_hub
 
 _read, _write = os.readv, os.write
@@ -25,14 +26,15 @@ class SocketPair:
     None of the streams may have anything prefetched.
     """
 
-    __slots__ = ("_carrier", "_fds", "_pumps", "_scratch", "_sides", "_watchers")
+    __slots__ = ("_carrier", "_pumps", "_scratch", "_sides", "_socks", "_watchers")
 
     def __init__(self, carrier: Carrier, sides: tuple[SocketStream, SocketStream]) -> None:
         self._carrier = carrier
         self._sides = sides
         self._scratch = scratch_of_this_hub()
-        #: descriptors, which the streams own, and close after :meth:`stop` only
-        self._fds: list[int]
+        #: of the streams, and asked for their descriptor each time: of a socket that was closed
+        #: behind our back that is -1, and never one that another connection has by now
+        self._socks: list[AnySocket]
         #: of each side that has not ended
         self._watchers: list[Any] = [None, None]
         #: what goes on instead, of the directions that have not ended
@@ -48,20 +50,20 @@ class SocketPair:
 
     def start(self) -> None:
         """Carry what the sockets will have received."""
-        fds = []
+        socks = []
         for source, stream in enumerate(self._sides):
             try:
-                fd, watcher = stream.descriptor()
+                sock, watcher = stream.descriptor()
             except StreamError as error:
                 self._carrier.failed(error, source)
                 return
-            fds.append(fd)
+            socks.append(sock)
             self._watchers[source] = watcher
             if watcher.active:
                 watcher.callback, watcher.args = _carry, (self, source)
             else:
                 watcher.start(_carry, self, source)
-        self._fds = fds
+        self._socks = socks
 
     def stop(self) -> None:
         """Carry nothing any more.  Does nothing the second time."""
@@ -110,17 +112,17 @@ def _carry(pair: SocketPair, source: int) -> None:
     A function, and its arguments in a tuple of the watcher: one object for a side, as a method
     would be, and less to call.
     """
-    carrier, scratch, fds = pair._carrier, pair._scratch, pair._fds
+    carrier, scratch, socks = pair._carrier, pair._scratch, pair._socks
     at_work = source
     try:
-        count = _read(fds[source], scratch.rooms)
+        count = _read(socks[source].fileno(), scratch.rooms)
         if not count:
             pair._end(source)
             return
         at_work = 1 - source
         data = scratch.plain[:count]
         try:
-            sent = _write(fds[at_work], data)
+            sent = _write(socks[at_work].fileno(), data)
         except BlockingIOError:
             sent = 0
         if sent < count or count >= CHUNK:
