@@ -208,6 +208,13 @@ def test_an_answer_to_another_question_is_none() -> None:
             read_answer(response(other, records()).to_wire(), query.key)
 
 
+def test_only_the_name_of_a_question_is_compared_without_its_case() -> None:
+    """65 is HTTPS, and 97 would be its lower case."""
+    query, other = asked(kind="TYPE65"), asked(kind="TYPE97")
+    with pytest.raises(BadAnswer, match="another question"):
+        read_answer(response(other).to_wire(), query.key)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

@@ -381,6 +381,15 @@ def test_a_store_that_is_not_there_is_one_line() -> None:
     store.close()
 
 
+def test_an_answer_of_another_shape_is_a_failure_of_the_store(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        store = Store(settings(server.url), "00000000")
+        with pytest.raises(StoreFailed, match="an answer that no Redis gives"):
+            store._in_thread(0, lambda: [][0])  # as redis-py does with one that is too short
+        assert store.exchange([("PING",)])
+        store.close()
+
+
 # --- work and quotas --------------------------------------------------------------------------
 
 

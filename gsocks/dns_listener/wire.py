@@ -216,12 +216,17 @@ def read_answer(message: bytes, key: Key) -> Answer:
     if flags & _TRUNCATED:
         raise BadAnswer("truncated, over TCP")
     rcode = flags & _RCODE
-    question = key.name + _KIND.pack(key.kind, dns.rdataclass.IN)
-    begin = _HEADER.size + len(question)
+    name, kind = key.name, _KIND.pack(key.kind, dns.rdataclass.IN)
+    question, end = name + kind, _HEADER.size + len(name)
+    begin = end + len(kind)
     if not questions and rcode not in (NO_ERROR, NO_SUCH_NAME):
         # a server that can't read the question leaves it out
         message, counts = message[: _HEADER.size] + question, [0, 0, 0]
-    elif questions != 1 or message[_HEADER.size : begin].lower() != question.lower():
+    elif (
+        questions != 1
+        or message[_HEADER.size : end].lower() != name.lower()
+        or message[end:begin] != kind
+    ):
         raise BadAnswer("the answer to another question")
     if sum(counts) > MAX_RECORDS:
         raise BadAnswer(f"{sum(counts)} records, more than {MAX_RECORDS}")

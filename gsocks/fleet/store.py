@@ -211,6 +211,13 @@ class Store:
             except (RedisError, OSError, ConfigError) as error:
                 self._drop(number)
                 return StoreFailed(f"{self.url}: {_line(error)}")
+            except (
+                TypeError,
+                ValueError,
+                LookupError,
+            ) as error:  # of redis-py, which expects another
+                self._drop(number)
+                return StoreFailed(f"{self.url}: an answer that no Redis gives ({_line(error)})")
 
         found: _Made | StoreFailed = self._threads[number].apply(made)
         if isinstance(found, StoreFailed):
