@@ -36,6 +36,6 @@ def nft(rules: str) -> None:
 def public_addresses() -> None:
     """Give this network addresses that are not private, and a way to all others."""
     ip(f"address add {HERE4}/32 dev lo")
-    ip(f"address add {HERE6}/128 dev lo")
+    ip(f"address add {HERE6}/128 dev lo nodad")  # at once, without a look for others that have it
     ip("route add default dev card")
     ip("-6 route add default dev card")
