@@ -541,3 +541,10 @@ def test_a_chain_of_exits_has_an_end() -> None:
     assert parse(entry).label.count(" via ") == 7
     assert "more than 8 exits" in refusal({"url": "socks5://h", "via": entry})
     assert "more than 8 exits" in refusal("socks5://h?via=" * 100_000 + "direct")
+
+
+def test_an_interface_with_a_character_of_urls_in_its_name_is_written_as_it_is_read() -> None:
+    spec = ExitSpec.parse("direct://?source=2001:db8::/64&interface=w%40n")
+    assert spec.interface == "w@n"
+    assert spec.url == "direct://?source=2001:db8::/64&interface=w%40n"
+    assert ExitSpec.parse(spec.url) == spec

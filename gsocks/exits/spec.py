@@ -229,7 +229,7 @@ class ExitSpec:
         """The exit for logs and screens: ``socks5://user:***@10.0.0.7:1080``."""
         if self.scheme == "direct":
             options = [
-                f"{name}={value}"
+                f"{name}={quote(str(value), safe=':/')}"
                 for name in ("source", "interface", "mark")
                 if (value := getattr(self, name)) is not None
             ]
