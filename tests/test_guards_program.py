@@ -18,7 +18,7 @@ import pytest
 from gsocks.access.throttle import Throttle
 from gsocks.access.users_file import FileUsers
 from tests.support.newcomers import LOCAL, USERS, V1, V2, cheap, is_turned_away, login
-from tests.support.program import Program, gsocks, in_threads
+from tests.support.program import Program, gsocks, in_threads, write_private
 from tests.support.waiting import TOO_LONG
 
 
@@ -63,7 +63,7 @@ def write(folder: Path, local: str, server: str = "") -> Path:
     text = f"local:\n  listen: 127.0.0.1:0\n{textwrap.indent(local, '  ')}\n"
     if server:
         text += f"server:\n  listen: 127.0.0.1:0\n{textwrap.indent(server, '  ')}\n"
-    path.write_text(text)
+    write_private(path, text)
     return path
 
 

@@ -132,6 +132,12 @@ server:
 """
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a file that is for its owner alone, so that no warning tells of its secrets."""
+    path.touch(0o600)
+    path.write_text(text)
+
+
 @contextmanager
 def both_programs(
     folder: Path,
@@ -142,12 +148,13 @@ def both_programs(
     rules: str = "[allow all]",
 ) -> Iterator[tuple[Program, Program]]:
     """A local end and a server, each in its own process; more keys for each as YAML lines."""
-    (folder / "server.yaml").write_text(
+    write_private(
+        folder / "server.yaml",
         f"{top}\nserver:\n  listen: 127.0.0.1:0\n  keys: {{default: {{file: gsocks.key}}}}\n"
-        f"  rules: {rules}\n{server}"
+        f"  rules: {rules}\n{server}",
     )
     with Program("-c", folder / "server.yaml") as far:
-        (folder / "local.yaml").write_text(local_config(far.port("server"), local, rules))
+        write_private(folder / "local.yaml", local_config(far.port("server"), local, rules))
         with Program("-c", folder / "local.yaml") as near:
             near.port()
             yield near, far
