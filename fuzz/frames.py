@@ -22,14 +22,11 @@ from gsocks.errors import (
 )
 from gsocks.request import Command, Request
 from gsocks.stream import Bytes
-from gsocks.tunnel import (
-    ClientTunnel,
-    Frame,
-    ServerTunnel,
-    Tunnel,
-    TunnelDatagrams,
-    TunnelStream,
-)
+from gsocks.tunnel.base import Tunnel
+from gsocks.tunnel.client import ClientTunnel
+from gsocks.tunnel.frames import Frame
+from gsocks.tunnel.server import ServerTunnel
+from gsocks.tunnel.streams import TunnelDatagrams, TunnelStream
 
 THENS = ("end", "reset")
 _TO = b"\x01\x01\x02\x03\x04\x00\x50"

@@ -12,7 +12,7 @@ from typing import Any
 from fuzz.wire import WAYS, Wire
 from gsocks.crypto import HELLO_HEAD_SIZE, LOWEST_VERSION, Cipher, Initiator, Key, KeyRing
 from gsocks.errors import HandshakeTimeout, ProtocolViolation, Stranger, StreamError
-from gsocks.tunnel import accept_tunnel
+from gsocks.tunnel.server import accept_tunnel
 
 _KEY = Key(bytes(range(32)))
 _RING = KeyRing({"known": _KEY, "other": Key(bytes(32))})

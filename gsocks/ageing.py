@@ -13,7 +13,8 @@ import time
 from random import Random
 
 from gsocks.net.tcp_info import BYTES_ACKED, BYTES_RECEIVED, read_tcp_info
-from gsocks.tunnel import MAX_BODY, ClientTunnel
+from gsocks.tunnel.client import ClientTunnel
+from gsocks.tunnel.frames import MAX_BODY
 
 #: between which parts of a bound each tunnel draws its own
 SHARES = (0.75, 1.0)

@@ -28,7 +28,7 @@ from gsocks.backoff import Backoff
 from gsocks.deadline import call_with_timeout
 from gsocks.errors import ConnectFailed, ShuttingDown, StreamError
 from gsocks.settings import PoolSettings
-from gsocks.tunnel import ClientTunnel
+from gsocks.tunnel.client import ClientTunnel
 
 log = logging.getLogger("gsocks.pool")
 

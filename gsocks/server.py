@@ -34,12 +34,8 @@ from gsocks.stream import close_with_fin
 from gsocks.transport.layers import LayeredSocket
 from gsocks.transport.server import ServerTransport
 from gsocks.transport.tunnels import LayeredServerTunnel
-from gsocks.tunnel import (
-    CLOSE_GRACE,
-    ServerTunnel,
-    accept_tunnel,
-    discard,
-)
+from gsocks.tunnel.discard import CLOSE_GRACE, discard
+from gsocks.tunnel.server import ServerTunnel, accept_tunnel
 
 log = logging.getLogger("gsocks.server")
 

@@ -5,7 +5,7 @@ stream without a greenlet (net/pump.py).  :class:`Blocking` makes of them the ca
 code in a greenlet that reads as its protocol does: ``read``, ``write`` and ``write_eof``, which are
 all that :class:`Stream` requires.
 
-A TCP socket (:class:`SocketStream`, here), a stream in a tunnel (tunnel.py), TLS (net/tls.py) and a
+A TCP socket (:class:`SocketStream`, here), a stream in a tunnel (tunnel/), TLS (net/tls.py) and a
 stream with a bandwidth limit (net/bandwidth.py) pass the same contract test.
 """
 

@@ -12,7 +12,9 @@ from gsocks import ageing
 from gsocks.ageing import SHARES, draw_bounds, is_worn
 from gsocks.crypto import Cipher
 from gsocks.net.tcp_info import BYTES_ACKED, BYTES_RECEIVED, Field, read_tcp_info
-from gsocks.tunnel import MAX_BODY, ClientTunnel, Frame, ServerTunnel
+from gsocks.tunnel.client import ClientTunnel
+from gsocks.tunnel.frames import MAX_BODY, Frame
+from gsocks.tunnel.server import ServerTunnel
 from tests.support.engine import eventually
 from tests.support.stream_contract import tcp_pair
 from tests.support.tunnel_parts import our_client, tunnels

@@ -41,7 +41,7 @@ from gsocks.request import Command, Request
 from gsocks.rotation.group import ExitGroup, Offer
 from gsocks.settings import PoolSettings, Timeouts
 from gsocks.stream import hung_up
-from gsocks.tunnel import Frame
+from gsocks.tunnel.frames import Frame
 from tests.support import listeners
 from tests.support.datagrams import address
 from tests.support.engine import (

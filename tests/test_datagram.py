@@ -51,7 +51,8 @@ from gsocks.net.resolve import Resolver
 from gsocks.request import Command, Request
 from gsocks.rotation.group import ExitGroup
 from gsocks.settings import Timeouts, UdpSettings
-from gsocks.tunnel import MAX_BODY, TunnelDatagrams
+from gsocks.tunnel.frames import MAX_BODY
+from gsocks.tunnel.streams import TunnelDatagrams
 from tests.support import listeners
 from tests.support.datagrams import (
     Association,

@@ -29,7 +29,7 @@ from gsocks.rotation.group import ExitGroup, Outbound
 from gsocks.rotation.roster import Changes
 from gsocks.server import RemoteServer
 from gsocks.settings import Limits
-from gsocks.tunnel import ServerTunnel
+from gsocks.tunnel.server import ServerTunnel
 from tests.support.engine import (
     KEY,
     FakeExit,

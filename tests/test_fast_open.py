@@ -20,7 +20,9 @@ from gsocks.local import LocalServer
 from gsocks.request import Command, Request
 from gsocks.rotation.group import ExitGroup
 from gsocks.stream import Reader, Stream, reset
-from gsocks.tunnel import ClientTunnel, Frame, TunnelStream
+from gsocks.tunnel.client import ClientTunnel
+from gsocks.tunnel.frames import Frame
+from gsocks.tunnel.streams import TunnelStream
 from tests.support.engine import (
     FakeExit,
     Forwarder,

@@ -27,7 +27,8 @@ import gsocks.net.proxy_protocol
 import gsocks.rotation.lists
 import gsocks.shadowsocks.accept
 import gsocks.transport.websocket
-import gsocks.tunnel
+import gsocks.tunnel.server
+import gsocks.tunnel.taker
 from fuzz.__main__ import TARGETS, words_file
 from gsocks.address import UNSPECIFIED
 from gsocks.crypto import Cipher
@@ -87,8 +88,8 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "socks4": (gsocks.handshake, "_MAX_STRING", 1000),
     "proxy_header": (gsocks.net.proxy_protocol, "MAX_LINE", 1000),
     "datagram": (gsocks.net.datagram, "_canonical", lambda head: head),
-    "frames": (gsocks.tunnel._Taker, "__call__", take_what_there_is),
-    "hello": (gsocks.tunnel, "preferred", lambda offer: Cipher.SECRETBOX),
+    "frames": (gsocks.tunnel.taker.Taker, "__call__", take_what_there_is),
+    "hello": (gsocks.tunnel.server, "preferred", lambda offer: Cipher.SECRETBOX),
     "http_requests": (gsocks.inbound.http_client, "check_framing", lambda request: None),
     "http_answers": (gsocks.http.response, "body_of_response", lambda *head, **_: Sized(5)),
     "dns_answer": (gsocks.dns.message._Records, "_ip", lambda *_: UNSPECIFIED.ip),

@@ -33,7 +33,7 @@ from gsocks.request import Command, Request
 from gsocks.rotation.group import ExitGroup
 from gsocks.settings import Limits, Timeouts
 from gsocks.stream import reset
-from gsocks.tunnel import connect_tunnel
+from gsocks.tunnel.client import connect_tunnel
 from tests.support.datagrams import association, udp_server
 from tests.support.engine import (
     KEY,

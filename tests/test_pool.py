@@ -39,7 +39,10 @@ from gsocks.rotation.group import ExitGroup
 from gsocks.server import RemoteServer
 from gsocks.settings import PoolSettings
 from gsocks.stream import Bytes, send_now
-from gsocks.tunnel import ClientTunnel, Frame, ServerTunnel, Tunnel
+from gsocks.tunnel.base import Tunnel
+from gsocks.tunnel.client import ClientTunnel
+from gsocks.tunnel.frames import Frame
+from gsocks.tunnel.server import ServerTunnel
 from tests.support import needs
 from tests.support.engine import (
     KEY,

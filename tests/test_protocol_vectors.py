@@ -16,7 +16,7 @@ import pytest
 from gevent.socket import socket
 from nacl.exceptions import CryptoError
 
-from gsocks import crypto, tunnel
+from gsocks import crypto
 from gsocks.address import ATYP_IPV4, ATYP_IPV6, ATYP_NAME, Address
 from gsocks.crypto import Cipher, Feature, Key, KeyRing
 from gsocks.errors import (
@@ -34,7 +34,11 @@ from gsocks.replay import WINDOW_MS, now_ms
 from gsocks.request import Command, Request
 from gsocks.server import RemoteServer
 from gsocks.settings import Limits, PoolSettings, Timeouts, UdpSettings
-from gsocks.tunnel import Frame, TunnelStream, connect_tunnel
+from gsocks.tunnel.base import PADDING_LIMIT
+from gsocks.tunnel.client import connect_tunnel
+from gsocks.tunnel.frames import HEADER_SIZE, MAX_BODY, MAX_PADS, Frame
+from gsocks.tunnel.server import MAX_PINGS
+from gsocks.tunnel.streams import TunnelStream
 from tests.support import make_vectors, other_end
 from tests.support import protocol_document as document
 from tests.support.datagrams import udp_server
@@ -470,13 +474,13 @@ def test_the_documents_bounds_are_the_codes() -> None:
         "a key": f"{crypto.KEY_SIZE} bytes",
         "a hello": f"{hello} to {hello + 255} bytes",
         "a reply": f"{reply} to {reply + 255} bytes",
-        "a frame's header": f"{tunnel.HEADER_SIZE} bytes",
-        "a frame's body": f"{tunnel.MAX_BODY:,} bytes",
-        "padding of OPEN, OPENED, PING and PONG, less than": f"{tunnel.PADDING_LIMIT} bytes",
+        "a frame's header": f"{HEADER_SIZE} bytes",
+        "a frame's body": f"{MAX_BODY:,} bytes",
+        "padding of OPEN, OPENED, PING and PONG, less than": f"{PADDING_LIMIT} bytes",
         "the client's clock, before or behind the server's": f"{WINDOW_MS:,} ms",
         "peers without a proven key, by default (`limits.handshakes`)": f"{Limits().handshakes:,}",
-        "PADs and skipped frames in a row": f"{tunnel.MAX_PADS}",
-        "PINGs between two streams": f"{tunnel.MAX_PINGS:,}",
+        "PADs and skipped frames in a row": f"{MAX_PADS}",
+        "PINGs between two streams": f"{MAX_PINGS:,}",
     }
 
 

@@ -45,7 +45,9 @@ from gsocks.stream import (
     Wait,
     reset,
 )
-from gsocks.tunnel import MAX_BODY, Frame, Tunnel, TunnelStream
+from gsocks.tunnel.base import Tunnel
+from gsocks.tunnel.frames import MAX_BODY, Frame
+from gsocks.tunnel.streams import TunnelStream
 from tests.support.engine import eventually, living_greenlets, tunnel_pair, value_of
 from tests.support.proxies import certified, trusting
 from tests.support.stream_contract import blocked, tcp_pair

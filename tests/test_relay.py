@@ -32,7 +32,9 @@ from gsocks.errors import (
 from gsocks.relay import Relay, Totals
 from gsocks.request import Command, Request
 from gsocks.stream import CHUNK, BlockingInside, SocketStream, Stream, reset
-from gsocks.tunnel import ClientTunnel, ServerTunnel, TunnelStream
+from gsocks.tunnel.client import ClientTunnel
+from gsocks.tunnel.server import ServerTunnel
+from gsocks.tunnel.streams import TunnelStream
 from tests.support.engine import gather, is_reset, read_exactly, read_to_end, tunnel_pair, value_of
 from tests.support.stream_contract import blocked, tcp_pair
 

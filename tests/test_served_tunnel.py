@@ -23,14 +23,10 @@ from gsocks.rotation.group import ExitGroup
 from gsocks.server import RemoteServer
 from gsocks.settings import Limits, Timeouts
 from gsocks.stream import Bytes, ScratchBuffers, send_now
-from gsocks.tunnel import (
-    MAX_PINGS,
-    ClientTunnel,
-    Frame,
-    ServerTunnel,
-    TunnelStream,
-    connect_tunnel,
-)
+from gsocks.tunnel.client import ClientTunnel, connect_tunnel
+from gsocks.tunnel.frames import Frame
+from gsocks.tunnel.server import MAX_PINGS, ServerTunnel
+from gsocks.tunnel.streams import TunnelStream
 from tests.support.engine import FakeExit, Seen, connect, direct, eventually
 from tests.support.ports import free_port
 from tests.support.tunnel_parts import KEY, asking, ignore_end

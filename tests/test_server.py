@@ -39,13 +39,10 @@ from gsocks.request import Command, Request
 from gsocks.server import RemoteServer
 from gsocks.settings import Limits, Timeouts
 from gsocks.stream import reset
-from gsocks.tunnel import (
-    ClientTunnel,
-    Frame,
-    TunnelStream,
-    connect_tunnel,
-    discard,
-)
+from gsocks.tunnel.client import ClientTunnel, connect_tunnel
+from gsocks.tunnel.discard import discard
+from gsocks.tunnel.frames import Frame
+from gsocks.tunnel.streams import TunnelStream
 from tests.support import make_vectors, other_end
 from tests.support.engine import (
     Seen,
@@ -144,7 +141,7 @@ def test_a_stranger_that_is_still_sending_when_its_time_is_over_sees_an_end_too(
         while True:
             near.sendall(bytes(1_000_000))
 
-    monkeypatch.setattr("gsocks.tunnel.CLOSE_GRACE", 0.05)
+    monkeypatch.setattr("gsocks.tunnel.discard.CLOSE_GRACE", 0.05)
     near, far = tcp_pair()
     with near, far:
         near.setblocking(False)

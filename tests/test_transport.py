@@ -34,7 +34,8 @@ from gsocks.stream import scratch_of_this_hub
 from gsocks.transport.options import OVER_TLS, OVER_WEBSOCKET
 from gsocks.transport.server import ServerTransport
 from gsocks.transport.websocket import WebSocketServer
-from gsocks.tunnel import Frame, TunnelStream
+from gsocks.tunnel.frames import Frame
+from gsocks.tunnel.streams import TunnelStream
 from tests.support.datagrams import udp_server
 from tests.support.engine import (
     KEY as SHARED,

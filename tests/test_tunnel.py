@@ -48,25 +48,12 @@ from gsocks.relay import Relay, Totals
 from gsocks.replay import WINDOW_MS, ReplayGuard, now_ms
 from gsocks.request import UDP_ASSOCIATE, Command, Request
 from gsocks.stream import ScratchBuffers, SocketStream, reset
-from gsocks.tunnel import (
-    CLIENT_TRANSITIONS,
-    HEADER_SIZE,
-    MAX_BODY,
-    PADDING_LIMIT,
-    SERVER_TRANSITIONS,
-    SKIPPED,
-    ClientTunnel,
-    Frame,
-    ServerTunnel,
-    Transitions,
-    Tunnel,
-    TunnelDatagrams,
-    TunnelState,
-    TunnelStream,
-    accept_tunnel,
-    areas_of,
-    connect_tunnel,
-)
+from gsocks.tunnel.base import PADDING_LIMIT, Tunnel
+from gsocks.tunnel.client import ClientTunnel, connect_tunnel
+from gsocks.tunnel.frames import HEADER_SIZE, MAX_BODY, SKIPPED, Frame, areas_of
+from gsocks.tunnel.server import ServerTunnel, accept_tunnel
+from gsocks.tunnel.states import CLIENT_TRANSITIONS, SERVER_TRANSITIONS, Transitions, TunnelState
+from gsocks.tunnel.streams import TunnelDatagrams, TunnelStream
 from tests.support import make_vectors
 from tests.support import protocol_document as document
 from tests.support.engine import tunnel_pair
@@ -903,7 +890,7 @@ def test_a_frame_has_its_effect_in_its_place_and_is_a_violation_in_any_other(
 def test_a_pad_too_many_is_a_violation_in_any_place(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gsocks.tunnel.MAX_PADS", 0)
+    monkeypatch.setattr("gsocks.tunnel.frames.MAX_PADS", 0)
     with pytest.raises(ProtocolViolation):
         ARRIVE[place][0](Frame.PAD, b"")
 

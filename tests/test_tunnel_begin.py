@@ -24,7 +24,8 @@ from gsocks.rotation.first_attempt import FirstAttempt
 from gsocks.rotation.group import ExitGroup, Offer, Outbound
 from gsocks.server import RemoteServer
 from gsocks.stream import ScratchBuffers
-from gsocks.tunnel import Frame, ServerTunnel
+from gsocks.tunnel.frames import Frame
+from gsocks.tunnel.server import ServerTunnel
 from tests.support.engine import (
     FakeExit,
     eventually,

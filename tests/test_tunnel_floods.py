@@ -21,20 +21,12 @@ from gsocks.errors import (
 from gsocks.relay import Relay, Totals
 from gsocks.settings import Timeouts
 from gsocks.stream import ScratchBuffers, SocketStream, reset
-from gsocks.tunnel import (
-    MAX_FRAMES_AT_ONCE,
-    MAX_PADS,
-    MAX_PINGS,
-    ClientTunnel,
-    Frame,
-    FrameDecoder,
-    Header,
-    ServerTunnel,
-    Tunnel,
-    TunnelDatagrams,
-    TunnelState,
-    TunnelStream,
-)
+from gsocks.tunnel.base import Tunnel
+from gsocks.tunnel.client import ClientTunnel
+from gsocks.tunnel.frames import MAX_FRAMES_AT_ONCE, MAX_PADS, Frame, FrameDecoder, Header
+from gsocks.tunnel.server import MAX_PINGS, ServerTunnel
+from gsocks.tunnel.states import TunnelState
+from gsocks.tunnel.streams import TunnelDatagrams, TunnelStream
 from tests.support.engine import eventually, make_exit, make_server, read_exactly
 from tests.support.stream_contract import tcp_pair
 from tests.support.tunnel_parts import (

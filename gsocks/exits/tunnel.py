@@ -38,13 +38,9 @@ from gsocks.stream import READ, WRITE, Bytes, ScratchBuffers, Wait, scratch_of_t
 from gsocks.transport.client import ClientTransport
 from gsocks.transport.layers import LayeredSocket
 from gsocks.transport.tunnels import LayeredClientTunnel
-from gsocks.tunnel import (
-    ClientTunnel,
-    Frame,
-    TunnelDatagrams,
-    TunnelStream,
-    connect_tunnel,
-)
+from gsocks.tunnel.client import ClientTunnel, connect_tunnel
+from gsocks.tunnel.frames import Frame
+from gsocks.tunnel.streams import TunnelDatagrams, TunnelStream
 
 #: tunnels in which one request is sent to the server, at most.  Where each but the last has ended
 #: unanswered, the last one is opened for the request, and so is none that has died while it waited.
@@ -156,7 +152,7 @@ class TunnelExit:
     def stream_in(self, tunnel: ClientTunnel, watcher: Any = None) -> TunnelStream:
         """The stream that was opened in a tunnel, which comes back to the pool after it.
 
-        ``watcher``: as of :class:`gsocks.tunnel.TunnelStream`.
+        ``watcher``: as of :class:`gsocks.tunnel.streams.TunnelStream`.
         """
         return TunnelStream(tunnel, _ReturnToPool(self.pool, tunnel), watcher)
 

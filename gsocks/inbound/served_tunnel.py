@@ -41,15 +41,10 @@ from gsocks.rotation.connected import Outbound
 from gsocks.rotation.first_attempt import FirstAttempt
 from gsocks.settings import Timeouts
 from gsocks.stream import READ, Bytes, ScratchBuffers, close_with_fin, scratch_of_this_hub
-from gsocks.tunnel import (
-    MAX_PINGS,
-    Frame,
-    Header,
-    ServerTunnel,
-    TunnelDatagrams,
-    TunnelState,
-    TunnelStream,
-)
+from gsocks.tunnel.frames import Frame, Header
+from gsocks.tunnel.server import MAX_PINGS, ServerTunnel
+from gsocks.tunnel.states import TunnelState
+from gsocks.tunnel.streams import TunnelDatagrams, TunnelStream
 
 
 class TunnelListener(Protocol):
@@ -148,7 +143,7 @@ class ServedTunnel:
         self._broken(error)
 
     def closing(self) -> None:
-        """See :class:`gsocks.tunnel.WaitingTunnel`."""
+        """See :class:`gsocks.tunnel.server.WaitingTunnel`."""
         self._stop_waiting()
         self.stop_watching()
         error = StreamClosed("closed at this end")

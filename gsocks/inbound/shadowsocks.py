@@ -25,7 +25,7 @@ from gsocks.rotation.build import SomeExit
 from gsocks.rotation.group import ExitGroup
 from gsocks.shadowsocks.accept import Accepted, Guards, ServerKeys, accept
 from gsocks.stream import close_with_fin, reset
-from gsocks.tunnel import discard
+from gsocks.tunnel.discard import discard
 
 #: the name of the protocol in the debug log
 ANSWER = NoAnswer("shadowsocks")

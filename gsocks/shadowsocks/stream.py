@@ -38,7 +38,7 @@ from gsocks.stream import (
     receive_into,
     scratch_of_this_hub,
 )
-from gsocks.tunnel import areas_of
+from gsocks.tunnel.frames import areas_of
 
 #: a sealed length
 LENGTH_BOX = 2 + TAG_SIZE

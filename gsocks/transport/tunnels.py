@@ -7,7 +7,10 @@ from typing import Any
 from gsocks.errors import StreamError
 from gsocks.stream import Bytes
 from gsocks.transport.layers import Below, LayeredSocket
-from gsocks.tunnel import ClientTunnel, FrameDecoder, ServerTunnel, Tunnel
+from gsocks.tunnel.base import Tunnel
+from gsocks.tunnel.client import ClientTunnel
+from gsocks.tunnel.frames import FrameDecoder
+from gsocks.tunnel.server import ServerTunnel
 
 
 class _Backlog:
@@ -43,12 +46,12 @@ class _LayeredTunnel(Tunnel):
 
     @property
     def between_frames(self) -> bool:
-        """See :attr:`gsocks.tunnel.Tunnel.between_frames`, as far as it is known."""
+        """See :attr:`gsocks.tunnel.base.Tunnel.between_frames`, as far as it is known."""
         return self._decoder.between_frames and not self._backlog.has_backlog
 
     @property
     def readable(self) -> bool:
-        """See :attr:`gsocks.tunnel.Tunnel.readable`.
+        """See :attr:`gsocks.tunnel.base.Tunnel.readable`.
 
         Bytes that a layer has for itself, such as a ping, are received here, and are none of the
         tunnel's.  Any others are its end, as those behind it are lost.

@@ -36,7 +36,8 @@ from gsocks.rotation.group import ExitGroup
 from gsocks.server import RemoteServer
 from gsocks.settings import Limits, PoolSettings, Timeouts
 from gsocks.stream import SocketStream, reset
-from gsocks.tunnel import ClientTunnel, ServerTunnel, accept_tunnel, connect_tunnel
+from gsocks.tunnel.client import ClientTunnel, connect_tunnel
+from gsocks.tunnel.server import ServerTunnel, accept_tunnel
 from tests.support import ports, waiting
 from tests.support.stream_contract import tcp_pair
 from tests.support.waiting import TOO_LONG

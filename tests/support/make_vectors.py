@@ -38,14 +38,10 @@ from gsocks.crypto import (
 from gsocks.errors import ConnectFailed, ConnectionRefused
 from gsocks.request import LOOK_UPS, Command, Request
 from gsocks.stream import CHUNK
-from gsocks.tunnel import (
-    SKIPPED,
-    ClientTunnel,
-    Frame,
-    ServerTunnel,
-    TunnelDatagrams,
-    TunnelStream,
-)
+from gsocks.tunnel.client import ClientTunnel
+from gsocks.tunnel.frames import SKIPPED, Frame
+from gsocks.tunnel.server import ServerTunnel
+from gsocks.tunnel.streams import TunnelDatagrams, TunnelStream
 from tests.support import other_end
 
 VECTORS = Path(__file__).parent.parent / "vectors"

@@ -21,7 +21,8 @@ from gsocks.transport.options import OVER_TLS, OVER_WEBSOCKET
 from gsocks.transport.server import ServerTransport
 from gsocks.transport.tls import TlsLayer
 from gsocks.transport.tunnels import LayeredClientTunnel, LayeredServerTunnel
-from gsocks.tunnel import accept_tunnel, connect_tunnel
+from gsocks.tunnel.client import connect_tunnel
+from gsocks.tunnel.server import accept_tunnel
 from tests.support.stream_contract import tcp_pair
 from tests.support.tunnel_parts import BOTH, KEY
 

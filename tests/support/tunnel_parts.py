@@ -25,15 +25,11 @@ from gsocks.crypto import (
 from gsocks.replay import ReplayGuard, now_ms
 from gsocks.request import Command, Request
 from gsocks.stream import tune
-from gsocks.tunnel import (
-    HEADER_SIZE,
-    ClientTunnel,
-    ServerTunnel,
-    Tunnel,
-    TunnelStream,
-    accept_tunnel,
-    connect_tunnel,
-)
+from gsocks.tunnel.base import Tunnel
+from gsocks.tunnel.client import ClientTunnel, connect_tunnel
+from gsocks.tunnel.frames import HEADER_SIZE
+from gsocks.tunnel.server import ServerTunnel, accept_tunnel
+from gsocks.tunnel.streams import TunnelStream
 from tests.support import make_vectors, other_end
 from tests.support.engine import read_exactly
 from tests.support.stream_contract import tcp_pair
