@@ -13,13 +13,7 @@ from fuzz.model import Dest, Short, Taker, Wrong
 from fuzz.wire import WAYS, Wire
 from gsocks.address import UNSPECIFIED, Address
 from gsocks.crypto import Area, Cipher, Key, Session
-from gsocks.errors import (
-    ClientError,
-    ConnectFailed,
-    ConnectionRefused,
-    StreamError,
-    stream_failure,
-)
+from gsocks.errors import ClientError, ConnectFailed, ConnectionRefused, StreamError, stream_failure
 from gsocks.request import Command, Request
 from gsocks.stream import Bytes
 from gsocks.tunnel.base import Tunnel

@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 from gsocks.address import Address
+from gsocks.exits.proxy import ProxyExit
 from gsocks.net.greenlets import GreenletPool
 from gsocks.net.splice import pipes_of_this_hub
 from tests.support import ports
@@ -31,6 +32,7 @@ from tests.support.engine import (
 )
 from tests.support.mirror import mirror_server
 from tests.support.program import web_server
+from tests.support.proxy_exits import connect_by_hub
 from tests.support.real import Certified, Listener, Listeners, both_inbounds
 from tests.support.two_ways import Spawned
 from tests.support.waiting import TOO_LONG
@@ -219,3 +221,10 @@ def pytest_make_parametrize_id(val: object) -> str | None:
     """A salt is new in each process; the name of its test must be the same in all of them."""
     text = val.decode("latin-1") if isinstance(val, bytes) else val
     return "hash" if isinstance(text, str) and "$argon2" in text else None
+
+
+@pytest.fixture(params=["greenlet", "hub"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies are asked by a greenlet, or by the hub where that is possible."""
+    if request.param == "hub":
+        monkeypatch.setattr(ProxyExit, "connect", connect_by_hub)

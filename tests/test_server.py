@@ -17,14 +17,7 @@ from gevent.util import wrap_errors
 from noise.connection import Keypair, NoiseConnection
 
 from gsocks.address import Address
-from gsocks.crypto import (
-    REPLY_HEAD_SIZE,
-    VERSION,
-    Cipher,
-    Initiator,
-    Key,
-    KeyRing,
-)
+from gsocks.crypto import REPLY_HEAD_SIZE, VERSION, Cipher, Initiator, Key, KeyRing
 from gsocks.errors import (
     BadAddress,
     CommandNotSupported,

@@ -18,14 +18,7 @@ from gevent.socket import socket, socketpair
 from gevent.util import wrap_errors
 
 from gsocks.address import UNSPECIFIED, Address
-from gsocks.crypto import (
-    HELLO_HEAD_SIZE,
-    REPLY_HEAD_SIZE,
-    Cipher,
-    Initiator,
-    Key,
-    KeyRing,
-)
+from gsocks.crypto import HELLO_HEAD_SIZE, REPLY_HEAD_SIZE, Cipher, Initiator, Key, KeyRing
 from gsocks.errors import (
     AddressTypeNotSupported,
     BadAddress,

@@ -9,9 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import ClassVar, NoReturn
 
-from gsocks.crypto import (
-    Session,
-)
+from gsocks.crypto import Session
 from gsocks.deadline import call_within
 from gsocks.errors import (
     FrameTimeout,

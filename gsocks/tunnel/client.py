@@ -6,14 +6,7 @@ import math
 import time
 
 from gsocks.address import Address
-from gsocks.crypto import (
-    REPLY_HEAD_SIZE,
-    Cipher,
-    Feature,
-    Initiator,
-    Key,
-    Session,
-)
+from gsocks.crypto import REPLY_HEAD_SIZE, Cipher, Feature, Initiator, Key, Session
 from gsocks.errors import (
     ClientError,
     CommandNotSupported,
@@ -30,12 +23,7 @@ from gsocks.observe import no_trace
 from gsocks.replay import now_ms
 from gsocks.request import RESOLVE_PTR, Command, Request
 from gsocks.sock import AnySocket
-from gsocks.stream import (
-    Bytes,
-    Reader,
-    ScratchBuffers,
-    send_all,
-)
+from gsocks.stream import Bytes, Reader, ScratchBuffers, send_all
 from gsocks.tunnel.base import Tunnel
 from gsocks.tunnel.frames import READ_AHEAD, Frame
 from gsocks.tunnel.states import CLIENT_TRANSITIONS, TunnelEvent

@@ -9,10 +9,7 @@ import gevent
 
 from gsocks.deadline import call_with_timeout
 from gsocks.sock import AnySocket
-from gsocks.stream import (
-    CHUNK,
-    close_with_fin,
-)
+from gsocks.stream import CHUNK, close_with_fin
 from gsocks.turns import give_way
 
 #: seconds for a stranger that is sending to stop, once the end of its time was shown to it

@@ -5,18 +5,9 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple, Protocol, cast
 
-from gsocks.crypto import (
-    Area,
-    Opener,
-)
-from gsocks.errors import (
-    ProtocolViolation,
-    StreamError,
-)
-from gsocks.stream import (
-    CHUNK,
-    ScratchBuffers,
-)
+from gsocks.crypto import Area, Opener
+from gsocks.errors import ProtocolViolation, StreamError
+from gsocks.stream import CHUNK, ScratchBuffers
 
 HEADER_SIZE = 4
 #: the largest body of a frame

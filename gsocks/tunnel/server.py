@@ -31,11 +31,7 @@ from gsocks.observe import Trace, no_trace
 from gsocks.replay import ReplayGuard
 from gsocks.request import BIND, LOOK_UPS, RESOLVE_PTR, UDP_ASSOCIATE, Command, Request
 from gsocks.sock import AnySocket
-from gsocks.stream import (
-    Reader,
-    ScratchBuffers,
-    send_all,
-)
+from gsocks.stream import Reader, ScratchBuffers, send_all
 from gsocks.tunnel.base import Tunnel
 from gsocks.tunnel.frames import Frame
 from gsocks.tunnel.states import SERVER_TRANSITIONS, TunnelEvent, TunnelState

@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from gsocks.errors import (
-    ProtocolViolation,
-    StreamClosed,
-    StreamError,
-    StreamReset,
-)
+from gsocks.errors import ProtocolViolation, StreamClosed, StreamError, StreamReset
 from gsocks.stream import (
     NEXT_TURN,
     NOTHING,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from gsocks.errors import (
-    ProtocolViolation,
-)
+from gsocks.errors import ProtocolViolation
 
 
 class Taker:

@@ -13,15 +13,7 @@ import gevent
 from gevent.socket import socket, socketpair
 
 from gsocks.address import Address
-from gsocks.crypto import (
-    REPLY_HEAD_SIZE,
-    VERSION,
-    Cipher,
-    Initiator,
-    Key,
-    KeyRing,
-    Session,
-)
+from gsocks.crypto import REPLY_HEAD_SIZE, VERSION, Cipher, Initiator, Key, KeyRing, Session
 from gsocks.replay import ReplayGuard, now_ms
 from gsocks.request import Command, Request
 from gsocks.stream import tune
