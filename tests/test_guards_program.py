@@ -5,10 +5,10 @@ No gevent here, as in test_program.py.
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import textwrap
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 
 from gsocks.access.throttle import Throttle
-from gsocks.access.users_file import FileUsers
 from tests.support.newcomers import LOCAL, USERS, V1, V2, cheap, is_turned_away, login
 from tests.support.program import Program, gsocks, in_threads, write_private
-from tests.support.waiting import TOO_LONG
+from tests.support.waiting import TOO_LONG, eventually
 
 
 @pytest.fixture
@@ -67,6 +66,11 @@ def write(folder: Path, local: str, server: str = "") -> Path:
     return path
 
 
+def looks_until(program: Program, port: int, told: str) -> None:
+    """Log in, at which the program looks at its file now and then, until it has told that."""
+    eventually(lambda: log_in(port, b"alice", b"secret") and re.search(told, program.log))
+
+
 def test_a_users_file_is_followed_while_the_program_runs(tmp_path: Path) -> None:
     file = tmp_path / "users.txt"
     file.write_text(f"# our users\nbob:{USERS['bob']}\n")
@@ -76,14 +80,12 @@ def test_a_users_file_is_followed_while_the_program_runs(tmp_path: Path) -> None
         assert log_in(port, b"alice", b"secret")
         assert log_in(port, b"bob", b"hidden")
         file.write_text(f"carol:{cheap(b'fresh')}\n")
-        time.sleep(FileUsers.check_interval)  # the program has a clock of its own
+        looks_until(program, port, r"reloaded: .*users\.txt")
         assert log_in(port, b"carol", b"fresh")
-        program.wait_for(r"reloaded: .*users\.txt")
         assert not log_in(port, b"bob", b"hidden")
         file.write_text("carol")
-        time.sleep(FileUsers.check_interval)
+        looks_until(program, port, r"the previous users stay in effect: .*users\.txt: line 1: ")
         assert log_in(port, b"carol", b"fresh")
-        program.wait_for(r"not reloaded, the previous users stay in effect: .*users\.txt: line 1: ")
         # the config is reloaded, and the file with it
         file.write_text(f"carol:{cheap(b'other')}\n")
         config.write_text(config.read_text().replace("alice", "dave"))

@@ -15,7 +15,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import gevent
 import pytest
 
 from gsocks import config
@@ -433,6 +432,14 @@ def test_a_full_disk_loses_history_and_no_request_and_is_told_once(
     """The limit on the size of a file stands for the disk."""
     monkeypatch.setattr(history_module, "MAX_PENDING", 50)
     monkeypatch.setattr(History, "retry_delay", 0.01)
+    tries: list[bool] = []
+    try_ = History._try
+
+    def noted(history: History, *used: Any) -> bool:
+        tries.append(try_(history, *used))
+        return tries[-1]
+
+    monkeypatch.setattr(History, "_try", noted)
     rig = Rig(tmp_path)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     rig.end()
@@ -443,7 +450,8 @@ def test_a_full_disk_loses_history_and_no_request_and_is_told_once(
         for _ in range(100):
             rig.end()
         eventually(lambda: rig.history.dropped > 0)
-        gevent.sleep(0.1)  # some more writes are tried
+        seen = tries.count(False)
+        eventually(lambda: tries.count(False) > seen + 3)
         assert len(rig.seen.all) == 101
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
