@@ -22,6 +22,10 @@ apidoc_modules = [
     }
 ]
 
+# the theme copies the tree of all pages into each of them; with all names in it, that was half of
+# the build
+toc_object_entries = False
+
 html_theme = "furo"
 html_title = "gsocks"
 # of extras that a build of the documents does without

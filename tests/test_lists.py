@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import json
 import random
 import sys
 import threading
 import time
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -229,37 +227,6 @@ def test_no_line_takes_long_however_it_is_made() -> None:
     assert len(parse_list(raw.encode(), HERE).exits) == 1
     taken = cpu_seconds(lambda: parse_list(raw.encode(), HERE))
     assert taken < 10 * cpu_seconds(lambda: parse_list(list_of(10_000), HERE))
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b'[{"url": "10.0.0.7:80"}, {"a": [%s]}]' % b",".join([b"{}"] * 200_000),
-        b'{"data": {"a": {"b": {"c": [%s]}}}}' % b",".join([b"{}"] * 200_000),
-        b"[%s]" % b",".join([b"{}"] * 200_000),
-        b"{}\n" * 200_000,
-        b"ab\n" * 200_000,
-        b"ab " * 200_000,
-        b"\n" * 700_000,
-        b"a, " * 300_000,
-        b"a,b\n" * 200_000,
-        "# \u00e4\n".encode() * 200_000,
-        b"- {}\n" * 600_000,
-    ],
-    ids=lambda raw: f"{raw[:5]!r} and so on",
-)
-def test_a_list_takes_little_memory_beside_its_exits(
-    raw: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lists, "MAX_EXITS", 1000)  # each skipped entry has a reason
-    tracemalloc.start()
-    try:
-        with contextlib.suppress(ConfigError):
-            parse_list(raw, HERE)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 13_000_000
 
 
 # --- JSON and CSV -----------------------------------------------------------------------------

@@ -124,7 +124,7 @@ class ClientTunnel(Tunnel):
         return self.send_nowait(scratch, kind, body, self.seal(scratch, Frame.OPEN, ours))
 
     def used(self) -> None:
-        """See :meth:`Tunnel.used`."""
+        """See :meth:`gsocks.tunnel.base.Tunnel.used`."""
         super().used()
         self.trace = no_trace
 
@@ -163,7 +163,7 @@ class ClientTunnel(Tunnel):
         return bound
 
     def look_behind_fin(self, scratch: ScratchBuffers) -> None:
-        """See :meth:`Tunnel.look_behind_fin`: of a server's nothing may."""
+        """See :meth:`gsocks.tunnel.base.Tunnel.look_behind_fin`: of a server's nothing may."""
         decoder = self._decoder
         if decoder.between_frames:
             count = self.receive_some(self.fileno(), decoder.frame_room(scratch))

@@ -187,8 +187,8 @@ def accept_tunnel(
     """Agree on keys with the peer that connected; the tunnel is of that ``kind``.
 
     Runs under the caller's timeout.  Raises Stranger or StreamError; then nothing was sent, and
-    the caller goes on as :func:`discard` does; but for ProtocolViolation, behind the reply to a
-    client that is too old.
+    the caller goes on as :func:`gsocks.tunnel.discard.discard` does; but for ProtocolViolation,
+    behind the reply to a client that is too old.
     """
     reader = Reader(sock)
     try:
