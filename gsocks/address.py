@@ -16,6 +16,7 @@ from typing import NamedTuple
 import idna
 
 from gsocks.errors import AddressTypeNotSupported, BadAddress, BadPort
+from gsocks.tuples import new_tuple
 
 ATYP_IPV4 = 0x01
 ATYP_NAME = 0x03
@@ -40,10 +41,6 @@ _MAX_PUNYCODE = 63 - len("xn--")
 _NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
 
 
-# what a NamedTuple calls, one call deeper, to make an object
-_new = tuple.__new__
-
-
 class Address(NamedTuple):
     """A destination or a bound address.
 
@@ -64,7 +61,7 @@ class Address(NamedTuple):
     @classmethod
     def of_ipv4(cls, raw: bytes) -> Address:
         """An address from the four bytes of an IPv4 address and the two of a port."""
-        return _new(cls, (inet_ntoa(raw[:4]), int.from_bytes(raw[4:], "big")))
+        return new_tuple(cls, (inet_ntoa(raw[:4]), int.from_bytes(raw[4:], "big")))
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -122,7 +119,7 @@ class Address(NamedTuple):
     def from_sockaddr(cls, sockaddr: tuple[str, int] | tuple[str, int, int, int]) -> Address:
         """The address of a socket, from what getsockname() and accept() return."""
         if ":" not in sockaddr[0]:  # the kernel's IPv4 addresses have one form only
-            return _new(cls, sockaddr[:2])
+            return new_tuple(cls, sockaddr[:2])
         host, port = sockaddr[:2]
         return cls(_canonical_ip(ipaddress.ip_address(host.partition("%")[0])), port)
 

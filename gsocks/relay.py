@@ -28,14 +28,13 @@ from gsocks.net.idle import Sweep, sweep_for
 from gsocks.net.pump import Pump
 from gsocks.net.socket_pair import SocketPair, carriers_between
 from gsocks.stream import NonblockingStream, Stream, is_nonblocking
+from gsocks.tuples import new_tuple
 from gsocks.turns import give_way
 
 _CLIENT, _REMOTE = 0, 1
 _SIDES = (_CLIENT, _REMOTE)
 _NAMES = ("client", "remote")
 
-# what a NamedTuple calls, one call deeper, to make an object
-_new = tuple.__new__
 
 # Bytes that a pipe writes at once.  A write that blocks reports nothing before its end: with a
 # whole chunk of 64 KiB, a slow reader would be taken for an idle one.
@@ -237,4 +236,4 @@ class Relay:
         ended, error = self._ended, self._error
         self._ended = self._error = self._answered = None
         if ended is not None:
-            ended(_new(Totals, (up, down, error, self._side)))
+            ended(new_tuple(Totals, (up, down, error, self._side)))

@@ -58,7 +58,7 @@ LAYERS = [
         "sock",
         "netlink",
     },
-    {"per_hub"},
+    {"per_hub", "tuples"},
 ]
 
 #: the modules that may use a library which the others must not know
@@ -186,6 +186,7 @@ def test_the_relay_knows_no_protocol() -> None:
         "errors",
         "net",
         "stream",
+        "tuples",
         "turns",
     }
 

@@ -17,11 +17,9 @@ from gsocks.exits.udp import DirectDatagrams
 from gsocks.net.dial import DialAttempt, Dialer, Source
 from gsocks.request import RESOLVE_PTR, Request
 from gsocks.stream import SocketStream
+from gsocks.tuples import new_tuple
 
 _GOLDEN_RATIO = 0.6180339887498949
-
-# what a NamedTuple calls, one call deeper, to make an object
-_new = tuple.__new__
 
 
 class DirectExit:
@@ -139,7 +137,7 @@ class _DirectAttempt(DialAttempt):
         """See :meth:`gsocks.net.dial.DialAttempt.connected`."""
         sock = self._sock
         stream = SocketStream(sock, watcher=self._watcher)
-        self._done(_new(Connected, (stream, Address.from_sockaddr(sock.getsockname()))))
+        self._done(new_tuple(Connected, (stream, Address.from_sockaddr(sock.getsockname()))))
 
     def failed(self, error: ConnectFailed) -> None:
         """See :meth:`gsocks.net.dial.DialAttempt.failed`."""

@@ -24,6 +24,7 @@ from gsocks.net.dial import DialAttempt
 from gsocks.per_hub import PerHub
 from gsocks.sock import Socket, receive_now
 from gsocks.stream import Bytes, ScratchBuffers, SocketStream, reset, send_now
+from gsocks.tuples import new_tuple
 
 #: an answer, and what the destination sends at once
 _AT_ONCE = 4096
@@ -55,10 +56,6 @@ class AskingExit(Protocol):
 
     def late_greeting(self) -> GsocksError:
         """The same for what comes before the request."""
-
-
-# what a NamedTuple calls, one call deeper, to make an object
-_new = tuple.__new__
 
 
 class ProxyAttempt(DialAttempt):
@@ -142,7 +139,7 @@ class ProxyAttempt(DialAttempt):
         self._of_all.discard(self)
         self._watcher.stop()
         stream = SocketStream(self._sock, behind, self._watcher)
-        self._done(_new(Connected, (stream, bound)))
+        self._done(new_tuple(Connected, (stream, bound)))
 
     def refused(self, error: ConnectFailed) -> None:
         """The proxy has said that it does not connect."""

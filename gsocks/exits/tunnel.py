@@ -41,6 +41,7 @@ from gsocks.transport.tunnels import LayeredClientTunnel
 from gsocks.tunnel.client import ClientTunnel, connect_tunnel
 from gsocks.tunnel.frames import Frame
 from gsocks.tunnel.streams import TunnelDatagrams, TunnelStream
+from gsocks.tuples import new_tuple
 
 #: tunnels in which one request is sent to the server, at most.  Where each but the last has ended
 #: unanswered, the last one is opened for the request, and so is none that has died while it waited.
@@ -50,10 +51,6 @@ MAX_TUNNELS = 3
 #: kernel says so, or :meth:`TunnelExit._doubt` has closed it.  The RESET of a frame is none of
 #: these, since it has no place before OPENED.
 _UNANSWERED = (Truncated, StreamReset, PeerVanished, StreamClosed)
-
-
-# what a NamedTuple calls, one call deeper, to make an object
-_new = tuple.__new__
 
 
 class TunnelExit:
@@ -370,7 +367,7 @@ class _TunnelAttempt:
                 exit_.doubts.discard(self)
                 self._watcher.stop()
                 stream = exit_.stream_in(tunnel, self._watcher)
-                self._done(_new(Connected, (stream, bound)))
+                self._done(new_tuple(Connected, (stream, bound)))
 
     def _refused(self, error: GsocksError) -> None:
         """End our direction, so that the tunnel can be used again."""

@@ -18,9 +18,7 @@ from gsocks.rotation.connected import Group, Outbound
 from gsocks.rotation.failover import Reached, note_connected
 from gsocks.rotation.first_attempt import FirstAttempt
 from gsocks.rotation.member import Member
-
-# what a NamedTuple calls, one call deeper, to make an object
-_new = tuple.__new__
+from gsocks.tuples import new_tuple
 
 
 class Begun(Protocol):
@@ -82,7 +80,7 @@ class Beginning:
         group.evidence.connected(member, self._request, now)
         note_connected(group.sessions, self._request, member, began, now)
         # without ``made``, which would last as long as the connection, and is used up here
-        reached = _new(Reached, (member, None, began, now - began, False))
+        reached = new_tuple(Reached, (member, None, began, now - began, False))
         begun.connected(Outbound(made.stream, made.bound, reached, self._request, group))
 
     def expired(self) -> None:
