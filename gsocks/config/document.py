@@ -366,14 +366,12 @@ class ExitSourceKeys(Use, frozen=True, kw_only=True):
     gsocks: Switch = False
 
 
-class ListenKeys(msgspec.Struct, frozen=True, kw_only=True):
-    """An address of `local.listen` as a mapping."""
+class _SelectorKeys(msgspec.Struct, frozen=True, kw_only=True):
+    """Which exits the clients of an address are served by."""
 
-    #: IP address and port.
-    address: ListenText
     #: The session of all its clients: they keep one exit.
     session: Word | None = None
-    #: How long that session keeps its exit, at most `sessions.longest`.
+    #: How long that session keeps its exit, at most `sessions.longest` of `local`.
     lifetime: Seconds | None = None
     #: Only exits of that country.
     country: CountryCode | None = None
@@ -383,6 +381,13 @@ class ListenKeys(msgspec.Struct, frozen=True, kw_only=True):
     exit: Word | None = None
     #: Whether that session fails rather than move to another exit.
     strict: Switch = False
+
+
+class ListenKeys(_SelectorKeys, frozen=True, kw_only=True):
+    """An address of `local.listen` as a mapping."""
+
+    #: IP address and port.
+    address: ListenText
     #: How its clients write parameters into their credentials. Left out: `local.username_style`.
     username_style: UserNameStyles | None = None
     #: Whether HTTP clients without credentials are asked for some (407): browsers, Java and others
@@ -402,26 +407,14 @@ class ListenKeys(msgspec.Struct, frozen=True, kw_only=True):
     tls: Switch | None = None
 
 
-class SelectedListenKeys(msgspec.Struct, frozen=True, kw_only=True):
+class SelectedListenKeys(_SelectorKeys, frozen=True, kw_only=True):
     """An address of a listener without users as a mapping."""
 
     #: IP address and port.
     address: ListenText
-    #: The session of all its clients: they keep one exit.
-    session: Word | None = None
-    #: How long that session keeps its exit, at most `sessions.longest` of `local`.
-    lifetime: Seconds | None = None
-    #: Only exits of that country.
-    country: CountryCode | None = None
-    #: Only exits that have all these tags.
-    tags: Words | None = None
-    #: Only the exit of that name.
-    exit: Word | None = None
-    #: Whether that session fails rather than move to another exit.
-    strict: Switch = False
 
 
-class RouteKeys(msgspec.Struct, frozen=True, kw_only=True):
+class RouteKeys(_SelectorKeys, frozen=True, kw_only=True):
     """A route."""
 
     #: Where it listens, as at `local`; a range of ports is `127.0.0.1:8000-8010`, 1,024 of them at
@@ -431,18 +424,6 @@ class RouteKeys(msgspec.Struct, frozen=True, kw_only=True):
     to: RouteText
     #: Whether datagrams are forwarded, and not connections.
     udp: Switch = False
-    #: The session of all its clients: they keep one exit.
-    session: Word | None = None
-    #: How long that session keeps its exit, at most `sessions.longest` of `local`.
-    lifetime: Seconds | None = None
-    #: Only exits of that country.
-    country: CountryCode | None = None
-    #: Only exits that have all these tags.
-    tags: Words | None = None
-    #: Only the exit of that name.
-    exit: Word | None = None
-    #: Whether that session fails rather than move to another exit.
-    strict: Switch = False
 
 
 class AdminTokenKeys(msgspec.Struct, frozen=True, kw_only=True):
