@@ -370,8 +370,15 @@ def _try_scripts(store: Store) -> None:
     assert run(scripts.SHARE, "s", "c", 4, 2, 10, 60_000) == [2, 10]  # it has them already
     assert run(scripts.SHARE, "s", "a", 0, 0, 10, 60_000) == [0, 5]
     assert run(scripts.SHARE, "s", "b", 9, 1, 10, 1) == [8, 2]
-    assert run(scripts.ADD, "n", 5, int(time.time()) + 60) == 5
-    assert run(scripts.ADD, "n", 6, int(time.time()) + 60) == 11
+    ends = int(time.time()) + 60
+    assert run(scripts.ADD, "n", "a", 1, 5, 0, ends) == 5
+    assert run(scripts.ADD, "n", "b", 1, 6, 0, ends) == 11
+    assert run(scripts.ADD, "n", "a", 1, 5, 0, ends) == 11  # again
+    assert run(scripts.ADD, "n", "a", 2, 4, 11, ends) == 15
+    assert run(scripts.ADD, "n", "c", 0, 0, 20, ends) == 20  # it had lost some
+    for number in range(1100):
+        assert run(scripts.ADD, "n", f"of {number}", 1, 1, 0, ends) == 21 + number
+    assert store.exchange([("HLEN", f"{SCRIPT_KEY}:n")])[0] < 1000  # type: ignore[operator]
 
 
 def test_a_store_that_is_not_there_is_one_line() -> None:

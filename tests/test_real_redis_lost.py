@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import gevent
+import pytest
 
 from gsocks.address import Address
 from gsocks.errors import LimitReached
+from gsocks.exits.budget import Budget
 from gsocks.inbound.quota import UserQuota
+from gsocks.rotation.group import Offer
 from gsocks.settings import Limits
 from tests.support.engine import Forwarder
-from tests.support.fleets import becomes, gateways, settings
-from tests.support.redis_server import redis_server
+from tests.support.fleets import Gateway, becomes, gateways, group, settings
+from tests.support.redis_server import RedisServer, redis_server
+from tests.support.rosters import UnusedExit
 
 LIMIT = 60
 
@@ -92,3 +97,82 @@ def test_a_gateway_that_has_nothing_to_say_asks_little_of_the_store(tmp_path: Pa
         becomes(lambda: one.fleet.sync._echo_at > heard + 2.5)
         seconds = one.fleet.sync._echo_at - heard
         assert one.fleet.store.commands - before < 3.5 * seconds
+
+
+# --- bytes of exits ---------------------------------------------------------------------------
+
+
+@contextmanager
+def _with_budgets(url: str) -> Iterator[Callable[[str], Gateway]]:
+    """Makes gateways that have the same exit, with a budget of bytes."""
+    found: list[Gateway] = []
+
+    def one_more(name: str) -> Gateway:
+        offers = [Offer(UnusedExit("x"), name="e0", budget=Budget(bytes_per_day=10_000))]
+        found.append(Gateway(settings(url), group(offers), name))
+        return found[-1]
+
+    try:
+        yield one_more
+    finally:
+        gevent.joinall([gevent.spawn(each.close) for each in found])
+
+
+def _carry(gateway: Gateway, count: int) -> None:
+    member = gateway.group.roster.named("e0")
+    assert member is not None
+    gateway.group.budgets._add(member, count)
+
+
+def _carried(gateway: Gateway) -> int:
+    """Today, by the exit, as the gateway knows."""
+    member = gateway.group.roster.named("e0")
+    assert member is not None
+    assert member.spending is not None
+    return member.spending.today
+
+
+@pytest.mark.parametrize("how", ["flushed", "restarted"])
+def test_a_store_that_comes_back_empty_learns_again_what_exits_have_carried(
+    tmp_path: Path, how: str
+) -> None:
+    with redis_server(tmp_path) as server, _with_budgets(server.url) as gateway:
+        one, two = gateway("one"), gateway("two")
+        _carry(one, 600)
+        becomes(lambda: _carried(two) == 600)
+        if how == "flushed":
+            server.client().flushall()
+        else:
+            server.kill()
+            server.start()
+        late = gateway("late")  # which knows only what the store does
+        becomes(lambda: _carried(late) == 600)
+        _carry(late, 5)
+        _carry(two, 300)
+        becomes(lambda: {_carried(each) for each in (one, two, late)} == {905})
+
+
+def test_what_was_carried_is_counted_once_though_a_frozen_store_gets_it_twice(
+    tmp_path: Path,
+) -> None:
+    with redis_server(tmp_path) as server, _with_budgets(server.url) as gateway:
+        one, two = gateway("one"), gateway("two")
+        _carry(one, 1)
+        becomes(lambda: _carried(two) == 1)
+        server.freeze()
+        for each in (one, two):
+            _carry(each, 600)
+            each.fleet.soon()
+        becomes(lambda: not one.fleet.sync.is_in_touch and not two.fleet.sync.is_in_touch)
+        _carry(one, 50)  # which goes by a later number
+        server.thaw()
+        becomes(lambda: {_carried(each) for each in (one, two)} == {1251})
+        for each in (one, two):
+            assert each.fleet.sync.wait(5.0)
+        assert _sums(server) == {b"1251"}
+
+
+def _sums(server: RedisServer) -> set[bytes]:
+    """Of the day and of the month."""
+    client = server.client()
+    return {client.hget(key, "sum") for key in client.keys("gsocks:1:bytes:*")}

@@ -13,7 +13,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from itertools import islice
+from typing import Any, TypeAlias
 
 import gevent
 import msgspec
@@ -31,8 +32,16 @@ from gsocks.rotation.state_clock import Clock
 #: users whose shares are remembered
 MAX_USERS = 100_000
 
+#: sums of exits, by periods, that are remembered, and that are asked about in one exchange besides
+#: those that have grown
+MAX_SUMS = 200_000
+MAX_DUE = 2000
+
 #: shares and sums that are told in one message
 _MAX_TOLD = 1000
+
+#: an exit and a day or a month
+_Period: TypeAlias = tuple[str, str]
 
 
 class _User:
@@ -215,8 +224,23 @@ class UserShares(SilentPart):
                 yield ("HDEL", self._key(user), self._members.node)
 
 
+class _Sum:
+    """What is known of one exit's bytes in one period."""
+
+    __slots__ = ("count", "number", "total")
+
+    def __init__(self) -> None:
+        #: what all processes have carried, as the store has told
+        self.total = 0
+        #: what is on its way to the store, and by which number; 0: nothing is
+        self.count = self.number = 0
+
+
 class ExitBytes(SilentPart):
     """What the exits of ``group`` carry of their budgets, at all gateways.
+
+    What was sent and not answered is sent again as it was, by the same number, so that the store
+    counts it once; meanwhile more of it waits in ``budgets.shared``.
 
     ``is_closed``: while the store is away each process takes for granted that the others carry as
     much as it does itself, so that it uses no more than its part of what was left.
@@ -236,34 +260,60 @@ class ExitBytes(SilentPart):
         self._members = members
         self._is_closed = is_closed
         self._key = key
-        self._sending: Counter[tuple[str, str]] = Counter()
-        self._news: dict[tuple[str, str], int] = {}
-        #: exits whose sums were asked for
-        self._asked: set[str] = set()
-        group.budgets.shared = Counter()
+        #: the number that was given last
+        self._number = 0
+        self._sums: LruCache[_Period, _Sum] = LruCache(MAX_SUMS)
+        #: to be asked about, and those that are on their way
+        self._due: dict[_Period, None] = {}
+        self._sent: dict[_Period, _Sum] = {}
+        self._news: dict[_Period, int] = {}
+        #: whether all sums were asked for
+        self._has_asked = False
+        self._shared: Counter[_Period] = Counter()
+        group.budgets.shared = self._shared
 
     def operations(self, now: float) -> Iterable[Operation]:  # noqa: ARG002
         """Add what was carried, and learn the sums."""
-        budgets, wall = self._group.budgets, time.time()
-        for member in self._group.roster if not self._asked else ():
-            if member.spending is not None:
-                self._asked.add(member.name)
-                for period, _ in member.spending.periods(wall):
-                    self._sending[member.name, period] += 0
-        more, budgets.shared = budgets.shared or Counter(), Counter()
-        for of, count in more.items():
-            self._sending[of] += count
-        for (exit_, period), count in self._sending.items():
-            key, ends = self._key(f"{exit_}:{period}"), int(budgets.expires(period))
-            command: Command = ("EVAL", scripts.ADD, 1, key, count, ends)
-            yield Operation(command, partial(self._answered, exit_, period, count))
+        if not self._has_asked:
+            self._ask_all()
+        for period in [each for each in self._shared if each not in self._sent]:
+            self._number += 1
+            of = self._sent[period] = self._of(period)
+            of.count, of.number = self._shared.pop(period), self._number
+        for period in dict.fromkeys([*self._sent, *islice(self._due, MAX_DUE)]):
+            yield self._operation(period, self._sent.get(period) or self._of(period))
 
-    def _answered(self, exit_: str, period: str, count: int, total: int) -> None:
-        self._sending[exit_, period] -= count
-        if not self._sending[exit_, period]:
-            del self._sending[exit_, period]
-        self._news[exit_, period] = total
-        self._group.budgets.total_of_fleet(exit_, period, total, Clock.now())
+    def _ask_all(self) -> None:
+        wall = time.time()
+        for member in self._group.roster:
+            if member.spending is not None:
+                self._has_asked = True
+                self._due.update(
+                    ((member.name, period), None) for period, _ in member.spending.periods(wall)
+                )
+
+    def _of(self, period: _Period) -> _Sum:
+        of = self._sums.get(period)
+        if of is None:
+            of = self._sums[period] = _Sum()
+        return of
+
+    def _operation(self, period: _Period, of: _Sum) -> Operation:
+        key = self._key(":".join(period))
+        ends = int(self._group.budgets.expires(period[1]))
+        command: Command = (
+            *("EVAL", scripts.ADD, 1, key, self._members.node),
+            *(of.number, of.count, of.total, ends),
+        )
+        return Operation(command, partial(self._answered, period, of))
+
+    def _answered(self, period: _Period, of: _Sum, total: int) -> None:
+        of.count = of.number = 0
+        of.total = max(of.total, total)
+        self._sent.pop(period, None)
+        self._due.pop(period, None)
+        self._news[period] = total
+        self._group.budgets.total_of_fleet(*period, total, Clock.now())
 
     def exchanged(self, now: float) -> None:  # noqa: ARG002
         """See :class:`gsocks.fleet.parts.Part`."""
@@ -274,13 +324,24 @@ class ExitBytes(SilentPart):
         if self._is_closed:
             self._group.budgets.assume(len(self._members) - 1)
 
+    def emptied(self, now: float) -> None:  # noqa: ARG002
+        """Tell the store the sums that are known."""
+        wall = time.time()
+        self._due.update(
+            (period, None)
+            for period, of in self._sums.items()
+            if of.total and self._group.budgets.expires(period[1]) > wall
+        )
+
     def told(self, now: float) -> Any:  # noqa: ARG002
         """The sums that were learned."""
-        keys = list(self._news)[:_MAX_TOLD]
+        keys = list(islice(self._news, _MAX_TOLD))
         return [(*key, self._news.pop(key)) for key in keys] or None
 
     def heard(self, node: str, told: Any, now: float) -> None:  # noqa: ARG002
         """Another process has added to sums."""
         clock = Clock.now()
         for exit_, period, total in msgspec.convert(told, list[tuple[str, str, int]]):
+            of = self._of((exit_, period))
+            of.total = max(of.total, total)
             self._group.budgets.total_of_fleet(exit_, period, total, clock)

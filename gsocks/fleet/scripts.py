@@ -99,10 +99,21 @@ end
 return {share, part, others, sum}
 """
 
-#: Add to a count.  KEYS: the count.  ARGV: how much, when it expires in seconds since the epoch.
-#: The sum.
+#: Add to a count, once for each number of a node: what was sent again, since it was not known
+#: whether it had arrived, counts once.  Of nodes that are gone a number is left; of very many all
+#: are forgotten.
+#: KEYS: a hash: ``sum``, and by node the number that was added last.
+#: ARGV: node, number, how much, a sum that is known and is restored if the store has lost it, when
+#: it expires in seconds since the epoch.  The sum.
 ADD = """
-local sum = redis.call('INCRBY', KEYS[1], ARGV[1])
-redis.call('EXPIREAT', KEYS[1], ARGV[2])
+local sum = math.max(tonumber(redis.call('HGET', KEYS[1], 'sum') or 0), tonumber(ARGV[4]))
+local last = tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0)
+if tonumber(ARGV[2]) > last then
+  sum = sum + tonumber(ARGV[3])
+  if redis.call('HLEN', KEYS[1]) > 1000 then redis.call('DEL', KEYS[1]) end
+  redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+end
+redis.call('HSET', KEYS[1], 'sum', string.format('%.0f', sum))
+redis.call('EXPIREAT', KEYS[1], ARGV[5])
 return sum
 """
