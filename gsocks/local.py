@@ -221,6 +221,11 @@ class LocalServer(Listener):
         super().start()
         self._is_deferred = is_deferred(self.socket)
 
+    def accept_at_once(self) -> None:
+        """See :meth:`gsocks.inbound.listener.Listener.accept_at_once`."""
+        super().accept_at_once()
+        self._is_deferred = False
+
     def _too_late(self, connection: ClientConnection) -> None:
         if connection.spoke_at is None:
             super()._too_late(connection)

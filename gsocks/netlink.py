@@ -9,6 +9,7 @@ from typing import NamedTuple
 # linux/netlink.h
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _NLM_F_REQUEST = 1
+_NLM_F_DUMP = 0x300
 
 _HOW = std_socket.SOCK_RAW | std_socket.SOCK_CLOEXEC
 
@@ -21,12 +22,14 @@ class Answer(NamedTuple):
     body: bytes
 
 
-def ask(protocol: int, kind: int, body: bytes) -> Answer:
+def ask(protocol: int, kind: int, body: bytes, *, dump: bool = False) -> Answer:
     """Ask by one message of the type ``kind``.  Takes 10 us, and blocks for nothing.
 
-    ``protocol``: such as NETLINK_ROUTE (0).  Raises OSError, as in a sandbox without netlink.
+    ``protocol``: such as NETLINK_ROUTE (0).  ``dump``: ask for all that match, of which the first
+    is returned, NLMSG_DONE (3) if there is none.  Raises OSError, as in a sandbox without netlink.
     """
-    question = _HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST, 0, 0) + body
+    flags = _NLM_F_REQUEST | (_NLM_F_DUMP if dump else 0)
+    question = _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body
     # the socket of C, which Python's own wraps at twice the price of the question
     netlink = std_socket.SocketType(std_socket.AF_NETLINK, _HOW, protocol)
     try:

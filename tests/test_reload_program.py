@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.ports import free_port
 from tests.support.program import Program, gsocks, run, web_server
-from tests.support.waiting import TOO_LONG
+from tests.support.waiting import TOO_LONG, eventually
 
 CHANGED = "c.yaml: changed: "
 
@@ -98,6 +98,47 @@ def test_a_reload_moves_a_listener_and_its_open_connections_go_on(changing: Chan
     told = f"local: no longer listening on 127.0.0.1:{first} (%s)"
     assert told % "1 open connection" in program.log
     assert program.log.count(told % "0 open connections") == changing.workers - 1
+
+
+def greeting(sock: std_socket.socket) -> bytes:
+    """What the proxy answers a client that offers no login; empty if it has left."""
+    try:
+        sock.sendall(b"\5\1\0")
+        return sock.recv(2)
+    except ConnectionError:
+        return b""
+
+
+def test_a_client_that_has_said_nothing_yet_is_served_after_a_move(changing: Changing) -> None:
+    first, second = free_port(), free_port()
+    with Program("-c", changing.write(f"127.0.0.1:{first}")) as program:
+        program.wait_for("local: listening on ", times=changing.workers)
+        with std_socket.create_connection(("127.0.0.1", first), timeout=TOO_LONG) as silent:
+            changing.reload(program, f"127.0.0.1:{second}")
+            assert is_refused(first)
+            assert greeting(silent) == b"\5\0"
+
+
+def test_a_client_that_has_said_nothing_yet_is_served_while_draining(changing: Changing) -> None:
+    port = free_port()
+    with Program("-c", changing.write(f"127.0.0.1:{port}")) as program:
+        program.wait_for("local: listening on ", times=changing.workers)
+        with std_socket.create_connection(("127.0.0.1", port), timeout=TOO_LONG) as silent:
+            program.signal(signal.SIGTERM)
+            eventually(lambda: is_refused(port))
+            assert greeting(silent) == b"\5\0"
+
+
+def test_a_second_sigterm_waits_for_no_client(changing: Changing) -> None:
+    port = free_port()
+    with Program("-c", changing.write(f"127.0.0.1:{port}")) as program:
+        program.wait_for("local: listening on ", times=changing.workers)
+        with std_socket.create_connection(("127.0.0.1", port), timeout=TOO_LONG) as silent:
+            program.signal(signal.SIGTERM)
+            program.wait_for("shutting down, draining", times=changing.workers)
+            program.signal(signal.SIGTERM)
+            program.end()
+            assert greeting(silent) == b""
 
 
 def test_a_busy_address_refuses_the_reload_in_one_line_and_changes_nothing(

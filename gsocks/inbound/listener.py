@@ -6,6 +6,7 @@ local.py and server.py say how a client is understood.
 from __future__ import annotations
 
 import socket as std_socket
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias, cast
 
@@ -36,8 +37,9 @@ from gsocks.inbound.options import ListenerOptions
 from gsocks.inbound.quota import UserQuota
 from gsocks.inbound.silent import SilentConnections
 from gsocks.net.greenlets import GreenletPool
-from gsocks.net.listen import listen_address
+from gsocks.net.listen import is_deferred, listen_address, stop_deferring
 from gsocks.net.proxy_protocol import read_header
+from gsocks.net.socket_owner import has_request_sockets
 from gsocks.net.unix import UnixAddress, UnixClient
 from gsocks.observe import NullObserver
 from gsocks.rotation.build import SomeExit, make_exit_group
@@ -48,6 +50,13 @@ from gsocks.stream import close_with_fin, tune
 
 #: connections that are accepted in one turn of the loop, and that may wait for their greenlet
 MAX_ACCEPT = 100
+
+#: seconds that a listener stays open at most for clients whose first bytes the kernel awaits; it
+#: hands over each of them one second after it came, and the time of a packet to it and back
+DEFERRED_GRACE = 2.0
+
+#: seconds until the kernel, which reports no event of it, is asked again whether there are any
+_DEFERRED_STEP = 0.05
 
 #: a connection, and the address of its client
 _Accepted: TypeAlias = tuple[Socket, tuple[str, int]]
@@ -167,7 +176,11 @@ class Listener(StreamServer):
         self.context.admission.replace_limits(limits)
 
     def retire(self) -> None:
-        """Stop listening, while what is open goes on; :meth:`stop` has to end it some time."""
+        """Stop listening, while what is open goes on; :meth:`stop` has to end it some time.
+
+        Waits for up to :data:`DEFERRED_GRACE`.
+        """
+        self._await_deferred(DEFERRED_GRACE)
         if self.started:
             self._accept_the_rest()
             self.context.exit_group.own_listeners.remove(self.socket)
@@ -176,6 +189,8 @@ class Listener(StreamServer):
 
     def stop(self, timeout: float | None = None) -> None:
         """Stop listening; reset what is still open after ``timeout`` seconds (default 1)."""
+        if timeout:
+            self._await_deferred(min(timeout, DEFERRED_GRACE))
         if self.started and timeout:
             self._accept_the_rest()
         self.context.stopping = True
@@ -193,6 +208,21 @@ class Listener(StreamServer):
             all_closed.wait()
         self._greenlets.close()
         self.context.exit_group.close()
+
+    def _await_deferred(self, seconds: float) -> None:
+        """Go on until no client is connected that the kernel keeps to itself: it would reset them
+        with the listener."""
+        if not self.started or not is_deferred(self.socket):
+            return
+        self.accept_at_once()
+        until = time.monotonic() + seconds
+        # another call of stop() may close it meanwhile
+        while self.started and has_request_sockets(self.bound) and time.monotonic() < until:
+            gevent.sleep(_DEFERRED_STEP)
+
+    def accept_at_once(self) -> None:
+        """Have the kernel hand over clients that have said nothing yet."""
+        stop_deferring(self.socket)
 
     def _accept_the_rest(self) -> None:
         """Accept those that wait in the kernel's queue, which would be reset with it."""

@@ -67,6 +67,15 @@ def defer_accept(sock: socket.socket) -> socket.socket:
     return sock
 
 
+def stop_deferring(sock: socket.socket | GeventSocket) -> None:
+    """Have the kernel hand over new clients at once.
+
+    Of those that are connected already and have said nothing it asks again whether they are there,
+    a second after they came, and hands them over with their answer (Linux 6.18).
+    """
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
+
+
 def is_deferred(sock: socket.socket | GeventSocket) -> bool:
     """Whether :func:`defer_accept` was called for a listening socket."""
     try:

@@ -1026,8 +1026,8 @@ class Service:
             _log_health,
             gone,
         )
-        for each in gone:
-            self._retire(each)
+        # together: each may wait for clients that have said nothing yet
+        gevent.joinall([gevent.spawn(self._retire, each) for each in gone], raise_error=True)
         if not self._in_worker:
             left = {opening.number for places in now.pool.values() for opening, _ in places}
             for places in before.pool.values():
@@ -1044,6 +1044,7 @@ class Service:
             open_ones = [each for each in self._retired_admins if each.pool and len(each.pool)]
             self._retired_admins = [*open_ones, listener]
             return
+        self._retired.append(listener)  # so that a shutdown meanwhile has it stop, too
         listener.retire()
         log.info(
             "%s: no longer listening on %s (%s)",
@@ -1051,7 +1052,6 @@ class Service:
             listener.bound,
             plural(listener.connections, "open connection"),
         )
-        self._retired.append(listener)
         gevent.spawn(self._end_retired, listener)
 
     def _end_retired(self, listener: Listener) -> None:
