@@ -218,6 +218,36 @@ def test_connections_are_as_many_as_the_limit_and_move_to_where_they_are_wanted(
         assert sum(press(rest, 200)) <= 9
 
 
+@pytest.mark.parametrize(
+    ("per_host", "terms"),
+    [
+        (PerHostSettings(), {"max_connections": 60}),
+        (PerHostSettings(connections=60), {}),
+    ],
+    ids=["of an exit", "of a host"],
+)
+def test_a_store_that_was_emptied_grants_no_connections_that_others_have_open(
+    server: RedisServer, per_host: PerHostSettings, terms: dict[str, Any]
+) -> None:
+    with three(server.url, per_host, **terms) as found:
+        attempts = [by_exit(each) for each in found]
+        opened = sum(press_until([attempts[0], attempts[1], lambda: False], 54))
+        last_alone: list[Attempt] = [lambda: False, lambda: False, attempts[2]]
+        for _ in range(2):
+            server.client().flushall()
+            while not _all_have_told(server):
+                opened += sum(press(last_alone, 5))
+            opened += sum(press(last_alone, 50))
+            assert opened <= 63
+        _close(found[0], 10)
+        press_until(last_alone, 5)  # it goes on as before
+
+
+def _all_have_told(server: RedisServer) -> bool:
+    client = server.client()
+    return any(client.hlen(key) == 3 for key in client.keys("gsocks:1:limits:*:connections:*"))
+
+
 def _close(gateway: Gateway, count: int) -> None:
     member = gateway.group.roster.named("e0")
     assert member is not None

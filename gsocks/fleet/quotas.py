@@ -23,6 +23,7 @@ from gsocks.errors import LimitReached
 from gsocks.fleet import scripts
 from gsocks.fleet.members import Members
 from gsocks.fleet.parts import Operation, SilentPart
+from gsocks.fleet.shares import SETTLING
 from gsocks.fleet.store import Command
 from gsocks.fleet.sync import FleetSync
 from gsocks.lru import LruCache
@@ -82,9 +83,6 @@ class UserShares(SilentPart):
     expiry = 6.0
     #: seconds that a request waits for a larger share
     patience = 0.5
-    #: seconds after a loss of the store in which each process has told it of its shares, and none
-    #: gets a larger one: each looks once a second at least
-    settling = 1.5
 
     def __init__(
         self, section: str, sync: FleetSync, key: Callable[[str], str], *, is_closed: bool
@@ -201,7 +199,7 @@ class UserShares(SilentPart):
 
     def emptied(self, now: float) -> None:
         """Tell the store of all shares again, before any grows."""
-        self._settled_at = now + self.settling
+        self._settled_at = now + SETTLING
         self._dirty.update((user, None) for user, of in self._users.items() if of.share)
 
     def told(self, now: float) -> Any:  # noqa: ARG002

@@ -22,6 +22,7 @@ from gsocks.fleet import scripts
 from gsocks.fleet.members import Members
 from gsocks.fleet.parts import Operation, SilentPart
 from gsocks.fleet.store import Command
+from gsocks.fleet.sync import FleetSync
 from gsocks.lru import LruCache
 
 #: limits of one kind whose shares are remembered
@@ -29,6 +30,10 @@ MAX_KEYS = 100_000
 
 #: limits of one kind that are asked about in one exchange; the others have to wait for the next one
 MAX_ASKED = 2000
+
+#: seconds after a loss of the store in which each process has told it what it has, and none gets
+#: more: each looks once a second at least
+SETTLING = 1.5
 
 #: sums that are told in one message
 _MAX_TOLD = 1000
@@ -127,6 +132,7 @@ class LimitShares(SilentPart):
         self._key = key
         self._is_closed = is_closed
         self._is_alone = False
+        self._settled_at = float("-inf")
         #: those that were asked about least recently first
         self._keys: LruCache[str, _Key] = LruCache(MAX_KEYS)
         #: to be asked about at once, and again after a time
@@ -164,7 +170,11 @@ class LimitShares(SilentPart):
             self._keys.discard(key)
             self._limited.forget(key, of.elsewhere)
             return Operation(self._command(key, 0, 0, 1), partial(self._given_up, key))
+        is_settling = now < self._settled_at
         if of is None:
+            if is_settling:  # meanwhile it has what needs no asking
+                self._short[key] = None
+                return None
             of = _Key()
         elif not is_due and now - of.asked_at < self._limited.interval:
             suits = use.enough <= of.part <= use.most
@@ -174,7 +184,9 @@ class LimitShares(SilentPart):
         evicted = self._keys.put(key, of)
         if evicted is not None:
             self._limited.forget(evicted, 0)
-        command = self._command(key, use.wanted, use.used, use.limit)
+        # the others may not have told of theirs yet
+        wanted = min(use.wanted, of.part) if is_settling else use.wanted
+        command = self._command(key, wanted, use.used, use.limit)
         return Operation(command, partial(self._answered, key, of, use))
 
     def _command(self, key: str, wanted: int, used: int, limit: int) -> Command:
@@ -184,8 +196,11 @@ class LimitShares(SilentPart):
 
     def _answered(self, key: str, of: _Key, use: Use, answer: Any) -> None:
         share, part, elsewhere, wanted = answer
+        is_settling = time.monotonic() < self._settled_at
+        if is_settling:
+            part = min(part, of.part)
         is_short = part < use.wanted
-        if share != of.share or is_short != of.is_short:
+        if not is_settling and (share != of.share or is_short != of.is_short):
             self._news[key] = (share + elsewhere, use.wanted + wanted)
         if is_short:
             self._short[key] = None
@@ -212,6 +227,13 @@ class LimitShares(SilentPart):
         if not self._is_alone:
             self._is_alone = True
             self._limited.alone(is_closed=self._is_closed)
+
+    def emptied(self, now: float) -> None:
+        """Tell the store of all shares again, before any grows; of very many some at a time."""
+        rounds = len(self._keys) / MAX_ASKED
+        self._settled_at = now + SETTLING + rounds * FleetSync.interval
+        for of in self._keys.values():
+            of.asked_at = float("-inf")
 
     def told(self, now: float) -> Any:  # noqa: ARG002
         """The sums of all shares of limits, and of what all processes want."""
