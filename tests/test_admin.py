@@ -340,6 +340,17 @@ def test_a_session_is_rotated_now(desk: Desk) -> None:
     assert desk.used(selector) != home
 
 
+def test_a_session_that_does_not_exist_is_not_rotated(desk: Desk) -> None:
+    desk.used(ExitSelector(session="cart"))
+    for body, said in (
+        ({"session": "card"}, "there is no session 'card' without a user"),
+        ({"session": "cart", "user": "eve"}, "there is no session 'cart' of the user 'eve'"),
+    ):
+        for _ in range(2):
+            answer = desk.post("/v1/sessions/rotate", body)
+            assert (answer.status, answer.said["detail"]) == (404, said)
+
+
 def test_a_report_may_name_a_session_instead_of_its_exit(desk: Desk) -> None:
     selector = ExitSelector(session="cart")
     home = desk.used(selector)

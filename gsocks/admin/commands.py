@@ -169,7 +169,12 @@ def _report(group: ExitGroup, name: str, body: Report | SessionReport) -> None:
 
 
 def _rotate(group: ExitGroup, body: SessionName) -> None:
+    is_known = group.exit_of(body.user, body.session) is not None
+    # all the same: to another worker it may be known, and all are to agree on its next exit
     group.rotate(body.user, body.session)
+    if not is_known:
+        whose = f"of the user {body.user!r}" if body.user else "without a user"
+        raise NoExit(f"there is no session {body.session!r} {whose}")
 
 
 def _report_session(group: ExitGroup, body: SessionReport) -> None:

@@ -14,12 +14,13 @@ from gsocks import config
 from gsocks.admin.token import read_token
 from gsocks.admin_client import AdminClient, AdminError
 from gsocks.cli.process import interruptible
+from gsocks.cli.warn import warn_of_mistake
 from gsocks.errors import ConfigError
 from gsocks.net.endpoint import UnixPath
 from gsocks.service.plan import token_file
 from gsocks.units import format_size, parse_duration
 
-#: exit status if the admin has not served the request
+#: exit status if the admin has not served the request, or an exit has failed its check
 FAILED = 1
 
 
@@ -42,11 +43,11 @@ def ctl(options: Ctl) -> int:
     url, token = place_of(options)
     try:
         with interruptible(), AdminClient(url, token) as admin:
-            _ACTIONS[options.action](admin, options)
+            is_done = _ACTIONS[options.action](admin, options)
     except AdminError as error:
         print(f"gsocks: {error}", file=sys.stderr)
         return FAILED
-    return 0
+    return FAILED if is_done is False else 0
 
 
 def place_of(options: Ctl) -> tuple[str, str]:
@@ -57,7 +58,9 @@ def place_of(options: Ctl) -> tuple[str, str]:
         return options.admin, read_token(options.token_file)
     if options.config is None:
         raise ConfigError("no config given (gsocks ctl -c FILE, or --admin URL --token-file FILE)")
-    settings = config.load(options.config).admin
+    found, mistake = config.load_partly(options.config, {"admin": ()})
+    warn_of_mistake(mistake, "the admin's section")
+    settings = found.admin
     if settings is None:
         raise ConfigError(f"{options.config}: there is no admin (admin: {{listen: ...}})")
     endpoint = settings.listen[0]
@@ -156,12 +159,23 @@ def _events(admin: AdminClient, options: Ctl) -> None:
             print(_plain(f"{data['kind']} {data['exit']} {data['text']}"), flush=True)
 
 
-def _each(command: Callable[[AdminClient, str, dict[str, Any]], Any]) -> Callable[..., None]:
-    def run(admin: AdminClient, options: Ctl) -> None:
+def _each(command: Callable[[AdminClient, str, dict[str, Any]], Any]) -> Callable[..., bool]:
+    def run(admin: AdminClient, options: Ctl) -> bool:
+        """Of every name, whatever becomes of those before it; whether all is well."""
+        is_well = True
         for name in options.names:
-            told = command(admin, name, options.given)
+            try:
+                told = command(admin, name, options.given)
+            except AdminError as error:
+                if not error.status:  # the admin is not reached
+                    raise
+                print(f"gsocks: {_plain(str(error))}", file=sys.stderr)
+                is_well = False
+                continue
+            is_well = is_well and (told is None or told["ok"])
             done = {"name": name, **(told or {"done": True})}
             print(json.dumps(done) if options.as_json else _plain(f"{name}: {_words(done)}"))
+        return is_well
 
     return run
 
@@ -191,7 +205,8 @@ def _reload(admin: AdminClient, options: Ctl) -> None:
     print(json.dumps({"done": True}) if options.as_json else "the config is being read again")
 
 
-_ACTIONS: dict[str, Callable[[AdminClient, Ctl], None]] = {
+#: each returns False if something that was asked for is not so
+_ACTIONS: dict[str, Callable[[AdminClient, Ctl], bool | None]] = {
     "exits": _exits,
     "sessions": _sessions,
     "users": _users,

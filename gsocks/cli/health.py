@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gsocks import config
 from gsocks.address import Address
+from gsocks.cli.warn import warn_of_mistake
 from gsocks.net.endpoint import Endpoint, UnixPath
 
 #: exit status if a listener accepts no connection
@@ -17,14 +18,23 @@ UNHEALTHY = 1
 #: seconds for each listener
 TIMEOUT = 2.0
 
+_NEEDED = {
+    **dict.fromkeys(("local", "admin", "redirect", "dns_listener"), ("listen",)),
+    "server": ("listen", "shadowsocks"),
+    "forwards": ("routes",),
+}
+
 
 def health(path: Path) -> int:
     """0 if all listeners of TCP and Unix accept, else UNHEALTHY; a line tells which does not.
 
-    Sockets that are passed on and UDP are not looked at.  Raises ConfigError.
+    Sockets that are passed on and UDP are not looked at, nor is, while the config has mistakes, a
+    section whose addresses have one.  Raises ConfigError.
     """
     healthy = True
-    for name, endpoint in _listeners(config.load(path)):
+    found, mistake = config.load_partly(path, _NEEDED)
+    warn_of_mistake(mistake, "where its sections listen")
+    for name, endpoint in _listeners(found):
         reason = _failure(endpoint)
         if reason is not None:
             print(f"{name}: {endpoint}: {reason}")

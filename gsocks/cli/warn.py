@@ -1,10 +1,12 @@
-"""The warning of secrets on a command line, once they are hidden as far as that is possible."""
+"""Warnings of commands: of secrets on a command line, and of a config that is read in part."""
 
 from __future__ import annotations
 
 import logging
+import sys
 
 from gsocks.cli.command_line import hide_secrets
+from gsocks.errors import ConfigError
 
 log = logging.getLogger("gsocks")
 
@@ -26,3 +28,9 @@ def warn_of_secrets(instead: str) -> None:
             " (%s)",
             instead,
         )
+
+
+def warn_of_mistake(mistake: ConfigError | None, needed: str) -> None:
+    """Say, if there is a ``mistake``, that only what is ``needed`` of the config was read."""
+    if mistake is not None:
+        print(f"gsocks: {mistake} (only {needed} was read)", file=sys.stderr)

@@ -8,6 +8,7 @@ from gsocks.config.changes import (
     sharing_sections,
 )
 from gsocks.config.convert import completed, load, parse
+from gsocks.config.partly import Partly, load_partly
 from gsocks.config.routes import Leg, Route
 from gsocks.config.schema import (
     Addresses,
@@ -47,6 +48,7 @@ __all__ = [
     "ListenAddresses",
     "Local",
     "Log",
+    "Partly",
     "Redirect",
     "Route",
     "Routes",
@@ -60,6 +62,7 @@ __all__ = [
     "changes",
     "completed",
     "load",
+    "load_partly",
     "needing_restart",
     "parse",
     "reloaded",
