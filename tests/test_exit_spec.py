@@ -3,7 +3,6 @@
 import base64
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import quote
@@ -254,7 +253,7 @@ proxies = st.builds(
 
 @given(proxies, st.none() | proxies)
 def test_the_whole_url_is_read_back_as_the_same_exit(spec: ExitSpec, via: ExitSpec | None) -> None:
-    spec = replace(spec, via=via)
+    spec = spec.replaced(via=via)
     assert parse(spec.url) == spec
     assert parse(spec.url).url == spec.url
 

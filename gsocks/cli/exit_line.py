@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from urllib.parse import quote
 
 from gsocks.exits.spec import ExitSpec
@@ -11,7 +10,7 @@ from gsocks.exits.spec import ExitSpec
 
 def exit_line(spec: ExitSpec, *, with_credentials: bool = True) -> str:
     """A line that a list of exits may have; with masked credentials, it is one to look at."""
-    url = spec.url if with_credentials else replace(spec, via=None).label
+    url = spec.url if with_credentials else spec.replaced(via=None).label
     return " ".join([url, *_options(spec, with_credentials=with_credentials)])
 
 

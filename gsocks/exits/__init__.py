@@ -99,7 +99,7 @@ def make_exit(spec: ExitSpec, deps: ExitDeps) -> Exit:
     if spec.via is None:
         return make(spec, deps, deps.to_public_proxies if spec.public else deps.to_proxies)
     # the address of a proxy is the operator's choice, so no rules apply to it
-    via = replace(spec.via, public=True) if spec.public else spec.via
+    via = spec.via.replaced(public=True) if spec.public else spec.via
     through = make_exit(via, replace(deps, rules=ALLOW_ALL))
     return Chain(make(spec, deps, through), through, spec.label)
 

@@ -165,11 +165,17 @@ def _lines(text: str, start: int = 0) -> Iterator[tuple[int, str]]:
 def _cut(text: str, start: int, most: int) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, behind their numbers, of ``most`` characters each."""
     number = text.count("\n", 0, start) + 1
-    while (begin := list_json.next_part(text, start)) < len(text):
-        number += text.count("\n", start, begin)
+    size = len(text)
+    while start < size:
+        begin = start
+        if text[start] <= " ":  # as hardly any line begins
+            begin = list_json.next_part(text, start)
+            if begin == size:
+                return
+            number += text.count("\n", start, begin)
         end = text.find("\n", begin)
         if end < 0:
-            end = len(text)
+            end = size
         yield number, text[begin : min(end, begin + most)].strip()
         start, number = end + 1, number + 1
 

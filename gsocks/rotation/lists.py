@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from gsocks.rotation.list_entries import SPOILED, entries, too_many
 from gsocks.rotation.list_kinds import scheme_of
 from gsocks.rotation.list_lines import Described, describe_line
 from gsocks.rotation.list_objects import describe_object
+from gsocks.rotation.list_straight import StraightLines
 from gsocks.units import format_size
 
 #: bytes; some 200,000 exits
@@ -91,16 +92,24 @@ def read_list(raw: bytes, options: ListOptions) -> ExitList:
     base, trusted = options.base or Path(), options.given.get("via")
     given = options.given if trusted or not options.public else {**options.given, "public": True}
     count = 0
+    straight = StraightLines()
     for place, item, kind in entries(raw, MAX_EXITS):
         count += 1
         if count > MAX_EXITS:
             raise too_many(MAX_EXITS)
+        line = straight.parse(item) if kind is None and type(item) is str else None
         try:
-            scheme = options.scheme if kind is None else _scheme(kind, options.scheme)
-            spec = ExitSpec.parse(_described(item, scheme), base, given)
-            _check_origins(spec, options)
-            if options.base is None:
-                spec = _check_foreign(spec, options)
+            spec = None if line is None else straight.spec(line)
+            if spec is None:
+                scheme = options.scheme if kind is None else _scheme(kind, options.scheme)
+                spec = ExitSpec.parse(_described(item, scheme), base, given)
+                _check_origins(spec, options)
+                if options.base is None:
+                    spec = _check_foreign(spec, options)
+                if line is not None:
+                    straight.learn(line, spec)
+            elif options.public:
+                _check_public(spec.address)
         except Mistake as mistake:
             skipped.append(SkippedEntry(place, _reason(item, mistake)))
         else:
@@ -159,17 +168,23 @@ def _check_foreign(spec: ExitSpec, options: ListOptions) -> ExitSpec:
             file = getattr(link.tls, name, None)
             if file is not None and file != given.get(name):
                 raise Mistake(f"a list from a URL can't name a file ({name})")
-        if public and _is_private(link.address):
-            raise Mistake(
-                "a private address, or one of this machine, in a list from a public URL"
-                " (private: true allows them)"
-            )
+        if public:
+            _check_public(link.address)
         link = link.via
     if not public:
         return spec
     # what the operator's own proxy is reached at is the operator's choice
     weight = min(spec.weight, given.get("weight", 1.0))
-    return replace(spec, public=link is None, weight=weight)
+    return spec.replaced(public=link is None, weight=weight)
+
+
+def _check_public(address: Address) -> None:
+    """Raises Mistake."""
+    if _is_private(address):
+        raise Mistake(
+            "a private address, or one of this machine, in a list from a public URL"
+            " (private: true allows them)"
+        )
 
 
 def _is_private(address: Address) -> bool:
