@@ -78,7 +78,7 @@ mutation: $(VENV)/installed-dev $(VENV)/installed-mutation
 	$(BIN)/python -m tests.support.mutation --count $(MUTANTS)
 
 exits: $(VENV)/installed-dev build/exits/made
-	ALL_EXITS=1 $(BIN)/python -m pytest -n $(TESTERS) tests/test_real_exits.py tests/test_real_shadowsocks.py
+	ALL_EXITS=1 $(BIN)/python -m pytest -n $(TESTERS) tests/test_real_exits.py tests/test_real_shadowsocks.py tests/test_real_trojan.py
 
 build/exits/made: tests/exits/requirements.txt tests/exits/goproxy/main.go tests/exits/goproxy/go.mod
 	cd tests/exits/goproxy && GOBIN=$(EXITS)/bin go install .

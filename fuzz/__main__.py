@@ -30,6 +30,7 @@ TARGETS = (
     "websocket",
     "config_text",
     "shadowsocks",
+    "trojan",
     "store_url",
 )
 

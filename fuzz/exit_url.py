@@ -32,6 +32,8 @@ SEEDS = [
     b"ss://YWVzLTI1Ni1nY206cHc@[::1]:8388?plugin=x",
     b"ss://2022-blake3-aes-128-gcm:AAAAAAAAAAAAAAAAAAAAAA%3D%3D@h:1",
     b"ss://YWVzLTI1Ni1nY206cHdAMTAuMC4wLjc6ODA=#x",
+    b"trojan://7f3a9c@[2001:db8::7]:443?peer=a.example&allowInsecure=1&type=tcp#name",
+    b"trojan://7f3a9c%40@h?type=ws&alpn=h2%2Chttp%2F1.1",
 ]
 #: what no word of gsocks has in it
 MARK = "7f3a9c"
@@ -47,6 +49,7 @@ WORDS = [
         b"gsocks://",
         b"socks5h://",
         b"socks5s://",
+        b"trojan://",
         b"socks5+unix:///",
     ),
     *(

@@ -41,7 +41,7 @@ LAYERS = [
     {"handshake", "net"},
     {"tunnel", "access"},
     {"request", "settings"},
-    {"http", "dns", "keyfile", "key_origin", "units", "yaml_tree"},
+    {"http", "dns", "keyfile", "key_origin", "link", "units", "yaml_tree"},
     {"crypto", "stream", "address", "messages", "loop_lag", "sqlite_file"},
     {
         "replay",

@@ -224,11 +224,14 @@ def test_a_file_that_cannot_be_used_is_told_by_its_name(
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"url": "http://h:1", "ca": "x"}, "ca: not for http (only for gsocks, https, socks5s)"),
+        (
+            {"url": "http://h:1", "ca": "x"},
+            "ca: not for http (only for gsocks, https, socks5s, trojan)",
+        ),
         ({"url": "socks5://h", "insecure": True}, "insecure: not for socks5 (only for gsocks, h"),
         (
             {"url": "socks5://h", "key": "x"},
-            "key: not for socks5 (only for gsocks, https, socks5s)",
+            "key: not for socks5 (only for gsocks, https, socks5s, trojan)",
         ),
         ({"url": "https://h:1", "key": "x"}, "key: needs a cert"),
         ({"url": "https://h:1", "insecure": "maybe"}, "insecure: 'maybe' is not true or false"),

@@ -26,7 +26,7 @@ from tests.support.proxies import honest, trusting
 from tests.support.proxy_exits import DEST, ask_echo, deps, leaves_nothing, no_names, to
 from tests.support.stream_contract import read_to_end
 
-KINDS = ("socks5", "socks4a", "http", "https", "gsocks")
+KINDS = ("socks5", "socks4a", "http", "https", "trojan", "gsocks")
 
 
 @pytest.fixture
@@ -42,6 +42,7 @@ def proxies() -> Iterator[dict[str, str]]:
         for inbound in (local, server):
             inbound.start()
             running.callback(inbound.stop, 0)
+        urls["trojan"] = f"trojan://secret@{running.enter_context(honest('trojan'))}"
         urls["socks5"] = f"socks5://{local.bound}"
         urls["gsocks"] = f"gsocks://{KEY.text()}@{server.bound}"
         yield urls
@@ -139,7 +140,8 @@ def test_a_reset_at_the_end_of_a_chain_is_a_reset_here(proxies: dict[str, str]) 
 
 def test_there_is_an_exit_for_every_scheme() -> None:
     for scheme in SCHEMES:
-        key = {"gsocks": f"{KEY.text()}@", "ss": "aes-256-gcm:password@"}.get(scheme, "")
+        keys = {"gsocks": KEY.text(), "ss": "aes-256-gcm:password", "trojan": "password"}
+        key = f"{keys[scheme]}@" if scheme in keys else ""
         url = scheme if scheme == "direct" else f"{scheme}://{key}127.0.0.1:9"
         way = make_exit(ExitSpec.parse(url), deps())
         assert way.label.startswith(scheme)

@@ -348,12 +348,12 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
         (
             "sock5://10.0.0.7",
             "unknown scheme sock5:// (did you mean socks5?)"
-            " (known: direct, gsocks, socks5, socks5s, socks4, socks4a, http, https, ss)",
+            " (known: direct, gsocks, socks5, socks5s, socks4, socks4a, http, https, ss, trojan)",
         ),
         (
             "ftp://10.0.0.7",
             "unknown scheme ftp://"
-            " (known: direct, gsocks, socks5, socks5s, socks4, socks4a, http, https, ss)",
+            " (known: direct, gsocks, socks5, socks5s, socks4, socks4a, http, https, ss, trojan)",
         ),
         (
             "10.0.0.7:1080",
@@ -391,9 +391,12 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
         ("socks5://h?key_file=k", "key_file: not for socks5 (only for gsocks)"),
         (
             "socks4a://u:p@h",
-            "password: not for socks4a (only for socks5, socks5s, http, https, ss)",
+            "password: not for socks4a (only for socks5, socks5s, http, https, ss, trojan)",
         ),
-        ("socks4://u:p@h", "password: not for socks4 (only for socks5, socks5s, http, https, ss)"),
+        (
+            "socks4://u:p@h",
+            "password: not for socks4 (only for socks5, socks5s, http, https, ss, trojan)",
+        ),
         ("http://u%3Av:p@h:1", "user: HTTP can't carry a user name with a colon"),
         ("socks5://h?weight=1&weight=2", "weight stands twice behind the ?"),
         (
@@ -495,7 +498,7 @@ def test_no_mistake_repeats_a_secret(entry: str | dict[str, object]) -> None:
         (
             {"url": "direct", "via": "socks5://h"},
             "via: not for direct"
-            " (only for gsocks, socks5, socks5s, socks4, socks4a, http, https, ss)",
+            " (only for gsocks, socks5, socks5s, socks4, socks4a, http, https, ss, trojan)",
         ),
         (
             {"url": "socks5://h", "via": 7},

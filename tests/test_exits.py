@@ -39,6 +39,7 @@ from tests.support.proxy_exits import (
     PARTS,
     PASSWORD,
     RFC1929,
+    UNANSWERED,
     Part,
     asking,
     attempt,
@@ -51,13 +52,15 @@ from tests.support.proxy_exits import (
 from tests.support.stream_contract import read_to_end
 
 every_part = pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+_ALL = PARTS | UNANSWERED
+every_part_of_all = pytest.mark.parametrize("part", _ALL.values(), ids=_ALL)
 #: those with TLS are left to greenlets
-BY_HUB = {name: part for name, part in PARTS.items() if not name.startswith("https")}
+BY_HUB = {name: part for name, part in PARTS.items() if part.tls is None}
 every_part_by_hub = pytest.mark.parametrize("part", BY_HUB.values(), ids=BY_HUB)
 
 
 @leaves_nothing
-@every_part
+@every_part_of_all
 @pytest.mark.parametrize("speak", [at_once, byte_by_byte])
 def test_a_proxy_is_understood_however_its_words_arrive(part: Part, speak: Speak) -> None:
     def handle(stream: Stream) -> None:
@@ -75,7 +78,7 @@ def test_a_proxy_is_understood_however_its_words_arrive(part: Part, speak: Speak
 
 
 @leaves_nothing
-@every_part
+@every_part_of_all
 def test_payload_that_comes_with_the_reply_is_not_lost(part: Part) -> None:
     def speak(stream: Stream, data: bytes) -> None:
         stream.write(data + b"SSH-2.0-first words" if data == part.lines[-1].says else data)
@@ -193,7 +196,9 @@ def test_the_socks5_handshake_has_the_bound_of_the_exit_itself(step: str) -> Non
 
 
 @leaves_nothing
-@pytest.mark.parametrize("url", ["socks5://{}", "socks4a://{}", "http://{}", "https://{}"])
+@pytest.mark.parametrize(
+    "url", ["socks5://{}", "socks4a://{}", "http://{}", "https://{}", "trojan://pw@{}"]
+)
 def test_a_proxy_whose_tcp_handshake_never_ends_has_failed_by_itself(url: str) -> None:
     with unreachable() as proxy, pytest.raises(errors.ExitFailed) as caught:
         asking(url.format(proxy), connect=20.0, reach=0.2).connect(to(DEST))

@@ -19,6 +19,7 @@ import gsocks.config.store
 import gsocks.config.yaml
 import gsocks.dns.message
 import gsocks.dns_listener.wire
+import gsocks.exits.trojan
 import gsocks.handshake
 import gsocks.http.response
 import gsocks.inbound.http_client
@@ -99,6 +100,7 @@ FAULTS: dict[str, tuple[object, str, object]] = {
     "websocket": (gsocks.transport.websocket, "_has", lambda *_: True),
     "config_text": (gsocks.config.yaml, "_BREAKS", {}),
     "shadowsocks": (gsocks.shadowsocks.accept, "MAX_PADDING", 10_000),
+    "trojan": (gsocks.exits.trojan, "_CRLF", b"\r\r"),
     "store_url": (gsocks.config.store, "_hidden", lambda text: text),
     "exit_url": (ExitSpec, "__repr__", lambda spec: f"<{spec.password}>"),
 }

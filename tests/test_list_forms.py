@@ -98,7 +98,9 @@ def test_a_line_of_a_public_list_is_read(line: str, expected: str) -> None:
         (f"hunter2 {A}:8080", "not an exit"),
         (f"DE vless {A}:8080", "vless is no kind of exit"),
         (f"{A}:8080 vless", "vless is no kind of exit"),
-        (f"{A}:8080:trojan", "trojan is no kind of exit"),
+        (f"{A}:8080:trojan", "password: a trojan exit needs a password"),
+        (f"trojan://hunter2@{A}:443?type=ws&path=%2Fx#n", "needs what is not supported (type=)"),
+        (f"trojan://{A}:443#n", "password: a trojan exit needs a password"),
         ("Proxy list (#400) updated at hunter2", "not an exit"),
         (b"192.0.2.1:8080:joe:hunter2\xf4", "has a byte that is not UTF-8"),
     ],
@@ -217,7 +219,12 @@ def test_an_object_names_its_kind(fields: dict[str, object], expected: str) -> N
     [
         ({"type": "vmess"}, "type: vmess is no kind of exit"),
         ({"type": "vless"}, "type: vless is no kind of exit"),
-        ({"type": "trojan", "username": "u"}, "type: trojan is no kind of exit"),
+        ({"type": "trojan", "network": "ws"}, "network: a transport that is not supported"),
+        ({"type": "trojan", "network": "grpc"}, "network: a transport that is not supported"),
+        ({"type": "trojan", "transport": {"type": "ws"}}, "transport: a transport that is not"),
+        ({"type": "trojan", "tls": {"enabled": False}}, "tls: trojan without TLS"),
+        ({"type": "trojan", "reality-opts": {"x": 1}}, "reality-opts: is not supported"),
+        ({"type": "trojan", "ss-opts": {"enabled": True}}, "ss-opts: is not supported"),
         ({"type": "hunter2"}, "type: a kind of proxy that is not known"),
         ({"protocol": True}, "protocol: a kind of proxy that is not known"),
         ({"type": "socks4", "tls": True}, "tls: SOCKS4 within TLS is no kind of exit"),
@@ -304,6 +311,50 @@ def test_an_entry_of_clash_or_sing_box_is_a_shadowsocks_server(
 def test_a_line_may_be_any_form_of_a_shadowsocks_url(line: str) -> None:
     (spec,) = read_list(line.encode(), HERE).exits
     assert (spec.url, spec.name) == (f"ss://aes-256-gcm:pw@{A}:8388", "berlin")
+
+
+@pytest.mark.parametrize(
+    ("entry", "url"),
+    [
+        ({"type": "trojan", "password": "p w"}, f"p%20w@{A}:443"),
+        ({"type": "trojan", "password": "p", "network": "tcp", "udp": True}, f"p@{A}:443"),
+        (
+            {"type": "trojan", "password": "p", "sni": "x.example", "skip-cert-verify": True},
+            f"p@{A}:443?insecure=true&sni=x.example",
+        ),
+        ({"type": "trojan", "password": "p", "ss-opts": {"enabled": False}}, f"p@{A}:443"),
+        (
+            {
+                "type": "trojan",
+                "password": "p",
+                "tls": {"enabled": True, "server_name": "x.example", "reality": {"enabled": False}},
+                "transport": {},
+            },
+            f"p@{A}:443?sni=x.example",
+        ),
+    ],
+)
+def test_an_entry_of_clash_or_sing_box_is_a_trojan_server(
+    entry: dict[str, object], url: str
+) -> None:
+    item = {"name": "a node", "server": A, "port": 443, **entry}
+    (spec,) = read_list(json.dumps({"proxies": [item]}).encode(), HERE).exits
+    assert spec.url == f"trojan://{url}"
+
+
+def test_a_subscription_in_base64_may_have_trojan_servers() -> None:
+    lines = (
+        f"trojan://p%40w@{A}:443?security=tls&sni=x.example&type=tcp#berlin\n"
+        f"trojan://pw@{A}:443?type=ws#x\n"
+        f"trojan://pw@[2001:db8::7]:443#%F0%9F%87%A9%F0%9F%87%AA%20b\n"
+    )
+    listed = read_list(base64.b64encode(lines.encode()), HERE)
+    assert [spec.url for spec in listed.exits] == [
+        f"trojan://p%40w@{A}:443?sni=x.example",
+        "trojan://pw@[2001:db8::7]:443",
+    ]
+    assert [(spec.name, spec.country) for spec in listed.exits] == [("berlin", None), (None, "de")]
+    assert listed.skipped == (("line 2", "needs what is not supported (type=)"),)
 
 
 def test_a_subscription_in_base64_may_have_shadowsocks_servers() -> None:

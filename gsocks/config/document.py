@@ -277,8 +277,8 @@ class Use(msgspec.Struct, frozen=True, kw_only=True):
     cost_per_month: Price | None = None
     #: The exit through which the proxy is reached.
     via: ExitText | None = None
-    #: `https`, `socks5s`, or a `transport` with TLS: a file of the certificates that are trusted,
-    #: in PEM. Left out: the system's.
+    #: `https`, `socks5s`, `trojan`, or a `transport` with TLS: a file of the certificates that are
+    #: trusted, in PEM. Left out: the system's.
     ca: FilePath | None = None
     #: The same: whether the exit's certificate is not checked at all.
     insecure: Switch = False
@@ -291,9 +291,9 @@ class ExitKeys(Use, frozen=True, kw_only=True):
 
     #: `direct`, or `SCHEME://HOST:PORT` with a user and a password, or a key, before an `@`.
     #: Schemes: `gsocks`, `socks5`, `socks5s` (SOCKS5 in TLS), `socks4a`, `socks4` (names are
-    #: resolved here), `http`, `https`, and `ss` (Shadowsocks), whose URLs are those of SIP002. A
-    #: proxy at a Unix socket is `socks5+unix:///run/tor/socks`, or the same with `http+unix`,
-    #: `socks4+unix`, `socks4a+unix`.
+    #: resolved here), `http`, `https`, `ss` (Shadowsocks), whose URLs are those of SIP002, and
+    #: `trojan://PASSWORD@HOST:PORT`. A proxy at a Unix socket is `socks5+unix:///run/tor/socks`, or
+    #: the same with `http+unix`, `socks4+unix`, `socks4a+unix`.
     url: Text
     #: The name in logs and for clients, in small letters; no two exits have the same. Left out:
     #: eight hex digits, made of the URL without the password (or a user name that has none, which
@@ -306,8 +306,8 @@ class ExitKeys(Use, frozen=True, kw_only=True):
     password: Word | None = None
     #: `gsocks`: the file of the server's key.
     key_file: FilePath | None = None
-    #: `gsocks`: the server's key itself, in base64. `https`, `socks5s`: the file with the key of
-    #: `cert`, if that has none.
+    #: `gsocks`: the server's key itself, in base64. `https`, `socks5s`, `trojan`: the file with the
+    #: key of `cert`, if that has none.
     key: Text | None = None
     #: `gsocks`: an environment variable that has the key; not in a list of exits.
     key_env: Variable | None = None
@@ -317,8 +317,8 @@ class ExitKeys(Use, frozen=True, kw_only=True):
     #: `gsocks`: `aegis256` where both ends have AES instructions. `ss`: its method, if it is not in
     #: the URL.
     cipher: _Cipher = "secretbox"
-    #: `https`, `socks5s`, or a `transport` with TLS: the name to ask the exit for (SNI), which its
-    #: certificate must have. Left out: the host of the URL.
+    #: `https`, `socks5s`, `trojan`, or a `transport` with TLS: the name to ask the exit for (SNI),
+    #: which its certificate must have. Left out: the host of the URL.
     sni: Word | None = None
     #: `gsocks`: what the tunnels travel in, as `server.transport.kind` at the other end; or `wss`
     #: to a web server in front of a server with `ws`.
@@ -328,7 +328,7 @@ class ExitKeys(Use, frozen=True, kw_only=True):
     #: `transport: ws` or `wss`: the host that its request names. Left out: `sni`, or that of the
     #: URL.
     host_header: Word | None = None
-    #: A `transport` with TLS: the protocols that are offered by ALPN; `[]` for none.
+    #: `trojan`, or a `transport` with TLS: the protocols that are offered by ALPN; `[]` for none.
     alpn: Protocols = ("http/1.1",)
     #: A `transport` with TLS: the file with the key of `cert`, if that has none.
     cert_key: FilePath | None = None

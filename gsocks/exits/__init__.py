@@ -221,6 +221,21 @@ def _shadowsocks(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
     )
 
 
+def _trojan(spec: ExitSpec, deps: ExitDeps, through: Exit) -> Exit:
+    # here, as _shadowsocks
+    from gsocks.exits.trojan import TrojanExit
+
+    return TrojanExit(
+        spec.address,
+        through,
+        spec.password or "",
+        _tls(spec, deps),
+        label=spec.label,
+        timeout=deps.timeouts.connect,
+        reach_timeout=deps.reach_timeout,
+    )
+
+
 def _tls(spec: ExitSpec, deps: ExitDeps) -> ClientTls:
     options = spec.tls or TlsOptions()
     if spec.scheme == "socks5s":  # ALPN has no name for it
@@ -246,4 +261,5 @@ _KINDS: dict[str, Callable[[ExitSpec, ExitDeps, Exit], Exit]] = {
     "http": _http,
     "https": _http,
     "ss": _shadowsocks,
+    "trojan": _trojan,
 }

@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from gsocks.errors import ConfigError
 from gsocks.exits.spec import TlsOptions
@@ -16,6 +17,8 @@ from gsocks.stream import Stream
 from gsocks.transport.tls import TlsLayer
 
 log = logging.getLogger("gsocks.exits")
+
+_Secured = TypeVar("_Secured", bound=TlsStream)
 
 
 class ClientTls:
@@ -34,7 +37,11 @@ class ClientTls:
 
     def secure(self, stream: Stream) -> TlsStream:
         """TLS over ``stream``, before its handshake."""
-        return TlsStream(stream, self._contexts(), self._name)
+        return self.secure_as(TlsStream, stream)
+
+    def secure_as(self, kind: type[_Secured], stream: Stream) -> _Secured:
+        """The same as a stream of that ``kind``."""
+        return kind(stream, self._contexts(), self._name)
 
     def layer(self) -> TlsLayer:
         """TLS as the lowest layer of a tunnel, before its handshake."""

@@ -7,6 +7,7 @@
     socks4a://user@10.0.0.7              http://user:password@10.0.0.7:3128
     gsocks://KEY@vps.example.com:443?transport=wss&path=/updates
     ss://METHOD:PASSWORD@vps.example.com:8388, and the other forms of gsocks/shadowsocks/url.py
+    trojan://PASSWORD@vps.example.com:443?sni=www.example.com     (gsocks/exits/trojan_url.py)
 
 or a mapping with the same under ``url`` and options beside it.  The options may as well follow
 the URL as its query (``socks5://10.0.0.7?weight=2&tags=de,residential``), which is how a list of
@@ -40,12 +41,15 @@ from gsocks.crypto import Key
 from gsocks.errors import BadAddress, ConfigError
 from gsocks.exits import credentials
 from gsocks.exits.budget import Budget
+from gsocks.exits.trojan_url import TrojanUrl
+from gsocks.exits.trojan_url import split as split_trojan
 from gsocks.key_origin import KeyOrigin, parse_command, parse_variable
 from gsocks.messages import Mistake, did_you_mean, shown, unknown_key
 from gsocks.net.endpoint import MAX_PATH
 from gsocks.net.route import parse_interface, parse_mark
 from gsocks.request import as_country, as_exit, as_tag
 from gsocks.shadowsocks.methods import check_packages, keys_of, method_named
+from gsocks.shadowsocks.url import SsUrl
 from gsocks.shadowsocks.url import split as split_shadowsocks
 from gsocks.transport.options import (
     KINDS,
@@ -69,6 +73,7 @@ SCHEMES: dict[str, int | None] = {
     "http": None,
     "https": None,
     "ss": 8388,
+    "trojan": 443,
 }
 
 #: how a tunnel's frames may be sealed
@@ -80,7 +85,10 @@ _ALIASES = {"socks5h": "socks5"}
 _WITHOUT_PASSWORD = ("socks4", "socks4a")
 
 #: proxies to which TLS is spoken
-_IN_TLS = ("https", "socks5s")
+_IN_TLS = ("https", "socks5s", "trojan")
+
+#: whose passwords stand alone, and are no templates
+_PASSWORD_ALONE = ("ss", "trojan")
 
 #: behind a scheme: the proxy is at a Unix socket, whose path stands in place of a host
 _AT_SOCKET = "+unix"
@@ -234,7 +242,7 @@ class ExitSpec:
     mark: int | None = _of_common("mark")
     #: of gsocks; of ss its method
     cipher: str = _of_common("cipher")
-    #: of https, and of gsocks where its transport has TLS
+    #: of what TLS is spoken to, and of gsocks where its transport has TLS
     tls: TlsOptions | None = _of_common("tls")
     #: of gsocks; None: TCP alone
     transport: TransportOptions | None = _of_common("transport")
@@ -334,6 +342,8 @@ class ExitSpec:
         user = ""
         if self.scheme == "ss":
             user = f"{self.cipher}:***@"
+        elif self.scheme == "trojan":
+            user = "***@"
         elif self.user is not None:
             user = credentials.quoted(self.user) + ("" if self.password is None else ":***") + "@"
             # where others have a password, a name that stands alone is a provider's API key
@@ -353,6 +363,8 @@ class ExitSpec:
         secret = ""
         if self.scheme == "ss":
             secret = f"{self.cipher}:{quote(self.password or '', safe='')}@"
+        elif self.scheme == "trojan":
+            secret = quote(self.password or "", safe="") + "@"
         elif self.key is not None:
             secret = self.key + "@"
         elif self.user is not None:
@@ -498,6 +510,8 @@ def _split(url: str) -> tuple[str, Address | str | None, dict[str, object]]:
     scheme, rest = _split_scheme(url)
     if scheme == "ss":
         return _split_shadowsocks(rest)
+    if scheme == "trojan":
+        return _split_trojan(rest)
     secret, _, rest = rest.rpartition("@")
     place, _, query = rest.partition("?")
     at_socket = scheme.endswith(_AT_SOCKET)
@@ -512,12 +526,26 @@ def _split_shadowsocks(rest: str) -> tuple[str, Address | None, dict[str, object
     options: dict[str, object] = {}
     if found.method is not None:
         options |= {"cipher": found.method, "password": found.password}
+    return "ss", _address("ss", found.place), options | _named_query(found, "ss")
+
+
+def _split_trojan(rest: str) -> tuple[str, Address | None, dict[str, object]]:
+    found = split_trojan(rest)
+    options: dict[str, object] = {}
+    if found.password is not None:
+        options["password"] = found.password
+    return "trojan", _address("trojan", found.place), options | _named_query(found, "trojan")
+
+
+def _named_query(found: SsUrl | TrojanUrl, scheme: str) -> dict[str, object]:
+    """The options of a link: its query, and its name unless that is prose."""
+    options = _query(found.query, scheme)
     if found.name is not None:
         try:
-            options["name"] = as_exit(found.name)
+            options.setdefault("name", as_exit(found.name))
         except ValueError:
-            pass  # it is prose
-    return "ss", _address("ss", found.place), options | _query(found.query, "ss")
+            pass
+    return options
 
 
 def _split_scheme(url: str) -> tuple[str, str]:
@@ -646,6 +674,9 @@ def _build(
         raise Mistake(f"a gsocks exit needs a key or a key_file{more}", ".key_file")
     if scheme == "ss":
         _check_shadowsocks(spec)
+    elif scheme == "trojan":
+        if not spec.password:
+            raise Mistake("a trojan exit needs a password (in the URL before the @)", ".password")
     elif spec.password is not None and spec.user is None:
         raise Mistake("needs a user", ".password")
     if scheme in ("http", "https") and ":" in credentials.literals(spec.user or ""):
@@ -711,7 +742,7 @@ def _check_places(spec: ExitSpec) -> None:
     """Checks the places that each request's values are filled into.  Raises Mistake."""
     if "{" not in (spec.user or "") and "{" not in (spec.password or ""):
         return
-    if spec.scheme == "ss":  # which has no templates
+    if spec.scheme in _PASSWORD_ALONE:
         return
     # a password may have braces that mean nothing
     if credentials.has_unknown_place(spec.user or ""):
@@ -782,11 +813,11 @@ def _method(value: object) -> str:
     raise ValueError("is not text")
 
 
-def _shadowsocks_password(value: object) -> str:
+def _password_alone(value: object) -> str:
     if not isinstance(value, str) or not value.isprintable():
         raise ValueError("is not printable text (in YAML, quotes make it text)")
     if credentials.passes_session(value) or credentials.passes_country(value):
-        raise ValueError("can't be a template, since Shadowsocks has no sessions")
+        raise ValueError("can't be a template, since such servers have no sessions")
     return value
 
 
@@ -927,12 +958,12 @@ _PARSERS: dict[str, Callable[[object], object]] = {
 _OTHER_MEANINGS = {
     **{(scheme, "key"): "cert_key" for scheme in _IN_TLS},
     ("ss", "cipher"): "method",
-    ("ss", "password"): "shadowsocks_password",
+    **{(scheme, "password"): "password_alone" for scheme in _PASSWORD_ALONE},
 }
 
 _PARSERS_OF_OTHERS: dict[str, Callable[[object], object]] = {
     "method": _method,
-    "shadowsocks_password": _shadowsocks_password,
+    "password_alone": _password_alone,
 }
 
 _FILES = ("key_file", "ca", "cert", "cert_key")
@@ -958,7 +989,7 @@ _SECRET = frozenset({"user", "password", "key", *_KEY_ORIGINS})
 
 _ONLY_FOR = {
     "user": ("socks5", "socks5s", "socks4", "socks4a", "http", "https"),
-    "password": ("socks5", "socks5s", "http", "https", "ss"),  # SOCKS4 has no passwords
+    "password": ("socks5", "socks5s", "http", "https", *_PASSWORD_ALONE),  # SOCKS4 has no passwords
     "key": ("gsocks", *_IN_TLS),
     "key_file": ("gsocks",),
     "key_env": ("gsocks",),
@@ -967,7 +998,7 @@ _ONLY_FOR = {
     "transport": ("gsocks",),
     "path": ("gsocks",),
     "host_header": ("gsocks",),
-    "alpn": ("gsocks",),
+    "alpn": ("gsocks", "trojan"),
     "cert_key": ("gsocks",),
     "source": ("direct",),
     "interface": ("direct",),
@@ -976,5 +1007,5 @@ _ONLY_FOR = {
     "insecure": ("gsocks", *_IN_TLS),
     "sni": ("gsocks", *_IN_TLS),
     "cert": ("gsocks", *_IN_TLS),
-    "via": ("gsocks", "socks5", "socks5s", "socks4", "socks4a", "http", "https", "ss"),
+    "via": ("gsocks", "socks5", "socks5s", "socks4", "socks4a", "http", "https", "ss", "trojan"),
 }

@@ -27,6 +27,7 @@ _SCHEMES = {
     "socksv4": "socks4",
     "ss": "ss",
     "shadowsocks": "ss",
+    "trojan": "trojan",
 }
 
 #: the same for SOCKS by its version alone
@@ -35,7 +36,7 @@ _VERSIONS = {"5": "socks5", "4": "socks4", "4a": "socks4a"}
 #: kinds of proxies, and of groups of them, which are no exits
 _OTHERS = _words(
     """
-    vmess vless trojan ssr shadowsocksr wireguard wg hysteria hysteria2 hy2
+    vmess vless ssr shadowsocksr wireguard wg hysteria hysteria2 hy2
     tuic snell ssh anytls mieru juicity naive mtproto mtproxy masque sudoku tor openvpn
     ssl-vpn raw direct reject block dns pac selector urltest url-test fallback load-balance
     relay select http2 http3 quic warp brook shadowtls tailscale
@@ -99,6 +100,8 @@ def with_tls(scheme: str) -> str:
         return "https"
     if scheme == "socks5":
         return "socks5s"
+    if scheme == "trojan":
+        return scheme
     raise Mistake("SOCKS4 within TLS is no kind of exit")
 
 

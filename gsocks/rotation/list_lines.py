@@ -141,7 +141,7 @@ def _of_url(line: str, url: re.Match[str]) -> Described | None:
     if word == "socks":
         word, rest = "socks5", _without_base64(rest)
     described: Described | None = None
-    if word in ("gsocks", "ss") or _URL_PLACE.fullmatch(rest.rpartition("@")[2]):
+    if word in ("gsocks", "ss", "trojan") or _URL_PLACE.fullmatch(rest.rpartition("@")[2]):
         described = {"url": f"{word}://{rest}"}
     elif word in SCHEMES or is_kind(word):
         described = _of_bare(rest, word, of_url=True)

@@ -76,6 +76,8 @@ def describe_object(item: Mapping[object, object], scheme: str) -> Described:
         options |= _tls_options(fields)
     elif kind == "ss":
         options = _shadowsocks_options(fields, options)
+    elif kind == "trojan":
+        options = _trojan_options(fields, options)
     name = fields.get("name")
     if _is_one("name", name):
         options["name"] = name
@@ -198,6 +200,26 @@ def _shadowsocks_options(fields: Mapping[str, object], options: Described) -> De
     if (method := _text(fields, ("method", "cipher"))) is not None:
         found["cipher"] = method
     return found
+
+
+def _trojan_options(fields: Mapping[str, object], options: Described) -> Described:
+    """Password and TLS as Clash and sing-box have them.  Raises Mistake."""
+    tls = fields.get("tls")
+    inside = _fields(tls) if isinstance(tls, Mapping) else {"enabled": tls}
+    if "tls" in fields and inside.get("enabled") in _FALSE:
+        raise Mistake("trojan without TLS is no kind of exit", ".tls")
+    for name in ("network", "transport"):
+        transport = fields.get(name)
+        if isinstance(transport, Mapping):
+            transport = _fields(transport).get("type")
+        if transport not in (None, "tcp", "raw"):
+            raise Mistake("a transport that is not supported (trojan has TLS over TCP)", f".{name}")
+    for name, of in (("reality-opts", fields), ("ss-opts", fields), ("reality", inside)):
+        found = of.get(_normal(name))
+        if isinstance(found, Mapping) and _fields(found).get("enabled") not in _FALSE:
+            raise Mistake("is not supported of trojan", f".{name}")
+    found = {name: value for name, value in options.items() if name != "user"}
+    return found | _tls_options(fields)
 
 
 def _tls_options(fields: Mapping[str, object]) -> Described:

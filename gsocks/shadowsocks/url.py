@@ -13,18 +13,15 @@ import base64
 import binascii
 import re
 from typing import NamedTuple
-from urllib.parse import unquote
 
+from gsocks.link import PLACE, Harmless, decoded, name_of, without_harmless
+from gsocks.link import split as split_link
 from gsocks.messages import Mistake
 
-_PLACE = r"(?:\[[^\[\]]*\]|[^:@\[\]/?#\s]+)(?::[0-9]{1,5})?"
-_WHOLE = re.compile(
-    rf"(?:(?P<user>.*?)@)?(?P<place>{_PLACE})/?(?:\?(?P<query>[^#]*))?(?P<name>#.*)?"
-)
 _BASE64 = re.compile(r"(?P<text>[A-Za-z0-9+/_-]+={0,2})/?(?P<name>#.*)?")
 
 #: what other programs add, and what it may say for a server as any other
-_IGNORED: dict[str, frozenset[str] | None] = {
+_HARMLESS: Harmless = {
     "outline": None,
     "group": None,
     "tfo": None,
@@ -34,7 +31,6 @@ _IGNORED: dict[str, frozenset[str] | None] = {
     "security": frozenset({"", "none"}),
     "encryption": frozenset({"", "none"}),
     "headerType": frozenset({"", "none"}),
-    "plugin": frozenset({"", "none"}),
     "prefix": frozenset({""}),
 }
 
@@ -56,7 +52,7 @@ class SsUrl(NamedTuple):
 
 def split(rest: str) -> SsUrl:
     """The parts of what stands behind ``ss://``.  Raises Mistake."""
-    found = _of_base64(rest) or _WHOLE.fullmatch(rest)
+    found = _of_base64(rest) or split_link(rest)
     if isinstance(found, SsUrl):
         return found
     if found is None:
@@ -64,18 +60,16 @@ def split(rest: str) -> SsUrl:
             "what stands behind ss:// is neither METHOD:PASSWORD@HOST:PORT nor that in base64"
         )
     method, password = None, None
-    if found["user"] is not None:
-        method, password = _credentials(found["user"])
-    return SsUrl(
-        method, password, found["place"], _known(found["query"] or ""), _name(found["name"])
-    )
+    if found.user is not None:
+        method, password = _credentials(found.user)
+    return SsUrl(method, password, found.place, _known(found.query), found.name)
 
 
 def _credentials(text: str) -> tuple[str, str]:
     method, colon, password = text.partition(":")
     if colon:
-        return _decoded(method), _decoded(password)
-    plain = _decoded(text)
+        return decoded(method), decoded(password)
+    plain = decoded(text)
     found = plain if ":" in plain else _from_base64(plain)
     if found is None or ":" not in found:
         raise Mistake("what stands before the @ is neither METHOD:PASSWORD nor that in base64")
@@ -91,9 +85,9 @@ def _of_base64(rest: str) -> SsUrl | None:
         return None
     secret, at, place = text.rpartition("@")
     method, colon, password = secret.partition(":")
-    if not at or not colon or not re.fullmatch(_PLACE, place):
+    if not at or not colon or not re.fullmatch(PLACE, place):
         return None
-    return SsUrl(method, password, place, "", _name(whole["name"]))
+    return SsUrl(method, password, place, "", name_of(whole["name"]))
 
 
 def _from_base64(text: str) -> str | None:
@@ -105,30 +99,13 @@ def _from_base64(text: str) -> str | None:
     return found if found.isprintable() else None
 
 
-def _decoded(text: str) -> str:
-    try:
-        return unquote(text, errors="strict")
-    except UnicodeDecodeError:
-        raise Mistake("its percent codes are not UTF-8") from None
-
-
-def _name(fragment: str | None) -> str | None:
-    name = unquote((fragment or "#")[1:], errors="replace").strip()
-    return name or None
-
-
 def _known(query: str) -> str:
     """``query`` without what other programs add.  Raises Mistake for what can't be ignored."""
     kept = []
-    for pair in filter(None, query.split("&")):
+    for pair in filter(None, without_harmless(query, _HARMLESS).split("&")):
         name, _, value = pair.partition("=")
-        if name not in _IGNORED:
+        if name != "plugin":
             kept.append(pair)
-            continue
-        harmless = _IGNORED[name]
-        if harmless is None or unquote(value) in harmless:
-            continue
-        if name == "plugin":
+        elif value not in ("", "none"):
             raise Mistake("needs a plugin of Shadowsocks, and none is supported (plugin=)")
-        raise Mistake(f"needs what is not supported ({name}=)")
     return "&".join(kept)

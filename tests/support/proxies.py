@@ -245,19 +245,36 @@ def _serve_socks4a(client: Stream) -> None:
     _relay(client, Address(ip, int.from_bytes(request[2:4], "big")))
 
 
+def _serve_trojan(client: Stream) -> None:
+    """CONNECT alone, whatever the password."""
+    opening = Opening(client)
+    opening.exactly(56 + 2 + 1, "the password")
+    dest = Address.read(lambda count: opening.exactly(count, "the destination"))
+    opening.exactly(2, "the request")
+    _relay(opening.rest(), dest)
+
+
+_SERVERS: dict[str, Callable[[Stream], None]] = {
+    "http": _serve_http,
+    "https": _serve_http,
+    "socks4a": _serve_socks4a,
+    "trojan": _serve_trojan,
+}
+
+
 @contextmanager
 def honest(kind: str) -> Iterator[Address]:
-    """A proxy of ours that speaks http, https or socks4a, in its simplest form."""
+    """A proxy of ours that speaks one of these, in its simplest form."""
 
     def handle(sock: socket) -> None:
         tune(sock)
         stream: Stream = SocketStream(sock)
         try:
-            if kind == "https":
+            if kind in ("https", "trojan"):
                 secured = TlsStream(stream, certified("127.0.0.1"), None)
                 secured.handshake()
                 stream = secured
-            (_serve_socks4a if kind == "socks4a" else _serve_http)(stream)
+            _SERVERS[kind](stream)
         except StreamError:
             stream.abort()
 
@@ -279,7 +296,10 @@ Speak = Callable[[Stream, bytes], None]
 
 
 def play(stream: Stream, part: Sequence[Line], speak: Speak) -> None:
-    """Be a proxy that hears exactly what stands in ``part``, and answers it."""
+    """Be a proxy that hears exactly what stands in ``part``, and answers it.
+
+    Behind what it does not answer more may come at once, which is left in the stream.
+    """
     heard = b""
     for line in part:
         while len(heard) < len(line.hears):
@@ -287,9 +307,13 @@ def play(stream: Stream, part: Sequence[Line], speak: Speak) -> None:
             if not data:
                 raise StreamError(f"hung up behind {heard!r}, before {line.hears!r}")
             heard += data
-        assert heard == line.hears
-        heard = b""
+        assert heard.startswith(line.hears)
+        heard = heard[len(line.hears) :]
+        assert not (heard and line.says)
         speak(stream, line.says)
+    if heard:
+        assert isinstance(stream, TlsStream)
+        stream.unread(heard)
 
 
 def at_once(stream: Stream, data: bytes) -> None:

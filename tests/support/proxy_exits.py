@@ -32,6 +32,8 @@ IPV4_DEST = Address("192.0.2.7", 443)
 IPV6_DEST = Address("2001:db8::7", 443)
 BOUND = Address("198.51.100.9", 4660)
 PASSWORD = "v3ry s3cr3t"
+#: of that by sha224sum
+TROJAN_LOGIN = b"acc90dfd1997c4924bd9e9056a3fe984ca69a39bcb924bae494cf076"
 
 
 def no_names(host: str) -> list[str]:
@@ -89,6 +91,12 @@ def http_request(dest: Address, credentials: str = "") -> bytes:
     return f"CONNECT {dest} HTTP/1.1\r\nHost: {dest}\r\n{login}\r\n".encode()
 
 
+def trojan_request(dest: Address, command: int = 1) -> bytes:
+    """With the password PASSWORD, whose SHA-224 this is."""
+    login = b"%s\r\n" % TROJAN_LOGIN
+    return login + bytes((command,)) + dest.encode() + b"\r\n"
+
+
 class Part(NamedTuple):
     """A conversation that ends well, if nothing spoils it."""
 
@@ -104,7 +112,7 @@ class Part(NamedTuple):
 
     @property
     def tls(self) -> ssl.SSLContext | None:
-        return certified("127.0.0.1") if self.scheme == "https" else None
+        return certified("127.0.0.1") if self.scheme in ("https", "trojan") else None
 
     @property
     def length(self) -> int:
@@ -157,6 +165,18 @@ PARTS = {
     "https": Part("https", "", (Line(http_request(DEST), OK_HTTP),), UNSPECIFIED),
     "https with a login": Part(
         "https", LOGIN, (Line(http_request(DEST, BASIC), OK_HTTP),), UNSPECIFIED
+    ),
+}
+
+#: those whose proxies have no answer to a request
+UNANSWERED = {
+    "trojan": Part("trojan", "v3ry%20s3cr3t@", (Line(trojan_request(DEST), b""),), UNSPECIFIED),
+    "trojan with an address": Part(
+        "trojan",
+        "v3ry%20s3cr3t@",
+        (Line(trojan_request(IPV6_DEST), b""),),
+        UNSPECIFIED,
+        IPV6_DEST,
     ),
 }
 
