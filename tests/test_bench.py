@@ -80,6 +80,11 @@ def test_a_quick_run_yields_all_that_it_promises(tmp_path: Path) -> None:
     assert report(results) in said
 
 
+def test_every_build_of_gsocks_itself_can_be_measured() -> None:
+    own = [one for one in (*CONTENDERS, *GATEWAYS, *FLEETS) if one.name.startswith("gsocks")]
+    assert [one.obstacle() for one in own if one.obstacle()] == []
+
+
 def test_the_long_link_can_be_had_without_any_rights(tmp_path: Path) -> None:
     # port 9 need not answer: the relay connects when it is connected to
     argv = [sys.executable, "-m", "bench.link.relay", "9", "0.05"]
