@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import re
 import socket
@@ -20,6 +21,8 @@ from nacl.exceptions import CryptoError
 from gsocks.crypto import Cipher, Key, fast_ciphers
 from tests.conformance.__main__ import parser
 from tests.conformance.destinations import EchoServer
+from tests.conformance.trial import Target
+from tests.conformance.wire import Ended
 from tests.support import other_end
 from tests.support.other_end import FIN, OPEN, OPENED, PAD, PING, PONG, SECRETBOX, SKIPPED
 from tests.support.ports import free_port
@@ -170,6 +173,28 @@ def test_where_the_server_can_not_reach_this_machine_cases_are_not_tried_and_non
     assert set(seen.values()) == {"ok", "not tried"}
     reason = "the server answers 0x02 for 127.0.0.1"
     assert all(reason in what for what, how in seen.items() if how == "not tried")
+
+
+def test_a_peer_that_is_reset_before_its_connect_returns_was_reset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def reset_at_once(*_: object) -> socket.socket:
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    server = EchoServer()
+    target = Target(("127.0.0.1", server.port), bytes(32), None, TOO_LONG)
+    monkeypatch.setattr(socket, "create_connection", reset_at_once)
+    try:
+        with target.trial() as trial:
+            peer = trial.connect(("127.0.0.1", 9), source="127.0.0.3")
+            peer.expect_end("RST")
+            with pytest.raises(Ended, match="RST"):
+                peer.send(b"x")
+            with pytest.raises(Ended, match="RST"):
+                peer.end()
+    finally:
+        target.close()
+        server.close()
 
 
 def test_an_echo_service_elsewhere_stands_for_this_machine(tmp_path: Path) -> None:

@@ -157,11 +157,16 @@ class Trial:
     def connect(self, to: Place | None = None, source: str | None = None) -> Connection:
         """A connection, to the server if to nothing else, from that address if from any.
 
-        Raises OSError, NotTried if the address is not this machine's.
+        It may have been reset already.  Raises OSError, and NotTried if the address is not this
+        machine's.
         """
         place, within = to or self.target.server, self.deadline.left
         try:
             sock = socket.create_connection(place, within, (source, 0) if source else None)
+        except ConnectionResetError:
+            # It was there, and reset before the system call had its result, which takes the reset
+            # off the socket: one that has no connection says the same to every call.
+            sock = socket.socket()
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise NotTried(f"{source} is no address of this machine") from None
