@@ -13,7 +13,7 @@ from gsocks import __version__
 from gsocks.address import Address
 from gsocks.cli import history_commands
 from gsocks.cli.check import check, check_destination
-from gsocks.cli.commands import add_commands, add_config, duration
+from gsocks.cli.commands import add_commands, add_config, add_settings, duration
 from gsocks.cli.exits import probe_exits
 from gsocks.cli.forward import forward
 from gsocks.cli.import_ import import_list
@@ -240,6 +240,7 @@ def _add_exits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-remote", action="store_true", help="listen where other machines can connect"
     )
+    add_settings(parser)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -285,6 +286,8 @@ def _forward(options: argparse.Namespace) -> int:
         exit_files=options.exit_file,
         path=options.config,
         allow_remote=options.allow_remote,
+        settings=options.settings,
+        print_config=options.print_config,
     )
 
 
@@ -295,6 +298,8 @@ def _redirect(options: argparse.Namespace) -> int:
         exit_files=options.exit_file,
         path=options.config,
         allow_remote=options.allow_remote,
+        settings=options.settings,
+        print_config=options.print_config,
     )
 
 

@@ -78,10 +78,8 @@ class _KeyOption(argparse.Action):
         namespace.keys = [*namespace.keys, (self.dest, str(values))]
 
 
-def _section(
-    commands: Commands, name: str, text: str, section: type[config.Section]
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, allow_abbrev=False)
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Options of commands that stand for a config."""
     parser.add_argument(
         "--set",
         metavar="PATH=VALUE",
@@ -93,6 +91,13 @@ def _section(
     parser.add_argument(
         "--print-config", action="store_true", help="print the config that this means, as YAML"
     )
+
+
+def _section(
+    commands: Commands, name: str, text: str, section: type[config.Section]
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, allow_abbrev=False)
+    add_settings(parser)
     parser.add_argument(
         "--live", action="store_true", help="show exits, connections and the log on the terminal"
     )

@@ -39,7 +39,12 @@ KEY_VARIABLE = "GSOCKS_KEY"
 #: where each listens unless it is told
 LISTEN = {"local": "127.0.0.1:1080", "server": "0.0.0.0:8388"}
 
-_SECTIONS: dict[str, type[config.Section]] = {"local": config.Local, "server": config.Server}
+_SECTIONS: dict[str, type[config.Section]] = {
+    "local": config.Local,
+    "server": config.Server,
+    "forwards": config.Forwards,
+    "redirect": config.Redirect,
+}
 
 #: keys whose text is one item of a list
 _LISTS = (Networks, Exits, ExitSources, Routes, RuleLines, Statuses)
@@ -94,9 +99,7 @@ def run_one_line(options: OneLine, *, print_config: bool = False, live: bool = F
     text = text_of(options)
     settings = config.parse(text, Path.cwd(), name=options.name)
     if print_config:
-        sys.stdout.write(text)
-        if has_secret([text]):
-            print("gsocks: a key or a password is in it (keep it with mode 0600)", file=sys.stderr)
+        print_text(text)
         return 0
     given = [*options.exits, *options.settings, *(f"{name}={text}" for name, text in options.keys)]
     if has_secret(given):
@@ -105,6 +108,13 @@ def run_one_line(options: OneLine, *, print_config: bool = False, live: bool = F
             f"--exit @FILE, --key-file FILE, {VARIABLE} and {KEY_VARIABLE} hide it from the start"
         )
     return serve(Path(options.name), settings, partial(loaded, options), live=live)
+
+
+def print_text(text: str) -> None:
+    """Print a config, and a warning if it has secrets."""
+    sys.stdout.write(text)
+    if has_secret([text]):
+        print("gsocks: a key or a password is in it (keep it with mode 0600)", file=sys.stderr)
 
 
 def loaded(options: OneLine) -> config.Config:
@@ -127,11 +137,7 @@ def tree_of(options: OneLine) -> dict[str, Tree]:
     for name, texts in _gathered(options.keys).items():
         values = [_value(text) for text in texts]
         section[name] = values[0] if len(values) == 1 else [*_flattened(values)]
-    for setting in options.settings:
-        path, mark, text = setting.partition("=")
-        if not mark or not _PATH.fullmatch(path):
-            raise Mistake(f"--set: {_shown(path)} is not path=value (e.g. timeouts.idle=5m)")
-        _set(tree, options.section, path, _value(text))
+    put_settings(tree, options.section, options.settings)
     _add_exits(section, options)
     if options.section == "server":
         _add_keys(section, options)
@@ -142,8 +148,8 @@ def tree_of(options: OneLine) -> dict[str, Tree]:
         )
     # listen first, as a reader expects it
     listen = section.pop("listen", LISTEN[options.section])
-    tree[options.section] = {"listen": listen, **_as_lists(section, options.section)}
-    return {name: _absolute(value) for name, value in tree.items()}
+    tree[options.section] = {"listen": listen, **as_lists(section, options.section)}
+    return {name: absolute(value) for name, value in tree.items()}
 
 
 def _gathered(keys: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
@@ -166,6 +172,15 @@ def _value(text: str) -> Tree:
     if text[:1] + text[-1:] not in ("[]", "{}"):
         return text
     return read_yaml(f"value: {text}\n")["value"]
+
+
+def put_settings(tree: dict[str, Tree], section: str, settings: Sequence[str]) -> None:
+    """Put the values of ``--set`` into ``tree``, which has the section.  Raises Mistake."""
+    for setting in settings:
+        path, mark, text = setting.partition("=")
+        if not mark or not _PATH.fullmatch(path):
+            raise Mistake(f"--set: {_shown(path)} is not path=value (e.g. timeouts.idle=5m)")
+        _set(tree, section, path, _value(text))
 
 
 def _set(tree: dict[str, Tree], section: str, path: str, value: Tree) -> None:
@@ -198,7 +213,7 @@ def _shown(path: str) -> str:
     return repr(path) if _PATH.fullmatch(path) else "this"
 
 
-def _as_lists(section: dict[str, Tree], name: str) -> dict[str, Tree]:
+def as_lists(section: dict[str, Tree], name: str) -> dict[str, Tree]:
     """Text becomes a list of one where only a list may stand."""
     kinds = {each.name: each.type for each in msgspec.structs.fields(_SECTIONS[name])}
     found: dict[str, Tree] = {}
@@ -275,10 +290,13 @@ def _add_keys(section: dict[str, Tree], options: OneLine) -> None:
         )
 
 
-def _absolute(tree: Tree, key: str = "") -> Tree:
-    """``tree`` with absolute paths, so that it means the same wherever it is kept."""
+def absolute(tree: Tree, base: Path = Path(), key: str = "") -> Tree:
+    """``tree`` with absolute paths, so that it means the same wherever it is kept.
+
+    Relative ones are relative to ``base``.
+    """
     if isinstance(tree, dict):
-        return {name: _absolute(value, name) for name, value in tree.items()}
+        return {name: absolute(value, base, name) for name, value in tree.items()}
     if isinstance(tree, list):
-        return [_absolute(each) for each in tree]
-    return os.path.abspath(os.path.expanduser(tree)) if key in _FILES and tree else tree
+        return [absolute(each, base) for each in tree]
+    return os.path.abspath(base / os.path.expanduser(tree)) if key in _FILES and tree else tree

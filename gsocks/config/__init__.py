@@ -7,7 +7,7 @@ from gsocks.config.changes import (
     serving_sections,
     sharing_sections,
 )
-from gsocks.config.convert import completed, load, parse
+from gsocks.config.convert import completed, load, parse, read_file
 from gsocks.config.partly import Partly, load_partly
 from gsocks.config.routes import Leg, Route
 from gsocks.config.schema import (
@@ -65,6 +65,7 @@ __all__ = [
     "load_partly",
     "needing_restart",
     "parse",
+    "read_file",
     "reloaded",
     "serving_sections",
     "sharing_sections",
