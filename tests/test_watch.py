@@ -132,6 +132,38 @@ def test_a_file_that_changes_is_read_again_and_told_of_once(path: Path) -> None:
         assert not followed.told
 
 
+READABLE = "has secrets and can be read by others (chmod 600 mends it)"
+
+
+@pytest.mark.parametrize(
+    ("line", "is_secret"),
+    [
+        ("http://u:p@10.0.0.7:80", True),
+        ("10.0.0.7:80:u:p", True),
+        ("http://apikey@10.0.0.7:80", True),
+        ("http://10.0.0.7:80", False),
+    ],
+)
+def test_a_list_with_passwords_that_others_may_read_is_warned_of_once(
+    path: Path, line: str, is_secret: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text(f"{lines(8)}{line}\n")
+    path.chmod(0o640)
+    with Followed([in_file(path)]) as followed:
+        assert followed.first == addresses(8, 7)
+        os.utime(path)
+        followed.polled(3)
+        assert caplog.text.count(f"{path} {READABLE}") == is_secret
+        path.chmod(0o600)
+        followed.polled(3)
+    assert caplog.text.count(READABLE) == is_secret
+    path.chmod(0o644)
+    read_source(in_file(path))
+    assert caplog.text.count(READABLE) == 2 * is_secret
+    assert "u:p" not in caplog.text
+    assert "apikey" not in caplog.text
+
+
 def test_no_older_exits_are_told_of_after_newer_ones(path: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text(lines(1))
@@ -591,7 +623,8 @@ def test_the_fields_of_a_file_go_with_the_request(
             eventually(lambda: f"{token}: not ASCII" in caplog.text)
             token.unlink()
             eventually(lambda: f"{token}: No such file" in caplog.text)
-    assert "secret" not in caplog.text
+    assert caplog.text.count(f"{token} {READABLE}") == 1
+    assert "secret" not in caplog.text.replace(READABLE, "")
 
 
 def test_a_server_has_no_say_over_the_private_network_by_redirects(

@@ -17,6 +17,7 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from http import HTTPStatus
 from itertools import chain
@@ -34,7 +35,7 @@ from gsocks.errors import ConfigError, FetchFailed
 from gsocks.exits import ExitDeps, make_exit
 from gsocks.exits.fetch import Page, fetch
 from gsocks.exits.spec import DIRECT, ExitSpec
-from gsocks.files import FileState, state_of
+from gsocks.files import FileState, state_of, warn_of_readers
 from gsocks.http.token import TOKEN
 from gsocks.net.resolve import Resolver
 from gsocks.rotation.cache import CachedList, ListCache
@@ -204,7 +205,9 @@ def read_source(spec: Source) -> ExitList | None:
     """
     try:
         if isinstance(spec, FileSource):
-            return parse_list(_read(spec.file, MAX_SIZE)[1], spec.options)
+            found = parse_list(_read(spec.file, MAX_SIZE)[1], spec.options)
+            _warn_of_readers(spec.file, has_secrets=_have_secrets(found.exits))
+            return found
         cached = ListCache(spec.cache, spec.url, MAX_SIZE).read()
         return None if cached is None else parse_list(cached.raw, spec.options)
     except ConfigError as error:
@@ -359,6 +362,8 @@ class _FileFollower(_SourceWatcher):
             try:
                 self._taken, raw = _in_thread(_read, self._file, MAX_SIZE)
                 self._take(raw)
+                has_secrets = _in_thread(_have_secrets, self.exits)
+                _warn_of_readers(self._file, has_secrets=has_secrets)
             except ConfigError as error:
                 self._failed(str(error))
         self.ready.set()
@@ -577,6 +582,18 @@ def _read(path: Path, largest: int) -> tuple[FileState, bytes]:
     return state, raw
 
 
+def _have_secrets(exits: Iterable[ExitSpec]) -> bool:
+    return any(
+        each.password or each.key or (each.user and "***" in each.label)  # a provider's API key
+        for each in exits
+    )
+
+
+def _warn_of_readers(path: Path, *, has_secrets: bool) -> None:
+    with suppress(OSError):  # it has gone meanwhile
+        warn_of_readers(path, path.stat(), has_secrets)
+
+
 def _fields(path: Path) -> list[tuple[str, str]]:
     """Request fields from a file with one ``Name: value`` a line.  Raises ConfigError."""
     try:
@@ -592,4 +609,5 @@ def _fields(path: Path) -> list[tuple[str, str]]:
             if field is None:
                 raise ConfigError(f"{path}: line {number}: expected Name: value")
             found.append((field[1], field[2]))
+    _warn_of_readers(path, has_secrets=bool(found))
     return found
