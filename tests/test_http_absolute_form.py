@@ -14,12 +14,15 @@ from gevent.socket import socket
 
 from gsocks.access.rules import ALLOW_ALL
 from gsocks.exits import ExitDeps, ExitSpec, make_exit
+from gsocks.exits.absolute import HttpForwardExit
 from gsocks.exits.fetch import fetch
 from gsocks.http.url import WebUrl
+from gsocks.rotation.probe import ask_for_nothing
 from gsocks.settings import ReuseSettings
+from tests.support import needs
 from tests.support.engine import serving
 from tests.support.forwarding import Place, proxy
-from tests.support.proxies import squid
+from tests.support.proxies import squid, tinyproxy
 from tests.support.web import Talk, Web, ok, web
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
@@ -402,6 +405,39 @@ def test_squid_serves_plain_pages_with_its_default_configuration(
     assert not member.counts.failed
     reply = place.ask(origin.url, b"Content-Length: 2", method=b"POST", body=b"ab")
     assert reply.body == b"origin"
+
+
+def test_squid_gets_requests_for_two_servers_over_one_connection(
+    stack: ExitStack, tmp_path: Path, origin: Web
+) -> None:
+    address = stack.enter_context(squid(tmp_path))
+    place = Place(stack, f"http://{address}")
+    others = [stack.enter_context(web(ok(b"other"))) for _ in range(4)]
+    (member,) = place.group.roster
+    # as connect probes do
+    assert ask_for_nothing(member.exit, 10)
+    for _ in range(2):
+        for server in (origin, *others):
+            body = b"origin" if server is origin else b"other"
+            assert place.ask(server.url + b"/page", b"Cookie: of " + server.url).body == body
+    for server in (origin, *others):
+        assert all(b"Cookie: of " + server.url in head for head in server.heads)
+    assert (len(place.group.kept), place.group.kept.reused) == (1, 9)
+
+
+def test_tinyproxy_which_closes_each_connection_serves_two_servers(
+    stack: ExitStack, tmp_path: Path, origin: Web
+) -> None:
+    needs.program("tinyproxy")
+    place = Place(stack, f"http://{stack.enter_context(tinyproxy(tmp_path))}")
+    other = stack.enter_context(web(ok(b"other")))
+    (member,) = place.group.roster
+    assert ask_for_nothing(member.exit, 10)
+    for _ in range(2):
+        assert place.ask(origin.url).body == b"origin"
+        assert place.ask(other.url).body == b"other"
+    assert isinstance(member.exit, HttpForwardExit)
+    assert member.exit.goes_by_each_url is False
 
 
 def test_a_check_takes_the_same_form_as_a_request(

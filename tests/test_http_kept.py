@@ -13,6 +13,7 @@ from gevent.socket import socket
 
 from gsocks.access.rules import DEFAULT_RULES
 from gsocks.address import UNSPECIFIED, Address
+from gsocks.exits.absolute import HttpForwardExit
 from gsocks.exits.direct import DirectExit
 from gsocks.exits.forward import HttpConnection, key_for
 from gsocks.exits.kept import KeptConnections
@@ -105,7 +106,50 @@ def test_a_proxy_that_remains_with_its_first_server_gets_no_request_for_another_
     place = Place(stack, f"http://{stack.enter_context(serving(remain))}")
     for url in (b"http://a.example/", b"http://b.example/", b"http://a.example:81/") * 2:
         assert place.ask(url, b"Cookie: of " + url).body == url
-    assert len({sock for sock, _ in asked}) == 3
+    assert len({sock for sock, target in asked if target.startswith(b"http")}) == 3
+
+
+def test_an_exit_that_tells_by_connect_what_it_is_serves_many_servers_over_one_connection(
+    stack: ExitStack,
+) -> None:
+    """squid goes by the URL of each request; it is asked once enough connections are kept."""
+    told = Event()
+
+    def serve(sock: socket) -> None:
+        socks.add(sock)
+        talk = Talk(sock)
+        with suppress(AssertionError, OSError):
+            while True:
+                head = talk.hear_until(b"\r\n\r\n")
+                if head.startswith(b"CONNECT"):
+                    talk.say(b"HTTP/1.1 503 No\r\nServer: squid/6.1\r\nContent-Length: 0\r\n\r\n")
+                    told.set()
+                    return
+                talk.say(ok(head.split()[1]))
+
+    socks: set[socket] = set()
+    place = Place(stack, f"http://{stack.enter_context(serving(serve))}")
+    urls = [b"http://%c.example/" % letter for letter in b"abcdefghij"]
+    for url in urls[:3]:
+        assert place.ask(url).body == url
+    told.wait()
+    exit_: HttpForwardExit = next(iter(place.group.roster)).exit  # type: ignore[assignment]
+    eventually(lambda: exit_.goes_by_each_url)
+    before = len(socks)
+    for url in urls * 2:
+        assert place.ask(url).body == url
+    assert len(socks) == before + 1
+
+
+def test_no_server_behind_an_exit_can_tell_what_that_is(stack: ExitStack) -> None:
+    """It would be sent what is meant for others, if the exit remains with its first server."""
+    said = b"Server: squid/6.1", b"X-Squid-Error: ERR_DNS_FAIL 0", b"Via: 1.1 a (squid/6.1)"
+    ours, address = stack.enter_context(proxy(ok(b"page", *said), connects=True))
+    place = Place(stack, f"http://{address}")
+    for _ in range(2):
+        for host in b"ab":
+            assert place.ask(b"http://%c.example/" % host).body == b"page"
+    assert ours.connections == 2
 
 
 def test_requests_of_two_users_share_a_connection_where_the_exit_has_one_login(

@@ -21,13 +21,20 @@ from gsocks.errors import (
     Forbidden,
     StreamError,
 )
+from gsocks.exits.credentials import Filled
 from gsocks.exits.forward import HttpConnection, tunnel_key
 from gsocks.exits.http import HttpExit, basic
 from gsocks.exits.http_refusal import own_failure
+from gsocks.http.message import header
 from gsocks.request import Request
 
 #: statuses by which proxies refuse absolute form; origin servers have them too
 REFUSALS = frozenset({400, 403, 404, 405, 501})
+#: proxies that go by the URL of each request, as RFC 9112 section 3.2.2 has it: how the fields that
+#: name them in their own answers begin
+_BY_EACH_URL = ((b"server", b"squid"), (b"x-squid-error", b"ERR_"))
+#: RFC 6761 section 6.4
+_NOWHERE = ".invalid"
 #: seconds for which a proxy that has refused absolute form gets CONNECT
 REFUSED_FOR = 3600.0
 
@@ -35,13 +42,23 @@ REFUSED_FOR = 3600.0
 class HttpForwardExit(HttpExit):
     """An HTTP proxy that gets plain requests in absolute form, as long as it takes them."""
 
-    __slots__ = ("_refused_until", "_taken")
+    __slots__ = ("_goes_by_each_url", "_refused_until", "_taken")
 
     # the constructor of HttpExit need not know of these
     def __init__(self, *args: object, **keywords: object) -> None:
         super().__init__(*args, **keywords)  # type: ignore[arg-type]
         self._taken = False
         self._refused_until = 0.0
+        self._goes_by_each_url: bool | None = None
+
+    @property
+    def goes_by_each_url(self) -> bool | None:
+        """Whether one connection carries requests to any server; None: not known yet."""
+        return self._goes_by_each_url
+
+    def note_each_url(self, goes: bool) -> None:
+        """It goes by the URL of each request, or is not to be taken for a proxy that does."""
+        self._goes_by_each_url = goes
 
     @property
     def takes_absolute_form(self) -> bool | None:
@@ -62,10 +79,21 @@ class HttpForwardExit(HttpExit):
         return self._absolute_key(request)
 
     def _absolute_key(self, request: Request) -> Hashable:
-        """One server's: some proxies, pproxy and proxy.py among them, remain with the first one and
-        send it all that follows, whatever its URL is."""
+        """One server's, unless the proxy is known to go by each URL: some, pproxy and proxy.py
+        among them, remain with the first server and send it all that follows, whatever its URL."""
         known = self.identity(request)
-        return None if known is None else ("absolute", request.dest, known)
+        if known is None:
+            return None
+        return ("absolute", None if self._goes_by_each_url else request.dest, known)
+
+    def _refused(self, answer: h11.Response, dest: Address, login: Filled | None) -> ConnectFailed:
+        # Only what no server can have said: none has that name, and a connection on which
+        # nothing was asked before leads to none.
+        if dest.host.endswith(_NOWHERE):
+            self.note_each_url(
+                any((header(answer, name) or b"").startswith(word) for name, word in _BY_EACH_URL)
+            )
+        return super()._refused(answer, dest, login)
 
     def forward(
         self, request: Request, *, tunnel: bool = False, once: bool = False, alone: bool = False

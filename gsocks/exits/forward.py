@@ -1,8 +1,8 @@
 """HTTP requests through exits: which connection carries one, and in which form.
 
 An HTTP proxy gets a request in absolute form (RFC 9112 section 3.2.2).  Through every other exit a
-connection leads to the origin server, which gets the request in origin form.  Neither carries
-requests to a second server.
+connection leads to the origin server, which gets the request in origin form.  Only a connection
+to a proxy that is known to go by the URL of each request carries requests to a second server.
 """
 
 from __future__ import annotations
@@ -58,6 +58,11 @@ class HttpConnection:
         use = "reused" if self.reused else "new"
         return f"<HttpConnection: {use}, {'not ' if self.proxy is None else ''}in absolute form>"
 
+    def renew_key(self, exit_: Exit) -> None:
+        """Take what has been learned of the proxy since it was opened."""
+        if self.proxy is not None and self.key is not None and self.proxy.goes_by_each_url:
+            self.key = key_for(exit_, self.request)
+
     @property
     def shows_connection(self) -> bool:
         """Whether having it shows that the exit has just connected to the destination."""
@@ -90,6 +95,13 @@ class TakesAbsoluteForm(Protocol):
     @property
     def takes_absolute_form(self) -> bool | None:
         """None: not known yet."""
+
+    @property
+    def goes_by_each_url(self) -> bool | None:
+        """Whether one connection carries requests to any server; None: not known yet."""
+
+    def note_each_url(self, goes: bool) -> None:
+        """It goes by the URL of each request, or is not to be taken for a proxy that does."""
 
     def note_absolute_form(self, taken: bool) -> None:
         """It has taken a request in absolute form, or refused one."""

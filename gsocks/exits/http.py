@@ -12,7 +12,7 @@ from functools import lru_cache
 import h11
 
 from gsocks.address import UNSPECIFIED, Address
-from gsocks.errors import BadResponse, ExitFailed, GsocksError, Truncated
+from gsocks.errors import BadResponse, ConnectFailed, ExitFailed, GsocksError, Truncated
 from gsocks.exits.base import Connected
 from gsocks.exits.credentials import Filled
 from gsocks.exits.handshake import resumed
@@ -49,7 +49,11 @@ class HttpExit(ProxyExit):
         if 200 <= answer.status_code < 300:
             # HTTP proxies don't report their outbound address
             return Connected(resumed(stream, behind), UNSPECIFIED)
-        raise refusal(answer, dest, had_credentials=login is not None)
+        raise self._refused(answer, dest, login)
+
+    def _refused(self, answer: h11.Response, dest: Address, login: Filled | None) -> ConnectFailed:
+        """What an answer to CONNECT says of why the proxy does not connect."""
+        return refusal(answer, dest, had_credentials=login is not None)
 
 
 def basic(login: Filled) -> str:

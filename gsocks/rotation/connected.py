@@ -9,6 +9,8 @@ from http.client import BAD_REQUEST, OK, responses
 from types import TracebackType
 from typing import Protocol
 
+import gevent
+
 from gsocks.address import Address
 from gsocks.deadline import call_with_timeout
 from gsocks.errors import ExitDoubtful, GsocksError
@@ -32,6 +34,8 @@ log = logging.getLogger("gsocks.rotation")
 #: too
 _GATEWAY_ERRORS = frozenset({403, 502, 503, 504})
 
+#: connections of one exit beside which another one is worth the question whether it needs them
+_MANY_KEPT = 2
 
 #: an exit that does not tell what it has bound
 _UNSPECIFIED = frozenset({"0.0.0.0", "::"})
@@ -330,6 +334,17 @@ class HttpOutbound(Outbound):
     def _open(self, request: Request, tunnel: bool) -> HttpConnection:
         return open_connection(self._reached.member.exit, request, tunnel=tunnel)
 
+    def _learn_kind(self, member: Member, kept: KeptConnections) -> None:
+        """Have an exit of which many connections are kept tell, once, whether one would do."""
+        proxy = self.http.proxy
+        if (
+            proxy is not None
+            and proxy.goes_by_each_url is None
+            and kept.count(member.exit) >= _MANY_KEPT
+        ):
+            proxy.note_each_url(False)  # until it has told more
+            gevent.spawn(self.fault)
+
     def give_back(self, up: int, down: int) -> None:
         """Release the exit, and keep the connection for another request.
 
@@ -340,6 +355,8 @@ class HttpOutbound(Outbound):
             member = self._reached.member
             self.release(up, down)
             if group.roster.named(member.name) is member and not member.draining:
+                self._learn_kind(member, group.kept)
+                self.http.renew_key(member.exit)
                 group.kept.keep(member.exit, self.http)
             else:
                 self.http.stream.abort()
