@@ -55,8 +55,21 @@ def test_gsocks_takes_the_config_of_the_gateways(tmp_path: Path) -> None:
     assert "each gateway goes on alone meanwhile" in checked.stdout
 
 
+def test_each_gateway_has_the_secrets_that_its_config_names() -> None:
+    compose = yaml.safe_load((FLEET / "compose.yaml").read_text())
+    gateways = [each for name, each in compose["services"].items() if name.startswith("gateway")]
+    of = yaml.safe_load((FLEET / "gateway.yaml").read_text())
+    named = {of["state"]["shared_key_file"], of["admin"]["token_file"]}
+    assert len(gateways) == 3
+    for each in gateways:
+        assert {f"/run/secrets/{name}" for name in each["secrets"]} == named
+    assert compose["secrets"].keys() >= {"admin-token", "shared-key"}
+
+
 def gateway(folder: Path) -> config.Config:
-    shutil.copy(FLEET / "gateway.yaml", folder / "config.yaml")
+    assert gsocks("keygen", folder / "shared-key").returncode == 0
+    text = (FLEET / "gateway.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace("/run/secrets/shared-key", "shared-key"))
     for name in ("users", "exits.txt"):
         (folder / name).touch(0o600)
     return config.load(folder / "config.yaml")
