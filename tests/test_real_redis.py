@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import socket
 import time
@@ -22,7 +23,7 @@ from gsocks.errors import LimitReached, LoginRefused, StoreFailed
 from gsocks.exits.budget import Budget
 from gsocks.fleet import scripts
 from gsocks.fleet.leases import CheckLeases
-from gsocks.fleet.store import Store, check
+from gsocks.fleet.store import Store, ask, check
 from gsocks.inbound.quota import UserQuota
 from gsocks.rotation.group import Offer
 from gsocks.settings import Limits
@@ -381,10 +382,14 @@ def _try_scripts(store: Store) -> None:
     assert store.exchange([("HLEN", f"{SCRIPT_KEY}:n")])[0] < 1000  # type: ignore[operator]
 
 
-def test_a_store_that_is_not_there_is_one_line() -> None:
-    store = Store(settings("redis://127.0.0.1:9"), "00000000")
-    with pytest.raises(StoreFailed, match=r"redis://127.0.0.1:9: .*refused"):
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:9", "redis+cluster://127.0.0.1:9"])
+def test_a_store_that_is_not_there_is_one_line(url: str) -> None:
+    store = Store(settings(url), "00000000")
+    with pytest.raises(StoreFailed, match=rf"{re.escape(url)}: .*refused"):
         store.exchange([("PING",)])
+    assert "each gateway goes on alone" in check(settings(url))
+    with pytest.raises(StoreFailed, match="refused"):
+        ask(settings(url), [("PING",)])
     store.close()
 
 

@@ -16,7 +16,7 @@ from gsocks.fleet.store import Store, check
 from tests.support.fleets import becomes, gateways, settings
 from tests.support.program import gsocks
 from tests.support.proxies import authority
-from tests.support.redis_server import RedisServer, tls_sentinel, tls_server
+from tests.support.redis_server import RedisServer, cluster, tls_sentinel, tls_server
 
 #: the rights that docs/fleet.md names
 RIGHTS = ("~gsocks:*", "&gsocks:*", "+@all", "-@dangerous")
@@ -156,6 +156,23 @@ def test_sentinels_are_asked_in_tls_too(tmp_path: Path) -> None:
             becomes(lambda: two.state("e0") == "banned")
         unknown = settings(f"rediss+sentinel://gw@127.0.0.1:{watching}/other", **files)
         assert asked(unknown) == f"{unknown.url}: no Sentinel that answers knows this master"
+
+
+def test_a_cluster_is_asked_in_tls_at_each_of_its_nodes(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    with cluster(tmp_path / "nodes", authority=authority()) as nodes:
+        for node in nodes:
+            node.client().execute_command("ACL", "SETUSER", "gw", "on", f">{PASSWORD}", *RIGHTS)
+        url = f"rediss+cluster://gw@127.0.0.1:{nodes[0].tls_port}"
+        of = settings(url, **files)
+        assert check(of).startswith("shared at rediss+cluster://gw:***@")
+        with gateways(of) as (one, two):
+            for number in range(4):
+                one.group.ban(f"e{number}", 60.0)
+            becomes(lambda: {two.state(f"e{number}") for number in range(4)} == {"banned"})
+        assert all(node.client().keys("gsocks:1:*") for node in nodes)
+        stranger = settings(url, **write_files(tmp_path, trustme.CA()))
+        assert "cannot be connected" in asked(stranger)
 
 
 def test_check_says_whether_the_way_to_the_store_is_right(

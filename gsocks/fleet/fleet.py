@@ -202,9 +202,12 @@ class _Commands(SilentPart):
     """
 
     name = "commands"
+    has_events = True
     #: commands that wait while the store is away; of more the oldest are forgotten
     max_waiting = 1000
     max_body = 4096
+    #: characters of bodies in one message, but for the last of them
+    max_told = 65536
 
     def __init__(self, gateway: str, execute: Execute) -> None:
         self._gateway = gateway
@@ -222,8 +225,13 @@ class _Commands(SilentPart):
 
     def told(self, now: float) -> Any:  # noqa: ARG002
         """See :class:`gsocks.fleet.parts.Part`."""
-        waiting, self._waiting = self._waiting, []
-        return waiting or None
+        size = count = 0
+        for *_, body in self._waiting:
+            size, count = size + len(body), count + 1
+            if size > self.max_told:
+                break
+        told, self._waiting = self._waiting[:count], self._waiting[count:]
+        return told or None
 
     def heard(self, node: str, told: Any, now: float) -> None:  # noqa: ARG002
         """Run what another gateway was told; the own workers have it from the admin already."""

@@ -14,6 +14,7 @@ class Guesses(SilentPart):
     """The failures that ``throttle`` counts.  Of a name there is only a hash of 64 bits."""
 
     name = "guesses"
+    has_events = True
     #: failures that wait to be told; of more the oldest are forgotten
     max_waiting = 1000
 

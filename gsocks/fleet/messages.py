@@ -38,8 +38,11 @@ class News(Struct, omit_defaults=True):
     node: str
     gateway: str
     records: list[Told] = []
-    #: what each part tells, by its name
+    #: what each part tells, by its name: how something is
     parts: dict[str, Any] = {}
+    #: the same of what has happened, which counts once, by its number; 0: nothing has
+    events: dict[str, Any] = {}
+    number: int = 0
 
 
 _decoder = msgspec.json.Decoder(News)

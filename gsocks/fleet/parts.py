@@ -20,6 +20,8 @@ class Part(Protocol):
 
     #: in messages
     name: str
+    #: whether it tells what has happened, which may not be heard twice, nor missed
+    has_events: bool
 
     def operations(self, now: float) -> Iterable[Operation]:
         """What to do in the store with the next exchange.  ``now``: monotonic seconds."""
@@ -53,6 +55,7 @@ class SilentPart:
     """A part that does nothing in most cases."""
 
     name = ""
+    has_events = False
 
     def operations(self, now: float) -> Iterable[Operation]:  # noqa: ARG002
         """See :class:`Part`, as for the methods below."""

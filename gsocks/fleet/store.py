@@ -26,7 +26,7 @@ try:
     import redis
     from redis.backoff import NoBackoff
     from redis.cluster import ClusterNode, RedisCluster
-    from redis.exceptions import RedisError, ResponseError
+    from redis.exceptions import RedisClusterException, RedisError, ResponseError
     from redis.retry import Retry
     from redis.sentinel import MasterNotFoundError, Sentinel
 except ImportError:
@@ -36,7 +36,7 @@ except ImportError:
 LAYOUT = 1
 
 #: seconds for a connect, and for an answer
-TIMEOUT = 2.0
+TIMEOUT = 1.25
 
 #: bytes of a password file
 _MAX_PASSWORD = 4096
@@ -70,6 +70,9 @@ _TRANSIENT = frozenset(
         "EXECABORT",
     ]
 )
+
+#: what redis-py raises if the store can't be reached; of a cluster that is no RedisError
+_FAILURES = (RedisError, RedisClusterException, OSError)
 
 _Made = TypeVar("_Made")
 
@@ -183,6 +186,17 @@ class Store:
                 if isinstance(text, bytes)  # else it has expired meanwhile
             ]
 
+    def read_lists(self, names: Sequence[str]) -> Sequence[Sequence[bytes]]:
+        """All entries of some lists."""
+        return self._in_thread(1, lambda: self._read_lists(names)) if names else []
+
+    def _read_lists(self, names: Sequence[str]) -> Sequence[Sequence[bytes]]:
+        pipeline = self._reader.pipeline(transaction=False)
+        for name in names:
+            pipeline.lrange(name, 0, -1)
+        found: Sequence[Sequence[bytes]] = pipeline.execute()
+        return found
+
     def _scan(self, begins: str) -> Iterator[bytes]:
         return iter(self._reader.scan_iter(match=f"{begins}*", count=_CHUNK))
 
@@ -208,7 +222,7 @@ class Store:
             except StoreFailed as error:  # gevent prints what is raised in its threads
                 self._drop(number)
                 return error
-            except (RedisError, OSError, ConfigError) as error:
+            except (*_FAILURES, ConfigError) as error:
                 self._drop(number)
                 return StoreFailed(f"{self.url}: {_line(error)}")
             except (
@@ -259,14 +273,14 @@ def ask(settings: State, commands: Sequence[Command]) -> Sequence[Any]:
     try:
         client = connect(settings)
         return [client.execute_command(*command) for command in commands]
-    except (RedisError, OSError, ConfigError) as error:
+    except (*_FAILURES, ConfigError) as error:
         raise StoreFailed(f"{_url_of(settings)}: {_line(error)}") from None
     finally:
         _close(client)
 
 
 def connect(settings: State) -> Any:
-    """A client of redis-py.  Blocks the thread.  Raises ConfigError, RedisError, OSError."""
+    """A client of redis-py.  Blocks the thread.  Raises ConfigError, and _FAILURES."""
     url = _url_of(settings)
     password = url.password
     if settings.password_file is not None:
@@ -331,7 +345,7 @@ def check(settings: State) -> str:
         client = connect(settings)
         nodes = {"target_nodes": RedisCluster.RANDOM} if url.kind == "cluster" else {}
         client.ping(**nodes)
-    except (RedisError, OSError) as error:
+    except _FAILURES as error:
         return f"{url}: {_line(error)} (each gateway goes on alone meanwhile)"
     finally:
         _close(client)
@@ -378,5 +392,5 @@ def _close(client: Any) -> None:
     try:
         if client is not None:
             client.close()
-    except (RedisError, OSError):
+    except _FAILURES:
         pass  # it is gone already

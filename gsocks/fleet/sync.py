@@ -15,9 +15,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from random import Random
 from secrets import token_hex
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gevent
 from gevent.event import Event
@@ -30,7 +31,7 @@ from gsocks.fleet import scripts
 from gsocks.fleet.hybrid_clock import SIZE, HybridClock
 from gsocks.fleet.kinds import Kind
 from gsocks.fleet.log import log
-from gsocks.fleet.members import Members
+from gsocks.fleet.members import MAX_MEMBERS, Members
 from gsocks.fleet.messages import MAX_VALUE, News, Told, decode, encode
 from gsocks.fleet.parts import Part
 from gsocks.fleet.store import Command, Store
@@ -69,10 +70,19 @@ class FleetSync:
     #: those that changed least recently are forgotten
     max_waiting = 100_000
     max_known = 200_000
+    #: characters of the records' values in one message, but for the last of them
+    max_told = 262_144
+    #: messages with events of this process that the store keeps for those that can't listen for a
+    #: time, and milliseconds for which it does
+    max_events = 100
+    events_last = 300_000
     #: seconds without an own message, after which listening begins anew; the channel may be dead
     deaf = 5.0
-    #: seconds until a store that does not answer is tried again
-    backoff = Backoff(0.2, 1.0, jitter=(0.7, 1.0))
+    #: seconds until a store that does not answer is tried again, and between two attempts at
+    #: least.  The longest pause and the store's timeout, which an attempt takes that began just
+    #: before it was back, are less than two seconds together
+    backoff = Backoff(0.2, 0.5, jitter=(0.7, 1.0))
+    least_pause = 0.1
     #: seconds after which a store that has not answered yet is not waited for
     prompt = 0.5
     #: seconds that a start waits for the store, and a stop
@@ -100,6 +110,15 @@ class FleetSync:
         #: when the exchange began that goes on; infinity: none does
         self._began = float("inf")
         self._echo_at = 0.0
+        #: parts and events that were not told, since an exchange has failed
+        self._untold: News | None = None
+        #: the number of the events that were told last; by nodes, of those that were heard last
+        self._number = 0
+        self._numbers: LruCache[str, int] = LruCache(MAX_MEMBERS)
+        #: ends the pause before the next attempt to listen
+        self._retry = Event()
+        #: when the outage of the store was found that goes on, or that was the last one
+        self._lost_at = float("-inf")
         self._greenlets: list[gevent.Greenlet[..., None]] = []
         self._skewed = False
 
@@ -146,6 +165,7 @@ class FleetSync:
             return
         self._stopping.set()
         self._wake.set()
+        self._retry.set()
         gevent.joinall(self._greenlets, timeout=self.patience)
         leaving = gevent.spawn(self._leave)
         leaving.join(self.patience)
@@ -171,12 +191,13 @@ class FleetSync:
     def _run(self) -> None:
         failures = 0
         while not self._stopping.is_set():
-            wait = self.interval if not failures else self._pause(failures)
+            wait = self.interval
+            if failures:  # no flood of attempts by those who want an answer
+                wait = max(0.0, self._pause(failures) - self.least_pause)
+                self._stopping.wait(self.least_pause)
             is_asked = self._wake.wait(wait) or failures > 0
             if self._stopping.is_set():
                 break
-            if failures:  # no flood of attempts by those who want an answer
-                gevent.sleep(self.backoff.bound(0))
             self._wake.clear()
             self._gather()
             failures = 0 if self._try_exchange(is_asked=is_asked) else failures + 1
@@ -189,6 +210,7 @@ class FleetSync:
         """The last exchange."""
         try:
             if self.is_in_touch:
+                self._exchange(always=False)
                 while len(self._waiting):
                     self._exchange()
                 news = News(self.members.node, self._gateway, parts={"farewell": True})
@@ -248,30 +270,29 @@ class FleetSync:
         now = time.monotonic()
         records = [told for _, told in self._oldest_waiting()]
         operations = [op for part in self._parts.values() for op in part.operations(now)]
-        told = {name: part.told(now) for name, part in self._parts.items()}
-        parts = {name: each for name, each in told.items() if each is not None}
-        if not (always or records or operations or parts):
+        news = self._news(records, now)
+        if not (always or operations or news):
             return False
         wall = self._clock.wall()
         commands = [self._write(each, wall) for each in records]
         commands += [op.command for op in operations]
+        commands += [] if news is None else self._keep_events(news)
         commands.append(("GET", self._store.key("mark")))
-        message = None
-        if records or parts:
-            message = encode(News(self.members.node, self._gateway, records, parts))
         self._began = now
         try:
-            answers = self._store.exchange(commands, message)
+            answers = self._store.exchange(commands, None if news is None else encode(news))
         except BaseException:
             self._put_back(records)
             raise
         finally:
             self._began = float("inf")
+        self._untold = None
         self._follow_clock()
         if self._mark and answers[-1] != self._mark:
             for part in self._parts.values():
                 part.emptied(now)
-        for operation, answer in zip(operations, answers[len(records) : -1], strict=True):
+        answers_to_parts = answers[len(records) : len(records) + len(operations)]
+        for operation, answer in zip(operations, answers_to_parts, strict=True):
             if answer is not None:
                 operation.answered(answer)
         self._check_mark(answers[-1])
@@ -290,9 +311,42 @@ class FleetSync:
             self._waiting[of] = replace(told, stamp=stamp)
             self._known[of] = _Known(stamp, hash(told.value))
 
+    def _news(self, records: list[Told], now: float) -> News | None:
+        """The message of an exchange; None: there is nothing to tell.
+
+        What could not be told is told again as it was; meanwhile the parts keep what is new.
+        """
+        if self._untold is None:
+            told = News(self.members.node, self._gateway)
+            for name, part in self._parts.items():
+                if (each := part.told(now)) is not None:
+                    (told.events if part.has_events else told.parts)[name] = each
+            if told.events:
+                self._number += 1
+                told.number = self._number
+            self._untold = told if told.parts or told.events else None
+        if self._untold is not None:
+            return replace(self._untold, records=records)
+        return News(self.members.node, self._gateway, records) if records else None
+
+    def _keep_events(self, news: News) -> list[Command]:
+        """Have the store keep what has happened for those that don't hear it."""
+        if not news.events:
+            return []
+        key = self._store.key("events", news.node)
+        return [
+            ("RPUSH", key, encode(replace(news, records=[], parts={}))),
+            ("LTRIM", key, -self.max_events, -1),
+            ("PEXPIRE", key, self.events_last),
+        ]
+
     def _oldest_waiting(self) -> list[tuple[RecordId, Told]]:
         found: list[tuple[RecordId, Told]] = []
-        while len(found) < self.batch and (oldest := self._waiting.oldest()) is not None:
+        size = 0
+        while len(found) < self.batch and size < self.max_told:
+            if (oldest := self._waiting.oldest()) is None:
+                break
+            size += len(oldest[1].value)
             del self._waiting[oldest[0]]
             found.append(oldest)
         return found
@@ -320,6 +374,7 @@ class FleetSync:
             self._store.exchange([("SET", self._store.key("mark"), new, "NX")])
             if has_lost:  # until the next exchange it is not known which mark it is
                 self._mark = b"?"
+                self._wake.set()
                 return
         if has_lost:
             log.warning("%s: has lost what it had: all is written again", self._store.url)
@@ -340,19 +395,24 @@ class FleetSync:
                 self._failed("listening", why)
                 self._wake.set()  # so that the parts hear at once if it is away altogether
                 failures += 1
-                self._stopping.wait(self._pause(failures))
+                self._retry.wait(self._pause(failures))
+                self._retry.clear()
 
     def _listen_once(self) -> str | None:
         """Until the store does not answer, and why it does not; None: it is to begin anew."""
+        began = time.monotonic()
         try:
             self._store.subscribe()
             self._follow_clock()
-            self._echo_at = time.monotonic()
             self._read_all()
+            self._echo_at = time.monotonic()
             self._works("listening")
             self._synced.set()
-            while not self._stopping.is_set() and not self._is_deaf():
+            # the connection of an outage may be dead
+            while not (self._stopping.is_set() or self._is_deaf() or began < self._lost_at):
                 self._hear_all(self._store.receive(0.5))
+            if self._troubles:  # nothing is heard until it listens again
+                self._troubles["listening"] = self.state
         except StoreFailed as error:
             return str(error)
         return None
@@ -367,6 +427,7 @@ class FleetSync:
             for node, text in found:
                 with suppress(ValueError, MsgspecError):  # of another version
                     self.members.found(node, text, now)
+        self._read_events()  # before any that come later
         for found in self._store.read_all("r"):
             for name, text in found:
                 section, _, rest = name.partition(":")
@@ -375,6 +436,21 @@ class FleetSync:
                 value = text[SIZE:].decode("utf-8", "replace")
                 self._merge(Told(section, kind, key, stamp, value, 0.0))
                 give_way()
+            self._hear_all(self._store.receive(0.0))
+
+    def _read_events(self) -> None:
+        """What has happened while this process could not listen.  At the start that is of no
+        concern to it."""
+        nodes = list(self.members.others)
+        lists = self._store.read_lists([self._store.key("events", node) for node in nodes])
+        for raw in chain.from_iterable(lists):
+            with suppress(ValueError, MsgspecError):
+                news = decode(raw)
+                if self._synced.is_set():
+                    self._hear_events(news)
+                else:
+                    self._numbers[news.node] = news.number
+            give_way()
 
     def _hear_all(self, messages: Iterable[bytes]) -> None:
         for raw in messages:
@@ -393,17 +469,28 @@ class FleetSync:
             give_way()
 
     def _hear_parts(self, news: News) -> None:
-        now = time.monotonic()
+        self._hear_events(news)
         if "farewell" in news.parts:
             self.members.says_farewell(news.node)
             return
         for name, told in news.parts.items():
-            part = self._parts.get(name)
-            try:
-                if part is not None:
-                    part.heard(news.node, told, now)
-            except (ValueError, MsgspecError) as error:
-                log.debug("%s of %s: %s", name, news.node, error)
+            self._hear_part(news.node, name, told)
+
+    def _hear_events(self, news: News) -> None:
+        """What has happened, unless it was heard already."""
+        if news.number <= (self._numbers.peek(news.node) or 0):
+            return
+        self._numbers[news.node] = news.number
+        for name, told in news.events.items():
+            self._hear_part(news.node, name, told)
+
+    def _hear_part(self, node: str, name: str, told: Any) -> None:
+        part = self._parts.get(name)
+        try:
+            if part is not None:
+                part.heard(node, told, time.monotonic())
+        except (ValueError, MsgspecError) as error:
+            log.debug("%s of %s: %s", name, node, error)
 
     def _merge(self, told: Told) -> None:
         """Take a record, unless what is known of it is newer."""
@@ -433,8 +520,15 @@ class FleetSync:
     def _failed(self, doing: str, why: str) -> None:
         if not self._troubles:
             log.error("%s (%s)", why, ALONE)
+            self._lost_at = time.monotonic()
         self._troubles[doing] = why
 
     def _works(self, doing: str) -> None:
-        if self._troubles.pop(doing, None) is not None and not self._troubles:
+        if self._troubles.pop(doing, None) is None:
+            return
+        if not self._troubles:
             log.info("%s: answers again", self._store.url)
+        elif doing == "writing":  # the other one need not wait any longer
+            self._retry.set()
+        else:
+            self._wake.set()

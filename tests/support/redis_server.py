@@ -25,6 +25,8 @@ class RedisServer:
 
     def __init__(self, folder: Path, *options: str, port: int | None = None) -> None:
         self.port = free_port() if port is None else port
+        #: 0: it has none
+        self.tls_port = 0
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -118,24 +120,37 @@ def tls_options(
 
 
 @contextmanager
-def cluster(folder: Path, nodes: int = 3) -> Iterator[Sequence[RedisServer]]:
-    """A cluster of masters, each with its part of the slots."""
+def cluster(
+    folder: Path, nodes: int = 3, authority: trustme.CA | None = None
+) -> Iterator[Sequence[RedisServer]]:
+    """A cluster of masters, each with its part of the slots.
+
+    With an ``authority`` the nodes tell each other and clients of ports that have TLS, which
+    :attr:`RedisServer.tls_port` is.
+    """
     servers: list[RedisServer] = []
     try:
         for number in range(nodes):
-            bus = free_port()
+            bus, of_node, tls_port, tls = free_port(), folder / str(number), 0, []
+            if authority is not None:
+                of_node.mkdir(parents=True)
+                tls_port = free_port()
+                tls = ["--tls-port", str(tls_port), "--tls-cluster", "yes"]
+                tls += tls_options(of_node, authority)
             servers.append(
                 RedisServer(
-                    folder / str(number), "--cluster-enabled", "yes", "--cluster-port", str(bus),
-                    "--cluster-node-timeout", "2000",
+                    of_node, "--cluster-enabled", "yes", "--cluster-port", str(bus),
+                    "--cluster-node-timeout", "2000", *tls,
                 )
             )  # fmt: skip
+            servers[-1].tls_port = tls_port
             bounds = (16384 * number // nodes, 16384 * (number + 1) // nodes - 1)
             servers[-1].client().execute_command("CLUSTER", "ADDSLOTSRANGE", *bounds)
             if number:
                 first = servers[0]
                 bus_of_first = first._options[first._options.index("--cluster-port") + 1]
-                meet = ("CLUSTER", "MEET", "127.0.0.1", first.port, bus_of_first)
+                port = first.tls_port or first.port
+                meet = ("CLUSTER", "MEET", "127.0.0.1", port, bus_of_first)
                 servers[-1].client().execute_command(*meet)
         eventually(lambda: all(_is_whole(server, nodes) for server in servers))
         yield servers
