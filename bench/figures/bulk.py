@@ -85,6 +85,8 @@ def _goals() -> Iterator[Goal]:
             ("gsocks-aegis256", "ss-libev-aes256", 2.0, 0.5),
             ("gsocks-aegis256", "ss-rust-aes256", 1.0, None),
             ("gsocks-aegis256", "ss-rust-2022-aes256", 1.0, 1.0),
+            ("gsocks-ss-chacha20", "ss-libev-chacha20", 1.0, None),
+            ("gsocks-ss-aes256", "ss-libev-aes256", 1.0, None),
             ("gsocks-plain", "dante", 1.1, 0.4),
             ("gsocks-plain", "microsocks", 1.1, None),
         ):
