@@ -76,12 +76,17 @@ def _sing_box(folder: Path, port: int, web: Address) -> list[str | Path]:
 
 @contextmanager
 def running(program: str, folder: Path, web: Address) -> Iterator[str]:
-    """Its URL without the password, once it listens."""
+    """The URL of a trojan server without the password, once it listens."""
     issued = authority().issue_cert("127.0.0.1")
     issued.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
     authority().cert_pem.write_to_path(folder / "ca.pem")
     port = free_port()
-    argv = (_trojan if program == "trojan" else _sing_box)(folder, port, web)
+    with _listening((_trojan if program == "trojan" else _sing_box)(folder, port, web), port):
+        yield f"127.0.0.1:{port}?ca={quote(str(folder / 'ca.pem'))}"
+
+
+@contextmanager
+def _listening(argv: list[str | Path], port: int) -> Iterator[None]:
     process = subprocess.Popen(
         list(map(str, argv)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -94,7 +99,7 @@ def running(program: str, folder: Path, web: Address) -> Iterator[str]:
                 gevent.sleep(0.02)
             else:
                 break
-        yield f"127.0.0.1:{port}?ca={quote(str(folder / 'ca.pem'))}"
+        yield
     finally:
         process.kill()
         process.wait()
@@ -159,3 +164,19 @@ def test_what_has_another_password_goes_to_the_web_server(program: str, tmp_path
         stream = way_by(url, "another").connect(Request(CONNECT, echo_at)).stream
         assert read_exactly(stream, 12) == b"a web server"
         stream.abort()
+
+
+@pytest.mark.parametrize("program", SERVERS)
+def test_datagrams_for_an_exit_behind_it_go_through_it(program: str, tmp_path: Path) -> None:
+    port = free_port()
+    shadowsocks = needs.program("ss-server", "shadowsocks-libev")
+    at = ["-s", "127.0.0.1", "-p", str(port), "-k", "secret", "-m", "aes-256-gcm", "-u"]
+    with (
+        udp_server() as udp_at,
+        running(program, tmp_path, udp_at) as url,
+        _listening([shadowsocks, *at], port),
+    ):
+        via = f"trojan://{quote(PASSWORD, safe='')}@{url}"
+        entry = {"url": f"ss://aes-256-gcm:secret@127.0.0.1:{port}", "via": via}
+        way = make_exit(ExitSpec.parse(entry), ExitDeps(ALLOW_ALL))
+        assert exchange(way, udp_at, b"by two servers") == b"by two servers"

@@ -99,8 +99,8 @@ def _version() -> str:
 def _refused(**local: Any) -> str:
     """Why this gsocks does not take a key of the section ``local``; "" if it does."""
     with tempfile.TemporaryDirectory() as folder:
-        places = [Place("127.0.0.1", port) for port in (1, 2, 3)]
-        endpoints = Endpoints(Path(folder), *places)
+        near, far, seen = (Place("127.0.0.1", port) for port in (1, 2, 3))
+        endpoints = Endpoints(Path(folder), near, far, seen)
         (endpoints.folder / "gsocks.key").write_text("A" * 43 + "\n")
         (endpoints.folder / "gsocks.key").chmod(0o600)
         command = _pair(endpoints, local=local)[1]
