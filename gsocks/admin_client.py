@@ -18,6 +18,8 @@ from gevent import socket, ssl
 #: a JSON object
 Json: TypeAlias = dict[str, Any]
 
+_FORMS = "expected http://HOST:PORT, https://HOST or unix:PATH"
+
 #: seconds for a connection and each read
 TIMEOUT = 30.0
 
@@ -226,20 +228,31 @@ class AdminClient:
         raise AdminError(f"{self._url}: not reached")
 
 
+def check_url(url: str) -> None:
+    """Raises AdminError if ``url`` is not that of an admin."""
+    _parts(url)
+
+
+def _parts(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port; of a Unix socket as in HTTP.  Raises AdminError."""
+    try:
+        parts = urlsplit("http://localhost" if url.startswith("unix:/") else url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        raise AdminError(_FORMS) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise AdminError(_FORMS)
+    return parts.scheme, parts.hostname, port
+
+
 class _Connection(HTTPConnection):
     """A connection by gevent's sockets.  Raises AdminError for a URL that is none."""
 
     def __init__(self, url: str) -> None:
         self._path = url.removeprefix("unix:") if url.startswith("unix:") else None
-        parts = urlsplit("http://localhost" if self._path else url)
-        try:
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-        except ValueError:
-            port = 0
-        if parts.scheme not in ("http", "https") or not parts.hostname or not port:
-            raise AdminError("expected http://HOST:PORT, https://HOST or unix:PATH")
-        self._is_encrypted = parts.scheme == "https"
-        super().__init__(parts.hostname, port)
+        scheme, host, port = _parts(url)
+        self._is_encrypted = scheme == "https"
+        super().__init__(host, port)
 
     def connect(self) -> None:
         if self._path is not None:

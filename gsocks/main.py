@@ -51,7 +51,7 @@ An encrypted SOCKS5 tunnel with a pool of ready connections, and a rotating prox
   gsocks doctor [-c FILE]        say what is wrong: descriptors, clocks, names, exits, keys
   gsocks health -c FILE          status 0 if all listeners accept connections
   gsocks ctl exits|ban|drain|rotate|...  ask and steer a running gsocks by its admin, see --help
-  gsocks init [local|server|gateway]  write a commented config to begin with
+  gsocks init [local|server|gateway|example]  write a commented config to begin with
   gsocks help [TOPIC]            explain a command, a key of the config or a subject
   gsocks completion SHELL        print the completions for bash, zsh or fish
   gsocks requests -c FILE        search the request log: --since 1h --outcome '!ok' ...

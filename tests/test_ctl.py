@@ -69,6 +69,36 @@ def test_a_check_that_fails_ends_with_a_status_of_its_own(
     assert "Connection refused" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("127.0.0.1:9090", "--admin: expected http://HOST:PORT, https://HOST or unix:PATH\n"),
+        ("http://127.0.0.1:x", "--admin: expected http://HOST:PORT, https://HOST or unix:PATH\n"),
+        ("http://[::1", "--admin: expected http://HOST:PORT, https://HOST or unix:PATH\n"),
+        (
+            "http://127.0.0.1:9",
+            "--admin needs the token, too: --token-file FILE (the gateway's log",
+        ),
+    ],
+)
+def test_what_is_wrong_with_an_admin_is_told_before_anything_is_asked_for(
+    url: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ctl", "rotate", "x", "--admin", url]) == MISTAKE
+    assert capsys.readouterr().err.startswith(f"gsocks: {said}")
+
+
+def test_the_token_of_a_config_serves_for_an_admin_that_is_named(
+    desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token_in(tmp_path)
+    path = tmp_path / "c.yaml"
+    path.write_text("admin: {listen: 127.0.0.1:9}\nlocal: {listen: 127.0.0.1:0}\n")
+    where = ("-c", str(path), "--admin", f"http://{desk.server.bound}")
+    assert main(["ctl", "exits", *where]) == 0
+    assert "paris" in capsys.readouterr().out
+
+
 # --- a config that is being edited ----------------------------------------------------------------
 
 EDITED = {

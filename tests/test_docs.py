@@ -68,6 +68,23 @@ def test_the_readme_is_under_two_screens_and_names_every_key_of_the_config() -> 
         assert f"`{key}`" in text, key
 
 
+#: extras for those who work on gsocks
+_OF_DEVELOPERS = {"bench", "clients", "contract", "docs", "fuzz", "lint", "mutation"}
+_OF_DEVELOPERS |= {"scraping", "test"}
+
+
+def test_the_readme_and_the_table_name_every_extra() -> None:
+    text = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]", 1)[1]
+    extras = re.findall(r"^([a-z]+) = \[", text.split("\n[", 1)[0], re.MULTILINE)
+    wanted = sorted(set(extras) - _OF_DEVELOPERS)
+    told = re.search(r"Extras\]\(.*`: ([\w, ]+)\.", (ROOT / "README.md").read_text())
+    assert told is not None
+    assert told[1].split(", ") == wanted
+    table = (ROOT / "docs" / "operations.md").read_text().split("## Extras", 1)[1]
+    rows = re.findall(r"^\| (`.*?) \|", table.split("\n## ", 1)[0], re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(rows))) == wanted
+
+
 def test_the_reference_names_every_key_of_the_config() -> None:
     text = (ROOT / "docs" / "config.md").read_text()
     structs = (config.Config, config.Log, config.Local, config.Server, settings.Limits)

@@ -310,7 +310,11 @@ def _ctl(options: argparse.Namespace) -> int:
 def _add_init(commands: Commands) -> None:
     parser = commands.add_parser("init", help="write a commented config to begin with")
     parser.add_argument(
-        "kind", nargs="?", default="example", choices=("local", "server", "gateway", "example")
+        "kind",
+        nargs="?",
+        default="example",
+        choices=("local", "server", "gateway", "example"),
+        help="example, the default, is both ends on one machine",
     )
     parser.add_argument(
         "-o",

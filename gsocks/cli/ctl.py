@@ -12,7 +12,7 @@ from typing import Any
 
 from gsocks import config
 from gsocks.admin.token import read_token
-from gsocks.admin_client import AdminClient, AdminError
+from gsocks.admin_client import AdminClient, AdminError, check_url
 from gsocks.cli.process import interruptible
 from gsocks.cli.warn import warn_of_mistake
 from gsocks.errors import ConfigError
@@ -53,9 +53,17 @@ def ctl(options: Ctl) -> int:
 def place_of(options: Ctl) -> tuple[str, str]:
     """The URL of the admin, and the token.  Raises ConfigError."""
     if options.admin is not None:
-        if options.token_file is None:
-            raise ConfigError("--admin needs --token-file FILE")
-        return options.admin, read_token(options.token_file)
+        try:
+            check_url(options.admin)
+        except AdminError as error:
+            raise ConfigError(f"--admin: {error}") from None
+        if options.token_file is None and options.config is None:
+            raise ConfigError(
+                "--admin needs the token, too: --token-file FILE (the gateway's log names it at its"
+                " start; admin.token beside the config unless that says otherwise)"
+            )
+        if options.token_file is not None:
+            return options.admin, read_token(options.token_file)
     if options.config is None:
         raise ConfigError("no config given (gsocks ctl -c FILE, or --admin URL --token-file FILE)")
     found, mistake = config.load_partly(options.config, {"admin": ()})
@@ -65,7 +73,9 @@ def place_of(options: Ctl) -> tuple[str, str]:
         raise ConfigError(f"{options.config}: there is no admin (admin: {{listen: ...}})")
     endpoint = settings.listen[0]
     url = f"unix:{endpoint.path}" if isinstance(endpoint, UnixPath) else f"http://{endpoint}"
-    return url, read_token(options.token_file or token_file(settings, options.config))
+    return options.admin or url, read_token(
+        options.token_file or token_file(settings, options.config)
+    )
 
 
 # --- the commands -----------------------------------------------------------------------------

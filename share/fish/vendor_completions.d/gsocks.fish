@@ -245,7 +245,7 @@ complete -c gsocks -n '_shtab_gsocks_using health' -s c -l config -xka "(__fish_
 complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a init -d 'write a commented config to begin with'
 complete -c gsocks -n '_shtab_gsocks_using init' -s h -l help -d 'show this help message and exit'
 complete -c gsocks -n '_shtab_gsocks_using init' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'the file, which must be new; - prints it'
-complete -c gsocks -n '_shtab_gsocks_using init; and test $_shtab_gsocks_npos -eq 0' -ka "local server gateway example" -d kind
+complete -c gsocks -n '_shtab_gsocks_using init; and test $_shtab_gsocks_npos -eq 0' -ka "local server gateway example" -d 'example, the default, is both ends on one machine'
 complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a completion -d 'print the completions for a shell'
 complete -c gsocks -n '_shtab_gsocks_using completion' -s h -l help -d 'show this help message and exit'
 complete -c gsocks -n '_shtab_gsocks_using completion; and test $_shtab_gsocks_npos -eq 0' -ka "bash zsh fish" -d shell
