@@ -139,7 +139,7 @@ def test_a_request_that_was_not_logged_is_not_explained(
 
 def test_top_lists_the_busiest(state: str, capsys: pytest.CaptureFixture[str]) -> None:
     lines = told(capsys, "top", "--state", state).splitlines()
-    assert lines[0].split() == ["exit", "requests", "failed", "up", "down", "connect", "ms"]
+    assert lines[0].split() == ["exit", "tries", "failed", "up", "down", "connect", "ms"]
     busiest = "local/<script>alert(1)</script>\\x1b[2J 10 2 1 GB 3 GB 62"
     assert lines[1].split() == busiest.split()
     found = json.loads(told(capsys, "top", "--state", state, "--by", "dest", "--json"))
@@ -169,7 +169,7 @@ def test_a_report_tells_what_providers_cost_carried_and_failed(
     found = json.loads(told(capsys, "report", "--state", state, "--json"))
     by_name = {each["name"]: each for each in found}
     assert by_name["oxylabs.io"] == {
-        "name": "oxylabs.io", "exits": 1, "requests": 20, "failed": 4, "up": 2 * 10**9,
+        "name": "oxylabs.io", "exits": 1, "tries": 20, "failed": 4, "up": 2 * 10**9,
         "down": 6 * 10**9, "connect": 0.0625, "cost": 20.0,
     }  # fmt: skip
     assert by_name["addresses"]["cost"] is None

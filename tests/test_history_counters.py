@@ -118,8 +118,11 @@ def test_a_try_that_fails_counts_for_its_exit_although_another_one_has_served(
     totals = worker.asked().totals("exit", START)
     assert {name: (each.requests, each.failed) for name, each in totals.items()} == {
         "local/a": (2, 1),
-        "local/b": (0, 3),
+        "local/b": (3, 3),
     }
+    # the seconds of a try that failed before another one are its own
+    (point,) = worker.asked().series("exit", "local/b", START, 10)
+    assert point.total == pytest.approx(0.1)
 
 
 def test_each_step_has_its_time_and_those_without_requests_are_empty(worker: Worker) -> None:

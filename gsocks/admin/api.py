@@ -298,7 +298,7 @@ class Api:
                 get,
                 "/v1/top",
                 "top",
-                "The worst or busiest exits, users, hosts, outcomes",
+                "The worst or busiest exits (their tries), users, hosts, outcomes",
                 self._top,
                 shapes.TopQuery,
                 answer=shapes.Top,
@@ -416,7 +416,7 @@ class Api:
         names = [f"{each['section']}/{each['name']}" for each in exits]
         found = self._history.minutes("exit", names)
         for each, name in zip(exits, names, strict=True):
-            each["requests_by_minute"], each["failed_by_minute"] = found[name]
+            each["tries_by_minute"], each["failed_by_minute"] = found[name]
 
     def _exit(self, call: Call) -> Answer:
         name, section = call.path["name"], call.query.section

@@ -325,7 +325,7 @@ class ExitState(Struct, kw_only=True):
     budget: dict[str, Any] | UnsetType = UNSET
     tunnels: Tunnels | UnsetType = UNSET
     #: requests of each minute of the last hour, and those that failed
-    requests_by_minute: list[int] | UnsetType = UNSET
+    tries_by_minute: list[int] | UnsetType = UNSET
     failed_by_minute: list[int] | UnsetType = UNSET
 
 

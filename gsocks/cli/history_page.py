@@ -63,7 +63,7 @@ def _failed(report: Report) -> list[int]:
 
 
 def _table(report: Report) -> Iterator[str]:
-    head = ("exits", "requests", "failed", "share", "up", "down", "connect ms", "cost")
+    head = ("exits", "tries", "failed", "share", "up", "down", "connect ms", "cost")
     yield '<div class="wide"><table><thead><tr>'
     yield f'<th scope="col">{escape(report.by)}</th>'
     yield "".join(f'<th scope="col">{each}</th>' for each in head)
@@ -77,7 +77,7 @@ def _table(report: Report) -> Iterator[str]:
 def _cells(part: Part) -> Sequence[str]:
     return (
         str(part.exits),
-        str(part.requests),
+        str(part.tries),
         str(part.failed),
         f"{part.failed_share:.1%}",
         size(part.up),

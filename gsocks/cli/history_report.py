@@ -41,7 +41,8 @@ class Part(NamedTuple):
 
     name: str
     exits: int
-    requests: int
+    #: of requests, of which one may have several, at several exits
+    tries: int
     failed: int
     up: int
     down: int
@@ -52,8 +53,8 @@ class Part(NamedTuple):
 
     @property
     def failed_share(self) -> float:
-        """Failures for each request or failure: a try that fails is no request of the exit."""
-        return self.failed / max(self.requests, self.failed, 1)
+        """Failures for each try."""
+        return self.failed / max(self.tries, 1)
 
 
 class Report(NamedTuple):
@@ -149,7 +150,7 @@ def _parts(by: str, totals: Mapping[str, list[float]], exits: Mapping[str, ExitI
         )
         for name, cell in cells.items()
     ]
-    return sorted(found, key=lambda part: (-(part.cost or 0), -part.requests, part.name))
+    return sorted(found, key=lambda part: (-(part.cost or 0), -part.tries, part.name))
 
 
 def _names_of(by: str, name: str, info: ExitInfo) -> list[str]:
@@ -185,12 +186,12 @@ def provider_of(label: str) -> str:
 
 
 def _table(found: Report) -> Iterator[str]:
-    head = (found.by, "exits", "requests", "failed", "share", "up", "down", "connect ms", "cost")
+    head = (found.by, "exits", "tries", "failed", "share", "up", "down", "connect ms", "cost")
     rows = [
         (
             each.name,
             str(each.exits),
-            str(each.requests),
+            str(each.tries),
             str(each.failed),
             f"{each.failed_share:.1%}",
             size(each.up),

@@ -6,7 +6,7 @@ import json as json_module
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gsocks.cli.past import Past, milliseconds, size, table, unusable
 from gsocks.errors import HistoryFailed
@@ -29,6 +29,7 @@ class Busy(NamedTuple):
     """One line."""
 
     name: str
+    #: of an exit its tries
     requests: int
     failed: int
     up: int
@@ -42,6 +43,7 @@ def show_top(past: Past, by: str, *, since: float, limit: int, json: bool, once:
 
     Raises ConfigError.
     """
+    counted = "tries" if by == "exit" else "requests"
     while True:
         try:
             found = busiest(past, by, time.time() - since)[:limit]
@@ -49,14 +51,19 @@ def show_top(past: Past, by: str, *, since: float, limit: int, json: bool, once:
             hint = "requests" if by in _COLUMNS else "admin"
             raise unusable(error, f"a config with state and {hint} makes it") from None
         if json:
-            print(json_module.dumps([each._asdict() for each in found], indent=1))
+            told = [_renamed(each._asdict(), counted) for each in found]
+            print(json_module.dumps(told, indent=1))
             return 0
-        lines = table([(by, *Busy._fields[1:5], "connect ms"), *map(_line, found)], _RIGHT)
+        lines = table([(by, counted, *Busy._fields[2:5], "connect ms"), *map(_line, found)], _RIGHT)
         is_shown_again = sys.stdout.isatty() and not once
         print((_CLEAR if is_shown_again else "") + "\n".join(lines))
         if not is_shown_again:
             return 0
         time.sleep(REFRESH)
+
+
+def _renamed(told: dict[str, Any], counted: str) -> dict[str, Any]:
+    return {counted if name == "requests" else name: value for name, value in told.items()}
 
 
 _RIGHT = frozenset(range(1, 6))

@@ -41,10 +41,9 @@ class Point(NamedTuple):
 
     #: when it begins, by the wall clock
     at: int
-    #: requests that have ended
+    #: requests that have ended; of an exit its tries, of which one request may have several
     requests: int
-    #: those of them that were not ``ok``; of an exit also its tries that failed, although another
-    #: exit has served the request
+    #: those of them that were not ``ok``
     failed: int
     #: bytes to the destinations, and from them, of the requests that have ended
     up: int

@@ -92,8 +92,8 @@ class MemoryCounters:
         self._counted: dict[_Common, list[float]] = {}
         #: requests, failed ones and bytes by the host of their destination
         self._hosts: dict[str, list[float]] = {}
-        #: tries that have failed although another exit has served the request
-        self._tried: dict[str, int] = {}
+        #: tries that failed before another one, and how many seconds they took together
+        self._tried: dict[str, tuple[int, float]] = {}
         self._all = [0.0] * ALL_PLACES
         self._slices: dict[int, dict[int, dict[Key, array[float]]]] = {step: {} for step in STEPS}
         self._bytes = dict.fromkeys(STEPS, 0)
@@ -143,7 +143,8 @@ class MemoryCounters:
             # the last one of a request that was not served is counted with it
             if outcome == "ok" or each.exit != details.exit:
                 name = f"{section}/{each.exit}"
-                self._tried[name] = self._tried.get(name, 0) + 1
+                count, seconds = self._tried.get(name, (0, 0.0))
+                self._tried[name] = count + 1, seconds + each.ended - each.began
 
     def _count_host(self, record: Record) -> None:
         host, _, _ = record.dest.rpartition(":")
@@ -163,7 +164,7 @@ class MemoryCounters:
         now = self._clock()
         # of the step in which the last call was: one is made at the end of each
         at = int(self._folded)
-        seconds, self._folded = max(0.0, now - self._folded), now
+        passed, self._folded = max(0.0, now - self._folded), now
         counted, self._counted = self._counted, {}
         tried, self._tried = self._tried, {}
         hosts, self._hosts = self._hosts, {}
@@ -172,15 +173,18 @@ class MemoryCounters:
         for common, cell in counted.items():
             add(everything, cell)
             for key in _keys(common):
-                own = series.get(key)
-                if own is None:
+                known = series.get(key)
+                if known is None:
                     series[key] = list(cell)
                 else:
-                    add(own, cell)
+                    add(known, cell)
             give_way()
-        for name, count in tried.items():
-            series.setdefault(("exit", name), [0.0] * PLACES)[FAILED] += count
-        everything[OPEN] += self._open() * seconds
+        for name, (count, seconds) in tried.items():
+            own = series.setdefault(("exit", name), [0.0] * PLACES)
+            own[REQUESTS] += count
+            own[FAILED] += count
+            own[TOTAL] += seconds
+        everything[OPEN] += self._open() * passed
         everything[LAG] = self.longest_turn()
         series["total", ALL] = everything
         for key, cell in series.items():

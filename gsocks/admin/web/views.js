@@ -74,7 +74,7 @@ async function overview(view) {
   const told = async () => {
     const [exits, hosts, users, changes] = await Promise.all([top("exit", "failed"), top("host", "failed"), top("user", "bytes"), get("/v1/changes", {limit: 12})]);
     const name = kind => each => kind === "exit" ? link("exits", {exit: each.name.split("/").slice(1).join("/"), section: each.name.split("/")[0]}, each.name) : each.name || "–";
-    const list = (text, kind, found) => card(text, table(text, [["Name", name(kind), {class: "clip"}], ["Requests", each => count(each.requests), number], ["Failed", each => count(each.failed), number], ["Traffic", each => bytes(each.up + each.down), number]], found.items));
+    const list = (text, kind, found) => card(text, table(text, [["Name", name(kind), {class: "clip"}], [kind === "exit" ? "Tries" : "Requests", each => count(each.requests), number], ["Failed", each => count(each.failed), number], ["Traffic", each => bytes(each.up + each.down), number]], found.items));
     lists.replaceChildren(list("Worst exits", "exit", exits), list("Worst destinations", "host", hosts), list("Top users", "user", users),
       card("What changed lately", table("What changed lately", [["When", each => clock(each.time)], ["Kind", each => each.kind], ["", happened, wide]], changes.items)));
   };
@@ -135,7 +135,7 @@ async function exits(view) {
       ...(acts ? [["Select", pick]] : []),
       ["Name", each => link("exits", {exit: each.name, section: each.section}, each.name), sort("name")],
       ["State", state, sort("state")],
-      ["Last hour", each => spark(each.requests_by_minute ?? [], each.failed_by_minute ?? [], `${(each.requests_by_minute ?? []).reduce((a, b) => a + b, 0)} requests, ${(each.failed_by_minute ?? []).reduce((a, b) => a + b, 0)} failed`)],
+      ["Last hour", each => spark(each.tries_by_minute ?? [], each.failed_by_minute ?? [], `${(each.tries_by_minute ?? []).reduce((a, b) => a + b, 0)} tries, ${(each.failed_by_minute ?? []).reduce((a, b) => a + b, 0)} failed`)],
       ["Open", each => count(each.open), sort("open", number)], ["Connected", each => count(each.connected), sort("connected", number)],
       ["Failed", each => count(each.failed), sort("failed", number)], ["Success", each => percent(each.connected, each.connected + each.failed), sort("success", number)],
       ["Connect", each => ms(each.connect_seconds), sort("connect_seconds", number)], ["Traffic", each => bytes(each.up + each.down), sort("traffic", number)],
@@ -180,10 +180,10 @@ async function exit(view) {
     h("button", {type: "button", class: "quiet", onclick: () => put(view, name)}, "Replace"), one("Remove", "", [], "DELETE"), each.source === "api" && one("Reset", "/reset")];
   const facts = {State: state(each), Label: h("code", null, each.label), Section: each.section, Source: each.source, Country: each.country ?? "–", "Outbound address": each.address ? `${each.address} ${each.address_country ?? ""}` : "–", Tags: each.tags.join(", ") || "–",
     Open: count(each.open), Connected: count(each.connected), Failed: count(each.failed), Connect: ms(each.connect_seconds), Traffic: `${bytes(each.up)} up, ${bytes(each.down)} down`, Tunnels: each.tunnels ? `${each.tunnels.ready} ready, ${each.tunnels.hits} hits` : "–", "Last error": each.last_error || "–"};
-  const minutes = each.requests_by_minute ?? [];
+  const minutes = each.tries_by_minute ?? [];
   place.append(title(name, buttons), h("p", null, h("a", {href: "#/exits"}, "All exits")), h("div", {class: "grid"},
     card("State", h("dl", null, Object.entries(facts).flatMap(([key, value]) => [h("dt", null, key), h("dd", null, value)]))),
-    card("Requests of the last hour", minutes.length ? chart("Requests by minute", [minutes, each.failed_by_minute], {since: Date.now() / 1000 - 3600, step: 60, format: value => count(Math.round(value))}) : "–", h("div", {class: "legend"}, h("span", {class: "key"}, "all"), h("span", {class: "key b"}, "failed"))),
+    card("Tries of the last hour", minutes.length ? chart("Tries by minute", [minutes, each.failed_by_minute], {since: Date.now() / 1000 - 3600, step: 60, format: value => count(Math.round(value))}) : "–", h("div", {class: "legend"}, h("span", {class: "key"}, "all"), h("span", {class: "key b"}, "failed"))),
     card("Not used for", table("Not used for", [["Domain", row => row.domain, wide], ["State", state]], each.domains)),
     card("How its requests failed", each.errors ? table("How its requests failed", [["Outcome", ([word]) => word], ["Requests", ([, value]) => count(value), number]], Object.entries(each.errors)) : h("p", {class: "faint"}, "There is no request log.")),
     card("What happened to it", table("What happened to it", [["When", row => moment(row.time)], ["Kind", row => row.kind], ["", row => row.text, wide]], changes.items))));
