@@ -174,7 +174,7 @@ def test_a_report_tells_what_providers_cost_carried_and_failed(
     }  # fmt: skip
     assert by_name["addresses"]["cost"] is None
     found = json.loads(told(capsys, "report", "--state", state, "--json", "--since", "1s"))
-    assert {each["requests"] for each in found} == {10}
+    assert {each["tries"] for each in found} == {10}
     for by, names in (("tag", {"fast", "home", "-"}), ("country", {"de", "fr", "-"})):
         found = json.loads(told(capsys, "report", "--state", state, "--json", "--by", by))
         assert {each["name"] for each in found} == names
