@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, cast
 
 import pytest
@@ -53,6 +54,27 @@ def test_without_an_answer_a_user_has_the_limit_of_one_gateway() -> None:
         of.acquire("alice", 10)
     with pytest.raises(LimitReached):
         of.acquire("alice", 10)
+
+
+class SettlingSync(SlowSync):
+    """A store that was emptied: it grants nothing yet, and later it is silent."""
+
+    asked_early = 0
+
+    def wait(self, seconds: float) -> bool:
+        is_early = time.monotonic() < self.shares._settled_at
+        self.asked_early += is_early
+        self._answer = (0, 10) if is_early else None
+        super().wait(seconds)
+        return is_early
+
+
+def test_no_user_is_refused_by_a_store_that_was_emptied_before_all_have_told_it_again() -> None:
+    sync = SettlingSync(None)
+    sync.shares = UserShares("local", cast(FleetSync, sync), str, is_closed=False)
+    sync.shares.emptied(time.monotonic())
+    sync.shares.acquire("alice", 10)
+    assert not sync.asked_early  # in vain, and without pause
 
 
 def test_what_is_given_back_is_not_used_while_the_answer_is_on_its_way() -> None:

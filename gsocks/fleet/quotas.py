@@ -81,8 +81,9 @@ class UserShares(SilentPart):
     #: seconds between two renewals, and after which a share that is not renewed is over
     interval = 2.0
     expiry = 6.0
-    #: seconds that a request waits for a larger share
+    #: seconds that a request waits for a larger share, and until it asks again
     patience = 0.5
+    pause = 0.1
 
     def __init__(
         self, section: str, sync: FleetSync, key: Callable[[str], str], *, is_closed: bool
@@ -147,11 +148,7 @@ class UserShares(SilentPart):
                 raise full
             of.waiting += 1
             try:
-                ends = time.monotonic() + self.patience
-                while (left := max(ends, self._settled_at + 0.2) - time.monotonic()) > 0:
-                    self._dirty[user] = None
-                    if not self._sync.wait(left) or of.open < of.share:
-                        break
+                self._ask_until_granted(user, of)
             finally:
                 of.waiting -= 1
         if of.open < of.share:
@@ -160,6 +157,20 @@ class UserShares(SilentPart):
             raise full
         else:  # alone, or the store is too slow to tell: the limit of one gateway
             of.open += 1
+
+    def _ask_until_granted(self, user: str, of: _User) -> None:
+        """Or until the patience is at its end, or the store does not answer."""
+        ends = time.monotonic() + self.patience
+        while of.open >= of.share:
+            now = time.monotonic()
+            left = max(ends, self._settled_at + self.patience) - now
+            if left <= 0:
+                break
+            if now >= self._settled_at:
+                self._dirty[user] = None
+                if not self._sync.wait(left) or of.open < of.share:
+                    break
+            gevent.sleep(self.pause)
 
     # --- see gsocks.fleet.parts.Part ----------------------------------------------------------
 
@@ -190,9 +201,10 @@ class UserShares(SilentPart):
 
     def _answered(self, user: str, of: _User, question: int, wanted: int, answer: Any) -> None:
         share, elsewhere = answer
-        of.answered, of.is_short = question, share < wanted
         if time.monotonic() < self._settled_at:  # the others may not have told of theirs yet
-            share, of.is_short = min(share, of.share), True
+            share = min(share, of.share)
+        else:
+            of.answered, of.is_short = question, share < wanted
         if of.share != share:
             self._news[user] = share + elsewhere
         of.share, of.elsewhere = max(share, of.open), elsewhere
