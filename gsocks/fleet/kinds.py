@@ -19,7 +19,7 @@ from gsocks.rotation.group import ExitGroup
 from gsocks.rotation.health import HealthState
 from gsocks.rotation.host_limits import HostLimits
 from gsocks.rotation.outbound_address import OutboundAddress
-from gsocks.rotation.roster import Changes, Member
+from gsocks.rotation.roster import Changes, Member, Roster
 from gsocks.rotation.saved import SavedCoolDowns, SavedDomains, SavedSessions
 from gsocks.rotation.session import SessionKey
 from gsocks.rotation.state_clock import Clock
@@ -43,8 +43,10 @@ class Kind(Protocol):
     """Things of one kind."""
 
     kind: str
-    #: the keys of what may have changed; emptied as it is looked at
-    changed: set[Any]
+
+    @property
+    def changed(self) -> set[Any]:
+        """The keys of what may have changed; emptied as it is looked at."""
 
     def keys(self) -> Iterable[Any]:
         """The keys of all things."""
@@ -64,12 +66,43 @@ class Tee(set[_T]):
 
     def __init__(self, targets: Sequence[set[_T]]) -> None:
         super().__init__()
-        self._targets = targets
+        self.targets = targets
 
     def add(self, item: _T, /) -> None:
         """Add a key to all."""
-        for each in self._targets:
+        for each in self.targets:
             each.add(item)
+
+
+class Touched(set[_T]):
+    """Takes keys for several readers at once: adding, on a request's way, costs as much as to one
+    set, and the keys are dealt out when a reader looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._readers: list[set[_T]] = []
+
+    def read_by(self, reader: set[_T]) -> None:
+        """Have ``reader`` get all keys from now on."""
+        self._readers.append(reader)
+
+    def deal(self) -> None:
+        """Give the readers what they have not got."""
+        for each in self._readers if self else ():
+            each.update(self)
+        self.clear()
+
+
+def touched_of(roster: Roster) -> Touched[Member]:
+    """The exits that were touched, for all that are shared of them; a state file has its own."""
+    before = roster.touched
+    if isinstance(before, Touched):
+        return before
+    if isinstance(before, Tee):
+        return next(each for each in before.targets if isinstance(each, Touched))
+    found = Touched[Member]()
+    roster.touched = found if before is None else Tee([before, found])
+    return found
 
 
 def tee(target: set[_T], before: set[_T] | None) -> set[_T]:
@@ -138,12 +171,19 @@ class _OfExits:
     def __init__(self, group: ExitGroup) -> None:
         self._group = group
         self._roster = group.roster
-        self.changed: set[Member] = set()
+        self._changed: set[Member] = set()
+        self._touched = touched_of(group.roster)
+        self._touched.read_by(self._changed)
         #: the texts by exits
         self._known: LruCache[str, str] = LruCache(MAX_KNOWN)
         self._waiting: LruCache[str, Entry] = LruCache(MAX_KNOWN)
-        group.roster.touched = tee(self.changed, group.roster.touched)
         group.add_service(self)
+
+    @property
+    def changed(self) -> set[Member]:
+        """See :class:`Kind`."""
+        self._touched.deal()
+        return self._changed
 
     def keys(self) -> Iterable[Member]:
         """See :class:`Kind`."""
@@ -151,10 +191,12 @@ class _OfExits:
 
     def entry(self, member: Member, clock: Clock) -> Entry | None:
         """See :class:`Kind`."""
+        known = self._known.peek(member.name)
+        if known is None and self._has_nothing(member, clock):
+            return None
         value = self._value(member, clock)
         text = _text(value)
-        known = self._known.peek(member.name)
-        if text == known or (known is None and self._is_nothing(value)):
+        if text == known:
             return None
         if known is not None and self._is_alike(value, known, clock):
             return None
@@ -197,8 +239,8 @@ class _OfExits:
     def _value(self, member: Member, clock: Clock) -> Any:
         raise NotImplementedError
 
-    def _is_nothing(self, value: Any) -> bool:
-        """Whether it is as of an exit of which nothing is known."""
+    def _has_nothing(self, member: Member, clock: Clock) -> bool:
+        """Whether nothing is known of an exit."""
         raise NotImplementedError
 
     def _is_alike(self, value: Any, known: str, clock: Clock) -> bool:  # noqa: ARG002
@@ -229,8 +271,8 @@ class SharedBans(_OfExits):
     def _value(self, member: Member, clock: Clock) -> _Ban:
         return _Ban(member.label, _wall(member.banned_until, clock), member.draining)
 
-    def _is_nothing(self, value: _Ban) -> bool:
-        return value.banned is None and not value.draining
+    def _has_nothing(self, member: Member, clock: Clock) -> bool:
+        return not member.draining and member.banned_until <= clock.monotonic
 
     def _is_alike(self, value: _Ban, known: str, clock: Clock) -> bool:
         before = msgspec.json.decode(known, type=_Ban)
@@ -273,8 +315,8 @@ class SharedHealth(_OfExits):
             None if is_down else _wall(saved.ejected_until, clock),
         )
 
-    def _is_nothing(self, value: _Health) -> bool:
-        return value == _Health(value.label)
+    def _has_nothing(self, member: Member, clock: Clock) -> bool:
+        return self._value(member, clock) == _Health(member.label)
 
     def _is_alike(self, value: _Health, known: str, clock: Clock) -> bool:
         before = msgspec.json.decode(known, type=_Health)
@@ -314,8 +356,8 @@ class SharedAddresses(_OfExits):
             return _Address(member.label)
         return _Address(member.label, found.address, found.country)
 
-    def _is_nothing(self, value: _Address) -> bool:
-        return value.address is None
+    def _has_nothing(self, member: Member, clock: Clock) -> bool:  # noqa: ARG002
+        return member.outbound is None
 
     def _take(self, member: Member, text: str, clock: Clock) -> bool:
         of = msgspec.json.decode(text, type=_Address)

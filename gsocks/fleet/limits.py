@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
-from gsocks.fleet.kinds import tee
+from gsocks.fleet.kinds import touched_of
 from gsocks.fleet.members import Members
 from gsocks.fleet.shares import MAX_KEYS, Use, slots, unasked
 from gsocks.inbound.quota import UserQuota
@@ -39,14 +39,15 @@ class _OfExits:
         self.name = name
         self._roster = group.roster
         self._members = members
-        self._touched: set[Member] = set()
+        self._changed: set[Member] = set()
+        self._touched = touched_of(group.roster)
+        self._touched.read_by(self._changed)
         #: exits that have the limit
         self._limited: set[str] = set()
         #: what an exit may use that has no share: ``unasked``, all (None), or nothing
         self._first: str | None = "unasked"
-        group.roster.touched = tee(self._touched, group.roster.touched)
         group.add_service(self)
-        self._touched.update(self._roster)
+        self._changed.update(self._roster)
         self._begin(self._roster)
 
     # --- see gsocks.rotation.group.Service ----------------------------------------------------
@@ -60,15 +61,16 @@ class _OfExits:
         for member in changes.removed:
             self._limited.discard(member.name)
         self._begin(changes.added)
-        self._touched.update(changes.added)
+        self._changed.update(changes.added)
 
     # --- see gsocks.fleet.shares.Limited ------------------------------------------------------
 
     def changed(self) -> Iterable[str]:
         """See :class:`gsocks.fleet.shares.Limited`, as for the methods below."""
-        touched = list(self._touched)
-        self._touched.clear()
-        return [member.name for member in touched if self._limit(member) is not None]
+        self._touched.deal()
+        changed = list(self._changed)
+        self._changed.clear()
+        return [member.name for member in changed if self._limit(member) is not None]
 
     def use(self, key: str, now: float) -> Use | None:
         member = self._roster.named(key)

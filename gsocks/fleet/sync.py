@@ -43,6 +43,9 @@ from gsocks.turns import give_way
 #: what it means that the store does not answer
 ALONE = "this gateway goes on alone with what it knows"
 
+#: things that are looked at before others have their turn, if it is due
+_AT_ONCE = 8
+
 
 class RecordId(NamedTuple):
     """What a record is of."""
@@ -226,7 +229,7 @@ class FleetSync:
         for (section, name), kind in self._kinds.items():
             keys = list(kind.changed)
             kind.changed.clear()
-            for key in keys:
+            for number, key in enumerate(keys):
                 entry = kind.entry(key, clock)
                 if entry is not None and len(entry.value) <= MAX_VALUE:
                     of = RecordId(section, name, entry.key)
@@ -236,7 +239,8 @@ class FleetSync:
                     stamp = known.stamp if is_old and known is not None else self._clock.now()
                     self._known[of] = _Known(stamp, value)
                     self._waiting[of] = Told(*of, stamp, entry.value, entry.expires)
-                give_way()
+                if number % _AT_ONCE == 0:
+                    give_way()
 
     def _now(self) -> Clock:
         """This moment, by the store's clock."""
