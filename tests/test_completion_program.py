@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gsocks.access.users import hash_password
 from release.data_files import COMPLETIONS, SHARE
 from tests.support import needs
 from tests.support.program import Program, run, web_server
@@ -20,11 +21,12 @@ admin: {listen: 'unix:admin.sock'}
 local:
   listen: 127.0.0.1:0
   rules: [allow all]
+  users: {ann: 'HASH', anton: 'HASH'}
   exits:
-    - {url: direct, name: berlin-1}
+    - {url: direct, name: berlin-1, tags: [home]}
     - {url: 'socks5://127.0.0.1:9', name: berlin-2}
     - {url: 'socks5://127.0.0.1:7', name: paris}
-"""
+""".replace("HASH", hash_password(b"x"))
 
 #: as it is installed, on the PATH of a shell
 ENVIRONMENT = {
@@ -46,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             run(
                 "curl",
                 *("-sS", "--proxy", f"socks5h://127.0.0.1:{program.port()}"),
-                *("--proxy-user", f"session-{session}:x", f"http://127.0.0.1:{port}/text/page"),
+                *("--proxy-user", f"ann-session-{session}:x", f"http://127.0.0.1:{port}/text/page"),
             )
         yield place
 
@@ -110,12 +112,15 @@ SHELLS = {"bash": bash, "fish": fish, "zsh": zsh}
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_exits_and_sessions_of_the_gateway_are_completed(shell: str, folder: Path) -> None:
+def test_names_that_the_gateway_has_are_completed(shell: str, folder: Path) -> None:
     for line, names in (
         ("ctl -c c.yaml ban ber", ["berlin-1", "berlin-2"]),
         ("ctl -c c.yaml drain ", ["berlin-1", "berlin-2", "paris"]),
         ("ctl drain -c c.yaml paris be", ["berlin-1", "berlin-2"]),
         ("ctl -c c.yaml rotate ca", ["cart1", "cart2"]),
+        ("ctl -c c.yaml rotate cart1 --user an", ["ann", "anton"]),
+        ("ctl -c c.yaml sessions --user ant", ["anton"]),
+        ("ctl -c c.yaml exits --tag ", ["home"]),
     ):
         # the answer may take longer than it is waited for, on a busy machine
         eventually(lambda: sorted(SHELLS[shell](f"gsocks {line}", folder)) == names)  # noqa: B023

@@ -56,6 +56,14 @@ def test_names_begin_with_what_is_typed_and_are_offered_once(
     assert completed("ban --") == []
 
 
+def test_tags_are_offered_behind_their_option(tmp_path: Path) -> None:
+    offers = (direct("a", tags=("fast", "home")), direct("b", tags=("fast", "f;id")))
+    for desk in open_desk(*offers):
+        where = f"--admin http://{desk.server.bound} --token-file {token_file(tmp_path)}"
+        for line, offered in (("exits --tag ", ["fast", "home"]), ("exits --tag fa", ["fast"])):
+            assert names.names_for(f"gsocks ctl {where} {line}", parse(), OF_NAMES) == offered
+
+
 def test_the_line_of_a_shell_may_have_other_commands_and_variables(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

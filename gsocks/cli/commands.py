@@ -252,11 +252,12 @@ def _add_ctl(commands: Commands) -> None:
         choices=("local", "server", "forwards"),
         help="exits, and commands for them: whose (local)",
     )
-    parser.add_argument("--user", metavar="NAME", help="sessions, rotate: of that user")
+    user: Any = parser.add_argument("--user", metavar="NAME", help="sessions, rotate: of that user")
     parser.add_argument("--url", metavar="URL", help="put: the exit")
     parser.add_argument("--state", metavar="STATE", help="exits: those in that state")
     parser.add_argument("--country", metavar="CC", help="exits: those of that country")
-    parser.add_argument("--tag", metavar="TAG", help="exits: those with that tag")
+    tag: Any = parser.add_argument("--tag", metavar="TAG", help="exits: those with that tag")
+    user.complete = tag.complete = NAMES
     parser.set_defaults(run=_ctl)
 
 

@@ -10,7 +10,7 @@ import io
 import os
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from itertools import islice
 from typing import Any, TypeAlias
@@ -32,6 +32,9 @@ _HARMLESS = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.:@%+=,/-]*")
 
 _OF_SESSIONS = ("rotate",)
 
+#: options whose value is a name, too
+_OF_OPTIONS = ("--user", "--tag")
+
 
 #: the options of a command line, and what the parser has not taken
 Parse: TypeAlias = Callable[[list[str]], tuple[Any, list[str]]]
@@ -43,12 +46,15 @@ def names_for(line: str, parse: Parse, takes_names: Sequence[str]) -> list[str]:
     ``parse``: that of ``gsocks``; ``takes_names``: the actions of ``ctl`` that do.
     """
     words, begun = _split(line)
+    option = words.pop() if words and words[-1] in _OF_OPTIONS else ""
     options = _parse(words, parse)
-    if options is None or options.action not in takes_names or begun.startswith("-"):
+    if options is None or begun.startswith("-"):
+        return []
+    if not option and options.action not in takes_names:
         return []
     try:
         with gevent.Timeout(PATIENCE):
-            return _ask(options, begun)
+            return _ask(options, option, begun)
     except (AdminError, ConfigError, OSError, gevent.Timeout):
         return []
 
@@ -85,7 +91,7 @@ def _parse(words: list[str], parse: Parse) -> Any:
     return options
 
 
-def _ask(options: Any, begun: str) -> list[str]:
+def _ask(options: Any, option: str, begun: str) -> list[str]:
     url, token = place_of(
         Ctl(
             action=options.action,
@@ -96,12 +102,19 @@ def _ask(options: Any, begun: str) -> list[str]:
     )
     found: dict[str, None] = {}
     with AdminClient(url, token, PATIENCE) as admin:
-        if options.action in _OF_SESSIONS:
-            items, key = admin.sessions(text=begun or None, user=options.user), "session"
-        else:
-            items, key = admin.exits(text=begun or None, section=options.section), "name"
-        for each in islice(items, MAX_NAMES):
-            name = each[key]
+        for name in islice(_told(admin, options, option, begun), MAX_NAMES):
             if name.startswith(begun) and _HARMLESS.fullmatch(name):
                 found[name] = None
-    return [name for name in found if name not in options.names]
+    return [name for name in found if option or name not in options.names]
+
+
+def _told(admin: AdminClient, options: Any, option: str, begun: str) -> Iterator[str]:
+    """What the gateway has of the wanted kind."""
+    text = begun or None
+    if option == "--user":
+        return (each["name"] for each in admin.users(text=text))
+    if option == "--tag":
+        return (tag for each in admin.exits(section=options.section) for tag in each["tags"])
+    if options.action in _OF_SESSIONS:
+        return (each["session"] for each in admin.sessions(text=text, user=options.user))
+    return (each["name"] for each in admin.exits(text=text, section=options.section))

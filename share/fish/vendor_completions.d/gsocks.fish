@@ -232,11 +232,11 @@ complete -c gsocks -n '_shtab_gsocks_using ctl' -l json -d 'print JSON, an objec
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l for -x -d 'ban: for how long (10m)'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l domain -x -d 'ban, unban: for that domain alone'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l section -xka "local server forwards" -d 'exits, and commands for them: whose (local)'
-complete -c gsocks -n '_shtab_gsocks_using ctl' -l user -x -d 'sessions, rotate: of that user'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -l user -xka "(_gsocks_names)" -d 'sessions, rotate: of that user'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l url -x -d 'put: the exit'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l state -x -d 'exits: those in that state'
 complete -c gsocks -n '_shtab_gsocks_using ctl' -l country -x -d 'exits: those of that country'
-complete -c gsocks -n '_shtab_gsocks_using ctl' -l tag -x -d 'exits: those with that tag'
+complete -c gsocks -n '_shtab_gsocks_using ctl' -l tag -xka "(_gsocks_names)" -d 'exits: those with that tag'
 complete -c gsocks -n '_shtab_gsocks_using ctl; and test $_shtab_gsocks_npos -eq 0' -ka "exits sessions users fleet changes events ban unban drain undrain check put delete rotate reload" -d action
 complete -c gsocks -n '_shtab_gsocks_using ctl; and test $_shtab_gsocks_npos -ge 1' -ka "(_gsocks_names)" -d 'exits, or sessions (rotate)'
 complete -c gsocks -n '_shtab_gsocks_using; and test $_shtab_gsocks_npos -eq 0' -a health -d 'status 0 if all listeners accept connections'
