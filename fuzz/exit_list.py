@@ -26,6 +26,8 @@ SEEDS = [
     b"\x00http://10.0.0.7:8080:user:7f3a9c\n10.0.0.7 8080 user 7f3a9c\n10.0.0.7:8080:Germany\n",
     b"\x00[ProxyList]\nsocks5 10.0.0.7 1080 user 7f3a9c\nraw 10.0.0.8 80 user 7f3a9c\n",
     b"\x00proxies:\n  - {type: vmess, server: 10.0.0.7, port: 1, password: 7f3a9c, tls: true}\n",
+    b"\x00proxies:\n  - {type: trojan, server: 10.0.0.7, port: 1, password: 7f3a9c, network: ws}\n",
+    b"\x01trojan://7f3a9c@10.0.0.7:443?type=tcp&sni=a#b\ntrojan://7f3a9c@10.0.0.8?type=ws\n",
     b'\x01{"socks5": ["10.0.0.7:1080"], "vmess": ["7f3a9c"]}',
     b'\x01{"ip": "10.0.0.7", "port": 1, "type": "7f3a9c"}\n{"proxy": "10.0.0.8:80", "type": 5}\n',
     b"\x01c29ja3M1Oi8vdXNlcjo3ZjNhOWNAMTAuMC4wLjc6MTA4MAo=",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from urllib.parse import quote
 
 import gevent
@@ -14,9 +15,11 @@ from gsocks.address import UNSPECIFIED, Address
 from gsocks.exits import ExitSpec, make_exit, trojan_url
 from gsocks.exits.spec import TlsOptions
 from gsocks.exits.trojan import FrameReader
+from gsocks.local import LocalServer
 from gsocks.request import CONNECT, UDP_ASSOCIATE, Request
 from gsocks.stream import Stream
-from tests.support.proxies import certified, hang, stage
+from tests.support.engine import through
+from tests.support.proxies import certified, hang, honest, stage
 from tests.support.proxy_exits import (
     DEST,
     IPV4_DEST,
@@ -290,3 +293,31 @@ def test_what_is_made_shows_neither_the_password_nor_what_is_as_good() -> None:
     way = asking("trojan://hunter2@127.0.0.1:9")
     shown = repr(way) + way.label + repr(ExitSpec.parse("trojan://hunter2@h").tls)
     assert "hunter2" not in shown
+
+
+@leaves_nothing
+def test_an_exit_whose_connections_end_without_a_byte_is_ejected_for_that_destination(
+    echo_server: Address,
+) -> None:
+    asked = 0
+
+    def refuse(stream: Stream) -> None:
+        nonlocal asked
+        asked += 1
+        stream.read()
+        stream.write_eof()
+        read_to_end(stream)
+
+    with (
+        stage(refuse, certified("127.0.0.1")) as sick,
+        honest("trojan") as well,
+        ExitStack() as running,
+    ):
+        exits = [f"trojan://{LOGIN}{each}?insecure=true" for each in (sick, well)]
+        local = LocalServer(("127.0.0.1", 0), exits, rules=["allow all"])
+        local.start()
+        running.callback(local.stop, 0)
+        for _ in range(12):
+            with through(local.bound, echo_server, b"x") as sock, suppress(ConnectionResetError):
+                sock.recv(1)
+        assert asked == 3
