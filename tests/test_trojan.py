@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from urllib.parse import quote
 
 import gevent
@@ -19,7 +21,7 @@ from gsocks.local import LocalServer
 from gsocks.request import CONNECT, UDP_ASSOCIATE, Request
 from gsocks.stream import Stream
 from tests.support.engine import through
-from tests.support.proxies import certified, hang, honest, stage
+from tests.support.proxies import authority, certified, hang, honest, stage
 from tests.support.proxy_exits import (
     DEST,
     IPV4_DEST,
@@ -273,6 +275,33 @@ def test_a_certificate_for_another_name_is_the_exits_failure_and_sends_no_passwo
         stream = make_exit(spec, deps()).connect(to(DEST)).stream
         stream.write_eof()
         assert heard.get() == trojan_request(DEST)
+        stream.abort()
+
+
+@leaves_nothing
+def test_a_server_that_wants_a_certificate_gets_it(tmp_path: Path) -> None:
+    authority().issue_cert("me@example.com").private_key_and_cert_chain_pem.write_to_path(
+        tmp_path / "me.pem"
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority().issue_cert("127.0.0.1").configure_cert(context)
+    authority().configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    def handle(stream: Stream) -> None:
+        read_exactly(stream, len(trojan_request(DEST)))
+        stream.write(b"220 ready")
+        read_to_end(stream)
+
+    with stage(handle, context) as server:
+        url = f"trojan://{LOGIN}{server}?insecure=true"
+        stream = asking(f"{url}&cert={tmp_path / 'me.pem'}").connect(to(DEST)).stream
+        assert read_exactly(stream, 9) == b"220 ready"
+        stream.abort()
+        # by TLS 1.3 the server says so behind the handshake
+        stream = asking(url).connect(Request(CONNECT, DEST, payload=b"x")).stream
+        with pytest.raises(errors.StreamError, match=r"required|reset"):
+            stream.read()
         stream.abort()
 
 
