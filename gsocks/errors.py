@@ -78,6 +78,9 @@ class GsocksError(Exception):
     retry_after: float | None = None
     #: in how many tunnels the exit has asked its server for the request, all in vain
     asked = 0
+    #: what the log knows the exit by at which it came about, of a request that several may have
+    #: tried
+    at_exit = ""
     #: whether the exit must not be asked for the same request again
     is_last = False
     #: whether it is so usual that its access line is one of debug level

@@ -20,7 +20,7 @@ from gevent.socket import create_connection, socket
 
 from gsocks.access.rules import ALLOW_ALL, Rules
 from gsocks.address import Address
-from gsocks.errors import ExitFailed, OutOfResources
+from gsocks.errors import ExitFailed, HostUnreachable, OutOfResources
 from gsocks.exits.base import Connected
 from gsocks.exits.direct import DirectExit
 from gsocks.inbound.connection import ClientConnection
@@ -32,6 +32,7 @@ from gsocks.net.resolve import Resolver
 from gsocks.observe import Record
 from gsocks.request import Request
 from gsocks.rotation.group import ExitGroup
+from gsocks.rotation.roster import Offer
 from gsocks.settings import Limits, Timeouts
 from gsocks.sock import AnySocket
 from gsocks.stream import reset
@@ -348,6 +349,22 @@ def test_an_exit_that_fails_is_told_as_such(
     record = seen.next()
     assert refused.value.args == (reply,)
     assert (record.outcome, record.exit, record.detail) == (word, "broken", str(failure))
+
+
+def test_a_detail_names_the_exit_that_it_speaks_of_if_that_is_not_the_last(
+    make_local: MakeLocal, seen: Seen
+) -> None:
+    berlin = Offer(FakeExit("x://1", HostUnreachable("no answer")), name="berlin")
+    paris = Offer(FakeExit("x://2", ExitFailed("x://2: gone")), name="paris")
+    for offers, told in (
+        ([berlin, paris], ("paris", "host_unreachable", "at exit berlin: no answer")),
+        ([paris], ("paris", "exit_failed", "x://2: gone")),
+    ):
+        inbound = make_local(ExitGroup(offers, ALLOW_ALL))
+        with pytest.raises(Refused):
+            through(inbound.bound, NOWHERE)
+        record = seen.next()
+        assert (record.exit, record.outcome, record.detail) == told
 
 
 def test_a_destination_that_never_answers_is_told_when_the_time_is_over(

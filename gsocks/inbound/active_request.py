@@ -229,11 +229,17 @@ class ActiveRequest:
             return outbound
         except (ConnectFailed, ClientError) as error:
             self._note_failure(error)
-            self.finish(error.word, str(error))
+            self.finish(error.word, self._detail(error))
             raise
         except BaseException:
             self.finish("stopped")
             raise
+
+    def _detail(self, error: GsocksError) -> str:
+        """Why it failed, with the exit if that is another one than the last, which is told of."""
+        if error.at_exit in ("", self.record.exit):
+            return str(error)
+        return f"at exit {error.at_exit}: {error}"
 
     def _acquire_quota(self, request: Request) -> None:
         """Count it for its user; the second call does nothing.  Raises LimitReached."""

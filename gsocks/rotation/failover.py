@@ -240,6 +240,7 @@ class Failover:
             self._request.details.failed(chosen.name, began, error.word, str(error))
         if error.asked:
             self._asked[chosen] = error.asked
+        error.at_exit = chosen.title
         try:
             if error.fault is Fault.REQUEST:
                 raise error
