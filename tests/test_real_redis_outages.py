@@ -138,6 +138,21 @@ def test_a_store_that_has_lost_all_is_filled_again_without_a_sign_of_life_betwee
         becomes(lambda: client.exists("gsocks:1:r:local:ban:e0"))
 
 
+def test_who_finds_that_the_store_has_lost_all_has_the_others_look_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with redis_server(tmp_path) as server, gateways(settings(server.url)) as (one, two):
+        lost: list[float] = []
+        monkeypatch.setattr(two.fleet.members, "emptied", lost.append)
+        becomes(lambda: len(one.fleet.members) == 2)
+        for each in (one, two):
+            each.fleet.sync.interval = each.fleet.members.interval = 3600.0
+            assert each.fleet.sync.wait(TOO_LONG)
+        server.client().flushall()
+        one.fleet.soon()
+        becomes(lambda: lost)
+
+
 def test_a_channel_that_may_be_dead_since_an_outage_is_left(tmp_path: Path) -> None:
     with redis_server(tmp_path) as server, gateways(settings(server.url), 1) as (one,):
         sync = one.fleet.sync

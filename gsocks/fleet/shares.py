@@ -32,8 +32,8 @@ MAX_KEYS = 100_000
 MAX_ASKED = 2000
 
 #: seconds after a loss of the store in which each process has told it what it has, and none gets
-#: more: each looks once a second at least
-SETTLING = 1.5
+#: more: who notices it first has the others look
+SETTLING = 1.0
 
 #: sums that are told in one message
 _MAX_TOLD = 1000

@@ -43,6 +43,9 @@ from gsocks.turns import give_way
 #: what it means that the store does not answer
 ALONE = "this gateway goes on alone with what it knows"
 
+#: tells, as a part does, that the store has lost what it had
+_LOSS = "loss"
+
 #: things that are looked at before others have their turn, if it is due
 _AT_ONCE = 8
 
@@ -115,6 +118,8 @@ class FleetSync:
         self._echo_at = 0.0
         #: parts and events that were not told, since an exchange has failed
         self._untold: News | None = None
+        #: whether the others are to be told that the store has lost what it had
+        self._tells_loss = False
         #: the number of the events that were told last; by nodes, of those that were heard last
         self._number = 0
         self._numbers: LruCache[str, int] = LruCache(MAX_MEMBERS)
@@ -322,6 +327,8 @@ class FleetSync:
         """
         if self._untold is None:
             told = News(self.members.node, self._gateway)
+            if self._tells_loss:
+                told.parts[_LOSS], self._tells_loss = True, False
             for name, part in self._parts.items():
                 if (each := part.told(now)) is not None:
                     (told.events if part.has_events else told.parts)[name] = each
@@ -377,7 +384,7 @@ class FleetSync:
             # of several that notice it, one sets the mark; all read it with the next exchange
             self._store.exchange([("SET", self._store.key("mark"), new, "NX")])
             if has_lost:  # until the next exchange it is not known which mark it is
-                self._mark = b"?"
+                self._mark, self._tells_loss = b"?", True
                 self._wake.set()
                 return
         if has_lost:
@@ -477,6 +484,8 @@ class FleetSync:
         if "farewell" in news.parts:
             self.members.says_farewell(news.node)
             return
+        if _LOSS in news.parts:
+            self._wake.set()  # and look at the mark
         for name, told in news.parts.items():
             self._hear_part(news.node, name, told)
 
