@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from gsocks.errors import ExitFailed
 from gsocks.exits.spec import derived_name
 from gsocks.request import ANY, Command, ExitSelector
+from gsocks.rotation import roster as roster_of_exits
 from gsocks.rotation.host_limits import HostLimits
 from gsocks.rotation.outbound_address import OutboundAddress
 from gsocks.rotation.policy import POLICIES, Weighted, make_policy
@@ -752,8 +753,9 @@ def test_what_no_exit_matches_is_looked_for_once_until_there_is_one() -> None:
     assert exits.choose(to(selector=italian), (), 0.0) is list(exits)[3]
 
 
-def test_requests_are_served_while_an_update_is_at_work() -> None:
+def test_requests_are_served_while_an_update_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the exits that go until all others are there, and by each new one as soon as it is."""
+    monkeypatch.setattr(roster_of_exits, "STEPS", 1)
     some, served = offers(300), list[str]()
 
     def give_way(_: bool) -> None:

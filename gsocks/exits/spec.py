@@ -327,7 +327,7 @@ class ExitSpec:
     @property
     def address(self) -> Address:
         """The address of the proxy or server; meaningless for ``direct``."""
-        return Address(self.host, self.port)
+        return Address.known(self.host, self.port)
 
     @property
     def label(self) -> str:
@@ -396,7 +396,10 @@ class ExitSpec:
     @property
     def _place(self) -> str:
         """Where the proxy is, as a URL has it."""
-        return str(self.address) if self.socket is None else quote(self.socket)
+        socket, host = self.socket, self.host
+        if socket is not None:
+            return quote(socket)
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     @property
     def hops(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from gsocks.exits.base import Exit
 from gsocks.exits.budget import Budget
+from gsocks.exits.proxy import ProxyExit
 from gsocks.exits.spec import DERIVED_NAME_SIZE
 from gsocks.request import RESOLVE, RESOLVE_PTR, Command, ExitSelector, Request
 from gsocks.rotation.budget import Spending
@@ -256,10 +257,20 @@ def key_of(offer: Offer) -> object:
 #: one object for all exits that serve the same
 _SERVED: dict[frozenset[Command], frozenset[Command]] = {}
 
+#: the same of kinds of exits, all of which serve the same
+_SERVED_BY_KIND: dict[type, frozenset[Command]] = {}
+
 
 def _served(exit_: Exit) -> frozenset[Command]:
+    kind = type(exit_)
+    known = _SERVED_BY_KIND.get(kind)
+    if known is not None:
+        return known
     # Not isinstance() of the protocols, which takes longer than the rest of making a member.
     found = frozenset(
         command for command, name in _METHODS.items() if getattr(exit_, name, None) is not None
     )
-    return _SERVED.setdefault(found, found)
+    found = _SERVED.setdefault(found, found)
+    if issubclass(kind, ProxyExit):  # which have methods of their class alone
+        _SERVED_BY_KIND[kind] = found
+    return found

@@ -61,6 +61,9 @@ _MAX_SEARCHED = 2000
 #: exits that rest for a host and are passed over, until all are believed to
 _MAX_RESTING = 1000
 
+#: steps of an update, of some 20 us each, between two looks at the time
+STEPS = 16
+
 _number = attrgetter("number")
 
 
@@ -203,22 +206,24 @@ class Roster:
         """
         give_way, members, by_name = self._give_way, self._members, self._by_name
         wanted: dict[object, Offer] = {}
-        for offer in offers:
+        for number, offer in enumerate(offers):
             wanted.setdefault(key_of(offer), offer)
-            give_way(False)
+            if not number % STEPS:
+                give_way(False)
         removed = []
         taken = set()
-        for key, member in members.items():
+        for number, (key, member) in enumerate(members.items()):
             if key in wanted:
                 taken.add(member.name)
             else:
                 removed.append(member)
-            give_way(False)
+            if not number % STEPS:
+                give_way(False)
         needs_proof = self._few is not None and len(wanted) > self._few
         numbers: dict[str, int] = {}
         added = []
         weights = 0.0
-        for key, offer in wanted.items():
+        for number, (key, offer) in enumerate(wanted.items()):
             known = members.get(key)
             if known is not None:
                 self._take(known, offer)
@@ -233,7 +238,8 @@ class Roster:
                 self._enter(member)
                 added.append(member)
             weights += offer.weight
-            give_way(False)
+            if not number % STEPS:
+                give_way(False)
         for member in removed:
             self._leave(member)
             give_way(False)
@@ -249,10 +255,12 @@ class Roster:
         return Changes(added, removed)
 
     def _enter(self, member: Member) -> None:
+        """A new member, which is in no other tier than these, and of which nothing ends by time."""
         self._up += 1
-        self._views.enter(member, member.traits)
+        self._views.enter(member, member.traits, UNPROVEN if member.needs_proof else USABLE)
         member.number = member.slot
-        self.member_changed(member, self._now)
+        if self.touched is not None:
+            self.touched.add(member)
 
     def _leave(self, member: Member) -> None:
         self._count(member, -1)

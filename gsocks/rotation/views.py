@@ -194,8 +194,8 @@ class Views(Generic[M]):
 
     # --- exits ------------------------------------------------------------------------------
 
-    def enter(self, member: M, traits: Traits) -> None:
-        """Add an exit; it is barred until it is moved to another tier."""
+    def enter(self, member: M, traits: Traits, tier: int = BARRED) -> None:
+        """Add an exit in a tier."""
         kind = self._kinds.get(traits)
         if kind is None:
             kind = self._kinds[traits] = Kind(traits)
@@ -205,16 +205,25 @@ class Views(Generic[M]):
                 if criteria.match(traits):
                     view.kinds.add(kind)
                     kind.views.append(view)
-        member.slot, member.kind, member.tier = next(self._new_slots), kind, BARRED
+        member.slot, member.kind, member.tier = next(self._new_slots), kind, tier
         self._slots[member.slot] = member
         kind.slots.append(member.slot)
-        self._resize(kind, 1)
+        kind.size += 1
+        kind.counts[tier] += 1
+        for view in kind.views:
+            view.size += 1
+            view.counts[tier] += 1
+            view.add(member)
 
     def leave(self, member: M) -> None:
         """Remove an exit."""
         self.move(member, BARRED)
         kind = member.kind
-        self._resize(kind, -1)
+        kind.size -= 1
+        kind.counts[BARRED] -= 1
+        for view in kind.views:
+            view.size -= 1
+            view.counts[BARRED] -= 1
         # orders find no exit by its slot any more
         del self._slots[member.slot]
         member.slot = -1
@@ -260,13 +269,6 @@ class Views(Generic[M]):
         while (oldest := self._views.oldest()) is not None:
             self._forget(*oldest)
         self._empty = LruCache(self.max_views)
-
-    def _resize(self, kind: Kind, by: int) -> None:
-        kind.size += by
-        kind.counts[BARRED] += by
-        for view in kind.views:
-            view.size += by
-            view.counts[BARRED] += by
 
     # --- views ------------------------------------------------------------------------------
 
