@@ -64,7 +64,7 @@ PUBLIC = ListOptions("socks5", {"weight": 2.0, "tags": ("all",), "country": "fr"
 
 
 @pytest.mark.parametrize("read_with", [HERE, PUBLIC], ids=["of a file", "of a URL"])
-@settings(max_examples=1500)
+@settings(max_examples=300)
 @given(found=st.lists(lines(), min_size=1, max_size=12))
 def test_the_straight_way_reads_what_the_parser_of_all_lines_reads(
     read_with: ListOptions, found: list[str]
