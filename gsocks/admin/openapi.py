@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from gsocks.admin.problems import PROBLEM, Problem
-from gsocks.admin.routes import JSON, MAX_NAME, Role, Route
+from gsocks.admin.routes import EVENT_STREAM, JSON, MAX_NAME, Role, Route
 from gsocks.admin.snapshot import Json
 
 _REF = "#/components/schemas/{name}"
@@ -20,6 +20,16 @@ _ABOUT = (
     "Times are seconds; those called `at`, `since`, `time` are seconds since 1970. "
     "Errors are problem details (RFC 9457); `parameter` names what is wrong."
 )
+
+#: an event of a stream: before OpenAPI 3.2 the schema of a stream is that of each event
+_EVENT: Json = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["status", "change", "requests"]},
+        "data": {"type": "string", "contentMediaType": JSON},
+    },
+}
 
 
 def document(routes: Iterable[Route], version: str) -> bytes:
@@ -85,6 +95,8 @@ def _operation(route: Route, shapes: dict[Any, Any], components: dict[str, Any])
 
 
 def _shape(route: Route, shapes: dict[Any, Any]) -> Json:
+    if route.kind == EVENT_STREAM:
+        return _EVENT
     shape: Json = shapes[route.answer] if route.kind == JSON else {"type": "string"}
     return shape
 
