@@ -498,6 +498,8 @@ def main() -> int:
         tell=lambda line: print(line, flush=True),
     )
     soak.run_faults(options.faults, options.seconds)
+    for violation in soak.violations[-10:]:  # sessions are looked at when all is over
+        print(f"WRONG: {violation}")
     print(soak.told())
     slow = [each for took in soak.recoveries.values() for each in took if each > RECOVERY]
     if slow:
