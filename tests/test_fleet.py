@@ -8,10 +8,14 @@ import pytest
 
 from gsocks.config.store import StoreUrl
 from gsocks.fleet.hybrid_clock import SIZE, HybridClock
-from gsocks.fleet.members import Member, Members, owner
+from gsocks.fleet.kinds import touched_of
+from gsocks.fleet.members import Member as MemberOfFleet
+from gsocks.fleet.members import Members, owner
 from gsocks.fleet.messages import MAX_SIZE, News, Told, decode, encode
 from gsocks.fleet.shares import Use, slots, unasked
 from gsocks.messages import Mistake
+from gsocks.rotation.member import Member
+from tests.support.fleets import group
 
 
 class Wall:
@@ -86,7 +90,9 @@ def test_what_is_no_message_is_a_value_error(raw: bytes) -> None:
 
 def members(node: str, gone: list[str] | None = None) -> Members:
     heard = [] if gone is None else gone
-    return Members(node, lambda: Member("gw", "1.0"), lambda of: f"m:{of}", on_gone=heard.append)
+    return Members(
+        node, lambda: MemberOfFleet("gw", "1.0"), lambda of: f"m:{of}", on_gone=heard.append
+    )
 
 
 def test_a_member_that_is_not_heard_of_is_gone_and_none_is_while_the_store_is_away() -> None:
@@ -117,6 +123,32 @@ def test_work_is_dealt_evenly_and_a_new_member_takes_only_its_own_part() -> None
     assert all(60 < count < 140 for count in Counter(before.values()).values())
     after = {each: owner(each, [*nodes, "ffffffff"]) for each in before}
     assert {after[each] for each in before if after[each] != before[each]} == {"ffffffff"}
+
+
+# --- what was touched -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_file", [False, True])
+def test_an_exit_that_was_touched_is_looked_at_once_by_each_that_shares_something_of_it(
+    has_file: bool,
+) -> None:
+    roster = group(2).roster
+    of_file: set[Member] = set()
+    if has_file:
+        roster.touched = of_file
+    readers: list[set[Member]] = [set(), set()]
+    for each in readers:
+        touched_of(roster).read_by(each)
+    first, _ = roster
+    for _ in range(3):
+        roster.member_changed(first, 0.0)
+    assert readers == [set(), set()]  # nothing is done for them on the request's way
+    touched_of(roster).deal()
+    assert readers == [{first}, {first}]
+    assert of_file == ({first} if has_file else set())
+    readers[0].clear()
+    touched_of(roster).deal()
+    assert readers == [set(), {first}]
 
 
 # --- shares of limits -------------------------------------------------------------------------
