@@ -85,7 +85,7 @@ class ExitDeps:
             )
         )
 
-    @property
+    @cached_property
     def reach_timeout(self) -> float:
         """Seconds for an exit itself to be reached."""
         return min(self.timeouts.exit, self.timeouts.connect)

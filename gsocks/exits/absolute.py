@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Hashable
+from typing import Any
 
 import h11
 
@@ -45,8 +46,8 @@ class HttpForwardExit(HttpExit):
     __slots__ = ("_goes_by_each_url", "_refused_until", "_taken")
 
     # the constructor of HttpExit need not know of these
-    def __init__(self, *args: object, **keywords: object) -> None:
-        super().__init__(*args, **keywords)  # type: ignore[arg-type]
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        HttpExit.__init__(self, *args, **keywords)
         self._taken = False
         self._refused_until = 0.0
         self._goes_by_each_url: bool | None = None

@@ -409,7 +409,10 @@ class ExitSpec:
     @property
     def any_country(self) -> bool:
         """Whether it serves every country: the selected one is passed on to it."""
-        return credentials.passes_country((self.user or "") + (self.password or ""))
+        user, password = self.user, self.password
+        return (user is not None and credentials.passes_country(user)) or (
+            password is not None and credentials.passes_country(password)
+        )
 
     @property
     def passes_session(self) -> bool:
