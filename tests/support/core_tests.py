@@ -46,6 +46,7 @@ TESTS = {
     "rotation/list_kinds": "list_forms lists",
     "rotation/list_lines": "list_forms lists",
     "rotation/list_objects": "list_forms lists",
+    "rotation/list_straight": "list_straight lists",
     "rotation/loop_probes": "loops_program",
     "rotation/lists": "lists list_forms sources watch",
     "rotation/member": "roster failover rotation budgets address_probes",
