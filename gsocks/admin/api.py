@@ -56,8 +56,12 @@ class FleetView(Protocol):
     def listing(self) -> Json:
         """The members and the store."""
 
-    def command(self, path: Sequence[str], section: str, body: bytes) -> bool:
-        """Tell the others of a command; whether any of them executes it itself."""
+    @property
+    def has_others(self) -> bool:
+        """Whether other gateways, or workers of this one, are there."""
+
+    def command(self, path: Sequence[str], section: str, body: bytes) -> None:
+        """Tell the others of a command."""
 
     def soon(self) -> None:
         """Tell at once what has changed."""
@@ -651,12 +655,15 @@ class Api:
     def _command(self, call: Call) -> Answer:
         others = [each.status for each in self._peers.ask("POST", call.target, call.raw)]
         path = _command_path(call)
-        told = self.fleet is not None and self.fleet.command(path, call.query.section, call.raw)
+        if self.fleet is not None:
+            self.fleet.command(path, call.query.section, call.raw)
         try:
             self._commands.execute(path, call.query.section, call.raw)
         except ApiError as error:
             # a session may be known to another worker alone, or to another gateway
-            elsewhere = HTTPStatus.OK in others or (told and path[0] == "sessions")
+            elsewhere = HTTPStatus.OK in others or (
+                path[0] == "sessions" and self.fleet is not None and self.fleet.has_others
+            )
             if error.status is not HTTPStatus.NOT_FOUND or not elsewhere:
                 raise
         self._soon()

@@ -167,12 +167,15 @@ class Fleet:
             "members": self.members.listing(time.monotonic()),
         }
 
-    def command(self, path: Sequence[str], section: str, body: bytes) -> bool:
-        """Tell the other gateways of a command that this one executes; whether any executes it
-        too, and does not only learn what has come of it."""
-        told = self._commands.tell(path, section, body)
+    @property
+    def has_others(self) -> bool:
+        """Whether other gateways, or workers of this one, are there."""
+        return len(self.members) > 1
+
+    def command(self, path: Sequence[str], section: str, body: bytes) -> None:
+        """Tell the other gateways of a command that this one executes."""
+        self._commands.tell(path, section, body)
         self.sync.soon()
-        return told and len(self.members) > 1
 
     def soon(self) -> None:
         """Tell at once what has changed."""
@@ -214,14 +217,13 @@ class _Commands(SilentPart):
         self._execute = execute
         self._waiting: list[list[Any]] = []
 
-    def tell(self, path: Sequence[str], section: str, body: bytes) -> bool:
+    def tell(self, path: Sequence[str], section: str, body: bytes) -> None:
         """Have others run a command, if it is one that they have to run themselves."""
         if not path or path[-1] != "report" or len(body) > self.max_body:
-            return False
+            return
         text = body.decode("utf-8", "replace")
         self._waiting.append([self._gateway, list(path), section, text])
         del self._waiting[: -self.max_waiting]
-        return True
 
     def told(self, now: float) -> Any:  # noqa: ARG002
         """See :class:`gsocks.fleet.parts.Part`."""
