@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from gsocks import errors
-from tests.support.program import ROOT, Program, run
+from tests.support.program import ROOT, Program, run, web_server
 
 TEXT = (ROOT / "docs" / "operations.md").read_text()
 
@@ -20,6 +20,7 @@ CONFIG = """
 admin: {listen: 127.0.0.1:0}
 local:
   listen: 127.0.0.1:0
+  rules: [allow all]
   exits: [{url: direct, name: berlin-1}, {url: 'direct://?source=127.0.0.0/8', name: b}]
 """
 
@@ -56,6 +57,10 @@ def program(tmp_path: Path) -> Iterator[Program]:
 
 def test_the_admins_commands_run_as_they_stand(program: Program, tmp_path: Path) -> None:
     port = program.wait_for(r"admin: listening on http://127\.0\.0\.1:(\d+)")[0][1]
+    with web_server() as web:  # there is a session only once it was used
+        proxy = f"socks5h://session-cart17:x@127.0.0.1:{program.port()}"
+        used = run("curl", "-sS", "-x", proxy, f"http://127.0.0.1:{web}/text/hello")
+        assert used.stdout == "hello", used.stderr
     script = TEXT.split("```sh\n")[1].split("```")[0].replace(":9090", f":{port}")
     done = run("bash", "-euc", script, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.program import ROOT, Program, gsocks
+from tests.support.program import ROOT, Program, gsocks, write_private
 from tests.support.waiting import TOO_LONG
 
 
@@ -76,7 +76,7 @@ def dead() -> Iterator[str]:
 
 
 def config_of(folder: Path, *entries: str, more: str = "") -> Path:
-    (folder / "list.txt").write_text("\n".join(entries))
+    write_private(folder / "list.txt", "\n".join(entries))
     path = folder / "c.yaml"
     path.write_text(
         f"local: {{listen: '127.0.0.1:0', exit_sources: [{{file: list.txt}}], {more}}}\n"
