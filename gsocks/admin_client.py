@@ -262,7 +262,9 @@ class _Connection(HTTPConnection):
             return
         sock = socket.create_connection((self.host, self.port))
         if self._is_encrypted:
-            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=self.host)
+            context = ssl.create_default_context()
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+            sock = context.wrap_socket(sock, server_hostname=self.host)
         self.sock = sock
 
 

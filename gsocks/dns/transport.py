@@ -207,5 +207,6 @@ def _trust() -> ssl.SSLContext:
     """Made at the first use: it takes 20 ms and megabytes."""
     # not create_default_context, which makes one of the ssl module, whose sockets block the loop
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_default_certs()
     return context

@@ -73,6 +73,7 @@ def load(options: TlsOptions) -> ssl.SSLContext:
 
 def prepared(context: ssl.SSLContext, alpn: Sequence[str] | None = None) -> ssl.SSLContext:
     """``context`` as a client of HTTP/1.1 has it, or one that offers the protocols ``alpn``."""
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # some systems' default is less
     context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.3 has none either
     protocols = ("http/1.1",) if alpn is None else alpn
     if protocols:

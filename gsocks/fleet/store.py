@@ -319,6 +319,7 @@ def connect(settings: State) -> Any:
 def _tls_options(settings: State) -> dict[str, Any]:
     """As redis-py takes them.  Raises ConfigError, which names a file and not what is in it."""
     options: dict[str, Any] = {"ssl": True, "ssl_check_hostname": True}
+    options["ssl_min_version"] = ssl.TLSVersion.TLSv1_2
     # tried here first, since redis-py's error quotes no file, and OpenSSL would ask the terminal
     # for the password of an encrypted key
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -112,6 +112,7 @@ def _context(verify: bool | SSLContext) -> SSLContext:
     if isinstance(verify, SSLContext):
         return verify
     context = SSLContext(PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     if verify:
         context.load_default_certs()

@@ -18,7 +18,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, cast
 
-from gevent.ssl import PROTOCOL_TLS_CLIENT, SSLContext
+from gevent.ssl import PROTOCOL_TLS_CLIENT, SSLContext, TLSVersion
 from requests import PreparedRequest, Response
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
@@ -87,6 +87,7 @@ class GatewayAdapter(HTTPAdapter):
 def _pool(kind: Any, connection: Any, host: str, port: int, **options: Any) -> HTTPConnectionPool:
     if kind is HTTPSConnectionPool:
         options["ssl_context"] = context = SSLContext(PROTOCOL_TLS_CLIENT)
+        context.minimum_version = TLSVersion.TLSv1_2
         context.check_hostname = options.get("cert_reqs") != "CERT_NONE"
         context.set_alpn_protocols(["http/1.1"])
     pool: HTTPConnectionPool = kind(host, port, **options)

@@ -24,6 +24,7 @@ class ServerTransport:
         self._context: ssl.SSLContext | None = None
         if settings.cert is not None:
             self._context = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
             context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.3 has none either
             identify(context, settings.cert, settings.key)
             if settings.alpn:
