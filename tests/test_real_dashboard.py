@@ -245,6 +245,27 @@ def test_whatever_the_api_tells_is_shown_as_text(dashboard: Dashboard, said: lis
     assert not said
 
 
+def test_a_view_that_is_slow_to_come_does_not_stand_for_the_next_one(
+    dashboard: Dashboard, said: list[str]
+) -> None:
+    page = dashboard.page
+    held: list[Any] = []
+    dashboard.sign_in(dashboard.token)
+    dashboard.show("users")
+    page.route("**/v1/top?*", lambda route: held.append(route))  # Playwright asks for its arguments
+    page.evaluate("location.hash = '#/overview'")
+    eventually(lambda: page.evaluate("true") and len(held) == 3)
+    page.get_by_role("link", name="Sessions").click()
+    page.wait_for_selector("body[data-shown=sessions]")
+    for route in held:
+        with page.expect_response(route.request.url):
+            route.continue_()
+    page.unroute_all(behavior="wait")
+    page.evaluate("fetch('/v1/me').then(each => each.text())")  # the answers before have been read
+    assert page.evaluate("document.body.dataset.shown") == "sessions"
+    dashboard.sign_out()
+
+
 def with_markup(route: Any) -> None:
     """Passes on an answer with markup in place of each text."""
     answer = route.fetch()

@@ -64,7 +64,7 @@ async function show() {
   } catch (error) {
     if (current === shown && me) place.replaceChildren(h("h1", null, view.title), h("p", {class: "bad", role: "alert"}, error.message));
   }
-  document.body.dataset.shown = view.name;
+  if (current === shown) document.body.dataset.shown = view.name;
 }
 
 async function begin() {
