@@ -513,6 +513,16 @@ def test_a_client_that_disconnects_early_leaves_no_line_in_the_log(
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("end", [b"", b"x", b"Host: x", b"Host: x\r\n"])
+def test_a_request_whose_head_has_no_end_is_none(desk: Desk, end: bytes) -> None:
+    with connect(desk.server.bound) as sock:
+        token = b"Authorization: Bearer " + TOKEN.encode() + b"\r\n"
+        sock.sendall(b"POST /v1/exits/a/drain HTTP/1.1\r\n" + token + end)
+        sock.shutdown(std_socket.SHUT_WR)
+        assert read_to_end(sock) == b""
+    assert desk.get("/v1/exits/a")["state"] == "unproven"
+
+
 @pytest.mark.parametrize("end", [b"", b"Content-Length: 99999\r\n\r\n"])
 @pytest.mark.parametrize("token", [b"", b"Authorization: Bearer " + TOKEN.encode() + b"\r\n"])
 def test_a_client_that_sends_byte_by_byte_is_disconnected_too(

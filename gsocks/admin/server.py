@@ -84,6 +84,8 @@ class _InTurns(io.RawIOBase):
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
+        #: whether more was wanted than the client has sent
+        self.has_ended = False
 
     def readable(self) -> bool:
         return True
@@ -91,6 +93,7 @@ class _InTurns(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         give_way()
         count: int = self._sock.recv_into(buffer)
+        self.has_ended = not count
         return count
 
 
@@ -99,7 +102,8 @@ class _Handler(WSGIHandler):
         sock.settimeout(IO_TIMEOUT)
         super().__init__(sock, address, server)
         self.rfile.close()  # a reader of the socket, which stays open
-        self.rfile = io.BufferedReader(_InTurns(sock))
+        self._sent = _InTurns(sock)
+        self.rfile = io.BufferedReader(self._sent)
         self._late: gevent.Greenlet[..., object] | None = None
         self._strangers = server.strangers
         self._strangers[self] = None
@@ -148,6 +152,16 @@ class _Handler(WSGIHandler):
             late.kill(block=False)
         # a stranger has one request
         return None if found is True and self in self._strangers else found
+
+    def read_request(self, raw_requestline: str) -> Any:
+        """See pywsgi, which takes the end of the connection for the end of a head.
+
+        A head without its end is no request (RFC 9112, 8).  Raises OSError then.
+        """
+        found = super().read_request(raw_requestline)
+        if self._sent.has_ended:
+            raise ConnectionAbortedError("the head of a request has no end")
+        return found
 
     def _refuse(self, error: ApiError) -> None:
         """Answer what is not a request, and read on, as the client may still be sending.
