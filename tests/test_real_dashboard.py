@@ -95,6 +95,10 @@ class Dashboard:
         headers = {"Authorization": f"Bearer {self.token}"}
         return self.page.request.get(self.at + target, headers=headers).json()
 
+    def tell(self, target: str, body: str) -> None:
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        assert self.page.request.post(self.at + target, headers=headers, data=body).ok
+
     def show(self, view: str) -> None:
         self.page.evaluate("delete document.body.dataset.shown")
         at = f"{self.at}/#/{view}"
@@ -158,7 +162,10 @@ def dashboard(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
                     *("--proxy-user", f"{user}:pw", f"http://{place}"),
                 )
         ask_for_host(HOSTILE, local)
-        yield Dashboard(program, folder, new_page(browser))
+        found = Dashboard(program, folder, new_page(browser))
+        for command, body in (("ban", '{"seconds": 60}'), ("unban", "{}")) * 2:
+            found.tell(f"/v1/exits/lost-1/{command}", body)  # so that something has changed
+        yield found
 
 
 @pytest.fixture
