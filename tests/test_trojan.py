@@ -103,7 +103,7 @@ def test_the_password_may_stand_beside_the_url() -> None:
 
 
 def test_the_parts_of_a_url_are_shown_without_the_password() -> None:
-    assert repr(trojan_url.split("hunter2@h:1#name")) == "<TrojanUrl h:1>"
+    assert repr(trojan_url.split("hunter2@h:1#name")) == "<Link h:1>"
     assert ExitSpec.parse("trojan://hunter2@h:1#name").name == "name"
     assert ExitSpec.parse("trojan://hunter2@h:1#a long story").name is None
 

@@ -41,9 +41,9 @@ from gsocks.crypto import Key
 from gsocks.errors import BadAddress, ConfigError
 from gsocks.exits import credentials
 from gsocks.exits.budget import Budget
-from gsocks.exits.trojan_url import TrojanUrl
 from gsocks.exits.trojan_url import split as split_trojan
 from gsocks.key_origin import KeyOrigin, parse_command, parse_variable
+from gsocks.link import Link
 from gsocks.messages import Mistake, did_you_mean, shown, unknown_key
 from gsocks.net.endpoint import MAX_PATH
 from gsocks.net.route import parse_interface, parse_mark
@@ -538,12 +538,12 @@ def _split_shadowsocks(rest: str) -> tuple[str, Address | None, dict[str, object
 def _split_trojan(rest: str) -> tuple[str, Address | None, dict[str, object]]:
     found = split_trojan(rest)
     options: dict[str, object] = {}
-    if found.password is not None:
-        options["password"] = found.password
+    if found.user is not None:
+        options["password"] = found.user
     return "trojan", _address("trojan", found.place), options | _named_query(found, "trojan")
 
 
-def _named_query(found: SsUrl | TrojanUrl, scheme: str) -> dict[str, object]:
+def _named_query(found: SsUrl | Link, scheme: str) -> dict[str, object]:
     """The options of a link: its query, and its name unless that is prose."""
     options = _query(found.query, scheme)
     if found.name is not None:

@@ -9,9 +9,7 @@ any part of a URL.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from gsocks.link import Harmless, decoded, without_harmless
+from gsocks.link import Harmless, Link, decoded, without_harmless
 from gsocks.link import split as split_link
 from gsocks.messages import Mistake
 
@@ -47,23 +45,8 @@ _SNI = ("sni", "peer", "servername")
 _INSECURE = ("insecure", "allowInsecure", "allowinsecure", "allow_insecure", "skip-cert-verify")
 
 
-class TrojanUrl(NamedTuple):
-    """The parts of a URL, as text."""
-
-    #: None: it has none
-    password: str | None
-    #: host and port
-    place: str
-    query: str
-    #: None: it has none
-    name: str | None
-
-    def __repr__(self) -> str:
-        return f"<TrojanUrl {self.place}>"
-
-
-def split(rest: str) -> TrojanUrl:
-    """The parts of what stands behind ``trojan://``.  Raises Mistake."""
+def split(rest: str) -> Link:
+    """The parts of what stands behind ``trojan://``; the user is the password.  Raises Mistake."""
     found = split_link(rest)
     if found is None:
         raise Mistake(
@@ -72,7 +55,7 @@ def split(rest: str) -> TrojanUrl:
         )
     password = None if found.user is None else decoded(found.user)
     query = _own_names(without_harmless(found.query, _HARMLESS))
-    return TrojanUrl(password, found.place, query, found.name)
+    return found._replace(user=password, query=query)
 
 
 def _own_names(query: str) -> str:
