@@ -58,7 +58,7 @@ class FleetView(Protocol):
 
     @property
     def has_others(self) -> bool:
-        """Whether other gateways, or workers of this one, are there."""
+        """Whether other gateways are there."""
 
     def command(self, path: Sequence[str], section: str, body: bytes) -> None:
         """Tell the others of a command."""
@@ -653,6 +653,7 @@ class Api:
     # --- commands ---------------------------------------------------------------------------
 
     def _command(self, call: Call) -> Answer:
+        self._commands.section(call.query.section)  # none is told of one that does not exist
         others = [each.status for each in self._peers.ask("POST", call.target, call.raw)]
         path = _command_path(call)
         if self.fleet is not None:

@@ -169,8 +169,8 @@ class Fleet:
 
     @property
     def has_others(self) -> bool:
-        """Whether other gateways, or workers of this one, are there."""
-        return len(self.members) > 1
+        """Whether other gateways are there."""
+        return any(each.gateway != self.gateway for each in self.members.others.values())
 
     def command(self, path: Sequence[str], section: str, body: bytes) -> None:
         """Tell the other gateways of a command that this one executes."""
