@@ -12,7 +12,6 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from itertools import islice
 from typing import Any, TypeAlias
 
 import gevent
@@ -102,9 +101,11 @@ def _ask(options: Any, option: str, begun: str) -> list[str]:
     )
     found: dict[str, None] = {}
     with AdminClient(url, token, PATIENCE) as admin:
-        for name in islice(_told(admin, options, option, begun), MAX_NAMES):
+        for name in _told(admin, options, option, begun):
             if name.startswith(begun) and _HARMLESS.fullmatch(name):
-                found[name] = None
+                found[name] = None  # a tag comes with each exit that has it
+            if len(found) >= MAX_NAMES:
+                break
     return [name for name in found if option or name not in options.names]
 
 
