@@ -324,7 +324,7 @@ class ExitState(Struct, kw_only=True):
     last_error: str
     budget: dict[str, Any] | UnsetType = UNSET
     tunnels: Tunnels | UnsetType = UNSET
-    #: requests of each minute of the last hour, and those that failed
+    #: tries of each minute of the last hour, and those that failed
     tries_by_minute: list[int] | UnsetType = UNSET
     failed_by_minute: list[int] | UnsetType = UNSET
 

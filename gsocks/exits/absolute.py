@@ -47,7 +47,7 @@ class HttpForwardExit(HttpExit):
 
     # the constructor of HttpExit need not know of these
     def __init__(self, *args: Any, **keywords: Any) -> None:
-        HttpExit.__init__(self, *args, **keywords)
+        super().__init__(*args, **keywords)
         self._taken = False
         self._refused_until = 0.0
         self._goes_by_each_url: bool | None = None
