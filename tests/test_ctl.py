@@ -11,7 +11,7 @@ from gsocks.address import Address
 from gsocks.main import main
 from gsocks.rotation.probe import ProbeTarget
 from gsocks.service.supervisor import MISTAKE
-from tests.support.admin_desk import TOKEN, Desk, direct, open_desk
+from tests.support.admin_desk import Desk, direct, open_desk, token_in
 from tests.support.ports import free_port
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
@@ -20,13 +20,6 @@ pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
 @pytest.fixture
 def desk() -> Iterator[Desk]:
     yield from open_desk(direct("berlin-1"), direct("berlin-2"), direct("paris"))
-
-
-def token_in(folder: Path) -> Path:
-    file = folder / "admin.token"
-    file.touch(0o600)
-    file.write_text(TOKEN)
-    return file
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from gsocks.cli.ctl import OF_NAMES
 from gsocks.main import main, make_parser
 from gsocks.request import ExitSelector
 from gsocks.service.supervisor import MISTAKE
-from tests.support.admin_desk import TOKEN, Desk, direct, open_desk
+from tests.support.admin_desk import Desk, direct, open_desk, token_in
 from tests.support.engine import read_to_end, serving
 
 pytestmark = pytest.mark.usefixtures("never_hangs", "nothing_left")
@@ -23,13 +23,6 @@ def desk() -> Iterator[Desk]:
     yield from open_desk(direct("berlin-1"), direct("berlin-2"), direct("paris"))
 
 
-def token_file(folder: Path) -> Path:
-    file = folder / "token"
-    file.touch(0o600)
-    file.write_text(TOKEN)
-    return file
-
-
 def parse() -> names.Parse:
     return make_parser().parse_known_args
 
@@ -37,7 +30,7 @@ def parse() -> names.Parse:
 @pytest.fixture
 def completed(desk: Desk, tmp_path: Path) -> Callable[[str], list[str]]:
     """The names that come next behind ``gsocks ctl --admin URL --token-file FILE``."""
-    file = token_file(tmp_path)
+    file = token_in(tmp_path)
 
     def ask(line: str) -> list[str]:
         where = f"--admin http://{desk.server.bound} --token-file {file}"
@@ -59,15 +52,26 @@ def test_names_begin_with_what_is_typed_and_are_offered_once(
 def test_tags_are_offered_behind_their_option(tmp_path: Path) -> None:
     offers = (direct("a", tags=("fast", "home")), direct("b", tags=("fast", "f;id")))
     for desk in open_desk(*offers):
-        where = f"--admin http://{desk.server.bound} --token-file {token_file(tmp_path)}"
+        where = f"--admin http://{desk.server.bound} --token-file {token_in(tmp_path)}"
         for line, offered in (("exits --tag ", ["fast", "home"]), ("exits --tag fa", ["fast"])):
             assert names.names_for(f"gsocks ctl {where} {line}", parse(), OF_NAMES) == offered
+
+
+def test_a_tag_of_many_exits_leaves_room_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "MAX_NAMES", 2)
+    offers = [direct(name, tags=("fast",)) for name in "abc"]
+    for desk in open_desk(*offers, direct("d", tags=("home",))):
+        where = f"--admin http://{desk.server.bound} --token-file {token_in(tmp_path)}"
+        told = names.names_for(f"gsocks ctl {where} exits --tag ", parse(), OF_NAMES)
+        assert told == ["fast", "home"]
 
 
 def test_the_line_of_a_shell_may_have_other_commands_and_variables(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TOKEN_FILE", str(token_file(tmp_path)))
+    monkeypatch.setenv("TOKEN_FILE", str(token_in(tmp_path)))
     where = f"--admin http://{desk.server.bound} --token-file $TOKEN_FILE"
     for line in (
         f"cd /; /opt/gsocks ctl {where} ban pa",
@@ -100,7 +104,7 @@ def test_a_gateway_that_does_not_answer_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names, "PATIENCE", 0.05)
-    file = token_file(tmp_path)
+    file = token_in(tmp_path)
     with serving(read_to_end) as silent:
         line = f"gsocks ctl --admin http://{silent} --token-file {file} ban "
         assert names.names_for(line, parse(), OF_NAMES) == []
@@ -109,7 +113,7 @@ def test_a_gateway_that_does_not_answer_is_not_waited_for(
 def test_names_may_stand_before_and_behind_options(
     desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    where = ("--admin", f"http://{desk.server.bound}", "--token-file", str(token_file(tmp_path)))
+    where = ("--admin", f"http://{desk.server.bound}", "--token-file", str(token_in(tmp_path)))
     assert main(["ctl", "ban", *where, "paris"]) == 0
     assert main(["ctl", "drain", "berlin-1", *where, "berlin-2"]) == 0
     assert capsys.readouterr().out == "paris: done\nberlin-1: done\nberlin-2: done\n"
@@ -122,7 +126,7 @@ def test_names_may_stand_before_and_behind_options(
 def test_a_section_may_be_named(
     desk: Desk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    where = ("--admin", f"http://{desk.server.bound}", "--token-file", str(token_file(tmp_path)))
+    where = ("--admin", f"http://{desk.server.bound}", "--token-file", str(token_in(tmp_path)))
     assert main(["ctl", "ban", "paris", "--section", "local", *where]) == 0
     assert main(["ctl", "ban", "paris", "--section", "server", *where]) == 1
     assert "no section 'server' runs here" in capsys.readouterr().err

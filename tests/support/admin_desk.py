@@ -109,3 +109,11 @@ def open_desk(*offers: Offer, **options: Any) -> Iterator[Desk]:
         desk.server.start()
         yield desk
         desk.server.stop(0)
+
+
+def token_in(folder: Path) -> Path:
+    """A file with the token, for commands that ask a desk."""
+    file = folder / "admin.token"
+    file.touch(0o600)
+    file.write_text(TOKEN)
+    return file
