@@ -9,9 +9,8 @@ import base64
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +32,7 @@ from tests.support.datagrams import exchange, udp_server
 from tests.support.engine import connect, direct, echo, read_answer, serving, through
 from tests.support.ports import free_port
 from tests.support.program import Program
-from tests.support.real_exits import built
+from tests.support.real_exits import built, started
 from tests.support.stream_contract import read_exactly as read_from
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
@@ -85,27 +84,6 @@ def _peers() -> Iterator[Peer]:
 
 
 PEERS = list(_peers())
-
-
-@contextmanager
-def running(argv: list[str | Path], port: int) -> Iterator[None]:
-    """A program, once it listens."""
-    process = subprocess.Popen(
-        list(map(str, argv)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        while True:
-            assert process.poll() is None, argv
-            try:
-                connect(Address("127.0.0.1", port)).close()
-            except OSError:
-                gevent.sleep(0.02)
-            else:
-                break
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def server_of(peer: Peer, folder: Path, port: int) -> list[str | Path]:
@@ -162,7 +140,7 @@ def test_a_server_of_another_program_is_an_exit(peer: Peer, tmp_path: Path) -> N
     with (
         serving(echo) as echo_at,
         udp_server() as udp_at,
-        running(server_of(peer, tmp_path, port), port),
+        started(server_of(peer, tmp_path, port), port, tmp_path),
     ):
         stream = way.connect(Request(CONNECT, echo_at)).stream
         data = os.urandom(BULK)
@@ -191,7 +169,7 @@ def test_a_client_of_another_program_is_served(peer: Peer, tmp_path: Path) -> No
         udp = ShadowsocksDatagrams(sock, direct(), keys, guards)
         udp.start()
         stack.callback(udp.stop, 0)
-        stack.enter_context(running(client_of(peer, tmp_path, tcp.bound, port), port))
+        stack.enter_context(started(client_of(peer, tmp_path, tcp.bound, port), port, tmp_path))
         echo_at = stack.enter_context(serving(echo))
         udp_at = stack.enter_context(udp_server())
         near = Address("127.0.0.1", port)
@@ -241,7 +219,7 @@ def test_workers_serve_a_client_of_another_program_and_a_reload_takes_its_passwo
         program.signal(signal.SIGHUP)
         program.wait_for("reloaded: ", times=2)
         at = Address("127.0.0.1", near)
-        with running(client_of(peer, tmp_path, Address("127.0.0.1", far), near), near):
+        with started(client_of(peer, tmp_path, Address("127.0.0.1", far), near), near, tmp_path):
             check_stream(at, echo_at)
             check_datagrams(at, udp_at)
         assert peer.password not in program.log

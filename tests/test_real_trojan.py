@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 import gevent
 import pytest
-from gevent import subprocess
 from gevent.socket import socket
 
 from gsocks import errors
@@ -23,10 +22,10 @@ from gsocks.exits import Exit, ExitDeps, ExitSpec, make_exit
 from gsocks.request import CONNECT, Request
 from tests.support import needs
 from tests.support.datagrams import exchange, udp_server
-from tests.support.engine import connect, echo, serving
+from tests.support.engine import echo, serving
 from tests.support.ports import free_port
 from tests.support.proxies import authority
-from tests.support.real_exits import built
+from tests.support.real_exits import built, started
 from tests.support.stream_contract import read_exactly
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
@@ -81,28 +80,9 @@ def running(program: str, folder: Path, web: Address) -> Iterator[str]:
     issued.private_key_and_cert_chain_pem.write_to_path(folder / "server.pem")
     authority().cert_pem.write_to_path(folder / "ca.pem")
     port = free_port()
-    with _listening((_trojan if program == "trojan" else _sing_box)(folder, port, web), port):
+    argv = (_trojan if program == "trojan" else _sing_box)(folder, port, web)
+    with started(argv, port, folder):
         yield f"127.0.0.1:{port}?ca={quote(str(folder / 'ca.pem'))}"
-
-
-@contextmanager
-def _listening(argv: list[str | Path], port: int) -> Iterator[None]:
-    process = subprocess.Popen(
-        list(map(str, argv)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        while True:
-            assert process.poll() is None, argv
-            try:
-                connect(Address("127.0.0.1", port)).close()
-            except OSError:
-                gevent.sleep(0.02)
-            else:
-                break
-        yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def way_by(url: str, password: str = PASSWORD) -> Exit:
@@ -174,7 +154,7 @@ def test_datagrams_for_an_exit_behind_it_go_through_it(program: str, tmp_path: P
     with (
         udp_server() as udp_at,
         running(program, tmp_path, udp_at) as url,
-        _listening([shadowsocks, *at], port),
+        started([shadowsocks, *at], port, tmp_path),
     ):
         via = f"trojan://{quote(PASSWORD, safe='')}@{url}"
         entry = {"url": f"ss://aes-256-gcm:secret@127.0.0.1:{port}", "via": via}

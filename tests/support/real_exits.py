@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 import gevent
@@ -91,7 +92,7 @@ def running(kind: RealExit, folder: Path, *, sick: bool = False) -> Iterator[str
     launch = kind.launch(Place(folder, _unused(), _unused(), _unused(), sick))
     with ExitStack() as stack:
         for argv, port in zip(launch.programs, launch.ports, strict=True):
-            stack.enter_context(_running(argv, port, folder, launch.environment))
+            stack.enter_context(started(argv, port, folder, launch.environment))
         yield f"{launch.scheme}://127.0.0.1:{launch.ports[-1]}"
 
 
@@ -103,7 +104,10 @@ def _unused() -> int:
 
 
 @contextmanager
-def _running(argv: Argv, port: int, folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
+def started(
+    argv: Argv, port: int, folder: Path, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[None]:
+    """A program, once it listens, with ``folder`` for its files and its log."""
     log = folder / f"{port}.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
