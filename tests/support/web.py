@@ -10,7 +10,7 @@ from typing import Any
 import h11
 from gevent.event import Event
 from gevent.queue import Queue
-from gevent.socket import socket
+from gevent.socket import SHUT_WR, socket
 
 from gsocks.address import Address
 from gsocks.local import LocalServer
@@ -166,6 +166,10 @@ def web(answer: bytes | Callable[[Talk], object] | None = None) -> Iterator[Web]
             talk.over.wait()
         elif isinstance(answer, bytes):
             sock.sendall(answer)
+            # a close with unread bytes, a body's, would be a reset: an answer that was cut
+            sock.shutdown(SHUT_WR)
+            while sock.recv(65536):
+                pass
         else:
             answer(talk)
 
