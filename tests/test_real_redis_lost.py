@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -13,6 +14,8 @@ import pytest
 from gsocks.address import Address
 from gsocks.errors import LimitReached
 from gsocks.exits.budget import Budget
+from gsocks.fleet.leases import SHARDS, CheckLeases
+from gsocks.fleet.settling import Settling
 from gsocks.inbound.quota import UserQuota
 from gsocks.rotation.group import Offer
 from gsocks.settings import Limits
@@ -58,6 +61,53 @@ def test_a_store_that_was_emptied_grants_nothing_that_others_use_still(tmp_path:
             return quotas[2].users.get("alice", 0) >= 0.95 * LIMIT
 
         becomes(all_are_had)
+
+
+@pytest.mark.parametrize("how", ["flushed", "restarted"])
+def test_a_user_without_a_share_waits_for_others_to_tell_of_theirs_and_for_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(Settling, "longest", 3600.0)
+    begun: set[Settling] = set()
+
+    def begin(self: Settling, now: float) -> None:
+        emptied(self, now)
+        begun.add(self)
+
+    emptied = Settling.emptied
+    monkeypatch.setattr(Settling, "emptied", begin)
+    with redis_server(tmp_path) as server, gateways(settings(server.url), 3) as found:
+        quotas = [UserQuota(Limits(per_user=LIMIT)) for _ in found]
+        for each, quota in zip(found, quotas, strict=True):
+            each.fleet.share_quota("local", quota)
+        for quota in quotas[:2]:
+            acquire(quota, 10)
+        becomes(lambda: all(len(each.fleet.members) == 3 for each in found))
+        if how == "flushed":
+            server.client().flushall()
+        else:
+            server.kill()
+            becomes(lambda: not any(each.fleet.sync.is_in_touch for each in found))
+            server.start()
+        becomes(lambda: len(begun) == 3)
+        becomes(lambda: not any(each.is_on(time.monotonic()) for each in begun))
+        acquire(quotas[2], 10)
+        assert quotas[2].users["alice"] == 10
+
+
+def test_leases_of_checks_are_taken_again_at_once_from_a_store_that_was_emptied(
+    tmp_path: Path,
+) -> None:
+    with redis_server(tmp_path) as server, gateways(settings(server.url), 1) as (one,):
+        sync, store = one.fleet.sync, one.fleet.store
+        leases = CheckLeases("local", sync.members, partial(store.key, "lease", "local"))
+        leases.interval = 3600.0  # it has no other occasion
+        sync.add(leases)
+        client = server.client()
+        becomes(lambda: len(client.keys("gsocks:1:lease:*")) == SHARDS)
+        client.flushall()
+        one.fleet.soon()
+        becomes(lambda: len(client.keys("gsocks:1:lease:*")) == SHARDS)
 
 
 def test_no_user_is_refused_because_a_store_falls_silent(tmp_path: Path) -> None:

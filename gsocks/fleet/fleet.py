@@ -117,6 +117,7 @@ class Fleet:
             LimitShares(
                 limited,
                 self.members,
+                self.sync.settling,
                 lambda of: self.store.key("limits", limited.name, of),
                 is_closed=self._is_closed,
             )

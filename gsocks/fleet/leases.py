@@ -66,6 +66,10 @@ class CheckLeases(SilentPart):
         self._held.clear()
         self._due = float("-inf")
 
+    def emptied(self, now: float) -> None:  # noqa: ARG002
+        """Have the leases again, before a process takes them that knows of no other yet."""
+        self._due = float("-inf")
+
     def gone(self, node: str) -> None:  # noqa: ARG002
         """See :class:`gsocks.fleet.parts.Part`."""
         self._due = float("-inf")

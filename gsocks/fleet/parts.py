@@ -44,6 +44,9 @@ class Part(Protocol):
         Called up to twice for one loss.
         """
 
+    def is_untold(self) -> bool:
+        """Whether shares have still to be told to a store that has lost what it had."""
+
     def gone(self, node: str) -> None:
         """Another process has left, or has not been heard of for a time."""
 
@@ -71,6 +74,9 @@ class SilentPart:
     def lost(self, now: float) -> None: ...
 
     def emptied(self, now: float) -> None: ...
+
+    def is_untold(self) -> bool:
+        return False
 
     def gone(self, node: str) -> None: ...
 

@@ -23,7 +23,6 @@ from gsocks.errors import LimitReached
 from gsocks.fleet import scripts
 from gsocks.fleet.members import Members
 from gsocks.fleet.parts import Operation, SilentPart
-from gsocks.fleet.shares import SETTLING
 from gsocks.fleet.store import Command
 from gsocks.fleet.sync import FleetSync
 from gsocks.lru import LruCache
@@ -96,7 +95,9 @@ class UserShares(SilentPart):
         self._users: LruCache[str, _User] = LruCache(MAX_USERS)
         self._dirty: dict[str, None] = {}
         self._news: dict[str, int] = {}
-        self._settled_at = float("-inf")
+        self._settling = sync.settling
+        #: whether all shares have to be told to the store, which may not know them
+        self._has_to_tell = False
 
     def __repr__(self) -> str:
         return f"<UserShares {self.name} users={len(self._users)}>"
@@ -163,10 +164,10 @@ class UserShares(SilentPart):
         ends = time.monotonic() + self.patience
         while of.open >= of.share:
             now = time.monotonic()
-            left = max(ends, self._settled_at + self.patience) - now
+            left = max(ends, self._settling.until + self.patience) - now
             if left <= 0:
                 break
-            if now >= self._settled_at:
+            if not self._settling.is_on(now):
                 self._dirty[user] = None
                 if not self._sync.wait(left) or of.open < of.share:
                     break
@@ -177,9 +178,12 @@ class UserShares(SilentPart):
     def operations(self, now: float) -> Iterable[Operation]:
         """Ask for shares that have to change, and renew the others."""
         dirty, self._dirty = self._dirty, {}
+        least = now - self.interval
+        if self._has_to_tell:
+            self._has_to_tell, least = False, float("inf")
         for user, of in list(self._users.items()):
             is_used = of.open or of.share or of.waiting
-            if user in dirty or (is_used and now - of.asked_at >= self.interval):
+            if user in dirty or (is_used and of.asked_at <= least):
                 of.asked_at = now
                 yield self._ask(user, of, now)
 
@@ -187,7 +191,7 @@ class UserShares(SilentPart):
         left = max(0, of.limit - of.share - of.elsewhere)
         ahead = min(max(2, of.open // 4), left // len(self._members)) if of.open else 0
         wanted = of.open + of.waiting + ahead
-        if now < self._settled_at:
+        if self._settling.is_on(now):
             wanted = min(wanted, of.share)
         # what is given back is not used any more while the answer is on its way
         of.share = min(of.share, max(wanted, of.open))
@@ -201,7 +205,7 @@ class UserShares(SilentPart):
 
     def _answered(self, user: str, of: _User, question: int, wanted: int, answer: Any) -> None:
         share, elsewhere = answer
-        if time.monotonic() < self._settled_at:  # the others may not have told of theirs yet
+        if self._settling.is_on(time.monotonic()):  # the others may not have told of theirs yet
             share = min(share, of.share)
         else:
             of.answered, of.is_short = question, share < wanted
@@ -209,10 +213,17 @@ class UserShares(SilentPart):
             self._news[user] = share + elsewhere
         of.share, of.elsewhere = max(share, of.open), elsewhere
 
-    def emptied(self, now: float) -> None:
+    def lost(self, now: float) -> None:  # noqa: ARG002
+        """What was on its way may not have arrived."""
+        self._has_to_tell = True
+
+    def emptied(self, now: float) -> None:  # noqa: ARG002
         """Tell the store of all shares again, before any grows."""
-        self._settled_at = now + SETTLING
-        self._dirty.update((user, None) for user, of in self._users.items() if of.share)
+        self._has_to_tell = True
+
+    def is_untold(self) -> bool:
+        """See :class:`gsocks.fleet.parts.Part`."""
+        return self._has_to_tell
 
     def told(self, now: float) -> Any:  # noqa: ARG002
         """The sums of all shares of users."""

@@ -21,8 +21,8 @@ import msgspec
 from gsocks.fleet import scripts
 from gsocks.fleet.members import Members
 from gsocks.fleet.parts import Operation, SilentPart
+from gsocks.fleet.settling import Settling
 from gsocks.fleet.store import Command
-from gsocks.fleet.sync import FleetSync
 from gsocks.lru import LruCache
 
 #: limits of one kind whose shares are remembered
@@ -30,10 +30,6 @@ MAX_KEYS = 100_000
 
 #: limits of one kind that are asked about in one exchange; the others have to wait for the next one
 MAX_ASKED = 2000
-
-#: seconds after a loss of the store in which each process has told it what it has, and none gets
-#: more: who notices it first has the others look
-SETTLING = 1.0
 
 #: sums that are told in one message
 _MAX_TOLD = 1000
@@ -124,15 +120,21 @@ class LimitShares(SilentPart):
     patience = 0.5
 
     def __init__(
-        self, limited: Limited, members: Members, key: Callable[[str], str], *, is_closed: bool
+        self,
+        limited: Limited,
+        members: Members,
+        settling: Settling,
+        key: Callable[[str], str],
+        *,
+        is_closed: bool,
     ) -> None:
         self.name = f"shares:{limited.name}"
         self._limited = limited
         self._members = members
+        self._settling = settling
         self._key = key
         self._is_closed = is_closed
         self._is_alone = False
-        self._settled_at = float("-inf")
         #: those that were asked about least recently first
         self._keys: LruCache[str, _Key] = LruCache(MAX_KEYS)
         #: to be asked about at once, and again after a time
@@ -170,7 +172,7 @@ class LimitShares(SilentPart):
             self._keys.discard(key)
             self._limited.forget(key, of.elsewhere)
             return Operation(self._command(key, 0, 0, 1), partial(self._given_up, key))
-        is_settling = now < self._settled_at
+        is_settling = self._settling.is_on(now)
         if of is None:
             if is_settling:  # meanwhile it has what needs no asking
                 self._short[key] = None
@@ -196,7 +198,7 @@ class LimitShares(SilentPart):
 
     def _answered(self, key: str, of: _Key, use: Use, answer: Any) -> None:
         share, part, elsewhere, wanted = answer
-        is_settling = time.monotonic() < self._settled_at
+        is_settling = self._settling.is_on(time.monotonic())
         if is_settling:
             part = min(part, of.part)
         is_short = part < use.wanted
@@ -228,12 +230,14 @@ class LimitShares(SilentPart):
             self._is_alone = True
             self._limited.alone(is_closed=self._is_closed)
 
-    def emptied(self, now: float) -> None:
+    def emptied(self, now: float) -> None:  # noqa: ARG002
         """Tell the store of all shares again, before any grows; of very many some at a time."""
-        rounds = len(self._keys) / MAX_ASKED
-        self._settled_at = now + SETTLING + rounds * FleetSync.interval
         for of in self._keys.values():
             of.asked_at = float("-inf")
+
+    def is_untold(self) -> bool:
+        oldest = self._keys.oldest()
+        return oldest is not None and oldest[1].asked_at == float("-inf")
 
     def told(self, now: float) -> Any:  # noqa: ARG002
         """The sums of all shares of limits, and of what all processes want."""

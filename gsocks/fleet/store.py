@@ -36,7 +36,7 @@ except ImportError:
 LAYOUT = 1
 
 #: seconds for a connect, and for an answer
-TIMEOUT = 1.25
+TIMEOUT = 1.0
 
 #: bytes of a password file
 _MAX_PASSWORD = 4096

@@ -34,6 +34,7 @@ from gsocks.fleet.log import log
 from gsocks.fleet.members import MAX_MEMBERS, Members
 from gsocks.fleet.messages import MAX_VALUE, News, Told, decode, encode
 from gsocks.fleet.parts import Part
+from gsocks.fleet.settling import Settling
 from gsocks.fleet.store import Command, Store
 from gsocks.lru import LruCache
 from gsocks.rotation.state_clock import Clock
@@ -85,9 +86,9 @@ class FleetSync:
     #: seconds without an own message, after which listening begins anew; the channel may be dead
     deaf = 5.0
     #: seconds until a store that does not answer is tried again, and between two attempts at
-    #: least.  The longest pause and the store's timeout, which an attempt takes that began just
-    #: before it was back, are less than two seconds together
-    backoff = Backoff(0.2, 0.5, jitter=(0.7, 1.0))
+    #: least.  The longest pause, the store's timeout, which an attempt takes that began just
+    #: before it was back, and its settling are less than two seconds together
+    backoff = Backoff(0.2, 0.3, jitter=(0.7, 1.0))
     least_pause = 0.1
     #: seconds after which a store that has not answered yet is not waited for
     prompt = 0.5
@@ -129,6 +130,9 @@ class FleetSync:
         self._lost_at = float("-inf")
         self._greenlets: list[gevent.Greenlet[..., None]] = []
         self._skewed = False
+        self.settling = Settling(
+            members, lambda: store.key("told"), self._is_untold, self._wake.set
+        )
 
     def __repr__(self) -> str:
         state = "; ".join(self._troubles.values()) or "in touch"
@@ -161,6 +165,7 @@ class FleetSync:
     def start(self) -> None:
         """Read what the others know, and begin.  Blocks for :attr:`patience` at most."""
         self.add(self.members)
+        self.add(self.settling)
         listening = gevent.spawn(self._listen)
         self._synced.wait(self.patience)
         self._greenlets = [listening, gevent.spawn(self._run)]
@@ -200,6 +205,8 @@ class FleetSync:
         failures = 0
         while not self._stopping.is_set():
             wait = self.interval
+            if self.settling.is_on(time.monotonic()):
+                wait = min(wait, self.settling.pause)
             if failures:  # no flood of attempts by those who want an answer
                 wait = max(0.0, self._pause(failures) - self.least_pause)
                 self._stopping.wait(self.least_pause)
@@ -210,6 +217,9 @@ class FleetSync:
             self._gather()
             failures = 0 if self._try_exchange(is_asked=is_asked) else failures + 1
         self._gather()
+
+    def _is_untold(self) -> bool:
+        return any(part.is_untold() for part in self._parts.values())
 
     def _pause(self, failures: int) -> float:
         return self.backoff.delay(failures - 1, self._random)
@@ -298,8 +308,9 @@ class FleetSync:
         self._untold = None
         self._follow_clock()
         if self._mark and answers[-1] != self._mark:
+            found = time.monotonic()
             for part in self._parts.values():
-                part.emptied(now)
+                part.emptied(found)
         answers_to_parts = answers[len(records) : len(records) + len(operations)]
         for operation, answer in zip(operations, answers_to_parts, strict=True):
             if answer is not None:

@@ -403,14 +403,14 @@ class FleetSoak(Soak):
         first.ask("POST", "/v1/sessions/rotate", _named(session))
         eventually(lambda: self._exit_at(first, session) not in (before, None))
         exit_ = self._exit_at(first, session)
-        # each so often that both of its workers are asked
+        # each so often that both of its workers are asked, and of the user's limit no more at a
+        # time than leaves some for its other sessions
         asked = 8 * [first, *others]
+        at_once = self._limit // 2
 
         def is_known() -> bool:
-            return all(
-                found == exit_
-                for found in Pool().imap_unordered(lambda each: self._exit_at(each, session), asked)
-            )
+            found = Pool(at_once).imap_unordered(lambda each: self._exit_at(each, session), asked)
+            return all(each == exit_ for each in found)
 
         eventually(is_known)
         took = time.monotonic() - began
