@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
 
 import gevent
 
 from gsocks.per_hub import PerHub
+
+T = TypeVar("T")
 
 #: seconds of a turn after which what goes on and on has to wait for the next one.  A request of
 #: another client takes half a dozen turns, and a turn's poll 30 us.
@@ -79,6 +83,14 @@ def give_way(at_once: bool = False) -> None:
         # Not sleep(0): the loop would go on with callbacks alone, up to 1000 of them, before it
         # looks at its sockets again.
         gevent.sleep(1e-6)
+
+
+def in_turns(items: Iterable[T], at_once: int = 16) -> Iterator[T]:
+    """The items, of which others wait for no more than ``at_once``; see :func:`give_way`."""
+    left = iter(items)
+    while part := tuple(islice(left, at_once)):
+        yield from part
+        give_way()
 
 
 #: objects that are made at once, from which on no collection looks at them again; it takes some

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import gevent
 import msgspec
@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from gsocks import events as happened
 from gsocks.access.misspelt import ignored_names
 from gsocks.address import Address
-from gsocks.admin import metrics, server
+from gsocks.admin import metrics, server, shapes, snapshot
 from gsocks.admin.commands import Commands
 from gsocks.admin.counters import MAX_OUTCOMES, ConnectionCounters
 from gsocks.admin.history import AskedHistory
@@ -875,6 +875,51 @@ def test_pages_of_exits_miss_none_whatever_changes(desk: Desk) -> None:
     for wrong in ("x", "WzFd", "eA"):
         answer = desk.ask("GET", f"/v1/exits?cursor={wrong}")
         assert (answer.status, answer.said["parameter"]) == (422, "cursor")
+
+
+def test_a_page_of_many_exits_describes_in_full_those_alone_that_it_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    described: list[str] = []
+
+    def seen(member: Any, now: float) -> Any:
+        described.append(member.name)
+        return exit_(member, now)
+
+    exit_ = snapshot.exit_
+    monkeypatch.setattr(snapshot, "exit_", seen)
+    for desk in open_desk(*(direct(f"e{number:03}") for number in range(300))):
+        for sort in get_args(get_type_hints(shapes.ExitQuery)["sort"]):
+            described.clear()
+            page = desk.get(f"/v1/exits?limit=7&sort={sort}&order=desc")
+            assert described == [each["name"] for each in page["items"]]
+            assert (len(described), page["total"]) == (7, 300)
+            assert page["items"][0]["source"] == "config"
+
+
+def test_a_page_is_sorted_by_what_all_workers_know(peers: tuple[Desk, Desk]) -> None:
+    first, second = peers
+    for desk, name in ((first, "a"), (second, "a"), (second, "b"), (second, "b"), (second, "b")):
+        desk.used(ExitSelector(exit=name))
+    for sort in ("connected", "success", "traffic", "connect_seconds", "state", "name"):
+        items = first.get(f"/v1/exits?sort={sort}&order=desc")["items"]
+        assert {each["name"]: each["connected"] for each in items} == {"a": 2, "b": 3}
+        assert sort != "connected" or [each["name"] for each in items] == ["b", "a"]
+
+
+def test_the_exits_of_a_long_page_are_asked_of_other_workers_in_parts(tmp_path: Path) -> None:
+    meeting, names = tmp_path / "1.sock", [f"{number:03}{'ü' * 100}" for number in range(40)]
+    for second in open_desk(*(direct(name) for name in names)):
+        own = AdminServer(listen_at(UnixPath(str(meeting))), WorkerApp(second.commands))
+        own.start()
+        for first in open_desk(*(direct(name) for name in names), others=(meeting,)):
+            for name in names:
+                second.used(ExitSelector(exit=name))
+            items = first.get("/v1/exits")["items"]
+            assert [(each["name"], each["connected"]) for each in items] == [
+                (name, 1) for name in names
+            ]
+        own.stop(0)
 
 
 def test_pages_of_changes_miss_none_even_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import gevent
 import pytest
 from gevent import socket
 
-from gsocks.turns import LONGEST_TURN, MANY_OBJECTS, give_way, without_collection
+from gsocks.turns import LONGEST_TURN, MANY_OBJECTS, give_way, in_turns, without_collection
 from tests.support.waiting import TOO_LONG
 
 pytestmark = pytest.mark.usefixtures("never_hangs")
@@ -114,3 +114,16 @@ def test_what_is_made_at_the_start_is_never_looked_at() -> None:
         assert gc.get_freeze_count() >= begun + len(made)
     finally:
         gc.unfreeze()
+
+
+@leaves_nothing
+def test_what_is_gone_over_in_turns_is_whole_and_lets_others_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gsocks.turns.LONGEST_TURN", 0.0)
+    seen: list[int] = []
+    other = gevent.spawn(lambda: seen.append(-1))
+    seen.extend(in_turns(range(10), at_once=4))
+    assert other.ready()
+    assert seen == [0, 1, 2, 3, -1, 4, 5, 6, 7, 8, 9]
+    assert list(in_turns(())) == []

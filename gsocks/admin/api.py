@@ -20,7 +20,7 @@ from gsocks.admin import shapes, snapshot
 from gsocks.admin.commands import Commands
 from gsocks.admin.control import Control
 from gsocks.admin.event_stream import EventStreams, News
-from gsocks.admin.exit_pages import page_of, unwritten, written
+from gsocks.admin.exit_pages import figures_of, page_of, unwritten, written
 from gsocks.admin.history import AskedHistory
 from gsocks.admin.openapi import document
 from gsocks.admin.peers import Peers
@@ -406,12 +406,21 @@ class Api:
             query.source,
             query.text.lower(),
         )
-        own = self._commands.snapshot(wanted=wanted, domains=False)
-        others = self._peers.snapshots(snapshot.ALL, wanted=wanted, domains=False)
+        brief: Any = {"wanted": wanted, "domains": False, "figures": figures_of(query.sort)}
+        own = self._commands.snapshot(**brief)
+        others = self._peers.snapshots(snapshot.ALL, **brief)
         page = page_of(snapshot.merged([own, *others])["exits"], query)
+        page["items"] = self._in_full(page["items"])
         if query.history:
             self._add_history(page["items"])
         return _json(page)
+
+    def _in_full(self, exits: list[Json]) -> list[Json]:
+        """All that is known of some exits, in the same order."""
+        names = [(each["section"], each["name"]) for each in exits]
+        lists = [self._commands.exits_named(names), *self._peers.exits_named(names)]
+        found = {(each["section"], each["name"]): each for each in snapshot.merged_exits(lists)}
+        return [found[name] for name in names if name in found]
 
     def _add_history(self, exits: list[Json]) -> None:
         """Add the requests of the last hour."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from gsocks.admin import snapshot
@@ -55,6 +55,7 @@ class Commands:
         wanted: WantedExits = EVERY_EXIT,
         *,
         domains: bool = True,
+        figures: Collection[str] | None = None,
     ) -> Json:
         """See :func:`gsocks.admin.snapshot.take`."""
         taken = snapshot.take(
@@ -67,9 +68,14 @@ class Commands:
             wanted,
             self._source_of,
             domains=domains,
+            figures=figures,
         )
         histograms = snapshot.histograms(self._latencies)
         return {**taken, "histograms": histograms, "requests_lost": self.log_lost()}
+
+    def exits_named(self, names: Iterable[tuple[str, str]]) -> list[Json]:
+        """See :func:`gsocks.admin.snapshot.exits_named`."""
+        return snapshot.exits_named(self._exit_groups, names, self._source_of)
 
     def sessions(self, limit: int, wanted: WantedSessions = EVERY_SESSION) -> list[Json]:
         """See :func:`gsocks.admin.snapshot.sessions`."""

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from gsocks.admin.problems import invalid
 from gsocks.admin.shapes import ExitQuery
 from gsocks.admin.snapshot import STATES, Json
-from gsocks.turns import give_way
+from gsocks.turns import in_turns
 
 #: a sort key, the section and the name: the place of an exit in a list
 _Place: TypeAlias = tuple[Any, str, str]
@@ -37,9 +37,24 @@ _KEYS: dict[str, Callable[[Json], Any]] = {
 }
 
 
+#: what the keys are made of, besides the name and the state, by the words of ``sort``
+_FIGURES = {
+    "name": (),
+    "state": (),
+    "success": ("connected", "failed"),
+    "traffic": ("up", "down"),
+}
+
+
+def figures_of(sort: str) -> tuple[str, ...]:
+    """What has to be known of every exit (:data:`gsocks.admin.snapshot.FIGURES`), so sorted."""
+    return _FIGURES.get(sort, (sort,))
+
+
 def page_of(exits: Iterable[Json], query: ExitQuery) -> Json:
     """The page that ``query`` asks for, of the exits that match all but its state.
 
+    Of each exit its section, name and state have to be there, and :func:`figures_of` its sort.
     Raises ApiError.
     """
     key = _KEYS[query.sort]
@@ -49,8 +64,7 @@ def page_of(exits: Iterable[Json], query: ExitQuery) -> Json:
 
     def placed() -> Iterator[tuple[_Place, Json]]:
         nonlocal total
-        for each in exits:
-            give_way()
+        for each in in_turns(exits):
             states[each["state"]] += 1
             if query.state and each["state"] != query.state:
                 continue

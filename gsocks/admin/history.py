@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
-from gsocks.admin.peers import Peers
+from gsocks.admin.peers import Peers, in_parts
 from gsocks.errors import HistoryFailed
 from gsocks.events import EVENTS, MAX_EVENTS, Event
 from gsocks.history.cells import ALL, FAILED, KINDS, REQUESTS, STEPS, Point, add, point, points
@@ -100,11 +100,8 @@ class AskedHistory:
     def _ask_minutes(
         self, kind: str, names: Sequence[str], first: int
     ) -> Iterable[dict[str, list[tuple[int, int, int]]]]:
-        # of a page of exits, in parts that fit into the first line of a request
-        for begin in range(0, len(names), _NAMES_AT_ONCE):
-            some = [("name", name) for name in names[begin : begin + _NAMES_AT_ONCE]]
-            query = urlencode([("kind", kind), ("since", str(first)), *some])
-            yield from self._ask(f"minutes?{query}")
+        for part in in_parts("name", names):
+            yield from self._ask(f"minutes?kind={quote(kind)}&since={first}&{part}")
 
     def totals(self, kind: str, since: float, step: int = 60) -> dict[str, Point]:
         """All series of a kind, each as one point from ``since`` until now: for tables of the worst
@@ -143,10 +140,6 @@ class AskedHistory:
 def _is_kept(kind: str, step: int) -> bool:
     """Whether a file has it."""
     return step in (60, 3600) and kind != "host"
-
-
-#: names of series in one question to another worker
-_NAMES_AT_ONCE = 50
 
 
 def _minutes_of(

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import socket as std_socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -26,6 +27,9 @@ log = logging.getLogger("gsocks.admin")
 #: seconds in which another worker has to answer, for 100,000 exits too; one that is just restarting
 #: is left out
 REQUEST_TIMEOUT = 5.0
+
+#: bytes of what :func:`in_parts` makes; a first line may have 8 KiB
+MAX_QUERY = 6000
 
 
 class PeerResponse(NamedTuple):
@@ -52,6 +56,7 @@ class Peers:
         wanted: WantedExits = EVERY_EXIT,
         *,
         domains: bool = True,
+        figures: Collection[str] | None = None,
     ) -> list[Json]:
         """Those of all workers that answer in time; see :func:`gsocks.admin.snapshot.take`."""
         query = {"which": which}
@@ -59,8 +64,20 @@ class Peers:
             query["most"] = str(most)
         if not domains:
             query["domains"] = "0"
+        if figures is not None:
+            query["figures"] = ",".join(figures)
         query.update((name, text) for name, text in wanted._asdict().items() if text)
         responses = self.ask("GET", f"/own/snapshot?{urlencode(query)}", read=from_lines)
+        return [response.body for response in responses if response.status == HTTPStatus.OK]
+
+    def exits_named(self, names: Iterable[tuple[str, str]]) -> list[list[Json]]:
+        """Those of all workers that answer in time; see :func:`gsocks.admin.snapshot.exits_named`.
+
+        A worker has several lists if there are many names.
+        """
+        wanted = (f"{section}/{name}" for section, name in names)
+        found = (self.ask("GET", f"/own/exits?{part}") for part in in_parts("name", wanted))
+        responses = chain.from_iterable(found)
         return [response.body for response in responses if response.status == HTTPStatus.OK]
 
     def ask(
@@ -74,6 +91,21 @@ class Peers:
         requests = [gevent.spawn(_ask, path, method, target, body, read) for path in self._others]
         gevent.joinall(requests)
         return [each.value for each in requests if each.value is not None]
+
+
+def in_parts(name: str, values: Iterable[str]) -> Iterator[str]:
+    """Queries with these values of a parameter, each of which the first line of a request holds."""
+    part: list[str] = []
+    size = 0
+    for value in values:
+        pair = urlencode({name: value})
+        if part and size + len(pair) >= MAX_QUERY:
+            yield "&".join(part)
+            part, size = [], 0
+        part.append(pair)
+        size += len(pair) + 1
+    if part:
+        yield "&".join(part)
 
 
 def _ask(

@@ -72,8 +72,12 @@ class WorkerApp:
                     int(query["most"]) if "most" in query else None,
                     _wanted_exits(query),
                     domains=query.get("domains") != "0",
+                    figures=_figures(query),
                 )
                 return "application/x-ndjson", snapshot.to_lines(own)
+            case ["own", "exits"]:
+                parts = (each.partition("/") for each in names)
+                return _json(self._commands.exits_named((one, two) for one, _, two in parts))
             case ["own", "sessions"]:
                 texts = {name: query.get(name, "") for name in WantedSessions._fields[:-1]}
                 wanted = WantedSessions(**texts, before=float(query.get("before", "inf")))
@@ -100,8 +104,13 @@ class WorkerApp:
 
 
 def _wanted_exits(query: Mapping[str, str]) -> WantedExits:
-    wanted = WantedExits(*(query.get(name, "") for name in WantedExits._fields))
-    return wanted if any(wanted) else snapshot.EVERY_EXIT
+    return WantedExits(*(query.get(name, "") for name in WantedExits._fields))
+
+
+def _figures(query: Mapping[str, str]) -> list[str] | None:
+    if "figures" not in query:
+        return None
+    return [each for each in query["figures"].split(",") if each in snapshot.FIGURES]
 
 
 def _own_history(counters: Counters, what: str, query: Mapping[str, str], names: list[str]) -> Any:
