@@ -192,9 +192,14 @@ class AdminClient:
         """Change it: ``per_user=4``; what is left out has no limit then."""
         self.request("PUT", f"/v1/quotas/{quote(section, safe='')}", None, quota)
 
-    def rotate(self, session: str, user: str | None = None) -> None:
-        """Move a session to another exit at its next request."""
-        self.request("POST", "/v1/sessions/rotate", None, _given(session=session, user=user))
+    def rotate(self, session: str, user: str | None = None) -> bool:
+        """Move a session to another exit at its next request.
+
+        False: this gateway knows no such session.  Those that share its store were told, since one
+        of them may.
+        """
+        body = _given(session=session, user=user)
+        return bool(self.request("POST", "/v1/sessions/rotate", None, body)["known"])
 
     def reload(self) -> None:
         """Have the config read again."""

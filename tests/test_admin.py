@@ -336,7 +336,8 @@ def test_three_bad_reports_eject_an_exit_for_a_domain(desk: Desk) -> None:
 def test_a_session_is_rotated_now(desk: Desk) -> None:
     selector = ExitSelector(session="cart")
     home = desk.used(selector)
-    assert desk.post("/v1/sessions/rotate", {"session": "cart"}).status == 200
+    answer = desk.post("/v1/sessions/rotate", {"session": "cart"})
+    assert (answer.status, answer.said) == (200, {"done": True, "known": True})
     assert desk.used(selector) != home
 
 

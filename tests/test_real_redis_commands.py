@@ -61,6 +61,21 @@ def gateway(
             yield admin
 
 
+def test_who_rotates_a_session_is_told_whether_the_gateway_knows_it(
+    folder: Path, server: RedisServer
+) -> None:
+    words = ("ctl", "rotate", "cart", "--token-file", folder / "one" / "admin.token", "--admin")
+    with gateway(folder, server, "one", 2) as one, gateway(folder, server, "two"):
+        eventually(lambda: len(one.fleet()["members"]) == 3)
+        told = gsocks(*words, one._url, cwd=folder)
+        assert told.stdout == "cart: not known to this gateway; the others were told\n"
+        told = gsocks(*words, one._url, "--json", cwd=folder)
+        assert json.loads(told.stdout) == {"name": "cart", "done": True, "known": False}
+        assert not told.returncode
+    with gateway(folder, server, "one") as one, pytest.raises(AdminError, match="there is no"):
+        one.rotate("cart")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     gsocks("keygen", tmp_path / "shared.key", cwd=tmp_path)
@@ -97,7 +112,7 @@ def test_every_command_to_one_gateway_reaches_all(folder: Path, server: RedisSer
         eventually(lambda: two.exit("lost-1")["domains"])
         one.unban("lost-1", "shop.example")
         eventually(lambda: not two.exit("lost-1")["domains"])
-        two.rotate("cart")
+        assert not two.rotate("cart")  # it has no such session: the others were told
 
         one.put_exit("paris-1", url="socks5://user:hush-hush@127.0.0.1:10")
         eventually(lambda: _exits(two).get("paris-1", {}).get("source") == "api")

@@ -103,6 +103,7 @@ class Api:
         acts: Any = {"role": Role.OPERATOR}
         of_section: Any = {"query": shapes.OfSection, **acts}
         command: Any = {"handler": self._command, **of_section}
+        of_session: Any = {"handler": self._session_command, **of_section}
         exit_ = "/v1/exits/{name}"
         return [
             Route(get, "/v1/me", "me", "Name and role of the token", self._me, answer=shapes.Me),
@@ -232,7 +233,8 @@ class Api:
                 "rotateSession",
                 "Move a session to another exit at its next request",
                 body=shapes.SessionName,
-                **command,
+                answer=shapes.SessionDone,
+                **of_session,
             ),
             Route(
                 post,
@@ -240,7 +242,8 @@ class Api:
                 "reportSession",
                 "Report whether the exit of a session serves a domain",
                 body=shapes.SessionReport,
-                **command,
+                answer=shapes.SessionDone,
+                **of_session,
             ),
             Route(
                 get,
@@ -662,6 +665,14 @@ class Api:
     # --- commands ---------------------------------------------------------------------------
 
     def _command(self, call: Call) -> Answer:
+        self._execute(call)
+        return _DONE
+
+    def _session_command(self, call: Call) -> Answer:
+        return _json({"done": True, "known": self._execute(call)})
+
+    def _execute(self, call: Call) -> bool:
+        """Whether what the command names is known here; if not, another gateway may know it."""
         self._commands.section(call.query.section)  # none is told of one that does not exist
         others = [each.status for each in self._peers.ask("POST", call.target, call.raw)]
         path = _command_path(call)
@@ -671,13 +682,14 @@ class Api:
             self._commands.execute(path, call.query.section, call.raw)
         except ApiError as error:
             # a session may be known to another worker alone, or to another gateway
-            elsewhere = HTTPStatus.OK in others or (
-                path[0] == "sessions" and self.fleet is not None and self.fleet.has_others
-            )
-            if error.status is not HTTPStatus.NOT_FOUND or not elsewhere:
+            is_known = HTTPStatus.OK in others
+            may_be = path[0] == "sessions" and self.fleet is not None and self.fleet.has_others
+            if error.status is not HTTPStatus.NOT_FOUND or not (is_known or may_be):
                 raise
+        else:
+            is_known = True
         self._soon()
-        return _DONE
+        return is_known
 
     def _soon(self) -> None:
         """Have the other gateways learn at once what has changed."""

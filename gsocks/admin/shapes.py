@@ -368,6 +368,12 @@ class ActionResult(Struct):
     unknown: list[str]
 
 
+class SessionDone(Struct):
+    done: bool
+    #: whether this gateway knows the session; if not, those that share its store were told
+    known: bool
+
+
 class SessionState(Struct):
     section: str
     user: str | None

@@ -182,7 +182,7 @@ def _each(command: Callable[[AdminClient, str, dict[str, Any]], Any]) -> Callabl
                 print(f"gsocks: {_plain(str(error))}", file=sys.stderr)
                 is_well = False
                 continue
-            is_well = is_well and (told is None or told["ok"])
+            is_well = is_well and (told is None or told.get("ok", True))
             done = {"name": name, **(told or {"done": True})}
             print(json.dumps(done) if options.as_json else _plain(f"{name}: {_words(done)}"))
         return is_well
@@ -191,6 +191,8 @@ def _each(command: Callable[[AdminClient, str, dict[str, Any]], Any]) -> Callabl
 
 
 def _words(done: dict[str, Any]) -> str:
+    if not done.get("known", True):
+        return "not known to this gateway; the others were told"
     if "ok" not in done:
         return "done"
     if not done["ok"]:
@@ -208,6 +210,10 @@ def _ban(admin: AdminClient, name: str, given: dict[str, Any]) -> None:
 
 def _unban(admin: AdminClient, name: str, given: dict[str, Any]) -> None:
     admin.unban(name, given.get("domain"), given.get("section"))
+
+
+def _rotate(admin: AdminClient, name: str, given: dict[str, Any]) -> dict[str, Any]:
+    return {"done": True, "known": admin.rotate(name, given.get("user"))}
 
 
 def _reload(admin: AdminClient, options: Ctl) -> None:
@@ -232,7 +238,7 @@ _ACTIONS: dict[str, Callable[[AdminClient, Ctl], bool | None]] = {
         lambda admin, name, given: admin.put_exit(name, given.get("section"), url=given["url"])
     ),
     "delete": _each(lambda admin, name, given: admin.delete_exit(name, given.get("section"))),
-    "rotate": _each(lambda admin, name, given: admin.rotate(name, given.get("user"))),
+    "rotate": _each(_rotate),
     "reload": _reload,
 }
 

@@ -200,7 +200,7 @@ async function sessions(view) {
   };
   const rotate = async each => {
     if (!await ask(`Rotate ${each.session}?`, `It leaves ${each.exit} at its next request.`, [], "Rotate")) return;
-    if (await act(() => api("POST", `/v1/sessions/rotate?section=${enc(each.section)}`, {session: each.session, ...(each.user ? {user: each.user} : {})}), `${each.session} moves at its next request`)) again(view);
+    if (await act(() => api("POST", `/v1/sessions/rotate?section=${enc(each.section)}`, {session: each.session, ...(each.user ? {user: each.user} : {})}), told => told.known ? `${each.session} moves at its next request` : `this gateway knows no ${each.session} any more; the others were told`)) again(view);
   };
   const side = h("div");
   place.append(title("Sessions"), filters([["text", "Text"], ["user", "User"], ["exit", "Exit"]], query, "sessions"), table("Sessions", [
