@@ -5,6 +5,10 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +17,13 @@ from tests.support import needs
 from tests.support.network import private_network
 from tests.support.ports import free_port
 from tests.support.program import Program, gsocks, web_server
+from tests.support.waiting import TOO_LONG
 
-#: requests and connections that fall into the upgrade
+#: clients that ask one request after another during the upgrade
 CLIENTS = 4
+
+#: clients that have connected and said nothing, before the new one is there and after
+SILENT = 30
 
 
 def config(folder: Path, workers: int) -> Path:
@@ -26,20 +34,29 @@ def config(folder: Path, workers: int) -> Path:
     return path
 
 
-def request(port: int, web: int) -> bytes:
-    """The answer to one request by a connection of its own."""
-    with socket.create_connection(("127.0.0.1", port), 20) as sock:
-        target = f"http://127.0.0.1:{web}/text/hello"
-        sock.sendall(f"GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
-        answer = b""
-        while data := sock.recv(65536):
-            answer += data
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), TOO_LONG)
+
+
+def ask(sock: socket.socket, web: int) -> bytes:
+    """The answer to one request, to its end."""
+    target = f"http://127.0.0.1:{web}/text/hello"
+    sock.sendall(f"GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+    answer = b""
+    while data := sock.recv(65536):
+        answer += data
     return answer
 
 
-def answer_or_error(port: int, web: int) -> bytes:
+def request(port: int, web: int) -> bytes:
+    """The answer to one request by a connection of its own."""
+    with connect(port) as sock:
+        return ask(sock, web)
+
+
+def answer_or_error(of: Callable[[], bytes]) -> bytes:
     try:
-        return request(port, web)
+        return of()
     except OSError as error:
         return repr(error).encode()
 
@@ -65,13 +82,13 @@ def test_no_connection_is_lost_while_another_one_takes_its_place(
         answers: list[bytes] = []
         over = threading.Event()
 
-        def ask(port: int) -> None:
+        def ask_on(port: int) -> None:
             while not over.is_set():
-                answers.append(answer_or_error(port, web))
+                answers.append(answer_or_error(partial(request, port, web)))
 
         with Program("-c", path) as old:
             port = old.port()
-            clients = [threading.Thread(target=ask, args=(port,)) for _ in range(CLIENTS)]
+            clients = [threading.Thread(target=ask_on, args=(port,)) for _ in range(CLIENTS)]
             for client in clients:
                 client.start()
             with Program("-c", path, "--beside") as new:
@@ -85,3 +102,38 @@ def test_no_connection_is_lost_while_another_one_takes_its_place(
                 for client in clients:
                     client.join()
         assert not [each for each in answers if not each.endswith(b"hello")]
+
+
+def listening(port: int) -> int:
+    """How many sockets of this thread's network listen there."""
+    lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
+    found = [line.split() for line in lines]
+    return sum(each[1].endswith(f":{port:04X}") and each[3] == "0A" for each in found)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_clients_that_have_said_nothing_when_the_old_one_is_told_to_end_are_all_served(
+    workers: int, tmp_path: Path
+) -> None:
+    needs.root()
+    with private_network(), web_server() as web, ExitStack() as stack:
+        Path("/proc/sys/net/ipv4/tcp_migrate_req").write_text("1")
+        path = config(tmp_path, workers)
+        with Program("-c", path) as old:
+            port = old.port()
+            early = [stack.enter_context(connect(port)) for _ in range(SILENT)]
+            with Program("-c", path, "--beside") as new:
+                new.wait_for("local: listening", workers)
+                # of these each may be the one's or the other's
+                both = [stack.enter_context(connect(port)) for _ in range(SILENT)]
+                old.signal(signal.SIGTERM)
+                old.wait_for("shutting down, draining", workers)
+                while_it_closes = []
+                while listening(port) > workers:
+                    while_it_closes.append(stack.enter_context(connect(port)))
+                    time.sleep(0.01)  # as clients come, one after another
+                silent = [*early, *both, *while_it_closes]
+                answers = [answer_or_error(partial(ask, sock, web)) for sock in silent]
+                assert old.end() == 0
+        assert not [each for each in answers if not each.endswith(b"hello")]
+        assert len(answers) > 2 * SILENT
