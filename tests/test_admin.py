@@ -821,6 +821,18 @@ def test_a_session_that_is_not_ours_or_has_ended_is_none(desk: Desk) -> None:
     assert sessions.check(value) is None
 
 
+def test_a_browser_asks_who_has_signed_in_while_it_loads_the_script(desk: Desk) -> None:
+    cookie = signed_in(desk)
+    link = browser(desk, "GET", "/", Cookie=cookie).fields["Link"]
+    assert re.findall("<(.*?)>; rel=preload; as=fetch; crossorigin", link) == [
+        "/v1/me",
+        "/v1/status",
+    ]
+    assert "Link" not in browser(desk, "GET", "/web/app.js", Cookie=cookie).fields
+    assert "Link" not in browser(desk, "GET", "/").fields  # each would be refused
+    assert "Link" not in browser(desk, "GET", "/", Cookie=f"{cookie}x").fields
+
+
 def test_pages_may_load_nothing_from_elsewhere(desk: Desk) -> None:
     answer = browser(desk, "GET", "/")
     policy = answer.fields["Content-Security-Policy"]

@@ -273,6 +273,18 @@ def test_a_view_that_is_slow_to_come_does_not_stand_for_the_next_one(
     dashboard.sign_out()
 
 
+def test_numbers_and_times_are_written_out(dashboard: Dashboard) -> None:
+    page = dashboard.page
+    page.goto(dashboard.at)
+    told = page.evaluate("""import("/web/dom.js").then(({count, clock, moment}) => {
+      const at = new Date(2026, 2, 4, 5, 6, 7).getTime() / 1000;
+      const numbers = [0, 999, 1000, 1234567, -1000].map(count);
+      return [numbers, clock(at), clock(at, false), moment(at)];
+    })""")
+    numbers = ["0", "999", "1,000", "1,234,567", "-1,000"]
+    assert told == [numbers, "05:06:07", "05:06", "2026-03-04 05:06:07"]
+
+
 def with_markup(route: Any) -> None:
     """Passes on an answer with markup in place of each text."""
     answer = route.fetch()

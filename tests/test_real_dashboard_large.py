@@ -52,6 +52,8 @@ def first_view(browser: Any, at: str, view: str, cookies: Any) -> dict[str, floa
     page.wait_for_selector(f"body[data-shown={view}]")
     took = page.evaluate("window.shownAt")
     sizes = [request.sizes() for request in loaded]
+    asked = [request.url for request in loaded]
+    assert len(asked) == len(set(asked)), asked
     count = sum(each["responseHeadersSize"] + each["responseBodySize"] for each in sizes)
     assert len(sizes) > 6  # the page, its parts, and what it asks the API
     context.close()

@@ -25,7 +25,7 @@ from gsocks.address import ip_of
 from gsocks.admin.api import Api
 from gsocks.admin.guesses import Guesses
 from gsocks.admin.health import PATHS, Readiness, respond
-from gsocks.admin.pages import FIELDS, Page, Pages
+from gsocks.admin.pages import FIELDS, PRELOAD, Page, Pages
 from gsocks.admin.peers import Peers
 from gsocks.admin.problems import PROBLEM, ApiError
 from gsocks.admin.routes import JSON, MAX_BODY, Answer, Call, Role, Routes, read_body, read_query
@@ -200,6 +200,8 @@ class App:
         session = _cookie(environ)
         if session is not None and self.sessions.check(session) is not None:
             environ[AUTHENTICATED]()
+            if page.is_document:
+                fields.append(PRELOAD)
         else:
             fields.append(_CLOSE)  # a stranger has one request
         fields.append(("ETag", page.tag))

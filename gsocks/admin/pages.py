@@ -34,6 +34,12 @@ FIELDS = [
     ("Cache-Control", "no-cache"),
 ]
 
+#: of the page itself for who has signed in: what its script asks for first, while that is loading
+PRELOAD = (
+    "Link",
+    ", ".join(f"<{each}>; rel=preload; as=fetch; crossorigin" for each in ("/v1/me", "/v1/status")),
+)
+
 _KINDS = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -49,6 +55,11 @@ class Page(NamedTuple):
     kind: str
     #: differs when the file does
     tag: str
+
+    @property
+    def is_document(self) -> bool:
+        """Whether it is what a browser shows, and not what that loads."""
+        return self.kind == _KINDS[".html"]
 
 
 class Pages:

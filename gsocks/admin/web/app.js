@@ -33,12 +33,14 @@ $("out").addEventListener("click", async () => {
   signedOut();
 });
 
+const live = told => { $("live").textContent = `${told.workers} worker${told.workers === 1 ? "" : "s"}, v${told.version}`; };
+
 function follow() {
   source?.close();
   source = new EventSource("/v1/events");
   source.addEventListener("status", event => {
     const told = JSON.parse(event.data);
-    $("live").textContent = `${told.workers} worker${told.workers === 1 ? "" : "s"}, v${told.version}`;
+    live(told);
     current?.status?.(told);
   });
   source.addEventListener("change", event => current?.change?.(JSON.parse(event.data)));
@@ -48,17 +50,31 @@ function follow() {
   };
 }
 
-async function show() {
+function navigate(fleet) {
+  $("nav").replaceChildren(...Object.values(VIEWS).filter(each => fleet || each.name !== "fleet").map(each => {
+    const link = h("a", {href: `#/${each.name}`}, each.title);
+    link.dataset.name = each.name;
+    return link;
+  }));
+  mark();
+}
+
+function mark() {
+  for (const each of $("nav").children) each.dataset.name === current?.name ? each.setAttribute("aria-current", "page") : each.removeAttribute("aria-current");
+}
+
+// status: what was asked already, if it was
+async function show(status) {
   if (!me) return;
   const [name, text] = location.hash.replace(/^#\/?/, "").split("?");
   const view = VIEWS[name] ?? VIEWS.overview;
-  for (const each of $("nav").children) each.dataset.name === view.name ? each.setAttribute("aria-current", "page") : each.removeAttribute("aria-current");
   document.title = `${view.title} – gsocks`;
   current?.close?.();
   const place = h("div");
   $("view").replaceChildren(place);
-  const shown = {place, me, name: view.name, query: Object.fromEntries(new URLSearchParams(text ?? ""))};
+  const shown = {place, me, asked: status, name: view.name, query: Object.fromEntries(new URLSearchParams(text ?? ""))};
   current = shown;
+  mark();
   try {
     await view.show(shown);
   } catch (error) {
@@ -68,20 +84,24 @@ async function show() {
 }
 
 async function begin() {
+  // Both are on the way since the page came, if the browser was signed in then, and are taken at
+  // once even if it no longer is: else the refusal of the second would be what a sign-in finds.
+  const asked = get("/v1/status"), known = asked.catch(() => null);
   me = await get("/v1/me");
-  const {fleet} = await get("/v1/status");
   $("sign-in").hidden = true;
   $("bar").hidden = false;
   $("who").textContent = `${me.name} (${me.role})`;
-  $("nav").replaceChildren(...Object.values(VIEWS).filter(each => fleet || each.name !== "fleet").map(each => {
-    const link = h("a", {href: `#/${each.name}`}, each.title);
-    link.dataset.name = each.name;
-    return link;
-  }));
-  follow();
-  await show();
+  navigate(false);
+  known.then(told => {
+    if (!told || !me) return;
+    live(told);
+    if (told.fleet) navigate(true);
+  });
+  await show(asked);
+  // once the view is there: the first event costs the gateway what a status does
+  if (me) follow();
 }
 
 window.addEventListener("signed-out", () => me && signedOut());
-window.addEventListener("hashchange", show);
+window.addEventListener("hashchange", () => show());
 begin().catch(error => error.status === 401 ? signedOut() : notice(error.message, true));

@@ -1,4 +1,6 @@
 // Lines over time, as SVG.
+import {clock} from "/web/dom.js";
+
 const NS = "http://www.w3.org/2000/svg";
 function s(tag, attributes, text) {
   const made = document.createElementNS(NS, tag);
@@ -12,6 +14,7 @@ function path(values, width, height, top, left) {
   let text = "", open = false;
   values.forEach((value, at) => {
     if (value === null || value === undefined) { open = false; return; }
+    if (open && value === values[at - 1] && value === values[at + 1]) return;  // within a level line
     text += `${open ? "L" : "M"}${(left + at * step).toFixed(1)} ${(height - value / top * (height - 8)).toFixed(1)}`;
     if (!open && (values[at + 1] === null || values[at + 1] === undefined)) text += "h-3";
     open = true;
@@ -24,7 +27,7 @@ export function chart(label, lines, {since, step, format}) {
   const made = s("svg", {class: "chart", viewBox: `0 0 ${width} 104`, preserveAspectRatio: "none", role: "img", "aria-label": `${label}, at most ${format(top)}`});
   made.append(s("line", {class: "axis", x1: 0, x2: width, y1: height, y2: height}), s("line", {class: "axis", x1: 0, x2: width, y1: 8, y2: 8}));
   [...lines.entries()].reverse().forEach(([at, values]) => made.append(s("path", {class: at ? "two" : "one", d: path(values, width, height, top, 0), "vector-effect": "non-scaling-stroke"})));
-  const at = seconds => new Date(seconds * 1000).toLocaleTimeString("en-GB", {hour: "2-digit", minute: "2-digit"});
+  const at = seconds => clock(seconds, false);
   const ends = since + step * Math.max(0, (lines[0]?.length ?? 1) - 1);
   // beside the drawing, which is stretched
   const foot = document.createElement("div"), shown = document.createElement("div");

@@ -8,8 +8,15 @@ export function h(tag, props, ...children) {
     else if (name in made && name !== "list") made[name] = value;
     else made.setAttribute(name, value);
   }
-  made.append(...children.flat(3).filter(each => each !== null && each !== undefined && each !== false));
+  put(made, children);
   return made;
+}
+
+function put(made, children) {
+  for (const each of children) {
+    if (Array.isArray(each)) put(made, each);
+    else if (each !== null && each !== undefined && each !== false) made.append(each);
+  }
 }
 
 export class Problem extends Error {
@@ -44,7 +51,8 @@ export function notice(text, wrong) {
 }
 
 export const enc = encodeURIComponent;
-export const count = value => value === null || value === undefined ? "–" : Number(value).toLocaleString("en");
+// by hand: the browser's formats of numbers and times take it longer than all else of a table
+export const count = value => value === null || value === undefined ? "–" : String(value).replace(/\B(?=(\d{3})+$)/g, ",");
 export const ms = seconds => seconds === null || seconds === undefined ? "–" : seconds < 10 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`;
 export function bytes(value) {
   if (!value) return "0";
@@ -57,8 +65,15 @@ export function span(seconds) {
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
   return seconds < 129600 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} d`;
 }
-export const clock = at => new Date(at * 1000).toLocaleTimeString("en-GB");
-export const moment = at => new Date(at * 1000).toLocaleString("en-GB");
+const two = value => String(value).padStart(2, "0");
+export function clock(at, seconds = true) {
+  const of = new Date(at * 1000);
+  return `${two(of.getHours())}:${two(of.getMinutes())}${seconds ? `:${two(of.getSeconds())}` : ""}`;
+}
+export function moment(at) {
+  const of = new Date(at * 1000);
+  return `${of.getFullYear()}-${two(of.getMonth() + 1)}-${two(of.getDate())} ${clock(at)}`;
+}
 export const percent = (part, whole) => whole ? `${(100 * part / whole).toFixed(part === whole ? 0 : 1)} %` : "–";
 
 const KINDS = {ok: "good", degraded: "warn", probation: "warn", ejected: "bad", down: "bad", banned: "hold", spent: "hold", draining: "hold"};

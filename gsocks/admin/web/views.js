@@ -78,7 +78,8 @@ async function overview(view) {
     lists.replaceChildren(list("Worst exits", "exit", exits), list("Worst destinations", "host", hosts), list("Top users", "user", users),
       card("What changed lately", table("What changed lately", [["When", each => clock(each.time)], ["Kind", each => each.kind], ["", happened, wide]], changes.items)));
   };
-  await Promise.all([draw(), told(), get("/v1/status").then(each => view.status({time: Date.now() / 1000, ...each}))]);
+  // without a time, as the browser's clock is not the gateway's
+  await Promise.all([draw(), told(), (view.asked ?? get("/v1/status")).then(view.status)]);
   const timer = setInterval(() => { draw().catch(() => null); told().catch(() => null); }, 10000);
   view.close = () => clearInterval(timer);
 }
