@@ -898,6 +898,15 @@ def test_a_port_that_is_too_high_is_named() -> None:
             "server.listen: duplicate address 127.0.0.1:1: local listens there",
         ),
         (
+            "local: {listen: 127.0.0.1:1}\nadmin: {listen: 127.0.0.1:1}",
+            "admin.listen: duplicate address 127.0.0.1:1: local listens there",
+        ),
+        (
+            "local: {listen: 127.0.0.1:1}\nadmin: {listen: 127.0.0.1:2}\n"
+            "health: {listen: [127.0.0.1:3, 127.0.0.1:2]}",
+            "health.listen: duplicate address 127.0.0.1:2: admin listens there",
+        ),
+        (
             "exits: [direct]",
             "exits: not a key of this section"
             " (only of local, server, forwards, redirect or dns_listener)",

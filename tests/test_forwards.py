@@ -817,6 +817,10 @@ def test_a_mistake_in_a_forward_is_named_by_its_place(entry: str, message: str) 
             "forwards: duplicate address 127.0.0.1:1: local listens there",
         ),
         (
+            "admin: {listen: 127.0.0.1:1}\nforwards: [{listen: 127.0.0.1:1, to: a:1}]",
+            "forwards: duplicate address 127.0.0.1:1: admin listens there",
+        ),
+        (
             "forwards: {routes: [{listen: 127.0.0.1:1, to: a:1}], users: {}}",
             "forwards.users: not a key of this section (only of local)",
         ),

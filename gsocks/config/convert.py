@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, get_args, get_origin
@@ -436,22 +436,16 @@ def _check_addresses(config: Config) -> None:
 
     SO_REUSEPORT would let both have it, and a client would reach either listener by chance.
     """
-    local, server, forwards = config.local, config.server, config.forwards
-    of_local = local.addresses if local is not None else ()
-    for address in server.addresses if server is not None else ():
-        if address in of_local and not _is_any_port(address):
-            raise Mistake(f"duplicate address {address}: local listens there", ".server.listen")
-    others = {"local": of_local, "server": server.addresses if server is not None else ()}
-    for own, section in sharing_sections(config):
-        if isinstance(section, Forwards):
-            continue
-        for address in section.addresses:
-            for name, addresses in others.items():
-                if address in addresses and not _is_any_port(address):
+    others: dict[str, Collection[Endpoint]] = {}
+    for own, addresses in _listening(config):
+        for name, taken in others.items():
+            for address in addresses:
+                if address in taken and not _is_any_port(address):
                     raise Mistake(
                         f"duplicate address {address}: {name} listens there", f".{own}.listen"
                     )
-        others[own] = section.addresses
+        others[own] = addresses
+    forwards = config.forwards
     for leg in forwards.legs if forwards is not None else ():
         for name, addresses in others.items():
             is_beside = leg.route.udp and name != "dns_listener"
@@ -459,6 +453,19 @@ def _check_addresses(config: Config) -> None:
                 raise Mistake(
                     f"duplicate address {leg.listen}: {name} listens there", ".forwards.routes"
                 )
+
+
+def _listening(config: Config) -> Iterator[tuple[str, Collection[Endpoint]]]:
+    """Name and addresses of each section that listens, without the forwards."""
+    for name, section in (("local", config.local), ("server", config.server)):
+        if section is not None:
+            yield name, section.addresses
+    for name, sharing in sharing_sections(config):
+        if not isinstance(sharing, Forwards):
+            yield name, sharing.addresses
+    for name, plain in (("admin", config.admin), ("health", config.health)):
+        if plain is not None:
+            yield name, plain.listen
 
 
 def _check_open_inbound(local: Local) -> None:
