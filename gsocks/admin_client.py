@@ -73,7 +73,7 @@ class AdminClient:
                 raw = response.read()
         except (OSError, HTTPException) as error:
             self.close()
-            raise AdminError(f"{self._url}: {error}") from None
+            raise AdminError(f"{self._url}: {_words(error)}") from None
         return _read(raw, response.status)
 
     def pages(self, path: str, **query: Any) -> Iterator[Json]:
@@ -132,7 +132,7 @@ class AdminClient:
                 elif name == "data":
                     yield kind, json.loads(text)
         except (OSError, HTTPException, ValueError) as error:
-            raise AdminError(f"{self._url}: {error}") from None
+            raise AdminError(f"{self._url}: {_words(error)}") from None
         finally:
             self.close()
 
@@ -229,8 +229,16 @@ class AdminClient:
                 self.close()
                 # one that was kept may have been closed meanwhile
                 if is_last or is_new or method != "GET":
-                    raise AdminError(f"{self._url}: {error}") from None
+                    raise AdminError(f"{self._url}: {_words(error)}") from None
         raise AdminError(f"{self._url}: not reached")
+
+
+def _words(error: Exception) -> str:
+    """What went wrong, and what that mostly means."""
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
+        return f"{words} (nothing listens there: is gsocks running?)"
+    return words
 
 
 def check_url(url: str) -> None:

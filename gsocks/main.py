@@ -65,7 +65,7 @@ An encrypted SOCKS5 tunnel with a pool of ready connections, and a rotating prox
 _EXAMPLE = """\
 To try it on one machine, with nothing to edit:
 
-  gsocks -c config.example.yaml
+  gsocks init && gsocks -c config.yaml
   curl --socks5-hostname 127.0.0.1:1080 https://example.com/
 
 Signals: SIGTERM drains open connections, then exits (a second one closes them), SIGINT closes them

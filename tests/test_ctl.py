@@ -141,3 +141,14 @@ def test_a_mistake_in_what_is_needed_is_the_one_that_is_told(
     assert main(["ctl", "exits", "-c", str(path)]) == MISTAKE
     said = "admin.listen: port 99999 is not between 0 and 65535"
     assert capsys.readouterr().err == f"gsocks: {path}: {said}\n"
+
+
+def test_an_admin_that_is_not_there_is_told_without_numbers(
+    ctl: Callable[..., int], desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.server.stop(0)
+    assert ctl("exits") == 1
+    assert capsys.readouterr().err == (
+        f"gsocks: http://{desk.server.bound}: Connection refused"
+        " (nothing listens there: is gsocks running?)\n"
+    )

@@ -13,6 +13,7 @@ from gsocks.cli.one_line import OneLine, loaded
 from gsocks.exits import clock_probe
 from gsocks.exits.clock_probe import offsets
 from gsocks.replay import ReplayGuard
+from tests.support.name_server import name_server
 
 pytestmark = pytest.mark.usefixtures("own_log", "never_hangs")
 
@@ -112,3 +113,13 @@ def test_without_a_config_the_machine_is_looked_at(capfd: pytest.CaptureFixture[
         doctor(None, None, timeout=1.0)
     printed = capfd.readouterr().out
     assert all(f" {what}: " in printed for what in ("descriptors", "somaxconn", "clock", "dns"))
+
+
+def test_a_name_that_is_not_found_is_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with name_server() as names:
+        wanted = ["listen=127.0.0.1:0", f"dns.servers=[127.0.0.1:{names.port}]"]
+        exit_ = "socks5://nowhere.test:1080"
+        settings = loaded(OneLine(section="local", exits=[exit_], settings=wanted))
+        doctor(None, settings, timeout=1.0)
+    printed = capfd.readouterr().out
+    assert "FAIL dns: nowhere.test: there is no such name, or it has no address\n" in printed

@@ -77,3 +77,21 @@ def test_a_shell_gets_its_completions(shell: str, capsys: pytest.CaptureFixture[
     assert main(["completion", shell]) == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("doctor", "key-file", "print-config"))
+
+
+def test_an_example_that_is_written_names_itself_and_nothing_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "mine.yaml"
+    assert main(["init", "-o", str(path)]) == 0
+    written = path.read_text()
+    assert f"gsocks -c {path}\n" in written
+    assert "config.example.yaml" not in written
+    assert "schema" not in written
+
+
+def test_the_help_names_no_file_that_only_the_repository_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["help"]) == 0
+    assert "config.example.yaml" not in capsys.readouterr().out

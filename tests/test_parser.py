@@ -18,6 +18,15 @@ KEY = Key(bytes(range(32))).text()
         ("--frobnicate", "gsocks: --frobnicate is no option (gsocks --help)"),
         ("forward", "gsocks forward: missing: [ADDRESS:]PORT:HOST:PORT (gsocks forward --help)"),
         (
+            "completion",
+            "gsocks completion: missing: shell (bash, zsh, fish) (gsocks completion --help)",
+        ),
+        (
+            "ctl",
+            "gsocks ctl: missing: action (exits, sessions, users, fleet, changes, events, ban, "
+            "unban, drain, undrain, check, put, delete, rotate, reload) (gsocks ctl --help)",
+        ),
+        (
             "local --rotat x",
             "gsocks local: --rotat is no option (did you mean --rotate?) (gsocks local --help)",
         ),

@@ -180,8 +180,15 @@ def _name(resolver: Resolver, host: str) -> Found:
     try:
         addresses = resolver.look_up(host)
     except GsocksError as error:
-        return Found("FAIL" if host != _SOME_NAME else "warn", "dns", f"{host}: {error}")
+        return Found(
+            "FAIL" if host != _SOME_NAME else "warn", "dns", f"{host}: {_without(host, error)}"
+        )
     return Found("ok", "dns", f"{host} is {', '.join(map(str, addresses[:3]))}")
+
+
+def _without(host: str, error: GsocksError) -> str:
+    """Its words, without the name that most of them begin with."""
+    return str(error).removeprefix(f"{host}: ")
 
 
 def _exit(

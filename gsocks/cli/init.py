@@ -17,6 +17,11 @@ KINDS = {
 }
 
 
+#: where the repository has the one and its schema: neither is beside what is written
+_OF_REPOSITORY = "# yaml-language-server: $schema=docs/config.schema.json\n#\n"
+_EXAMPLE = "config.example.yaml"
+
+
 def template(kind: str) -> str:
     """The commented config of that kind."""
     return (files("gsocks.cli") / "templates" / f"{kind}.yaml").read_text("utf-8")
@@ -28,7 +33,8 @@ def init(kind: str, output: Path | None) -> int:
     Raises ConfigError.
     """
     path = Path(KINDS[kind]) if output is None else output
-    text = template(kind)
+    text = template(kind).removeprefix(_OF_REPOSITORY)
+    text = text.replace(_EXAMPLE, KINDS[kind] if path == Path("-") else str(path))
     if path == Path("-"):
         sys.stdout.write(text)
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from gsocks.errors import ConfigError
@@ -52,6 +52,18 @@ class Parser(argparse.ArgumentParser):
         action: Any = self._option_string_actions.get(option)
         return str(action.metavar or "") if action is not None else ""
 
+    def needed(self, names: Iterable[str]) -> Iterator[str]:
+        """Of arguments, those that can't be left out, with the words that are known for each.
+
+        argparse has those of which there may be none among the missing ones, too, before 3.12.
+        """
+        found = {str(each.metavar or each.dest): each for each in self._get_positional_actions()}
+        for name in names:
+            action = found.get(name)
+            if action is None or action.nargs != "*":
+                known = action.choices if action is not None else None
+                yield f"{name} ({', '.join(map(str, known))})" if known else name
+
     def _command(self, name: str | None) -> Parser:
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction) and name in action.choices:
@@ -68,7 +80,7 @@ def _reworded(message: str, parser: Parser) -> str:
             return f"{shown(given)} is no command{did_you_mean(given, known)}"
         return f"{found[1]}: {shown(given)} is none of {', '.join(known)}"
     if found := _MISSING.fullmatch(message):
-        return f"missing: {found[1]}"
+        return f"missing: {', '.join(parser.needed(found[1].split(', ')))}"
     if found := _NO_VALUE.fullmatch(message):
         return f"{found[1]} needs a value {parser.metavar_of(found[1])}".rstrip()
     return message.replace("\n", " ")
