@@ -56,7 +56,7 @@ def told(found: ExitList) -> tuple[list[object], object, int]:
 
 def without_straight_way(raw: bytes, read_with: ListOptions) -> ExitList:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(StraightLines, "parse", lambda _, line: None)
+        patched.setattr(StraightLines, "read", lambda _, line: None)
         return read_list(raw, read_with)
 
 

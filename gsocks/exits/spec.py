@@ -409,10 +409,15 @@ class ExitSpec:
     @property
     def any_country(self) -> bool:
         """Whether it serves every country: the selected one is passed on to it."""
+        if not self._may_be_template:
+            return False
+        return any(credentials.passes_country(text or "") for text in (self.user, self.password))
+
+    @property
+    def _may_be_template(self) -> bool:
+        """Whether a place may stand in its credentials, as in those of few exits."""
         user, password = self.user, self.password
-        return (user is not None and credentials.passes_country(user)) or (
-            password is not None and credentials.passes_country(password)
-        )
+        return (user is not None and "{" in user) or (password is not None and "{" in password)
 
     @property
     def passes_session(self) -> bool:
@@ -422,8 +427,11 @@ class ExitSpec:
         """
         if self.source is not None and self.source.num_addresses > 1:
             return True
-        own = credentials.passes_session((self.user or "") + (self.password or ""))
-        return own or (self.via is not None and self.via.passes_session)
+        if self._may_be_template and credentials.passes_session(
+            (self.user or "") + (self.password or "")
+        ):
+            return True
+        return self.via is not None and self.via.passes_session
 
     @property
     def expects_session(self) -> bool:

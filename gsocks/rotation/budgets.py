@@ -10,7 +10,7 @@ from typing import Protocol
 
 import gevent
 
-from gsocks.rotation.roster import Changes, Member, Roster
+from gsocks.rotation.roster import STEPS, Changes, Member, Roster
 from gsocks.rotation.state_clock import Clock
 from gsocks.turns import give_way
 from gsocks.units import format_duration, format_size
@@ -67,9 +67,10 @@ class Budgets:
                 count = self._totals.pop((member.name, period), None)
                 if count is not None:
                     self.total(member.name, period, count, clock)
-        for member in self._roster:
+        for number, member in enumerate(self._roster):
             self._judge(member, clock)
-            give_way()
+            if not number % STEPS:
+                give_way()
 
     # --- connections ------------------------------------------------------------------------
 

@@ -193,7 +193,7 @@ def _offer(entry: SomeExit, deps: ExitDeps, known: Mapping[object, Exit]) -> Off
     if isinstance(entry, ExitSpec):
         # by position: keywords take a dictionary and a call more for each of 100,000 exits
         return Offer(
-            known.get(entry) or make_exit(entry, deps),
+            (known.get(entry) if known else None) or make_exit(entry, deps),
             entry.weight,
             entry.max_connections,
             entry.requests_per_minute,

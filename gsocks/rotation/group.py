@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from random import Random
 from typing import Any, Protocol
@@ -187,12 +187,12 @@ class ExitGroup:
         Exits that stay keep their state and their sessions.  Raises ConfigError, and changes
         nothing, if there are no exits.
         """
-        offers = _offers(exits)
-        if not offers:
+        given = list(exits)
+        if not given:
             raise ConfigError("no exits: at least one is needed")
         with self._updating:  # which gives way to others
             self.own_listeners.exits_changed()
-            changes = self.roster.update(offers)
+            changes = self.roster.update(_offers(given))
             self.budgets.update(changes)
             is_used = self._inbounds > 0
             for member in changes.removed:
@@ -583,5 +583,6 @@ def _judged(request: Request) -> Address:
     return request.dest
 
 
-def _offers(exits: Iterable[Exit | Offer]) -> list[Offer]:
-    return [each if isinstance(each, Offer) else Offer(each) for each in exits]
+def _offers(exits: Iterable[Exit | Offer]) -> Iterator[Offer]:
+    """One by one, since all of a long list would hold the loop."""
+    return (each if isinstance(each, Offer) else Offer(each) for each in exits)

@@ -13,7 +13,7 @@ address in its canonical form, and words of characters that mean nothing in any 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TypeAlias
 
 from gsocks.exits.spec import ExitSpec
 
@@ -32,55 +32,44 @@ _LINE = re.compile(
 _MOST_SHAPES = 4096
 
 
-class Shape(NamedTuple):
-    """What lines have in common that differ in their places and credentials alone."""
-
-    scheme: str | None
-    options: str
-    has_login: bool
-
-
-class StraightLine(NamedTuple):
-    """A line that was taken apart."""
-
-    shape: Shape
-    host: str
-    port: int
-    user: str | None
-    password: str | None
+#: what lines have in common that differ in their places and credentials alone: their scheme, their
+#: options, and whether they have credentials
+_Shape: TypeAlias = tuple["str | None", str, bool]
 
 
 class StraightLines:
     """The lines of one list, all of which are read with the same options."""
 
     def __init__(self) -> None:
-        self._specs: dict[Shape, ExitSpec] = {}
+        self._specs: dict[_Shape, ExitSpec] = {}
         #: an object for each port, which all exits share
         self._ports: dict[str, int] = {}
 
-    def parse(self, line: str) -> StraightLine | None:
-        """The parts of a line; None if another parser has to read it."""
+    def read(self, line: str) -> ExitSpec | None:
+        """The exit of a line; None if another parser has to read it."""
         found = _LINE.fullmatch(line)
         if found is None:
             return None
         scheme, user, password, host, digits, last_user, last_password, options = found.groups()
+        if last_user is not None:
+            if user is not None:
+                return None
+            user, password = last_user, last_password
+        known = self._specs.get((scheme, options, user is not None))
+        if known is None:
+            return None
         port = self._ports.get(digits)
         if port is None:
             port = self._ports[digits] = int(digits)
         if port > 0xFFFF:
             return None
-        if last_user is not None:
-            if user is not None:
-                return None
-            user, password = last_user, last_password
-        return StraightLine(Shape(scheme, options, user is not None), host, port, user, password)
+        return known.at(host, port, user, password)
 
-    def spec(self, line: StraightLine) -> ExitSpec | None:
-        """The exit of a line; None if none of its shape has been learned."""
-        known = self._specs.get(line.shape)
-        return None if known is None else known.at(*line[1:])
-
-    def learn(self, line: StraightLine, spec: ExitSpec) -> None:
-        """``spec`` is what the other parser has made of a line."""
-        if len(self._specs) < _MOST_SHAPES:
-            self._specs[line.shape] = spec
+    def learn(self, line: str, spec: ExitSpec) -> None:
+        """``spec`` is what the other parser has made of a line that :meth:`read` could not read."""
+        found = _LINE.fullmatch(line) if len(self._specs) < _MOST_SHAPES else None
+        if found is None:
+            return
+        scheme, user, _, _, _, last_user, _, options = found.groups()
+        if user is None or last_user is None:
+            self._specs[scheme, options, (user or last_user) is not None] = spec

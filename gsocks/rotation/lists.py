@@ -97,9 +97,9 @@ def read_list(raw: bytes, options: ListOptions) -> ExitList:
         count += 1
         if count > MAX_EXITS:
             raise too_many(MAX_EXITS)
-        line = straight.parse(item) if kind is None and type(item) is str else None
+        line = item if kind is None and type(item) is str else None
         try:
-            spec = None if line is None else straight.spec(line)
+            spec = None if line is None else straight.read(line)
             if spec is None:
                 scheme = options.scheme if kind is None else _scheme(kind, options.scheme)
                 spec = ExitSpec.parse(_described(item, scheme), base, given)

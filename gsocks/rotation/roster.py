@@ -212,8 +212,10 @@ class Roster:
                 give_way(False)
         removed = []
         taken = set()
+        staying: dict[object, Member] = {}
         for number, (key, member) in enumerate(members.items()):
             if key in wanted:
+                staying[key] = member
                 taken.add(member.name)
             else:
                 removed.append(member)
@@ -224,7 +226,8 @@ class Roster:
         added = []
         weights = 0.0
         for number, (key, offer) in enumerate(wanted.items()):
-            known = members.get(key)
+            # each look costs the hash of a key, which is as much as to make its name
+            known = staying.get(key) if staying else None
             if known is not None:
                 self._take(known, offer)
             else:
@@ -244,8 +247,7 @@ class Roster:
             self._leave(member)
             give_way(False)
         give_way(True)  # each of the following takes as long as a turn, or longer
-        # by their numbers, which the members are nearly in the order of
-        self._order = sorted(members.values(), key=_number)
+        self._order = list(members.values())  # as they were added, and so by their numbers
         self.has_one = len(members) == 1
         give_way(True)
         if members:
