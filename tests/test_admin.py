@@ -42,7 +42,7 @@ from gsocks.history.counters import MemoryCounters
 from gsocks.loop_lag import BUCKETS, LoopLag
 from gsocks.net.endpoint import UnixPath
 from gsocks.net.unix import listen_at
-from gsocks.observe import NullObserver, Record
+from gsocks.observe import Details, NullObserver, Record
 from gsocks.request import Command, ExitSelector, Request
 from tests.support.admin_desk import TOKEN, TOKENS, VIEWER, Answer, Desk, direct, open_desk
 from tests.support.engine import connect, eventually, read_to_end, running_inbound, through
@@ -933,6 +933,29 @@ def test_the_exits_of_a_long_page_are_asked_of_other_workers_in_parts(tmp_path: 
                 (name, 1) for name in names
             ]
         own.stop(0)
+
+
+def test_what_is_counted_of_an_exit_is_called_tries_and_of_others_requests() -> None:
+    counters = MemoryCounters(time.time)
+    record = Record("local", "127.0.0.1:1")
+    record.user, record.outcome = "bob", "ok"
+    record.details = Details()
+    record.details.exit = "a"
+    counters.count("local", record, 1.0)
+    counters.fold()
+    for desk in open_desk(history=AskedHistory(counters, Peers())):
+        for kind, name, said, other in (
+            ("exit", "local/a", "tries", "requests"),
+            ("user", "bob", "requests", "tries"),
+            ("outcome", "ok", "requests", "tries"),
+        ):
+            for sort in ("requests", "tries"):
+                (item,) = desk.get(f"/v1/top?kind={kind}&sort={sort}")["items"]
+                assert (item["name"], item[said], other in item) == (name, 1, False)
+                assert msgspec.convert(item, shapes.TopItem)
+            series = desk.get(f"/v1/series?kind={kind}&name={name}&step=60")
+            assert (sum(series[said]), other in series) == (1, False)
+            assert msgspec.convert(series, shapes.Series)
 
 
 def test_pages_of_changes_miss_none_even_of_one_moment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -305,7 +305,7 @@ class Api:
                 get,
                 "/v1/top",
                 "top",
-                "The worst or busiest exits (their tries), users, hosts, outcomes",
+                "The worst or busiest exits (by their tries), users, hosts, outcomes",
                 self._top,
                 shapes.TopQuery,
                 answer=shapes.Top,
@@ -588,7 +588,10 @@ class Api:
                 "name": query.name,
                 "since": first,
                 "step": query.step,
-                **{name: [getattr(each, name) for each in points] for name in names},
+                **{
+                    _called(name, query.kind): [getattr(each, name) for each in points]
+                    for name in names
+                },
             }
         )
 
@@ -604,9 +607,9 @@ class Api:
             (pair for pair in totals.items() if figure(pair[1])),
             key=lambda pair: (-figure(pair[1]), pair[0]),
         )
-        names = [each for each in shapes.TopItem.__struct_fields__ if each != "name"]
+        names = [each for each in shapes.TopItem.__struct_fields__ if each not in ("name", "tries")]
         items = [
-            {"name": name, **{each: getattr(point, each) for each in names}}
+            {"name": name, **{_called(each, query.kind): getattr(point, each) for each in names}}
             for name, point in found[: query.limit]
         ]
         return _json({"items": items, "since": int(since)})
@@ -816,15 +819,21 @@ _MOST_POINTS = 10_080
 _FIGURES = [
     each
     for each in shapes.Series.__struct_fields__
-    if each not in ("kind", "name", "since", "step")
+    if each not in ("kind", "name", "since", "step", "tries")
 ]
 _OF_TOTAL = _FIGURES[_FIGURES.index("connect_p50") :]
 
 _TOP_BY: dict[str, Callable[[Any], int]] = {
     "requests": lambda each: each.requests,
+    "tries": lambda each: each.requests,
     "failed": lambda each: each.failed,
     "bytes": lambda each: each.up + each.down,
 }
+
+
+def _called(figure: str, kind: str) -> str:
+    """What a figure of a series is called."""
+    return "tries" if (figure, kind) == ("requests", "exit") else figure
 
 
 class _unfailing:  # noqa: N801 - a context manager

@@ -122,7 +122,10 @@ class SeriesQuery(_Query):
 class TopQuery(_Query):
     kind: Literal["exit", "user", "outcome", "inbound", "host"] = "exit"
     since: Annotated[float, Meta(ge=0, le=1e11, description="Left out: an hour ago.")] = 0.0
-    sort: Literal["requests", "failed", "bytes"] = "requests"
+    sort: Annotated[
+        Literal["requests", "tries", "failed", "bytes"],
+        Meta(description="Of exits `tries`, of others `requests`; either is taken for both."),
+    ] = "requests"
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = 10
 
 
@@ -440,7 +443,9 @@ class Series(Struct, kw_only=True):
     name: str
     since: int
     step: int
-    requests: list[int]
+    #: of an exit its tries instead, of which one request may have several
+    requests: list[int] | UnsetType = UNSET
+    tries: list[int] | UnsetType = UNSET
     failed: list[int]
     up: list[int]
     down: list[int]
@@ -455,9 +460,11 @@ class Series(Struct, kw_only=True):
     lag: list[float | None] | UnsetType = UNSET
 
 
-class TopItem(Struct):
+class TopItem(Struct, kw_only=True):
     name: str
-    requests: int
+    #: of an exit its tries instead, of which one request may have several
+    requests: int | UnsetType = UNSET
+    tries: int | UnsetType = UNSET
     failed: int
     up: int
     down: int

@@ -74,7 +74,7 @@ async function overview(view) {
   const told = async () => {
     const [exits, hosts, users, changes] = await Promise.all([top("exit", "failed"), top("host", "failed"), top("user", "bytes"), get("/v1/changes", {limit: 12})]);
     const name = kind => each => kind === "exit" ? link("exits", {exit: each.name.split("/").slice(1).join("/"), section: each.name.split("/")[0]}, each.name) : each.name || "–";
-    const list = (text, kind, found) => card(text, table(text, [["Name", name(kind), {class: "clip"}], [kind === "exit" ? "Tries" : "Requests", each => count(each.requests), number], ["Failed", each => count(each.failed), number], ["Traffic", each => bytes(each.up + each.down), number]], found.items));
+    const list = (text, kind, found) => card(text, table(text, [["Name", name(kind), {class: "clip"}], [kind === "exit" ? "Tries" : "Requests", each => count(each.tries ?? each.requests), number], ["Failed", each => count(each.failed), number], ["Traffic", each => bytes(each.up + each.down), number]], found.items));
     lists.replaceChildren(list("Worst exits", "exit", exits), list("Worst destinations", "host", hosts), list("Top users", "user", users),
       card("What changed lately", table("What changed lately", [["When", each => clock(each.time)], ["Kind", each => each.kind], ["", happened, wide]], changes.items)));
   };
