@@ -61,10 +61,12 @@ def run(figures: Sequence[Figure], contenders: Sequence[Contender], scale: Scale
 
 
 def judged(results: dict[str, Any], figures: Sequence[Figure]) -> list[dict[str, Any]]:
-    """The goals of the figures, by the samples in ``results``."""
+    """The goals of the figures that were measured, by the samples in ``results``."""
+    measured = {figure["name"] for figure in results["figures"]}
     return [
         summary.judge(results, figure.name, asdict(goal))
         for figure in figures
+        if figure.name in measured
         for goal in figure.goals
     ]
 

@@ -26,9 +26,9 @@ from bench.figures.base import Goal
 from bench.fleet.contenders import FLEETS
 from bench.fleet.figures import FLEET_FIGURES
 from bench.gateway import figures
-from bench.gateway.clients import Result, by_connect
+from bench.gateway.clients import SITES, Result, by_connect, site_of
 from bench.gateway.contenders import GATEWAYS
-from bench.gateway.figures import GATEWAY_FIGURES, ports_of_exits
+from bench.gateway.figures import EXITS, GATEWAY_FIGURES, ports_of_exits
 from bench.load.route import Place
 from bench.processes import ROOT
 from bench.report import report
@@ -344,3 +344,8 @@ def test_the_comparison_has_what_was_measured_and_nothing_else() -> None:
                 assert is_there == (each["name"] == own)
             else:
                 assert is_there == (each["kind"] == kind and was_measured)
+
+
+def test_each_exit_gets_every_site_before_it_gets_one_again() -> None:
+    asked = {(number % EXITS, site_of(number, EXITS)) for number in range(EXITS * SITES)}
+    assert len(asked) == EXITS * SITES

@@ -23,6 +23,8 @@ Talk = Generator[Step, bytes, None]
 PATIENCE = 15.0
 #: seconds for all of them
 LONGEST = 120.0
+#: that are asked for
+SITES = 50
 
 _END = b"\r\n\r\n"
 _GET = b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n"
@@ -138,6 +140,15 @@ class _Client:
         return False
 
 
+def site_of(number: int, exits: int) -> int:
+    """The site of a request.
+
+    ``exits``: there are so many, and each gets another site each time that it is its turn; 0:
+    whatever falls to it, which of 200 exits is the same one each time.
+    """
+    return (number + (number // exits if exits else 0)) % SITES
+
+
 def load(
     gateway: Place,
     talk: Callable[[bytes, str], Talk],
@@ -147,11 +158,13 @@ def load(
     keep: bool = False,
     users: int = 0,
     others: Sequence[Place] = (),
+    exits: int = 0,
 ) -> Result:
     """Send so many requests, each to another site; ``keep``: more than one on a connection.
 
     ``users``: each request has one of so many user names with sessions; 0: none.  ``others``: more
-    gateways, to which connections are made in turns.
+    gateways, to which connections are made in turns.  ``exits``: see
+    :func:`site_of`.
     """
     gateways = cycle((gateway, *others))
     poll = select.epoll()
@@ -182,7 +195,8 @@ def load(
                 client = idle.popitem()[1] if idle else _connected(next(gateways), poll)
                 clients[client.sock.fileno()] = client
                 try:
-                    client.begin(talk(b"site%d.test" % (number % 50), user), time.perf_counter())
+                    words = talk(b"site%d.test" % site_of(number, exits), user)
+                    client.begin(words, time.perf_counter())
                 except OSError:
                     failures += 1
                     end(client, answered=False)

@@ -15,7 +15,7 @@ from bench import processes
 from bench.contenders import Contender
 from bench.contenders.base import Endpoints
 from bench.figures.base import Figure, Goal, Measure
-from bench.gateway.clients import Result, Talk, by_absolute_form, by_connect, by_socks5, load
+from bench.gateway.clients import SITES, Result, Talk, by_absolute_form, by_connect, by_socks5, load
 from bench.gateway.contenders import UNPROBED
 from bench.load.route import Place
 from bench.processes import Failed
@@ -53,6 +53,7 @@ class Running:
         *,
         keep: bool = False,
         users: int = 0,
+        exits: int = 0,
     ) -> dict[str, float]:
         """What requests cost and take, once the gateway has done what its start takes.
 
@@ -62,9 +63,10 @@ class Running:
         """
         settle(self.pids)
         warm_up = max(requests // 10, 2 * AT_ONCE)
-        load(self.place, talk, warm_up, at_once=AT_ONCE, keep=keep, users=users)
+        ask = partial(load, self.place, talk, at_once=AT_ONCE, keep=keep, users=users, exits=exits)
+        ask(requests=warm_up)
         before = processes.cpu_seconds(self.pids)
-        result = load(self.place, talk, requests, at_once=AT_ONCE, keep=keep, users=users)
+        result = ask(requests=requests)
         cpu = processes.cpu_seconds(self.pids) - before
         if result.failures:
             raise Failed(f"failed {result.failures} of {requests} requests")
@@ -166,9 +168,10 @@ def _requests(
     *,
     keep: bool = False,
     users: int = 0,
+    exits: int = 0,
 ) -> dict[str, float]:
     with gateway(contender) as running:
-        return running.cost(talk, scale.connections, keep=keep, users=users)
+        return running.cost(talk, scale.connections, keep=keep, users=users, exits=exits)
 
 
 def _goals(peers: Sequence[str], slower: str = "gost") -> tuple[Goal, ...]:
@@ -212,6 +215,15 @@ ABSOLUTE = _figure(
     f"{AT_ONCE} clients that keep their connection and send GET http://site/ over and over; another"
     " exit each time.",
     partial(_requests, by_absolute_form, keep=True),
+    ("gsocks", *_PEERS),
+    _goals(_GO_PEERS),
+)
+SITES_OF_EXITS = _figure(
+    "gateway_sites",
+    "Many sites by each exit",
+    f"The same with {SITES} sites, another one for an exit each time that it is its turn. The exits"
+    " say that they are squids, whose connections carry requests to any site.",
+    partial(_requests, by_absolute_form, keep=True, exits=EXITS),
     ("gsocks", *_PEERS),
     _goals(_GO_PEERS),
 )
@@ -328,4 +340,13 @@ GROWTH = _figure(
     ),
 )
 
-GATEWAY_FIGURES = (CONNECT, SOCKS5, ABSOLUTE, SESSIONS, BAD_EXITS, FOOTPRINT, GROWTH)
+GATEWAY_FIGURES = (
+    CONNECT,
+    SOCKS5,
+    ABSOLUTE,
+    SITES_OF_EXITS,
+    SESSIONS,
+    BAD_EXITS,
+    FOOTPRINT,
+    GROWTH,
+)

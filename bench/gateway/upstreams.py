@@ -3,9 +3,10 @@
     python -m bench.gateway.upstreams PORT SILENT_PORT     prints a line when it listens
 
 Each address of 127.0.0.0/8 is another exit on PORT, which speaks SOCKS5 and HTTP and answers every
-request itself, so that no further connection blurs what the gateway costs.  On SILENT_PORT
-connections are accepted and never answered.  It listens on the loopback interface alone, and ends
-with its stdin.
+request itself, so that no further connection blurs what the gateway costs.  Of names below .invalid
+it says what squid does, as most proxies are that carry requests to any site over one connection.
+On SILENT_PORT connections are accepted and never answered.  It listens on the loopback interface
+alone, and ends with its stdin.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ BODY = b"Hello, world!\n"
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 14\r\n\r\n" + BODY
 
 _ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+_NOWHERE = b"HTTP/1.1 503 Service Unavailable\r\nServer: squid/6.13\r\nContent-Length: 0\r\n\r\n"
 _GREETED = b"\x05\x00"
 _LOGGED_IN = b"\x01\x00"
 _SUCCEEDED = b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x00"
@@ -52,6 +54,8 @@ class _Connection:
             return b""
         self.data = rest
         if head.startswith(b"CONNECT "):
+            if b".invalid:" in head.partition(b"\r\n")[0]:
+                return _NOWHERE
             self.in_tunnel = True
             return _ESTABLISHED
         return ANSWER
