@@ -165,6 +165,11 @@ def dashboard(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         found = Dashboard(program, folder, new_page(browser))
         for command, body in (("ban", '{"seconds": 60}'), ("unban", "{}")) * 2:
             found.tell(f"/v1/exits/lost-1/{command}", body)  # so that something has changed
+        if os.environ.get("SCREENSHOTS"):
+            # with figures, and without the paths of the machine on which they are taken
+            eventually(lambda: found.ask("/v1/top?kind=user")["items"])
+            at = re.compile(r"/v1/(?!events)")
+            found.page.route(at, lambda route: as_installed(route, folder))
         yield found
 
 
@@ -283,6 +288,30 @@ def test_numbers_and_times_are_written_out(dashboard: Dashboard) -> None:
     })""")
     numbers = ["0", "999", "1,000", "1,234,567", "-1,000"]
     assert told == [numbers, "05:06:07", "05:06", "2026-03-04 05:06:07"]
+
+
+def test_the_range_that_is_shown_is_seen_among_those_that_may_be_chosen(
+    dashboard: Dashboard,
+) -> None:
+    page = dashboard.page
+    dashboard.sign_in(dashboard.token)
+    for chosen, other in (("Last day", "Last hour"), ("Last hour", "Last day")):
+        page.get_by_role("button", name=chosen).click()
+        page.locator(f"button[aria-pressed=true]:text-is('{chosen}')").wait_for()
+        looks = [
+            page.get_by_role("button", name=name).evaluate(
+                "each => getComputedStyle(each).boxShadow"
+            )
+            for name in (chosen, other)
+        ]
+        assert looks[0] != "none" == looks[1]
+    dashboard.sign_out()
+
+
+def as_installed(route: Any, folder: Path) -> None:
+    """Passes on an answer of a gateway whose files are in ``folder``, as if they were in /etc."""
+    answer = route.fetch()
+    route.fulfill(response=answer, body=answer.text().replace(str(folder), "/etc/gsocks"))
 
 
 def with_markup(route: Any) -> None:
