@@ -37,6 +37,9 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
+APACHE = b"502 Proxy Error\r\nServer: Apache/2.4.71 (Debian)"
+
+
 class Keeping(Web):
     """A web server that answers request after request on each connection."""
 
@@ -109,10 +112,15 @@ def test_a_proxy_that_remains_with_its_first_server_gets_no_request_for_another_
     assert len({sock for sock, target in asked if target.startswith(b"http")}) == 3
 
 
+@pytest.mark.parametrize(
+    "refusal",
+    [b"503 No\r\nServer: squid/6.1", b"502 Proxy Error\r\nServer: Apache", APACHE],
+    ids=["squid", "Apache that names no version", "Apache"],
+)
 def test_an_exit_that_tells_by_connect_what_it_is_serves_many_servers_over_one_connection(
-    stack: ExitStack,
+    stack: ExitStack, refusal: bytes
 ) -> None:
-    """squid goes by the URL of each request; it is asked once enough connections are kept."""
+    """These go by the URL of each request; one is asked once enough connections are kept."""
     told = Event()
 
     def serve(sock: socket) -> None:
@@ -122,7 +130,7 @@ def test_an_exit_that_tells_by_connect_what_it_is_serves_many_servers_over_one_c
             while True:
                 head = talk.hear_until(b"\r\n\r\n")
                 if head.startswith(b"CONNECT"):
-                    talk.say(b"HTTP/1.1 503 No\r\nServer: squid/6.1\r\nContent-Length: 0\r\n\r\n")
+                    talk.say(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % refusal)
                     told.set()
                     return
                 talk.say(ok(head.split()[1]))
@@ -139,6 +147,44 @@ def test_an_exit_that_tells_by_connect_what_it_is_serves_many_servers_over_one_c
     for url in urls * 2:
         assert place.ask(url).body == url
     assert len(socks) == before + 1
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        b"405 Method Not Allowed\r\nServer: Apache/2.4.71 (Debian)",
+        b"502 Bad Gateway\r\nServer: Apache-Coyote/1.1",
+        b"502 Bad Gateway\r\nServer: nginx",
+        b"502 Bad Gateway\r\nVia: 1.1 a (Apache/2.4.71)",
+    ],
+    ids=["a web server", "Tomcat", "nginx", "one behind it"],
+)
+def test_an_exit_that_may_remain_with_its_first_server_has_a_connection_for_each(
+    stack: ExitStack, refusal: bytes
+) -> None:
+    told = Event()
+
+    def serve(sock: socket) -> None:
+        talk = Talk(sock)
+        with suppress(AssertionError, OSError):
+            while True:
+                head = talk.hear_until(b"\r\n\r\n")
+                if head.startswith(b"CONNECT"):
+                    talk.say(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % refusal)
+                    told.set()
+                    return
+                socks.add(sock)
+                talk.say(ok(head.split()[1]))
+
+    socks: set[socket] = set()
+    place = Place(stack, f"http://{stack.enter_context(serving(serve))}")
+    urls = [b"http://%c.example/" % letter for letter in b"abcde"]
+    for url in urls[:3]:
+        assert place.ask(url).body == url
+    told.wait()
+    for url in urls * 2:
+        assert place.ask(url).body == url
+    assert len(socks) == len(urls)
 
 
 def test_no_server_behind_an_exit_can_tell_what_that_is(stack: ExitStack) -> None:

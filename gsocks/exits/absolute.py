@@ -7,8 +7,10 @@ one that may be a refusal is compared with what comes through a CONNECT by the s
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Hashable
+from http.client import BAD_GATEWAY
 
 import h11
 
@@ -35,6 +37,8 @@ REFUSALS = frozenset({400, 403, 404, 405, 501})
 #: proxies that go by the URL of each request, as RFC 9112 section 3.2.2 has it: how the fields that
 #: name them in their own answers begin
 _BY_EACH_URL = ((b"server", b"squid"), (b"x-squid-error", b"ERR_"))
+#: another one; not Tomcat, whose name begins so as well
+_APACHE = re.compile(rb"Apache(?:[/ ].*)?")
 #: RFC 6761 section 6.4
 _NOWHERE = ".invalid"
 #: seconds for which a proxy that has refused absolute form gets CONNECT
@@ -110,9 +114,7 @@ class HttpForwardExit(HttpExit):
         # Only what no server can have said: none has that name, and a connection on which
         # nothing was asked before leads to none.
         if dest.host.endswith(_NOWHERE):
-            self.note_each_url(
-                any((header(answer, name) or b"").startswith(word) for name, word in _BY_EACH_URL)
-            )
+            self.note_each_url(_goes_by_each_url(answer))
         return super()._refused(answer, dest, login)
 
     def forward(
@@ -162,3 +164,12 @@ class HttpForwardExit(HttpExit):
             failure = ExitDoubtful(str(failure))
             failure.status = status
         return failure.of(self.label)
+
+
+def _goes_by_each_url(refusal: h11.Response) -> bool:
+    """Whether a proxy that refuses so to connect to a name that does not exist is one of those."""
+    if any((header(refusal, name) or b"").startswith(word) for name, word in _BY_EACH_URL):
+        return True
+    # an Apache that is a web server and no proxy says 400 or 405
+    server = header(refusal, b"server") or b""
+    return refusal.status_code == BAD_GATEWAY and _APACHE.fullmatch(server) is not None
