@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import gevent.subprocess
 from gevent._hub_local import get_hub_if_exists
 
 from gsocks.crypto import Key
@@ -55,7 +54,13 @@ class KeyCommand(NamedTuple):
         hub = get_hub_if_exists()
         # (the loops of other threads than the main one can't wait for processes)
         by_the_loop = hub is not None and hub.loop.default
-        output = self._output(gevent.subprocess if by_the_loop else subprocess)
+        if by_the_loop:
+            # here, since it is a thirtieth of the time that a start takes, and few have commands
+            import gevent.subprocess
+
+            output = self._output(gevent.subprocess)
+        else:
+            output = self._output(subprocess)
         try:
             return Key.parse(output.decode("ascii").strip())
         except (ConfigError, UnicodeDecodeError):
