@@ -80,6 +80,17 @@ def test_the_file_is_for_its_owner_alone(requests: RequestFile) -> None:
         assert stat.S_IMODE(mode) == 0o600, suffix
 
 
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 100])
+def test_rows_are_added_in_their_order_however_many_they_are(
+    requests: RequestFile, count: int
+) -> None:
+    for part in range(2):
+        requests.add([row(id=f"{part}-{number}") for number in range(count)])
+    found = requests.search(limit=1000).rows[::-1]
+    assert [each.id for each in found] == [f"{p}-{n}" for p in range(2) for n in range(count)]
+    assert [each.number for each in found] == list(range(1, 2 * count + 1))
+
+
 FILTERS = [
     ({"exit": "berlin-1"}, [2, 1]),
     ({"exit": "paris-1"}, [3, 1]),

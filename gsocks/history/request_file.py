@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 from gsocks.errors import HistoryFailed
@@ -57,10 +58,19 @@ _COLUMNS = (
 
 _SELECT = f"SELECT number, {', '.join(_COLUMNS[:24])} FROM requests"  # noqa: S608 - no input
 
-_INSERT = (
-    f"INSERT INTO requests ({', '.join(_COLUMNS)})"  # noqa: S608 - no input
-    f" VALUES ({', '.join('?' * len(_COLUMNS))})"
-)
+#: rows of one statement, which costs two thirds of as many statements; SQLite takes 999 values
+_ROWS = 32
+
+
+def _insert(rows: int) -> str:
+    values = f"({', '.join('?' * len(_COLUMNS))})"
+    return (
+        f"INSERT INTO requests ({', '.join(_COLUMNS)})"  # noqa: S608 - no input
+        f" VALUES {', '.join([values] * rows)}"
+    )
+
+
+_INSERT, _INSERT_MANY = _insert(1), _insert(_ROWS)
 
 #: rows that a search goes through before it looks at the clock
 _AT_ONCE = 20_000
@@ -104,14 +114,17 @@ class RequestFile(HistoryFile):
 
     def add(self, rows: Iterable[RequestRow]) -> None:
         """Add rows; their numbers don't count.  If the file is full, the oldest ones give way."""
-        statement = [(_INSERT, [_values(row) for row in rows])]
+        values = [_values(row) for row in rows]
+        end = len(values) // _ROWS * _ROWS
+        many = [tuple(chain(*values[at : at + _ROWS])) for at in range(0, end, _ROWS)]
+        statements = [(_INSERT_MANY, many), (_INSERT, values[end:])]
         try:
-            self.write(statement)
+            self.write(statements)
         except HistoryFailed:
             if not self.path.exists() or self._used_bytes() < self.max_size / 2:
                 raise  # not this file is full, but the disk, or something else is wrong
             self._delete_oldest()
-            self.write(statement)
+            self.write(statements)
 
     def prune(self, before: float) -> None:
         """Delete what is older than that (wall clock), and the oldest if the file is nearly full.
