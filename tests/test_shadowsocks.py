@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from gsocks.address import Address
+from gsocks.crypto import Area
 from gsocks.errors import (
     BadAddress,
     ConfigError,
@@ -629,3 +630,27 @@ def test_the_ends_of_a_stream_are_told_apart_from_its_release() -> None:
         client.close()
         with pytest.raises(StreamClosed):
             client.read()
+
+
+@pytest.mark.parametrize("name", ["aes-256-gcm", "chacha20-ietf-poly1305"])
+@pytest.mark.parametrize("size", [0, 2, 256, 257, 1000])
+def test_what_is_sealed_in_a_buffer_is_opened_there_and_nothing_beyond_its_ends(
+    name: str, size: int
+) -> None:
+    method, data = METHODS[name], bytes(size)
+    key, sealed, plain = bytes(method.key_size), Area(bytearray(1100)), Area(bytearray(1050))
+    sealer, opener = ciphers.sealer(method, key), ciphers.opener(method, key)
+    for start in (-1, 1100 - size - 15):
+        with pytest.raises(ValueError, match="1100 bytes"):
+            sealer.seal_at(sealed, start, data)
+    end = sealer.seal_at(sealed, 7, data)
+    assert bytes(sealed.view[7:end]) == ciphers.sealer(method, key).seal(data)
+    length = end - 7
+    for to, start, count in ((-1, 7, length), (1051 - size, 7, length), (0, 1101 - length, length)):
+        with pytest.raises(ValueError, match=" bytes for "):
+            opener.open_at(plain, to, sealed, start, count)
+    with pytest.raises(ValueError, match=" bytes for "):
+        opener.open_at(plain, 0, sealed, 7, 15)
+    plain.view[:] = b"x" * 1050
+    opener.open_at(plain, 9, sealed, 7, length)
+    assert bytes(plain.view) == b"x" * 9 + data + b"x" * (1041 - size)

@@ -15,7 +15,7 @@ from nacl import bindings as sodium
 from nacl._sodium import ffi, lib  # type: ignore[import-not-found]
 from nacl.exceptions import CryptoError
 
-from gsocks.crypto import TAG_SIZE, Opener, Readable, Sealer, Writable
+from gsocks.crypto import TAG_SIZE, Area, Opener, Readable, Sealer, Writable
 from gsocks.errors import Tampered
 from gsocks.shadowsocks.methods import Method, missing
 
@@ -86,6 +86,16 @@ class _EngineSealer(Sealer):
         else:
             sealed[:end] = self._encrypt(nonce, plaintext, None)
 
+    def seal_at(self, area: Area, start: int, plaintext: Readable) -> int:
+        end = start + len(plaintext) + TAG_SIZE
+        if self._encrypt_into is None or start < 0 or end > area.size:
+            return super().seal_at(area, start, plaintext)
+        number = self._number
+        self._number = number + 1
+        nonce = number.to_bytes(NONCE_SIZE, "little")
+        self._encrypt_into(nonce, plaintext, None, area.view[start:end])
+        return end
+
 
 class _EngineOpener(Opener):
     """The same."""
@@ -115,6 +125,20 @@ class _EngineOpener(Opener):
         except self._invalid:
             raise Tampered(_OTHERS) from None
 
+    def open_at(self, area: Area, to: int, sealed: Area, start: int, length: int) -> None:
+        end, filled = start + length, to + length - TAG_SIZE
+        is_within = 0 <= to <= filled <= area.size and start >= 0 and end <= sealed.size
+        if self._decrypt_into is None or not is_within:
+            super().open_at(area, to, sealed, start, length)
+            return
+        number = self._number
+        self._number = number + 1
+        nonce = number.to_bytes(NONCE_SIZE, "little")
+        try:
+            self._decrypt_into(nonce, sealed.view[start:end], None, area.view[to:filled])
+        except self._invalid:
+            raise Tampered(_OTHERS) from None
+
 
 class _ChaChaSealer(_EngineSealer):
     """ChaCha20-Poly1305: small messages by libsodium, large ones by OpenSSL if it is there."""
@@ -136,6 +160,19 @@ class _ChaChaSealer(_EngineSealer):
             number.to_bytes(NONCE_SIZE, "little"), self._key,
         )  # fmt: skip
 
+    def seal_at(self, area: Area, start: int, plaintext: Readable) -> int:
+        length = len(plaintext)
+        end = start + length + TAG_SIZE
+        if length > _SMALL or start < 0 or end > area.size:
+            return super().seal_at(area, start, plaintext)
+        number = self._number
+        self._number = number + 1
+        _chacha_seal(
+            area.at + start, _NULL, bytes(plaintext), length, _NULL, 0, _NULL,
+            number.to_bytes(NONCE_SIZE, "little"), self._key,
+        )  # fmt: skip
+        return end
+
 
 class _ChaChaOpener(_EngineOpener):
     """The same."""
@@ -155,6 +192,20 @@ class _ChaChaOpener(_EngineOpener):
             ffi.from_buffer(plaintext), _NULL, _NULL, bytes(sealed) if length <= _SMALL else
             ffi.from_buffer(sealed), length, _NULL, 0, number.to_bytes(NONCE_SIZE, "little"),
             self._key,
+        ):  # fmt: skip
+            raise Tampered(_OTHERS)
+
+    def open_at(self, area: Area, to: int, sealed: Area, start: int, length: int) -> None:
+        is_within = to >= 0 <= start and start + length <= sealed.size
+        is_small = TAG_SIZE <= length <= _SMALL and length - TAG_SIZE <= area.size - to
+        if not (is_small and is_within):
+            super().open_at(area, to, sealed, start, length)
+            return
+        number = self._number
+        self._number = number + 1
+        if _chacha_open(
+            area.at + to, _NULL, _NULL, sealed.at + start, length, _NULL, 0,
+            number.to_bytes(NONCE_SIZE, "little"), self._key,
         ):  # fmt: skip
             raise Tampered(_OTHERS)
 
