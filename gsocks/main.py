@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +80,13 @@ _OF_COMMAND = re.compile(r"gsocks( [a-z]+)?: ")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``gsocks``; returns the exit status."""
+    _have_output()
     try:
         with plain_warnings():
             options = make_parser().parse_all(arguments)
-            return int(options.run(options))
+            status = int(options.run(options))
+            sys.stdout.flush()
+            return status
     except ConfigError as error:
         text = str(error)
         # what is said of a command has its name already
@@ -90,6 +96,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # gsocks keygen | head
         return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"gsocks: the output can't be written: {error.strerror}", file=sys.stderr)
+        _forget_output()
+        return MISTAKE
+
+
+def _have_output() -> None:
+    """Python has None for a stream that the caller has closed (``gsocks ... >&-``)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def _forget_output() -> None:
+    """Keep the interpreter from writing, at its end, what could not be written."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def make_parser() -> Parser:

@@ -503,3 +503,27 @@ def signal_when_it_ends(descriptor: int) -> None:
     ready, _, _ = select.select([descriptor], [], [], TOO_LONG)
     os.close(descriptor)
     assert ready, "it never ended"
+
+
+@pytest.mark.parametrize("arguments", [["keygen"], ["init", "-o", "-"], ["help"]])
+def test_output_on_a_full_disk_is_one_line_and_a_status(arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gsocks", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            cwd=ROOT,
+            timeout=TOO_LONG,
+        )
+    assert done.returncode == 2
+    assert done.stderr == b"gsocks: the output can't be written: No space left on device\n"
+
+
+def test_a_closed_output_is_no_traceback() -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "gsocks", "init", "-o", "-"],
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        timeout=TOO_LONG,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
