@@ -23,6 +23,7 @@ from tests.support.engine import Forwarder
 from tests.support.fleets import Gateway, becomes, gateways, group, settings
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.rosters import UnusedExit
+from tests.support.waiting import TOO_LONG
 
 LIMIT = 60
 
@@ -37,8 +38,16 @@ def acquire(quota: UserQuota, count: int) -> None:
     gevent.joinall([gevent.spawn(one) for _ in range(count)])
 
 
-def test_a_store_that_was_emptied_grants_nothing_that_others_use_still(tmp_path: Path) -> None:
-    with redis_server(tmp_path) as server, gateways(settings(server.url), 3) as found:
+def test_a_store_that_was_emptied_grants_nothing_that_others_use_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Who is not answered, or not told by the others, would be served after a time nevertheless: all
+    # of them are one process here, which may have to wait as long for its turn.
+    monkeypatch.setattr(Settling, "longest", TOO_LONG)
+    with (
+        redis_server(tmp_path) as server,
+        gateways(settings(server.url, fail="closed"), 3) as found,
+    ):
         quotas = [UserQuota(Limits(per_user=LIMIT)) for _ in found]
         for each, quota in zip(found, quotas, strict=True):
             each.fleet.share_quota("local", quota)
@@ -61,6 +70,26 @@ def test_a_store_that_was_emptied_grants_nothing_that_others_use_still(tmp_path:
             return quotas[2].users.get("alice", 0) >= 0.95 * LIMIT
 
         becomes(all_are_had)
+
+
+def test_who_has_told_after_one_loss_is_not_known_as_one_who_has_after_the_next(
+    tmp_path: Path,
+) -> None:
+    with redis_server(tmp_path) as server, gateways(settings(server.url), 2) as found:
+        client = server.client()
+        for each in found:
+            assert each.fleet.sync.wait(TOO_LONG)  # it has seen the store as it was
+        seen = set()
+        for _ in range(2):
+            client.flushall()
+
+            def all_have_told() -> bool:
+                sets = client.keys("*told*")
+                return len(sets) == 1 and client.scard(sets[0]) == len(found)
+
+            becomes(all_have_told)
+            seen.update(client.keys("*told*"))
+        assert len(seen) == 2
 
 
 @pytest.mark.parametrize("how", ["flushed", "restarted"])

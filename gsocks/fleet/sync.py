@@ -45,6 +45,9 @@ from gsocks.turns import give_way
 ALONE = "this gateway goes on alone with what it knows"
 
 #: tells, as a part does, that the store has lost what it had
+#: the mark of a store that has lost all, until it is read
+_UNKNOWN = b"?"
+
 _LOSS = "loss"
 
 #: things that are looked at before others have their turn, if it is due
@@ -131,7 +134,11 @@ class FleetSync:
         self._greenlets: list[gevent.Greenlet[..., None]] = []
         self._skewed = False
         self.settling = Settling(
-            members, lambda: store.key("told"), self._is_untold, self._wake.set
+            # of each loss another set: a name that comes late tells nothing of the next one
+            members,
+            lambda: store.key("told", self._mark.decode()),
+            self._is_untold,
+            self._wake.set,
         )
 
     def __repr__(self) -> str:
@@ -219,7 +226,8 @@ class FleetSync:
         self._gather()
 
     def _is_untold(self) -> bool:
-        return any(part.is_untold() for part in self._parts.values())
+        """Whether shares have still to be told, or it is not known yet which loss it is."""
+        return self._mark == _UNKNOWN or any(part.is_untold() for part in self._parts.values())
 
     def _pause(self, failures: int) -> float:
         return self.backoff.delay(failures - 1, self._random)
@@ -395,7 +403,7 @@ class FleetSync:
             # of several that notice it, one sets the mark; all read it with the next exchange
             self._store.exchange([("SET", self._store.key("mark"), new, "NX")])
             if has_lost:  # until the next exchange it is not known which mark it is
-                self._mark, self._tells_loss = b"?", True
+                self._mark, self._tells_loss = _UNKNOWN, True
                 self._wake.set()
                 return
         if has_lost:
