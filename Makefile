@@ -33,7 +33,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # tests wait more than they work, so that a few processes are quicker than one even on one core
-TESTERS ?= 4
+TESTERS ?= 5
 SOAK_SECONDS ?= 1800
 FLEET_SOAK_SECONDS ?= 300
 MUTANTS ?= 300

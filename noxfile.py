@@ -54,7 +54,7 @@ NOT_CORE = [
 ]
 
 # tests wait more than they work, so that a few processes are quicker than one even on one core
-TESTERS = os.environ.get("TESTERS", "6")
+TESTERS = os.environ.get("TESTERS", "5")
 
 
 def pythons() -> dict[str, str]:

@@ -63,7 +63,6 @@ def run_to_the_end(work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(work)
     finally:
         gc.collect()
-        gc.unfreeze()
 
 
 # --- HTTP clients -------------------------------------------------------------------------------

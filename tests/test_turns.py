@@ -86,14 +86,11 @@ def test_no_collection_goes_through_what_is_made_meanwhile() -> None:
     with without_collection():
         assert not gc.isenabled()
         made = [[] for _ in range(2 * MANY_OBJECTS)]  # type: ignore[var-annotated]
-    try:
-        assert gc.isenabled()
-        assert gc.get_freeze_count() >= begun + len(made)
-        with without_collection(), without_collection():
-            pass
-        assert gc.isenabled()
-    finally:
-        gc.unfreeze()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= begun + len(made)
+    with without_collection(), without_collection():
+        pass
+    assert gc.isenabled()
 
 
 def test_garbage_is_collected_after_few_objects_were_made() -> None:
@@ -108,12 +105,9 @@ def test_garbage_is_collected_after_few_objects_were_made() -> None:
 
 def test_what_is_made_at_the_start_is_never_looked_at() -> None:
     begun = gc.get_freeze_count()
-    try:
-        with without_collection(at_start=True):
-            made = [[]]  # type: ignore[var-annotated]
-        assert gc.get_freeze_count() >= begun + len(made)
-    finally:
-        gc.unfreeze()
+    with without_collection(at_start=True):
+        made = [[]]  # type: ignore[var-annotated]
+    assert gc.get_freeze_count() >= begun + len(made)
 
 
 @leaves_nothing
