@@ -404,7 +404,8 @@ def test_a_head_made_to_keep_a_parser_busy_is_read_or_refused_at_once() -> None:
                     assert client.ask(get(origin)).status == (200 if control else 502)
                     assert client.ask(get(origin)[:-2] + field).status == 400
                 chunked = get(origin, b"/", b"Transfer-Encoding: chunked", method=b"POST")
-                with talk_to(inbound) as client:
+                # the server answers before it has the body: what had begun then is cut by a reset
+                with talk_to(inbound) as client, suppress(ConnectionResetError):
                     assert client.ask(chunked + b"0\r\n" + field, "POST").status in (200, 400, 502)
 
     assert cpu_seconds(lambda: asked(60_000)) < 50 * cpu_seconds(lambda: asked(1))
