@@ -112,6 +112,24 @@ def test_a_proxy_that_remains_with_its_first_server_gets_no_request_for_another_
     assert len({sock for sock, target in asked if target.startswith(b"http")}) == 3
 
 
+def refusing_connect(refusal: bytes, told: Event, socks: set[socket]) -> Callable[[socket], None]:
+    """A proxy that answers each page with its URL, on ``socks``, and CONNECT with ``refusal``."""
+
+    def serve(sock: socket) -> None:
+        talk = Talk(sock)
+        with suppress(AssertionError, OSError):
+            while True:
+                head = talk.hear_until(b"\r\n\r\n")
+                if head.startswith(b"CONNECT"):
+                    talk.say(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % refusal)
+                    told.set()
+                    return
+                socks.add(sock)
+                talk.say(ok(head.split()[1]))
+
+    return serve
+
+
 @pytest.mark.parametrize(
     "refusal",
     [b"503 No\r\nServer: squid/6.1", b"502 Proxy Error\r\nServer: Apache", APACHE],
@@ -121,21 +139,8 @@ def test_an_exit_that_tells_by_connect_what_it_is_serves_many_servers_over_one_c
     stack: ExitStack, refusal: bytes
 ) -> None:
     """These go by the URL of each request; one is asked once enough connections are kept."""
-    told = Event()
-
-    def serve(sock: socket) -> None:
-        socks.add(sock)
-        talk = Talk(sock)
-        with suppress(AssertionError, OSError):
-            while True:
-                head = talk.hear_until(b"\r\n\r\n")
-                if head.startswith(b"CONNECT"):
-                    talk.say(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % refusal)
-                    told.set()
-                    return
-                talk.say(ok(head.split()[1]))
-
-    socks: set[socket] = set()
+    told, socks = Event(), set[socket]()
+    serve = refusing_connect(refusal, told, socks)
     place = Place(stack, f"http://{stack.enter_context(serving(serve))}")
     urls = [b"http://%c.example/" % letter for letter in b"abcdefghij"]
     for url in urls[:3]:
@@ -162,21 +167,8 @@ def test_an_exit_that_tells_by_connect_what_it_is_serves_many_servers_over_one_c
 def test_an_exit_that_may_remain_with_its_first_server_has_a_connection_for_each(
     stack: ExitStack, refusal: bytes
 ) -> None:
-    told = Event()
-
-    def serve(sock: socket) -> None:
-        talk = Talk(sock)
-        with suppress(AssertionError, OSError):
-            while True:
-                head = talk.hear_until(b"\r\n\r\n")
-                if head.startswith(b"CONNECT"):
-                    talk.say(b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n" % refusal)
-                    told.set()
-                    return
-                socks.add(sock)
-                talk.say(ok(head.split()[1]))
-
-    socks: set[socket] = set()
+    told, socks = Event(), set[socket]()
+    serve = refusing_connect(refusal, told, socks)
     place = Place(stack, f"http://{stack.enter_context(serving(serve))}")
     urls = [b"http://%c.example/" % letter for letter in b"abcde"]
     for url in urls[:3]:
